@@ -1,0 +1,166 @@
+"""Every error that Vitascope raises on purpose.
+
+    VitascopeError                  code, message, hint; the message defaults to the docstring
+    ├── RequestError                the caller can fix it
+    │   ├── InvalidParameter        .parameter .rule .nearest
+    │   ├── UnknownModel
+    │   ├── JobNotFound
+    │   ├── VideoNotReady
+    │   ├── JobConflict
+    │   ├── BodyTooLarge
+    │   └── QueueFull               .retry_after_seconds
+    ├── GenerationError             the job failed; stored with the job
+    │   ├── ModelUnavailable
+    │   ├── OutOfMemory
+    │   ├── InvalidOutput
+    │   ├── UnreadableImage
+    │   ├── WriteFailed
+    │   ├── WorkerLost
+    │   ├── WorkerHung
+    │   └── InternalError
+    ├── StorageError
+    ├── ServerBusy                  another `serve` holds the data folder
+    └── SettingsError               raised at start, never during a request
+
+`code` is the class name in snake_case and never changes: it is stored, logged and shown to clients. Messages are
+one sentence with the value and the rule; they hold no paths of the server and no tracebacks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+
+class VitascopeError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "vitascope_error"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        self.message = message or (self.__doc__ or "").split("\n", 1)[0]
+        self.hint = hint
+        super().__init__(self.message)
+
+
+class RequestError(VitascopeError):
+    """The request cannot be carried out as it stands."""
+
+
+class InvalidParameter(RequestError):
+    """A parameter has a value that the model or the server does not accept.
+
+    Args:
+        parameter: name in our words (`num_frames`); dialects translate it into their own.
+        value: what was asked for; shown shortened.
+        rule: the rule that it breaks, as the rest of the sentence "`x` …": "must be a multiple of 16".
+        nearest: the nearest legal value, where there is one.
+    """
+
+    def __init__(
+        self,
+        parameter: str,
+        value: object,
+        rule: str,
+        *,
+        nearest: object | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.parameter = parameter
+        self.value = value
+        self.rule = rule
+        self.nearest = nearest
+        super().__init__(self.sentence(parameter), hint=hint)
+
+    def sentence(self, parameter: str) -> str:
+        """Say the error with the parameter under another name, as a dialect shows it."""
+        sentence = f"`{parameter}` is {shorten(self.value)}, but {self.rule}."
+        if self.nearest is not None:
+            sentence += f" The nearest legal value is {shorten(self.nearest)}."
+        return sentence
+
+
+class UnknownModel(RequestError):
+    """No model of that name is configured."""
+
+
+class JobNotFound(RequestError):
+    """There is no such job."""
+
+
+class VideoNotReady(RequestError):
+    """The video is not ready yet."""
+
+
+class JobConflict(RequestError):
+    """The job is not in a state that allows this."""
+
+
+class BodyTooLarge(RequestError):
+    """The request body is larger than the server accepts."""
+
+
+class QueueFull(RequestError):
+    """The queue is full."""
+
+    def __init__(self, message: str = "", *, retry_after_seconds: int = 30) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class GenerationError(VitascopeError):
+    """The video could not be made."""
+
+
+class ModelUnavailable(GenerationError):
+    """The model's files could not be loaded."""
+
+
+class OutOfMemory(GenerationError):
+    """The device ran out of memory."""
+
+
+class InvalidOutput(GenerationError):
+    """The model produced numbers that are not a picture."""
+
+
+class UnreadableImage(GenerationError):
+    """The image could not be read."""
+
+
+class WriteFailed(GenerationError):
+    """The video file could not be written."""
+
+
+class WorkerLost(GenerationError):
+    """The worker stopped while it made this video, as often as the server tries."""
+
+
+class WorkerHung(GenerationError):
+    """The engine made no progress for too long and was stopped."""
+
+
+class InternalError(GenerationError):
+    """An unexpected error occurred on the server."""
+
+
+class StorageError(VitascopeError):
+    """The storage did not do what was asked."""
+
+
+class ServerBusy(VitascopeError):
+    """Another server is using this data folder."""
+
+
+class SettingsError(VitascopeError):
+    """A setting has a value that cannot work."""
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Show a user-given value in a message: quoted if text, never longer than `limit`."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

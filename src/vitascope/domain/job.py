@@ -1,0 +1,92 @@
+"""The durable unit of work and the ways it may change.
+
+    queued ──► running ──► succeeded
+      │          │ ├─────► failed
+      │          │ └─────► cancelled
+      │          └───────► queued      (the worker died or handed it back)
+      ├──────────────────► cancelled
+      └──────────────────► failed      (no attempts left)
+
+"Please stop" is the flag `cancel_requested`, not a status: a status is a fact, a wish is a flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from .plan import Plan
+from .request import GenerationRequest
+from .video import Video
+
+
+class JobStatus(StrEnum):
+    """What is known of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+TRANSITIONS: frozenset[tuple[JobStatus, JobStatus]] = frozenset(
+    {
+        (JobStatus.QUEUED, JobStatus.RUNNING),
+        (JobStatus.QUEUED, JobStatus.CANCELLED),
+        (JobStatus.QUEUED, JobStatus.FAILED),
+        (JobStatus.RUNNING, JobStatus.QUEUED),
+        (JobStatus.RUNNING, JobStatus.SUCCEEDED),
+        (JobStatus.RUNNING, JobStatus.FAILED),
+        (JobStatus.RUNNING, JobStatus.CANCELLED),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed, as told to its client."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job as the store has it. All instants are aware UTC."""
+
+    id: str
+    status: JobStatus
+    request: GenerationRequest
+    plan: Plan
+    cancel_requested: bool
+    #: Whole percent; only rises within an attempt, and is 100 only when the file can be fetched.
+    progress: int
+    #: What it is doing now, such as "denoise"; empty while queued.
+    stage: str
+    #: How often a worker has started it.
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: JobError | None = None
+    video: Video | None = None
+    #: What the worker chose and measured: automatic choices with reasons, seconds by stage.
+    details: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's right to a job until `expires_at`; every later write shows the token, and a stale one is refused."""
+
+    job: Job
+    token: int
+    expires_at: datetime

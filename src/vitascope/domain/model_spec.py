@@ -1,0 +1,102 @@
+"""What a checkpoint accepts, as its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["text", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A picture size in pixels, in the field's order: height, then width."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRule:
+    """Which frame counts one pass of the model makes: `multiple * k + offset`, within `[minimum, maximum]`.
+
+    Video autoencoders compress time by `multiple` and keep the first frame on its own, hence 4k+1 or 8k+1.
+    """
+
+    multiple: int = 4
+    offset: int = 1
+    minimum: int = 5
+    maximum: int = 81
+
+    def at_least(self, num_frames: int) -> int:
+        """Smallest legal count that is not below `num_frames`, or the maximum if there is none."""
+        k = -(-(num_frames - self.offset) // self.multiple)
+        return min(max(self.multiple * max(k, 0) + self.offset, self.minimum), self.maximum)
+
+    def __str__(self) -> str:
+        return f"{self.multiple}k+{self.offset} from {self.minimum} to {self.maximum}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A number's default and legal range, both ends included."""
+
+    default: float
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model that the server can run. Read from a card or derived from a diffusers folder by `catalog`."""
+
+    id: str
+    title: str
+    #: Which engine family drives it; "generic" drives any diffusers video pipeline.
+    family: str
+    #: Where the weights are: "embedded:NAME", "folder:PATH" or "hub:OWNER/NAME".
+    source: str
+    #: diffusers pipeline class by mode. A mode that is absent is refused.
+    pipelines: Mapping[Mode, str]
+    #: Sizes that the model was trained on, best first. The first is the default.
+    sizes: tuple[Size, ...]
+    frames: FrameRule
+    #: Frame count when the request does not say; legal by `frames`.
+    default_num_frames: int
+    #: Rate at which the model's motion looks natural.
+    fps: int
+    num_inference_steps: Bounds
+    guidance_scale: Bounds
+    #: Height and width must be multiples of this.
+    size_multiple: int = 16
+    #: Largest picture that the model makes in any shape; 0 means that only `sizes` look right.
+    max_pixels: int = 0
+    #: Noise schedulers that suit the model, by diffusers class name; the checkpoint's own is the default.
+    schedulers: tuple[str, ...] = ()
+    #: Extra arguments for the pipeline's call, such as max_sequence_length.
+    call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    #: Names that vendors use for it.
+    aliases: tuple[str, ...] = ()
+    #: Pinned commit of a hub source.
+    revision: str | None = None
+    license: str = "unknown"
+    #: torch dtype by name, or "auto" for the best that the device has.
+    dtype: str = "auto"
+    description: str = ""
+
+    @property
+    def default_size(self) -> Size:
+        return self.sizes[0]
+
+    @property
+    def continues(self) -> bool:
+        """Whether a longer video can be made window by window: each starts from the last frame before it."""
+        return "image" in self.pipelines

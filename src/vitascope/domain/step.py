@@ -1,0 +1,38 @@
+"""What the engine says while it works, and what share of the whole that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Stages in the order that a job passes them, with the percent at which each begins.
+#: Denoising takes nearly all of the time of a real model, so it gets nearly all of the scale.
+STAGE_STARTS: dict[str, int] = {
+    "load": 0,
+    "encode_prompt": 1,
+    "denoise": 3,
+    "decode_latents": 90,
+    "resample": 94,
+    "write_video": 96,
+    "store": 98,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A piece of work that has begun (`index` 0) or is done (`index` of `of`)."""
+
+    stage: str
+    index: int = 0
+    of: int = 1
+
+
+def percent(step: Step) -> int:
+    """Whole percent of the job that is done at this step; below 100 until the file can be fetched.
+
+    Over the steps of one plan it never falls: a video of several windows counts their denoising steps as one row.
+    """
+    starts = list(STAGE_STARTS.items())
+    position = [stage for stage, _ in starts].index(step.stage)
+    begin = starts[position][1]
+    end = starts[position + 1][1] if position + 1 < len(starts) else 99
+    return begin + int((end - begin) * min(1.0, step.index / max(1, step.of)))

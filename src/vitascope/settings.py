@@ -1,0 +1,160 @@
+"""Frozen settings by topic; the only reader of the environment and of the configuration file.
+
+Order: command line, then environment (`VITASCOPE_SECTION__KEY`), then `vitascope.toml`, then the default written here.
+Rooms below never import this module: `app` hands them the few values that they need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .domain.errors import SettingsError
+
+CONFIG_FILE = "vitascope.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSettings(_Section):
+    """The web process."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback by default; another address needs `allow_public` as long as there are no API keys."""
+    allow_public: bool = False
+    """Listen beyond loopback although there are no API keys: whoever reaches the address may use the server."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port; 0 takes a free one."""
+    public_url: str | None = None
+    """Base of absolute URLs in replies, for servers behind a proxy. By default the host of each request."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
+
+
+class StoreSettings(_Section):
+    """Where jobs are kept."""
+
+    url: str | None = None
+    """SQLAlchemy URL of the database. By default `DATABASE_URL`, else a SQLite file in the data folder."""
+    max_queued: Annotated[int, Field(ge=1)] = 1000
+    """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
+
+
+class WorkerSettings(_Section):
+    """The process that owns a device."""
+
+    lease_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """A job whose worker was silent for so long is given to another. 15 s rides out a paused machine."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 0.25
+    """How often an idle worker looks for a job. A claim on an empty queue costs well under a millisecond."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """A job that took its worker down so often fails as `worker_lost`."""
+    hang_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """At SIGTERM a running job may go on for so long before it is handed back."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """Niceness of a CPU engine, so that the web process stays quick. Measured: p99 of a poll 166 ms without, 40 ms with 10."""
+
+
+class EngineSettings(_Section):
+    """The denoising engine."""
+
+    kind: Literal["diffusers", "fake"] = "diffusers"
+    """`fake` draws a test pattern at a set pace, for client developers and load tests. It uses no model."""
+    fake_step_seconds: Annotated[float, Field(ge=0)] = 0.1
+    """Seconds that the fake engine takes for one denoising step."""
+    default_model: str = "pocket"
+    """Model of requests that name none."""
+    device: str = "auto"
+    """torch device, such as `cuda:0`; `auto` takes the first of CUDA, XPU, MPS, CPU that works."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of torch; 0 is one per physical core."""
+
+
+class Settings(BaseSettings):
+    """All settings. Values are checked at start, never during a request."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="VITASCOPE_",
+        env_nested_delimiter="__",
+        toml_file=CONFIG_FILE,
+        use_attribute_docstrings=True,
+    )
+
+    home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("vitascope")))
+    """Data folder: database, videos, inputs."""
+    cards: Path | None = None
+    """Folder of the operator's own model cards (`*.toml`); by default `cards` in the data folder."""
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    worker: WorkerSettings = WorkerSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def database_url(self) -> str:
+        default = f"sqlite:///{self.home / 'vitascope.db'}"
+        return self.store.url or os.environ.get("DATABASE_URL") or default
+
+    @property
+    def files_folder(self) -> Path:
+        return self.home / "files"
+
+    @property
+    def cards_folder(self) -> Path:
+        return self.cards or self.home / "cards"
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` are what the command line said, by section.
+
+    Raises:
+        SettingsError: a value is not legal, or the configuration file cannot be read.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"setting `{name}`: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"`{CONFIG_FILE}` cannot be read: {error}") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """Write `settings` as environment variables, so that a process started with them reads the same values."""
+    variables: dict[str, str] = {}
+    for name, value in json.loads(settings.model_dump_json(exclude_none=True)).items():
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                variables[f"VITASCOPE_{name}__{key}".upper()] = str(inner)
+        else:
+            variables[f"VITASCOPE_{name}".upper()] = str(value)
+    return {**os.environ, **variables}
