@@ -19,6 +19,8 @@
     │   ├── WorkerHung
     │   └── InternalError
     ├── StorageError
+    ├── StoreUnavailable            the database does not answer; it may later
+    ├── LeaseLost                   a worker came back too late; it writes nothing
     ├── ServerBusy                  another `serve` holds the data folder
     └── SettingsError               raised at start, never during a request
 
@@ -150,6 +152,14 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class StoreUnavailable(VitascopeError):
+    """The job store does not answer."""
+
+
+class LeaseLost(VitascopeError):
+    """The job is another worker's by now."""
 
 
 class ServerBusy(VitascopeError):

@@ -1,0 +1,35 @@
+# make test is all that a change must pass; make check is the quick part of it.
+.PHONY: setup test check format lint types imports unit constraints clean
+bin := .venv/bin
+
+test: check
+	$(bin)/pytest -n 2
+
+check: lint types imports unit
+
+setup:
+	@scripts/setup dev
+
+format: setup
+	$(bin)/ruff format
+	$(bin)/ruff check --fix
+
+lint: setup
+	$(bin)/ruff format --check
+	$(bin)/ruff check
+
+types: setup
+	$(bin)/mypy
+
+imports: setup
+	$(bin)/lint-imports
+
+unit: setup
+	$(bin)/pytest tests/unit -q
+
+constraints: setup
+	(sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --all | grep -viE '^(pip|setuptools|torch|vitascope|-e)\b') > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

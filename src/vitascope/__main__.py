@@ -1,0 +1,5 @@
+"""`python -m vitascope` is the `vitascope` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,79 @@
+"""The models of this installation, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from vitascope.domain.errors import SettingsError, UnknownModel
+from vitascope.domain.model_spec import ModelSpec
+
+from .cards import read_card
+from .sources import HUB_ID, spec_of_folder, spec_of_hub
+
+
+class Catalog:
+    """Cards that ship with Vitascope, then the operator's own; an own card of the same id replaces ours."""
+
+    def __init__(self, specs: Iterable[ModelSpec], default_model: str) -> None:
+        self._specs = {spec.id: spec for spec in specs}
+        self._by_alias = {alias: spec for spec in self._specs.values() for alias in spec.aliases}
+        self.default_model = default_model
+
+    @classmethod
+    def open(cls, cards_folder: Path | None = None, default_model: str = "pocket") -> Catalog:
+        """Read all cards. `default_model` may also be a local diffusers folder: the operator names it, not a client.
+
+        Raises:
+            SettingsError: a card cannot be read, or there is no such default model.
+        """
+        shipped = Path(str(resources.files(__package__).joinpath("cards")))
+        folders = [shipped] if cards_folder is None else [shipped, cards_folder]
+        specs = [read_card(path) for folder in folders for path in sorted(folder.glob("*.toml"))]
+        catalog = cls(specs, default_model)
+        try:
+            spec = catalog.resolve_local(default_model)
+        except UnknownModel as error:
+            raise SettingsError(f"setting `engine.default_model`: {error.message}", hint=error.hint) from None
+        catalog._specs.setdefault(spec.id, spec)
+        catalog.default_model = spec.id
+        return catalog
+
+    def all(self) -> list[ModelSpec]:
+        return sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """Find a model by its id or by a vendor's name for it; no name is the default model.
+
+        Safe for names that a client gave: nothing is opened.
+
+        Raises:
+            UnknownModel: no card has the name; the hint says what there is.
+        """
+        name = name or self.default_model
+        spec = self._find(name)
+        if spec is None:
+            near = difflib.get_close_matches(name, [*self._specs, *self._by_alias], n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(s.id for s in self.all())}"
+            raise UnknownModel(f"there is no model `{name[:60]}`", hint=hint)
+        return spec
+
+    def resolve_local(self, name: str | None) -> ModelSpec:
+        """Find a model for the person at the machine: a name, else a diffusers folder, else a hub id.
+
+        Raises:
+            UnknownModel: it is none of these.
+        """
+        if not name or self._find(name):
+            return self.resolve(name)
+        if name.startswith((".", "/", "~")) or Path(name).is_dir():
+            return spec_of_folder(Path(name).expanduser())
+        if not HUB_ID.fullmatch(name):
+            return self.resolve(name)
+        of_card = (spec for spec in self._specs.values() if spec.source == f"hub:{name}")
+        return next(of_card, None) or spec_of_hub(name)
+
+    def _find(self, name: str) -> ModelSpec | None:
+        return self._specs.get(name) or self._by_alias.get(name)

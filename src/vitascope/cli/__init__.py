@@ -1,0 +1,67 @@
+"""The command line: one file per command.
+
+Belongs here: options, what a person sees on a terminal, exit codes. Data goes to stdout, everything else to stderr.
+Never here: work that the server could do too.
+
+Exit codes: 0 done; 1 it could not be done; 2 the command line or a setting is wrong; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from vitascope import __version__
+from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
+
+from . import doctor, generate, models, serve, worker
+from ._terminal import print_error
+
+app = typer.Typer(
+    name="vitascope",
+    help="Make videos from prompts on your own hardware, from the command line or as a server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+app.command("worker")(worker.worker)
+app.command("web", hidden=True)(serve.web)
+app.command("engine-process", hidden=True)(worker.engine_process)
+app.add_typer(models.app, name="models")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vitascope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code; errors that we know become one line and a hint."""
+    try:
+        app()
+    except (RequestError, SettingsError) as error:
+        print_error(error)
+        sys.exit(2)
+    except VitascopeError as error:
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print_error("stopped")
+        sys.exit(130)
+    sys.exit(0)

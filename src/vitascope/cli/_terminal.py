@@ -1,0 +1,107 @@
+"""What a person sees: progress, errors, log lines. All on stderr; stdout is for data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vitascope.domain.errors import VitascopeError
+from vitascope.domain.step import Step, percent
+
+STAGE_WORDS = {
+    "load": "loading the model",
+    "encode_prompt": "reading the prompt",
+    "denoise": "denoising",
+    "decode_latents": "decoding frames",
+    "resample": "converting the frame rate",
+    "write_video": "writing the file",
+    "store": "storing",
+}
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_error(error: VitascopeError | str) -> None:
+    """Print one clear line, and a hint on a second one where there is a hint."""
+    message = error if isinstance(error, str) else error.message
+    stderr.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    if isinstance(error, VitascopeError) and error.hint:
+        stderr.print(f"[bold]hint:[/] {_plain(error.hint)}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Take the meaning from square brackets (rich's markup) and from control characters in user-given text."""
+    return "".join(c if c.isprintable() else "?" for c in text).replace("[", r"\[")
+
+
+class ProgressLine:
+    """Shows steps: a bar with stage and time left on a terminal, else a line for each event; nothing when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._last: Step | None = None
+        self._started_at = time.monotonic()
+
+    def __enter__(self) -> ProgressLine:
+        if not self._quiet and stderr.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[steps]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=stderr,
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting", total=100, steps="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: Step) -> None:
+        if self._quiet or step == self._last:
+            return
+        self._last = step
+        words = STAGE_WORDS.get(step.stage, step.stage)
+        steps = f"step {step.index}/{step.of}" if step.stage == "denoise" else ""
+        if self._bar is not None:
+            self._bar.update(self._task, description=words, completed=percent(step), steps=steps)
+        elif step.index < step.of or step.stage == "denoise":
+            seconds = time.monotonic() - self._started_at
+            sys.stderr.write(f"{seconds:6.1f}s {percent(step):3d}% {words} {steps}".rstrip() + "\n")
+            sys.stderr.flush()
+
+
+class _KeyValueFormatter(logging.Formatter):
+    """One line a record: time, level, logger, sentence, then its extra fields as key=value."""
+
+    _standard = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{k}={v}" for k, v in vars(record).items() if k not in self._standard)
+        line = super().format(record)
+        head, newline, rest = line.partition("\n")
+        return f"{head} {fields}".rstrip() + newline + rest
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send log records to stderr, one line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_KeyValueFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,104 @@
+"""`vitascope doctor`: what this machine has, and what that means for videos."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vitascope import __version__
+from vitascope import settings as settings_module
+from vitascope.catalog import Catalog, locate
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import VitascopeError
+
+GIB = 2**30
+NEEDED_MEMORY_BYTES = 2 * GIB
+NEEDED_DISK_BYTES = GIB
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine: each finding with what it means. Exits 1 if videos cannot be made."""
+    findings = _findings()
+    if as_json:
+        typer.echo(
+            json.dumps(
+                [{"name": c.name, "value": c.value, "meaning": c.reason, "ok": ok} for c, ok in findings]
+            )
+        )
+    else:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for choice, ok in findings:
+            table.add_row(
+                "[green]ok[/]" if ok else "[red]no[/]", f"[bold]{choice.name}[/]", choice.value, choice.reason
+            )
+        Console().print(table)
+    if not all(ok for _, ok in findings):
+        raise typer.Exit(1)
+
+
+def _findings() -> list[tuple[Choice, bool]]:
+    settings = settings_module.load()
+    findings = [
+        (Choice("vitascope", __version__, "this program"), True),
+        (Choice("python", platform.python_version(), "3.11 or newer is needed"), True),
+    ]
+    findings += _engine_findings(settings)
+    findings += [_memory(), _folder(settings.home), *_models(settings)]
+    return findings
+
+
+def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    try:
+        from vitascope.engine.doctor import describe
+    except ImportError as error:
+        reason = f"the engine cannot be imported ({error.name}); install again"
+        return [(Choice("torch", "not found", reason), False)]
+    return [(choice, True) for choice in describe(settings.engine.device, settings.engine.threads)]
+
+
+def _memory() -> tuple[Choice, bool]:
+    memory = psutil.virtual_memory()
+    ok = memory.available > NEEDED_MEMORY_BYTES
+    meaning = "the embedded model needs 2 GiB" if ok else "less than the 2 GiB that the embedded model needs"
+    return Choice("memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free", meaning), ok
+
+
+def _folder(home: Path) -> tuple[Choice, bool]:
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    try:
+        free = shutil.disk_usage(existing).free
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / ".doctor"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return Choice(
+            "data folder", str(home), f"cannot be written: {error.strerror}; set VITASCOPE_HOME"
+        ), False
+    ok = free > NEEDED_DISK_BYTES
+    meaning = "jobs and videos of the server are kept here"
+    return Choice("data folder", f"{home} ({free / GIB:.0f} GiB free)", meaning if ok else "nearly full"), ok
+
+
+def _models(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    try:
+        catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+        spec = catalog.resolve(None)
+        locate(spec)
+    except VitascopeError as error:
+        return [(Choice("model", settings.engine.default_model, error.message), False)]
+    kind, _, name = spec.source.partition(":")
+    meaning = "will be downloaded at first use" if kind == "hub" else "its files are complete"
+    if kind == "embedded":
+        meaning = "ships with Vitascope; every file matches its checksum"
+    return [(Choice("model", f"{spec.id} ({name})" if kind == "hub" else spec.id, meaning), True)]

@@ -1,0 +1,188 @@
+"""`vitascope generate`: one video, in this process, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from vitascope import settings as settings_module
+from vitascope.catalog import Catalog, locate
+from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
+from vitascope.domain.plan import Plan, plan
+from vitascope.domain.request import OUTPUT_FORMATS, GenerationRequest, OutputFormat, num_frames_for
+
+from ._terminal import ProgressLine, stderr
+
+if TYPE_CHECKING:
+    from vitascope.domain.model_spec import ModelSpec
+    from vitascope.worker.produce import Product
+
+Format = Literal["mp4", "gif"]
+
+
+def generate(  # one parameter per option: typer reads them off the signature
+    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; by default named after the prompt.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A card's name, a diffusers folder, or a hub id.")] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What the video must not show.")] = "",
+    image: Annotated[Path | None, typer.Option(help="First frame: a PNG, JPEG or WebP file.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Duration; instead of --num-frames.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of the file.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second of the file.")] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely the prompt is followed.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
+    format: Annotated[Format | None, typer.Option(help="By default what --out ends in, else mp4.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Make a video from a prompt and write it to a file."""
+    started_at = time.monotonic()
+    settings = settings_module.load()
+    catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+    spec = catalog.resolve_local(model)
+    request = GenerationRequest(
+        prompt=prompt,
+        model=spec.id,
+        negative_prompt=negative_prompt,
+        image=_image(image),
+        height=height,
+        width=width,
+        num_frames=_length(seconds, num_frames, fps or spec.fps),
+        fps=fps,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        seed=secrets.randbits(31) if seed is None else seed,
+        format=_format(out, format),
+    )
+    planned = plan(request, spec)
+    target = out or Path(_name_after(planned))
+    _check_writable(target)
+    product = _produce(settings, spec, planned, target, quiet=quiet)
+    _report(product, planned, time.monotonic() - started_at, as_json=as_json)
+
+
+def _produce(
+    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, target: Path, *, quiet: bool
+) -> Product:
+    with ProgressLine(quiet=quiet) as line:
+        from vitascope.domain.step import Step
+
+        line.show(Step("load"))
+        # the heavy part, after everything that can be refused has been
+        from vitascope.engine import open_engine
+        from vitascope.worker.produce import Product, produce
+
+        engine = open_engine(
+            settings.engine.kind,
+            locate,
+            device=settings.engine.device,
+            threads=settings.engine.threads,
+            fake_step_seconds=settings.engine.fake_step_seconds,
+        )
+        for event in produce(engine, planned, spec, target):
+            if isinstance(event, Product):
+                return event
+            line.show(event)
+    raise AssertionError
+
+
+def _image(path: Path | None) -> str | None:
+    """Check a first frame before the model is loaded."""
+    if path is None:
+        return None
+    from vitascope import media
+
+    try:
+        media.read_image(path)
+    except UnreadableImage as error:
+        raise InvalidParameter(
+            "--image", str(path), f"it cannot be used: {error.message}", hint=error.hint
+        ) from None
+    return str(path)
+
+
+def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:
+    if seconds is None:
+        return num_frames
+    if num_frames is not None:
+        raise InvalidParameter(
+            "--seconds", seconds, "--num-frames is given too", hint="leave one of them out"
+        )
+    if not 0 < seconds < 1e6:
+        raise InvalidParameter("--seconds", seconds, "it must be above 0", nearest=1)
+    return num_frames_for(seconds, fps)
+
+
+def _format(out: Path | None, asked: Format | None) -> OutputFormat:
+    suffix = out.suffix.lower().lstrip(".") if out else ""
+    if asked is not None:
+        return asked
+    if not suffix:
+        return "mp4"
+    if suffix not in OUTPUT_FORMATS:
+        rule = f"its name must end in {' or '.join('.' + name for name in OUTPUT_FORMATS)}"
+        raise InvalidParameter("--out", str(out), rule, hint="or say --format")
+    return cast("OutputFormat", suffix)
+
+
+def _name_after(planned: Plan) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", planned.prompt.lower()).strip("-")[:60].rstrip("-")
+    return f"{words or 'video'}-{planned.seed}.{planned.format}"
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse a file that cannot be written before minutes of work are spent on it."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise WriteFailed(
+            f"`{target}` cannot be written: there is no folder `{folder}`", hint="make it first"
+        )
+    if target.is_dir():
+        raise WriteFailed(f"`{target}` cannot be written: it is a folder", hint="name a file in it")
+    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise WriteFailed(f"`{target}` cannot be written: permission denied", hint="choose another --out")
+
+
+def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:
+    video = product.video
+    if as_json:
+        result = {
+            "path": str(product.path),
+            "model": planned.model,
+            "seed": planned.seed,
+            "width": video.width,
+            "height": video.height,
+            "num_frames": video.num_frames,
+            "fps": video.fps,
+            "duration_seconds": video.duration_seconds,
+            "num_bytes": video.num_bytes,
+            "sha256": video.sha256,
+            "total_seconds": round(seconds, 3),
+            **product.details(),
+        }
+        typer.echo(json.dumps(result))
+        return
+    for choice in planned.choices:
+        stderr.print(f"[dim]{choice.name}: {choice.value} ({choice.reason})[/]", soft_wrap=True)
+    typer.echo(
+        f"{product.path}  {video.width}x{video.height}, {video.duration_seconds:.2f} s at {video.fps} fps, "
+        f"seed {planned.seed}, {video.num_bytes / 1000:.0f} kB, made in {seconds:.1f} s"
+    )

@@ -1,0 +1,66 @@
+"""`vitascope serve`: the server, from one command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vitascope import settings as settings_module
+from vitascope.catalog import Catalog
+
+from ._terminal import configure_logging, stderr
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
+    engine: Annotated[
+        Literal["diffusers", "fake"] | None,
+        typer.Option(help="`fake` draws a test pattern at a set pace: for client developers and load tests."),
+    ] = None,
+    fake_step_seconds: Annotated[
+        float | None, typer.Option(help="Seconds of a step of the fake engine.")
+    ] = None,
+) -> None:
+    """Serve the API on this machine: a web process, and a worker with its engine."""
+    from vitascope import app
+    from vitascope.fleet.supervisor import Supervisor, lock_folder
+
+    overrides: dict[str, Any] = {
+        "server": _given(host=host, port=port),
+        "engine": _given(kind=engine, default_model=model, fake_step_seconds=fake_step_seconds),
+    }
+    settings = settings_module.load(**{name: values for name, values in overrides.items() if values})
+    configure_logging()
+    app.check_host(settings)
+    Catalog.open(settings.cards_folder, settings.engine.default_model)
+    with lock_folder(settings.home):
+        app.open_store(settings).close()  # upgrades the database before two processes open it
+        commands = {
+            name: [sys.executable, "-m", "vitascope", name, "--supervised"] for name in ("web", "worker")
+        }
+        stderr.print(
+            f"Vitascope listens on [bold]http://{settings.server.host}:{settings.server.port}[/]; "
+            "there are no API keys: whoever reaches this address may use it. Stop with Ctrl-C."
+        )
+        stop_seconds = settings.worker.drain_seconds + 10
+        Supervisor(commands, settings_module.to_environment(settings), stop_seconds).run()
+
+
+def web(supervised: Annotated[bool, typer.Option("--supervised")] = False) -> None:
+    """Run the web process alone."""
+    from vitascope import app
+
+    configure_logging()
+    if supervised:
+        from vitascope.fleet.supervisor import stop_with_supervisor
+
+        stop_with_supervisor()
+    app.run_web(settings_module.load())
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,75 @@
+"""`vitascope worker`: one worker alone, beside a server on the same store; and the engine process that it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from vitascope import settings as settings_module
+from vitascope.catalog import Catalog, locate
+
+from ._terminal import configure_logging
+
+
+def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False) -> None:
+    """Run a worker alone: it takes jobs from the store and makes them on this machine's device."""
+    from vitascope import app
+    from vitascope.worker.engine_process import EngineProcess
+    from vitascope.worker.parent import Worker, WorkerConfig
+
+    configure_logging()
+    settings = settings_module.load()
+    environment = settings_module.to_environment(settings)
+
+    def command(fd: int) -> list[str]:
+        return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
+
+    config = WorkerConfig(
+        worker_id=f"{socket.gethostname()}-{os.getpid()}",
+        work_folder=settings.home / "work",
+        lease_seconds=settings.worker.lease_seconds,
+        poll_seconds=settings.worker.poll_seconds,
+        max_attempts=settings.worker.max_attempts,
+        hang_seconds=settings.worker.hang_seconds,
+        drain_seconds=settings.worker.drain_seconds,
+    )
+    store = app.open_store(settings)
+    running = Worker(store, app.open_storage(settings), lambda: EngineProcess(command, environment), config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: running.stop())
+    if supervised:
+        from vitascope.fleet.supervisor import stop_with_supervisor
+
+        stop_with_supervisor()
+    try:
+        running.run()
+    finally:
+        store.close()
+
+
+def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
+    """Run the engine for a worker; started by the worker only."""
+    from vitascope.engine import open_engine
+    from vitascope.worker import child
+
+    configure_logging()
+    settings = settings_module.load()
+    engine = settings.engine
+    catalog = Catalog.open(settings.cards_folder, engine.default_model)
+    child.run(
+        fd,
+        lambda: open_engine(
+            engine.kind,
+            locate,
+            device=engine.device,
+            threads=engine.threads,
+            fake_step_seconds=engine.fake_step_seconds,
+        ),
+        catalog.resolve,
+        nice=settings.worker.nice if engine.device in ("auto", "cpu") else 0,
+    )

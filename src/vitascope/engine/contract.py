@@ -1,0 +1,77 @@
+"""What every engine does, fake or real. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
+from vitascope.domain.step import Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Frames = NDArray[np.uint8]
+
+Locate = Callable[[ModelSpec], str]
+"""Tells where a model's weights are: a folder or a hub id. Handed in, because the engine does not know the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What a model made, at its native size and rate."""
+
+    #: uint8 RGB, (native_num_frames, native_height, native_width, 3)
+    frames: Frames
+    #: What the engine chose on its own: device, dtype, scheduler.
+    choices: tuple[Choice, ...]
+
+
+class Engine(Protocol):
+    """Makes clips, one at a time."""
+
+    def generate(
+        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+    ) -> Generator[Step | Clip, None, None]:
+        """Make the clip that `plan` describes, step by step.
+
+        Closing the generator cancels: no further step runs, nothing is decoded, the memory is free again.
+
+        Args:
+            plan: made by `domain.plan.plan` for `spec`.
+            spec: the model's card.
+            image: the first frame, (native_height, native_width, 3), for plans of mode "image".
+
+        Yields:
+            Steps in the order of `domain.step.STAGE_STARTS`, with one for each denoising step; last the Clip.
+
+        Raises:
+            GenerationError: the model could not be loaded, ran out of memory, or gave no picture.
+        """
+        ...
+
+    def close(self) -> None:
+        """Unload everything."""
+        ...
+
+
+def open_engine(
+    kind: Literal["diffusers", "fake"],
+    locate: Locate,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    fake_step_seconds: float = 0.0,
+) -> Engine:
+    """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
+    if kind == "fake":
+        from .fake import FakeEngine
+
+        return FakeEngine(step_seconds=fake_step_seconds)
+    from .engine import DiffusersEngine
+
+    return DiffusersEngine(locate, device=device, threads=threads)

@@ -1,0 +1,62 @@
+"""An engine without a model: the same contract, a test pattern instead of a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
+from vitascope.domain.step import Step
+
+from .contract import Clip
+
+if TYPE_CHECKING:
+    from .contract import Frames
+
+
+class FakeEngine:
+    """Draws a moving test pattern that depends on prompt and seed only, at a set pace.
+
+    For client developers, load tests and the tests of every room above: no weights, no torch.
+
+    Args:
+        step_seconds: how long one denoising step takes.
+    """
+
+    def __init__(self, step_seconds: float = 0.0) -> None:
+        self.step_seconds = step_seconds
+
+    def generate(
+        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+    ) -> Generator[Step | Clip, None, None]:
+        yield Step("load", 1)
+        yield Step("encode_prompt", 1)
+        yield Step("denoise", 0, plan.total_steps)
+        for index in range(plan.total_steps):
+            time.sleep(self.step_seconds)
+            yield Step("denoise", index + 1, plan.total_steps)
+        yield Step("decode_latents")
+        frames = _pattern(plan)
+        if image is not None:
+            frames[0] = image
+        reason = "the server runs with --engine fake: no model is loaded"
+        yield Clip(frames, (Choice("engine", "fake", reason),))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _pattern(plan: Plan) -> Frames:
+    """Diagonal stripes in two colours of the prompt and the seed, moving one sixteenth of their period a frame."""
+    digest = hashlib.sha256(f"{plan.prompt}\0{plan.seed}".encode()).digest()
+    colours = np.frombuffer(digest[:6], np.uint8).reshape(2, 3)
+    period = max(8, plan.native_height // 4)
+    diagonal = np.add.outer(np.arange(plan.native_height), np.arange(plan.native_width))
+    shifts = np.arange(plan.native_num_frames)[:, None, None] * max(1, period // 16)
+    return colours[(diagonal[None] + shifts) // (period // 2) % 2].astype(np.uint8)

@@ -1,0 +1,108 @@
+"""Load and unload, and on what: each automatic choice with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import psutil
+import torch
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import ModelUnavailable
+from vitascope.domain.model_spec import Mode, ModelSpec
+
+from .slots import build_pipeline
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model's pipelines by mode, over one set of weights."""
+
+    spec: ModelSpec
+    pipelines: dict[Mode, Any]
+    choices: tuple[Choice, ...]
+
+
+def choose_device(asked: str) -> tuple[torch.device, Choice]:
+    """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
+    if asked != "auto":
+        return torch.device(asked), Choice("device", asked, "set by engine.device")
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return torch.device("cuda:0"), Choice("device", "cuda:0", f"found {name}")
+    if torch.xpu.is_available():
+        return torch.device("xpu:0"), Choice("device", "xpu:0", "found an Intel GPU")
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), Choice("device", "mps", "found Apple's GPU")
+    return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
+
+
+def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, Choice]:
+    """Take the card's dtype, or with "auto" bfloat16 where the device computes it fast, else float32.
+
+    float16 is never chosen on a CPU: measured 100 to 400 times slower than bfloat16 (docs/experiments.md).
+    """
+    if asked != "auto":
+        return getattr(torch, asked), Choice("dtype", asked, "the model's card says so")
+    if device.type != "cpu":
+        return torch.bfloat16, Choice("dtype", "bfloat16", f"{device.type} computes it at full rate")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16, Choice("dtype", "bfloat16", "this CPU has bfloat16 instructions")
+    return torch.float32, Choice("dtype", "float32", "this CPU has no bfloat16 instructions")
+
+
+def choose_threads(asked: int) -> Choice:
+    """Set torch's CPU threads: as asked, or one per physical core (a second one on a core only adds traffic)."""
+    if asked:
+        torch.set_num_threads(asked)
+        return Choice("threads", str(asked), "set by engine.threads")
+    cores = psutil.cpu_count(logical=False) or 1
+    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else cores
+    threads = max(1, min(cores, usable))
+    torch.set_num_threads(threads)
+    return Choice("threads", str(threads), "one per physical core that this process may use")
+
+
+def load_model(spec: ModelSpec, location: str, device: torch.device, device_choice: Choice) -> LoadedModel:
+    """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
+
+    `location` is a folder in diffusers' format, or a hub id.
+
+    Raises:
+        ModelUnavailable: the files are not there, not complete, or not what the card says.
+    """
+    dtype, dtype_choice = choose_dtype(spec.dtype, device)
+    classes = {mode: _pipeline_class(name) for mode, name in spec.pipelines.items()}
+    first = "text" if "text" in classes else next(iter(classes))
+    pipe = _from_pretrained(classes[first], spec, location, dtype)
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    pipelines = {
+        mode: pipe if mode == first else build_pipeline(cls, pipe.components, pipe.config)
+        for mode, cls in classes.items()
+    }
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(requires_grad=False)
+    return LoadedModel(spec, pipelines, (device_choice, dtype_choice))
+
+
+def _pipeline_class(name: str) -> Any:
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise ModelUnavailable(f"this version of diffusers has no pipeline class `{name}`")
+    return found
+
+
+def _from_pretrained(pipeline_class: Any, spec: ModelSpec, location: str, dtype: torch.dtype) -> Any:
+    try:
+        return pipeline_class.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, revision=spec.revision
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        # diffusers and transformers raise any of these for a missing, cut or foreign file
+        reason = str(error).strip().split("\n", 1)[0].replace(str(Path(location)), "the model's folder")
+        raise ModelUnavailable(f"model `{spec.id}` could not be loaded: {reason[:300]}") from error

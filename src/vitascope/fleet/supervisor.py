@@ -1,0 +1,144 @@
+"""Runs the processes of one machine: starts them, starts them again when they die, stops them all at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from vitascope.domain.errors import ServerBusy, SettingsError
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
+HEALTHY_SECONDS = 30.0
+"""A process that ran for so long starts again without waiting."""
+
+
+@dataclass
+class _Member:
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    backoff_seconds: float = field(default=FIRST_BACKOFF_SECONDS)
+    start_at: float = 0.0
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the data folder for one server. The lock ends with this process, however that ends.
+
+    Raises:
+        ServerBusy: another server holds it.
+        SettingsError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "serve.lock").open("w")
+    except OSError as error:
+        message = f"the data folder `{folder}` cannot be written: {error.strerror}"
+        raise SettingsError(message, hint="set VITASCOPE_HOME to a folder of yours") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another server is using the data folder `{folder}`"
+            raise ServerBusy(message, hint="stop it, or set VITASCOPE_HOME to another folder") from None
+        yield
+
+
+class Supervisor:
+    """Keeps named processes running until a signal says to stop.
+
+    The members get a pipe as standard input that closes when this process ends, however it ends: they watch it and stop.
+
+    Args:
+        commands: command lines by name.
+        environment: the members' whole environment.
+        stop_seconds: how long members may take to stop before they are killed.
+    """
+
+    def __init__(
+        self, commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], stop_seconds: float
+    ) -> None:
+        self._members = [_Member(name, command) for name, command in commands.items()]
+        self._environment = dict(environment)
+        self._stop_seconds = stop_seconds
+        self._signals = 0
+        self._wake = threading.Event()
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT; a second signal stops at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            while self._signals == 0:
+                for member in self._members:
+                    self._tend(member)
+                self._wake.wait(0.2)
+        finally:
+            self._stop_all()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        self._wake.set()
+
+    def _tend(self, member: _Member) -> None:
+        """Start the member, or start it again after a pause that grows with each early death."""
+        now = time.monotonic()
+        if member.process is not None and member.process.poll() is not None:
+            lived = now - member.started_at
+            if lived > HEALTHY_SECONDS:
+                member.backoff_seconds = FIRST_BACKOFF_SECONDS
+            logger.warning(
+                "process ended",
+                extra={
+                    "member": member.name,
+                    "status": member.process.returncode,
+                    "restart_in": member.backoff_seconds,
+                },
+            )
+            member.process = None
+            member.start_at = now + member.backoff_seconds
+            member.backoff_seconds = min(member.backoff_seconds * 2, LAST_BACKOFF_SECONDS)
+        if member.process is None and now >= member.start_at:
+            member.process = subprocess.Popen(
+                member.command, env=self._environment, stdin=subprocess.PIPE, process_group=0
+            )
+            member.started_at = now
+            logger.info("process started", extra={"member": member.name, "pid": member.process.pid})
+
+    def _stop_all(self) -> None:
+        alive = [m.process for m in self._members if m.process is not None and m.process.poll() is None]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + self._stop_seconds
+        while any(p.poll() is None for p in alive) and time.monotonic() < deadline and self._signals < 2:
+            time.sleep(0.05)
+        for process in alive:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def stop_with_supervisor() -> None:
+    """In a member: end this process when the supervisor's end of standard input closes."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

@@ -1,0 +1,129 @@
+"""The engine process: makes what the parent asks for, one job at a time, and dies with the parent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from vitascope.domain.errors import InternalError, VitascopeError
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
+from vitascope.domain.step import percent
+from vitascope.engine import Engine
+
+from .messages import Message, Pipe
+from .produce import Product, produce
+
+logger = logging.getLogger(__name__)
+
+
+def run(fd: int, make_engine: Callable[[], Engine], resolve: Callable[[str], ModelSpec], nice: int) -> None:
+    """Serve the parent until it closes the pipe.
+
+    Args:
+        fd: our end of the pipe, inherited.
+        make_engine: opens the engine, in this process.
+        resolve: finds a model's card by its id.
+        nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
+    """
+    _die_with_parent()
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides what it means
+    os.nice(nice)
+    child = _Child(Pipe(fd), make_engine(), resolve)
+    child.serve()
+
+
+class _Child:
+    def __init__(self, pipe: Pipe, engine: Engine, resolve: Callable[[str], ModelSpec]) -> None:
+        self._pipe = pipe
+        self._engine = engine
+        self._resolve = resolve
+        self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+
+    def serve(self) -> NoReturn:
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        self._pipe.send({"is": "ready"})
+        while True:
+            order = self._orders.get()
+            self._pipe.send(self._make(order))
+
+    def _listen(self) -> None:
+        """Take messages while the engine works; a closed pipe means that the parent is gone."""
+        try:
+            while True:
+                message = self._pipe.receive()
+                assert message is not None
+                if message["do"] == "cancel":
+                    self._cancelled.add(message["job"])
+                else:
+                    self._orders.put(message)
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _make(self, order: Message) -> Message:
+        """Make one job; the message that ends it."""
+        job_id: str = order["job"]
+        try:
+            product = self._produce(order)
+        except VitascopeError as error:
+            logger.warning(
+                "job failed", extra={"job_id": job_id, "code": error.code}, exc_info=error.__cause__
+            )
+            return {"is": "failed", "job": job_id, "code": error.code, "message": _sentence(error)}
+        except Exception:
+            logger.exception("job failed", extra={"job_id": job_id})
+            return {
+                "is": "failed",
+                "job": job_id,
+                "code": InternalError.code,
+                "message": InternalError().message,
+            }
+        if product is None:
+            return {"is": "cancelled", "job": job_id}
+        return {"is": "made", "job": job_id, "video": asdict(product.video), "details": product.details()}
+
+    def _produce(self, order: Message) -> Product | None:
+        """Run the generator to its end; None if it was cancelled on the way."""
+        job_id: str = order["job"]
+        plan = Plan.from_dict(order["plan"])
+        making = produce(self._engine, plan, self._resolve(plan.model), Path(order["out"]), order["key"])
+        try:
+            for event in making:
+                if job_id in self._cancelled:
+                    return None
+                if isinstance(event, Product):
+                    return event
+                self._pipe.send(
+                    {"is": "step", "job": job_id, "stage": event.stage, "percent": percent(event)}
+                )
+        finally:
+            making.close()
+        return None
+
+
+def _sentence(error: VitascopeError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint and "/" not in error.hint else error.message
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, even while a library holds the interpreter.
+
+    Elsewhere the closed pipe does it, at the next moment that the interpreter is free.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,0 +1,53 @@
+"""The parent's handle on its engine process: start, talk, kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+from .messages import Message, open_pipe
+
+
+class EngineProcess:
+    """A child in a process group of its own, so that killing it takes whatever it started along.
+
+    Args:
+        command: makes the child's command line of the file descriptor that it inherits.
+        environment: the child's whole environment.
+    """
+
+    def __init__(self, command: Callable[[int], Sequence[str]], environment: Mapping[str, str]) -> None:
+        self._pipe, fd = open_pipe()
+        try:
+            self._process = subprocess.Popen(
+                command(fd), env=dict(environment), pass_fds=[fd], process_group=0, stdin=subprocess.DEVNULL
+            )
+        finally:
+            os.close(fd)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Send a message; a child that is gone is noticed at the next `receive`."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(message)
+
+    def receive(self, timeout_seconds: float) -> Message | None:
+        """Wait for a message; None when the time is over.
+
+        Raises:
+            EOFError: the child is gone.
+        """
+        return self._pipe.receive(timeout_seconds)
+
+    def kill(self) -> int:
+        """End the child and its group at once; returns its exit status, negative for a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._pipe.close()
+        return self._process.wait()

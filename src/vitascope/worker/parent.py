@@ -1,0 +1,242 @@
+"""The worker: claim, have the engine process make it, store, finish. Imports no torch.
+
+The loop of one job is `_run_one`. While it waits for the engine process it renews the lease and looks whether the job shall
+stop; every write carries the lease's token, so that a worker which lost its lease changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vitascope.domain.errors import LeaseLost, StorageError
+from vitascope.domain.job import JobError, Lease
+from vitascope.domain.video import Video
+from vitascope.store import Store
+
+from .engine_process import EngineProcess
+from .messages import Message
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.25
+"""Progress is written at most so often: a fast model must not spend its time in the database."""
+
+CANCEL_POLL_SECONDS = 0.5
+"""How often a running job looks whether it shall stop."""
+
+KILL_AFTER_SECONDS = 10.0
+"""A cancelled engine that has not come back after so long is killed: its step may take minutes."""
+
+
+class Files(Protocol):
+    """What the worker needs of the storage."""
+
+    def put(self, path: Path, key: str) -> None: ...
+
+    def path_for(self, key: str) -> Path: ...
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """See the worker's section of the settings."""
+
+    worker_id: str
+    work_folder: Path
+    lease_seconds: float = 15.0
+    poll_seconds: float = 0.25
+    max_attempts: int = 3
+    hang_seconds: float = 900.0
+    drain_seconds: float = 30.0
+
+
+class _HandBack(Exception):
+    """The worker stops: the job goes back to the queue."""
+
+
+class _EngineDied(Exception):
+    """The engine process ended, or was killed because it hung."""
+
+
+class Worker:
+    """Works until `stop()` is called, then finishes or hands back what it has.
+
+    Args:
+        store: where jobs are.
+        files: where finished videos go and inputs are.
+        start_engine: starts an engine process.
+        config: limits and folders.
+    """
+
+    def __init__(
+        self, store: Store, files: Files, start_engine: Callable[[], EngineProcess], config: WorkerConfig
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._start_engine = start_engine
+        self._config = config
+        self._engine: EngineProcess | None = None
+        self._stopping = threading.Event()
+        self._stop_at: float | None = None
+
+    def stop(self) -> None:
+        """Claim nothing more; a running job has `drain_seconds` left. Safe to call from a signal handler."""
+        self._stop_at = time.monotonic() + self._config.drain_seconds
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Claim and run jobs until stopped."""
+        self._config.work_folder.mkdir(parents=True, exist_ok=True)
+        seen_at = 0.0
+        try:
+            while not self._stopping.is_set():
+                if time.monotonic() - seen_at > self._config.lease_seconds / 3:
+                    self._store.worker_seen(self._config.worker_id)
+                    self._store.requeue_lapsed(self._config.max_attempts)
+                    seen_at = time.monotonic()
+                self._ready_engine()
+                lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)
+                if lease is None:
+                    self._stopping.wait(self._config.poll_seconds)
+                else:
+                    self._run_one(lease)
+        finally:
+            if self._engine is not None:
+                self._engine.kill()
+            self._store.worker_stopped(self._config.worker_id)
+
+    def _ready_engine(self) -> EngineProcess:
+        """Return an engine process that has said that it is ready; starts one if there is none."""
+        if self._engine is None:
+            self._engine = self._start_engine()
+            logger.info("engine started", extra={"pid": self._engine.pid})
+        return self._engine
+
+    def _run_one(self, lease: Lease) -> None:
+        """Run one job to its end, whatever that is."""
+        job = lease.job
+        out = self._config.work_folder / f"{job.id}.{lease.token}.{job.plan.format}"
+        try:
+            ending = self._have_it_made(lease, out)
+            self._finish(lease, ending, out)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"job_id": job.id})
+            self._drop_engine()  # it may still be at a job that is now another worker's
+        except _HandBack:
+            logger.info("job handed back", extra={"job_id": job.id})
+            self._drop_engine()
+            self._store.release(lease, count_attempt=False)
+        except _EngineDied:
+            self._engine = None
+            self._give_up_attempt(lease)
+        finally:
+            for leftover in self._config.work_folder.glob(f"{out.stem}*"):
+                leftover.unlink(missing_ok=True)
+
+    def _have_it_made(self, lease: Lease, out: Path) -> Message:
+        """Send the job to the engine process and wait for the message that ends it."""
+        engine = self._ready_engine()
+        engine.send(self._order(lease, out))
+        watch = _Watch(lease, self._store, self._config, engine)
+        while True:
+            if self._stop_at is not None and time.monotonic() > self._stop_at:
+                raise _HandBack
+            try:
+                message = engine.receive(watch.patience())
+            except EOFError:
+                status = engine.kill()
+                logger.warning("engine died", extra={"job_id": lease.job.id, "status": status})
+                raise _EngineDied from None
+            watch.tick()
+            if message is None or message["is"] == "ready":
+                continue
+            watch.heard(message)
+            if message["is"] != "step":
+                return message
+
+    def _order(self, lease: Lease, out: Path) -> Message:
+        plan = lease.job.plan.to_dict()
+        if plan["image"] is not None:
+            plan["image"] = str(self._files.path_for(plan["image"]))
+        key = f"videos/{out.name}"
+        return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
+
+    def _finish(self, lease: Lease, ending: Message, out: Path) -> None:
+        """Store the file and write down how the job ended."""
+        if ending["is"] == "made":
+            video = Video(**ending["video"])
+            try:
+                self._files.put(out, video.key)
+            except StorageError as error:
+                self._store.fail(lease, JobError(error.code, error.message))
+                return
+            self._store.succeed(lease, video, ending["details"])
+        elif ending["is"] == "cancelled":
+            self._store.finish_cancelled(lease)
+        else:
+            self._store.fail(lease, JobError(ending["code"], ending["message"]))
+
+    def _give_up_attempt(self, lease: Lease) -> None:
+        """The engine died under this job: it is queued again or, after too many attempts, has failed."""
+        try:
+            if self._store.renew(lease, self._config.lease_seconds):
+                self._store.finish_cancelled(lease)
+            else:
+                self._store.release(lease, count_attempt=True, max_attempts=self._config.max_attempts)
+        except LeaseLost:
+            logger.warning("lease lost", extra={"job_id": lease.job.id})
+
+    def _drop_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine = None
+
+
+class _Watch:
+    """What a worker does beside waiting: heartbeat, progress, cancel, and the limit on silence."""
+
+    def __init__(self, lease: Lease, store: Store, config: WorkerConfig, engine: EngineProcess) -> None:
+        self._lease = lease
+        self._store = store
+        self._config = config
+        self._engine = engine
+        now = time.monotonic()
+        self._checked_at = self._reported_at = now
+        self._heard_at = now
+        self._cancel_sent_at: float | None = None
+
+    def patience(self) -> float:
+        """Seconds to wait for a message before `tick` is due."""
+        return min(CANCEL_POLL_SECONDS, self._config.lease_seconds / 3)
+
+    def tick(self) -> None:
+        """Renew the lease, pass a wish to cancel on, and kill an engine that is silent for too long."""
+        now = time.monotonic()
+        if now - self._checked_at >= self.patience():
+            self._checked_at = now
+            is_cancelled = self._store.renew(self._lease, self._config.lease_seconds)
+            if is_cancelled and self._cancel_sent_at is None:
+                self._engine.send({"do": "cancel", "job": self._lease.job.id})
+                self._cancel_sent_at = now
+        if self._cancel_sent_at is not None and now - self._cancel_sent_at > KILL_AFTER_SECONDS:
+            self._kill("engine did not stop")
+        if now - self._heard_at > self._config.hang_seconds:
+            self._kill("engine hung")
+
+    def heard(self, message: Message) -> None:
+        """Note that the engine is alive and write its progress down, but not too often."""
+        now = time.monotonic()
+        self._heard_at = now
+        if message["is"] == "step" and now - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = now
+            self._store.report(self._lease, message["percent"], message["stage"])
+
+    def _kill(self, why: str) -> None:
+        logger.warning(why, extra={"job_id": self._lease.job.id})
+        self._engine.kill()
+        raise _EngineDied

@@ -1,0 +1,127 @@
+"""From a plan to a file: generate, resample, fit, write. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitascope import media
+from vitascope.domain.choice import Choice
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
+from vitascope.domain.step import Step
+from vitascope.domain.video import Video
+from vitascope.engine import Clip, Engine
+
+if TYPE_CHECKING:
+    from vitascope.engine.contract import Frames
+
+MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A written file and how it came about."""
+
+    path: Path
+    video: Video
+    #: Automatic choices of the plan and of the engine.
+    choices: tuple[Choice, ...]
+    #: Wall-clock seconds by stage.
+    seconds: dict[str, float]
+
+    def details(self) -> dict[str, Any]:
+        """What the job's metadata keeps."""
+        choices = [{"name": c.name, "value": c.value, "reason": c.reason} for c in self.choices]
+        return {"choices": choices, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
+
+
+def produce(
+    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = ""
+) -> Generator[Step | Product, None, None]:
+    """Make the video that `plan` describes and write it to `out`.
+
+    Closing the generator cancels; then, as after any error, nothing is left at `out`.
+
+    Args:
+        engine: makes the clip.
+        plan: made for `spec`; its `image`, if any, is a path here.
+        spec: the model's card.
+        out: the file to write; replaced if it exists.
+        key: the name that the storage will know the file by.
+
+    Yields:
+        Steps that never fall back, last the Product.
+
+    Raises:
+        GenerationError: it could not be made; the subclass says why.
+    """
+    clock = _StageClock()
+    image = _first_frame(plan)
+    clip: Clip | None = None
+    for event in engine.generate(plan, spec, image):
+        if isinstance(event, Clip):
+            clip = event
+        else:
+            clock.enter(event.stage)
+            yield event
+    assert clip is not None
+    clock.enter("resample")
+    yield Step("resample")
+    frames = media.resample_frames(
+        clip.frames, from_fps=plan.native_fps, to_fps=plan.fps, num_frames=plan.num_frames
+    )
+    clock.enter("write_video")
+    yield Step("write_video")
+    fitted = media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit)
+    media.write_video(fitted, out, fps=plan.fps, format=plan.format)
+    yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop())
+
+
+def _first_frame(plan: Plan) -> Frames | None:
+    """Read the first frame and bring it to the native size: covered, and cut in the middle."""
+    if plan.image is None:
+        return None
+    image = media.read_image(Path(plan.image))
+    fitted: Frames = next(
+        iter(media.fit_frames([image], height=plan.native_height, width=plan.native_width, fit="crop"))
+    )
+    return fitted
+
+
+def _describe(path: Path, plan: Plan, key: str) -> Video:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Video(
+        key=key,
+        media_type=MEDIA_TYPES[plan.format],
+        num_bytes=path.stat().st_size,
+        sha256=sha256,
+        height=plan.height,
+        width=plan.width,
+        num_frames=plan.num_frames,
+        fps=plan.fps,
+    )
+
+
+class _StageClock:
+    """Sums the seconds that each stage takes."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._stage = ""
+        self._since = time.monotonic()
+
+    def enter(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._stage:
+            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def stop(self) -> dict[str, float]:
+        self.enter("")
+        return self._seconds

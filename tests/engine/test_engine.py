@@ -1,0 +1,198 @@
+"""The engine over real pipelines of a few channels: steps, cancel, seeds, schedulers, windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from tiny import make_plan, run
+from vitascope.domain.errors import InvalidOutput, ModelUnavailable
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.step import Step, percent
+from vitascope.engine import Engine
+from vitascope.engine.engine import DiffusersEngine
+
+PIPELINES = sorted(tiny.BUILDERS)
+Models = dict[str, ModelSpec]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_pipeline_class_makes_frames_step_by_step(engine: Engine, models: Models, name: str) -> None:
+    spec = models[name]
+    plan = make_plan(spec)
+    steps, clip = run(engine, spec, plan)
+    assert clip.frames.shape == (9, 32, 32, 3)
+    assert clip.frames.dtype == np.uint8
+    assert [s for s in dict.fromkeys(steps) if s.stage == "denoise"] == [
+        Step("denoise", i, 3) for i in (1, 2, 3)
+    ]
+    percents = [percent(step) for step in steps]
+    assert percents == sorted(percents)
+    assert list(dict.fromkeys(step.stage for step in steps)) == [
+        "load",
+        "encode_prompt",
+        "denoise",
+        "decode_latents",
+    ]
+    assert {choice.name for choice in clip.choices} == {"device", "dtype", "threads", "scheduler"}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_seed_reproduces(engine: Engine, models: Models, name: str) -> None:
+    spec = models[name]
+    first, again, other = (run(engine, spec, make_plan(spec, seed=seed))[1].frames for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_frames_equal_the_plain_pipelines(engine: Engine, models: Models) -> None:
+    """What the engine adds (slot, greenlet, scheduler of its own) changes no pixel."""
+    import diffusers
+
+    spec = dataclasses.replace(models["WanPipeline"], dtype="float32")
+    clip = run(engine, spec, make_plan(spec))[1]
+    folder = spec.source.partition(":")[2]
+    pipe = diffusers.WanPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    plain = pipe(
+        prompt="a dog walks", negative_prompt="", height=32, width=32, num_frames=9, num_inference_steps=3,
+        guidance_scale=5.0, generator=torch.Generator().manual_seed(3), output_type="np",
+    ).frames[0]  # fmt: skip
+    assert np.abs(clip.frames.astype(int) - np.round(plain * 255)).max() == 0
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("stop_at", ["encode_prompt", "denoise"])
+def test_closing_cancels_without_decoding(
+    models: Models, monkeypatch: pytest.MonkeyPatch, name: str, stop_at: str
+) -> None:
+    engine = DiffusersEngine(lambda spec: spec.source.partition(":")[2], device="cpu", threads=1)
+    spec = models[name]
+    run(engine, spec, make_plan(spec))  # load
+    assert engine._slot is not None
+    pipe = engine._slot.pipelines["text"]
+    decoded: list[Any] = []
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **kwargs: decoded.append(args))
+    own_scheduler = pipe.scheduler
+    generation = engine.generate(make_plan(spec, num_inference_steps=50), spec)
+    for step in generation:
+        if step.stage == stop_at:
+            break
+    generation.close()
+    assert decoded == []
+    assert pipe.scheduler is own_scheduler, "the slot is as it was"
+    monkeypatch.undo()
+    run(engine, spec, make_plan(spec))  # and works
+
+
+def test_closing_frees_the_latents(engine: Engine, models: Models) -> None:
+    spec = models["WanPipeline"]
+    generation = engine.generate(make_plan(spec, num_inference_steps=20), spec)
+    while next(generation) != Step("denoise", 2, 20):
+        pass
+    latents_shape = (1, 16, 3, 4, 4)
+    alive = [weakref.ref(o) for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == latents_shape]
+    assert alive
+    generation.close()
+    del generation
+    gc.collect()
+    assert [ref for ref in alive if ref() is not None] == []
+
+
+def test_a_cancelled_generation_leaves_no_trace_in_the_next(engine: Engine, models: Models) -> None:
+    spec = models["WanPipeline"]
+    plan = make_plan(spec)
+    before = run(engine, spec, plan)[1].frames
+    stopped = engine.generate(make_plan(spec, seed=9), spec)
+    while next(stopped) != Step("denoise", 2, 3):
+        pass
+    stopped.close()
+    assert np.array_equal(run(engine, spec, plan)[1].frames, before)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_scheduler_of_the_card_runs_and_differs(engine: Engine, models: Models, name: str) -> None:
+    spec = models[name]
+    own = run(engine, spec, make_plan(spec))[1]
+    own_name = next(choice.value for choice in own.choices if choice.name == "scheduler")
+    for scheduler in spec.schedulers:
+        steps, clip = run(engine, spec, make_plan(spec, scheduler=scheduler))
+        indexes = [s.index for s in dict.fromkeys(steps) if s.stage == "denoise"]
+        assert indexes[-1] == 3, "second-order schedulers count inference steps, not calls"
+        assert indexes == sorted(set(indexes))
+        assert np.array_equal(clip.frames, own.frames) == (scheduler == own_name)
+
+
+def test_a_long_video_continues_from_its_last_frame(engine: Engine, models: Models) -> None:
+    spec = models["ti2v"]
+    plan = make_plan(spec, num_frames=17, fps=spec.fps)
+    assert [window.num_frames for window in plan.windows] == [9, 9]
+    steps, clip = run(engine, spec, plan)
+    assert clip.frames.shape == (17, 32, 32, 3)
+    assert [s for s in dict.fromkeys(steps) if s.stage == "denoise"] == [
+        Step("denoise", i, 6) for i in range(1, 7)
+    ]
+    percents = [percent(step) for step in steps]
+    assert percents == sorted(percents)
+    first = run(engine, spec, make_plan(spec, num_frames=9))[1]
+    assert np.array_equal(clip.frames[:9], first.frames)
+
+
+def test_an_image_conditions_the_video(engine: Engine, models: Models) -> None:
+    spec = models["ti2v"]
+    plan = make_plan(spec, image="given")
+    clips = [run(engine, spec, plan, np.full((32, 32, 3), grey, np.uint8))[1].frames for grey in (0, 255)]
+    assert not np.array_equal(*clips)
+
+
+def test_switching_models_unloads_the_first(engine: Engine, models: Models) -> None:
+    assert isinstance(engine, DiffusersEngine)
+    for name in ("WanPipeline", "LTXPipeline", "WanPipeline"):
+        run(engine, models[name], make_plan(models[name]))
+        assert engine._loaded is not None
+        assert engine._loaded.spec is models[name]
+
+
+def test_numbers_that_are_no_picture_fail(models: Models) -> None:
+    engine = DiffusersEngine(lambda spec: spec.source.partition(":")[2], device="cpu", threads=1)
+    spec = models["WanPipeline"]
+    run(engine, spec, make_plan(spec))
+    assert engine._slot is not None
+    next(engine._slot.pipelines["text"].vae.parameters()).data.fill_(float("nan"))
+    for parameter in engine._slot.pipelines["text"].vae.decoder.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(InvalidOutput):
+        run(engine, spec, make_plan(spec))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign class", "pickle only"])
+def test_damaged_folders_are_refused_in_one_sentence(
+    engine: Engine, tmp_path: Path, models: Models, damage: str
+) -> None:
+    folder = tiny.build("WanPipeline", tmp_path / "model")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "pickle only":
+        torch.save({}, weights.with_suffix(".bin"))
+        weights.unlink()
+    else:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["transformer"] = ["os", "system"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    spec = dataclasses.replace(models["WanPipeline"], id="damaged", source=f"folder:{folder}")
+    with pytest.raises(ModelUnavailable, match="`damaged` could not be loaded") as caught:
+        run(engine, spec, make_plan(models["WanPipeline"]))
+    assert str(folder) not in caught.value.message
+    assert "\n" not in caught.value.message

@@ -1,0 +1,152 @@
+"""Cards, names and folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vitascope.catalog import Catalog, locate
+from vitascope.catalog.sources import CHECKSUMS
+from vitascope.domain.errors import ModelUnavailable, SettingsError, UnknownModel
+from vitascope.domain.plan import plan
+from vitascope.domain.request import GenerationRequest
+
+
+def test_every_shipped_card_plans_its_own_default() -> None:
+    for spec in Catalog.open().all():
+        made = plan(GenerationRequest(prompt="a dog", model=spec.id, seed=1), spec)
+        assert made.choices == (), f"{spec.id}: the default needs no conversion"
+        assert [window.num_frames for window in made.windows] == [spec.default_num_frames]
+
+
+def test_names_of_vendors_find_a_model() -> None:
+    catalog = Catalog.open()
+    assert catalog.resolve("cogvideox").id == "cogvideox-2b"
+    assert catalog.resolve("zeroscope").id == "zeroscope-v2"
+    assert catalog.resolve(None).id == "pocket"
+    assert catalog.resolve_local("Wan-AI/Wan2.1-T2V-1.3B-Diffusers").id == "wan2.1-t2v-1.3b"
+
+
+def test_an_unknown_name_suggests_a_near_one() -> None:
+    with pytest.raises(UnknownModel) as caught:
+        Catalog.open().resolve("pokcet")
+    assert caught.value.hint == "did you mean `pocket`?"
+
+
+def test_clients_cannot_name_folders(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(UnknownModel):
+        Catalog.open().resolve(str(tmp_path))
+
+
+def test_a_folder_is_described_by_its_pipeline_class(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
+    spec = Catalog.open().resolve_local(str(tmp_path))
+    assert (spec.id, spec.frames.multiple, spec.size_multiple) == (tmp_path.name, 8, 32)
+    assert locate(spec) == str(tmp_path)
+
+
+def test_a_name_wins_over_a_folder_that_happens_to_be_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    assert Catalog.open().resolve_local("pocket").source == "embedded:pocket"
+
+
+def test_a_card_in_the_folder_wins(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
+    (tmp_path / "vitascope.toml").write_text(
+        'id = "mine"\nsource = "folder:."\npipeline = "LTXPipeline"\nfps = 12\n'
+    )
+    spec = Catalog.open().resolve_local(str(tmp_path))
+    assert (spec.id, spec.fps, locate(spec)) == ("mine", 12, str(tmp_path))
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"_class_name": "ClassOfMyOwn"}', "\x00"])
+def test_a_foreign_folder_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(UnknownModel):
+        Catalog.open().resolve_local(str(tmp_path))
+
+
+def test_a_folder_without_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel, match=r"model_index\.json"):
+        Catalog.open().resolve_local(str(tmp_path))
+
+
+def test_own_cards_join_and_replace(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'id = "pocket"\nsource = "folder:/x"\npipeline = "WanPipeline"\nfps = 24\n'
+    )
+    assert Catalog.open(tmp_path).resolve("pocket").fps == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id = ", "cannot be read"),
+        ('id = "x"\nsource = "hub:a/b"\npipeline = "Unknown"\n', "is missing"),
+        ('id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n', "unknown key `colour`"),
+        (
+            'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\nsize = { native = ["9by9"], multiple = 1 }\n',
+            "9by9",
+        ),
+    ],
+)
+def test_a_broken_card_stops_the_start_and_says_why(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "broken.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Catalog.open(tmp_path)
+    assert "broken.toml" in caught.value.message
+    assert words in caught.value.message
+
+
+def test_an_unknown_default_model_stops_the_start() -> None:
+    with pytest.raises(SettingsError, match="default_model"):
+        Catalog.open(default_model="nothing")
+
+
+def test_the_embedded_model_is_whole() -> None:
+    folder = Path(locate(Catalog.open().resolve("pocket")))
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "WanPipeline"
+
+
+def test_a_damaged_embedded_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Catalog.open().resolve("pocket")
+    copy = tmp_path / "pocket"
+    shutil.copytree(locate(spec), copy)
+    monkeypatch.setattr("vitascope.catalog.sources._embedded_folder", lambda name: tmp_path / name)
+    name = next(
+        line.split("  ")[1] for line in (copy / CHECKSUMS).read_text().splitlines() if "transformer" in line
+    )
+    (copy / name).write_bytes(b"cut")
+    with pytest.raises(ModelUnavailable, match="is damaged") as caught:
+        locate(spec)
+    assert name in caught.value.message
+    (copy / name).unlink()
+    with pytest.raises(ModelUnavailable, match="no file"):
+        locate(spec)
+
+
+def test_a_hub_model_without_a_card_is_described_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--someone--mine" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text('{"_class_name": "CogVideoXPipeline"}')
+    refs = tmp_path / "models--someone--mine" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    spec = Catalog.open().resolve_local("someone/mine")
+    assert (spec.source, spec.revision, spec.frames.multiple) == ("hub:someone/mine", commit, 8)
+    with pytest.raises(UnknownModel, match="could not be fetched"):
+        Catalog.open().resolve_local("someone/other")
