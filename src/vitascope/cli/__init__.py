@@ -61,7 +61,4 @@ def main() -> NoReturn:
     except VitascopeError as error:
         print_error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print_error("stopped")
-        sys.exit(130)
     sys.exit(0)

@@ -26,11 +26,10 @@ STAGE_WORDS = {
 stderr = Console(stderr=True, highlight=False)
 
 
-def print_error(error: VitascopeError | str) -> None:
+def print_error(error: VitascopeError) -> None:
     """Print one clear line, and a hint on a second one where there is a hint."""
-    message = error if isinstance(error, str) else error.message
-    stderr.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
-    if isinstance(error, VitascopeError) and error.hint:
+    stderr.print(f"[bold red]error:[/] {_plain(error.message)}", soft_wrap=True)
+    if error.hint:
         stderr.print(f"[bold]hint:[/] {_plain(error.hint)}", soft_wrap=True)
 
 

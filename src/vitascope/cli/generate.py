@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -140,7 +139,7 @@ def _format(out: Path | None, asked: Format | None) -> OutputFormat:
     if suffix not in OUTPUT_FORMATS:
         rule = f"its name must end in {' or '.join('.' + name for name in OUTPUT_FORMATS)}"
         raise InvalidParameter("--out", str(out), rule, hint="or say --format")
-    return cast("OutputFormat", suffix)
+    return suffix
 
 
 def _name_after(planned: Plan) -> str:
@@ -150,15 +149,12 @@ def _name_after(planned: Plan) -> str:
 
 def _check_writable(target: Path) -> None:
     """Refuse a file that cannot be written before minutes of work are spent on it."""
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise WriteFailed(
-            f"`{target}` cannot be written: there is no folder `{folder}`", hint="make it first"
-        )
-    if target.is_dir():
-        raise WriteFailed(f"`{target}` cannot be written: it is a folder", hint="name a file in it")
-    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise WriteFailed(f"`{target}` cannot be written: permission denied", hint="choose another --out")
+    from vitascope import media
+
+    try:
+        media.check_target(target)
+    except WriteFailed as error:
+        raise WriteFailed(f"`{target}` cannot be written. {error.message}", hint=error.hint) from None
 
 
 def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Annotated, Any, Literal
 
@@ -56,9 +58,9 @@ def web(supervised: Annotated[bool, typer.Option("--supervised")] = False) -> No
 
     configure_logging()
     if supervised:
-        from vitascope.fleet.supervisor import stop_with_supervisor
+        from vitascope.fleet.supervisor import when_orphaned
 
-        stop_with_supervisor()
+        when_orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
     app.run_web(settings_module.load())
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -40,12 +41,19 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
     )
     store = app.open_store(settings)
     running = Worker(store, app.open_storage(settings), lambda: EngineProcess(command, environment), config)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: running.stop())
-    if supervised:
-        from vitascope.fleet.supervisor import stop_with_supervisor
+    signals = 0
 
-        stop_with_supervisor()
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal signals
+        signals += 1
+        running.stop(at_once=signals > 1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    if supervised:
+        from vitascope.fleet.supervisor import when_orphaned
+
+        when_orphaned(lambda: running.stop(at_once=True))
     try:
         running.run()
     finally:

@@ -6,7 +6,10 @@
     │   ├── UnknownModel
     │   ├── JobNotFound
     │   ├── VideoNotReady
+    │   ├── VideoFailed
     │   ├── JobConflict
+    │   ├── UnreadableBody
+    │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
@@ -16,7 +19,6 @@
     │   ├── UnreadableImage
     │   ├── WriteFailed
     │   ├── WorkerLost
-    │   ├── WorkerHung
     │   └── InternalError
     ├── StorageError
     ├── StoreUnavailable            the database does not answer; it may later
@@ -98,8 +100,20 @@ class VideoNotReady(RequestError):
     """The video is not ready yet."""
 
 
+class VideoFailed(RequestError):
+    """There is no video: the job failed or was cancelled."""
+
+
 class JobConflict(RequestError):
     """The job is not in a state that allows this."""
+
+
+class UnreadableBody(RequestError):
+    """The request body cannot be read."""
+
+
+class UnsupportedContentType(RequestError):
+    """The request body is of a kind that the server does not read."""
 
 
 class BodyTooLarge(RequestError):
@@ -140,10 +154,6 @@ class WriteFailed(GenerationError):
 
 class WorkerLost(GenerationError):
     """The worker stopped while it made this video, as often as the server tries."""
-
-
-class WorkerHung(GenerationError):
-    """The engine made no progress for too long and was stopped."""
 
 
 class InternalError(GenerationError):

@@ -174,7 +174,9 @@ def _within(name: str, value: float | None, bounds: Bounds) -> float:
     if not bounds.minimum <= value <= bounds.maximum:  # also catches NaN
         nearest = bounds.maximum if value > bounds.maximum else bounds.minimum
         rule = f"it must be from {bounds.minimum:g} to {bounds.maximum:g}"
-        raise InvalidParameter(name, value, rule, nearest=f"{nearest:g}")
+        raise InvalidParameter(
+            name, value, rule, nearest=int(nearest) if nearest == int(nearest) else nearest
+        )
     return value
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -132,13 +132,13 @@ class Supervisor:
             process.wait()
 
 
-def stop_with_supervisor() -> None:
-    """In a member: end this process when the supervisor's end of standard input closes."""
+def when_orphaned(act: Callable[[], None]) -> None:
+    """In a member: call `act`, in a thread, when the supervisor's end of standard input closes."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        act()
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

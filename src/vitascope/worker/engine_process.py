@@ -32,6 +32,9 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def send(self, message: Message) -> None:
         """Send a message; a child that is gone is noticed at the next `receive`."""
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ stop; every write carries the lease's token, so that a worker which lost its lea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vitascope.domain.errors import LeaseLost, StorageError
+from vitascope.domain.errors import LeaseLost, StorageError, StoreUnavailable
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
 from vitascope.store import Store
@@ -30,6 +31,9 @@ PROGRESS_SECONDS = 0.25
 CANCEL_POLL_SECONDS = 0.5
 """How often a running job looks whether it shall stop."""
 
+STORE_RETRY_SECONDS = 1.0
+"""Pause before a store that did not answer is asked again."""
+
 KILL_AFTER_SECONDS = 10.0
 """A cancelled engine that has not come back after so long is killed: its step may take minutes."""
 
@@ -40,6 +44,8 @@ class Files(Protocol):
     def put(self, path: Path, key: str) -> None: ...
 
     def path_for(self, key: str) -> Path: ...
+
+    def delete(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,35 +89,47 @@ class Worker:
         self._engine: EngineProcess | None = None
         self._stopping = threading.Event()
         self._stop_at: float | None = None
+        self._seen_at = float("-inf")
 
-    def stop(self) -> None:
-        """Claim nothing more; a running job has `drain_seconds` left. Safe to call from a signal handler."""
-        self._stop_at = time.monotonic() + self._config.drain_seconds
+    def stop(self, *, at_once: bool = False) -> None:
+        """Claim nothing more; a running job has `drain_seconds` left, or none. Safe to call from a signal handler."""
+        self._stop_at = time.monotonic() + (0.0 if at_once else self._config.drain_seconds)
         self._stopping.set()
 
     def run(self) -> None:
         """Claim and run jobs until stopped."""
         self._config.work_folder.mkdir(parents=True, exist_ok=True)
-        seen_at = 0.0
         try:
             while not self._stopping.is_set():
-                if time.monotonic() - seen_at > self._config.lease_seconds / 3:
-                    self._store.worker_seen(self._config.worker_id)
-                    self._store.requeue_lapsed(self._config.max_attempts)
-                    seen_at = time.monotonic()
-                self._ready_engine()
-                lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)
-                if lease is None:
-                    self._stopping.wait(self._config.poll_seconds)
-                else:
-                    self._run_one(lease)
+                try:
+                    self._work_once()
+                except StoreUnavailable as error:
+                    logger.warning("store unavailable: %s", error.message)
+                    self._drop_engine()  # whose job's lease may run out meanwhile
+                    self._stopping.wait(STORE_RETRY_SECONDS)
         finally:
-            if self._engine is not None:
-                self._engine.kill()
-            self._store.worker_stopped(self._config.worker_id)
+            self._drop_engine()
+            with contextlib.suppress(StoreUnavailable):
+                self._store.worker_stopped(self._config.worker_id)
+
+    def _work_once(self) -> None:
+        """Run the next job, or wait a moment for one."""
+        if time.monotonic() - self._seen_at > self._config.lease_seconds / 3:
+            self._store.worker_seen(self._config.worker_id)
+            self._store.requeue_lapsed(self._config.max_attempts)
+            self._seen_at = time.monotonic()
+        self._ready_engine()
+        lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)
+        if lease is None:
+            self._stopping.wait(self._config.poll_seconds)
+        else:
+            self._run_one(lease)
 
     def _ready_engine(self) -> EngineProcess:
-        """Return an engine process that has said that it is ready; starts one if there is none."""
+        """Return the engine process; starts one if there is none, or if it died without a job."""
+        if self._engine is not None and not self._engine.is_alive():
+            logger.warning("engine died", extra={"pid": self._engine.pid})
+            self._drop_engine()
         if self._engine is None:
             self._engine = self._start_engine()
             logger.info("engine started", extra={"pid": self._engine.pid})
@@ -134,6 +152,8 @@ class Worker:
         except _EngineDied:
             self._engine = None
             self._give_up_attempt(lease)
+        except StorageError as error:  # its first frame is gone
+            self._store.fail(lease, JobError(error.code, error.message))
         finally:
             for leftover in self._config.work_folder.glob(f"{out.stem}*"):
                 leftover.unlink(missing_ok=True)
@@ -167,27 +187,33 @@ class Worker:
         return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
 
     def _finish(self, lease: Lease, ending: Message, out: Path) -> None:
-        """Store the file and write down how the job ended."""
+        """Store the file and write down how the job ended; then remove what nobody needs any more."""
         if ending["is"] == "made":
-            video = Video(**ending["video"])
-            try:
-                self._files.put(out, video.key)
-            except StorageError as error:
-                self._store.fail(lease, JobError(error.code, error.message))
-                return
-            self._store.succeed(lease, video, ending["details"])
+            unneeded = self._deliver(lease, ending, out)
         elif ending["is"] == "cancelled":
-            self._store.finish_cancelled(lease)
+            unneeded = self._store.finish_cancelled(lease)
         else:
-            self._store.fail(lease, JobError(ending["code"], ending["message"]))
+            unneeded = self._store.fail(lease, JobError(ending["code"], ending["message"]))
+        for key in unneeded:
+            self._files.delete(key)
+
+    def _deliver(self, lease: Lease, ending: Message, out: Path) -> list[str]:
+        """Put the file into the storage, then tell the store: in this order, so that a job with a video has its file."""
+        video = Video(**ending["video"])
+        try:
+            self._files.put(out, video.key)
+        except StorageError as error:
+            return self._store.fail(lease, JobError(error.code, error.message))
+        try:
+            return self._store.succeed(lease, video, ending["details"])
+        except LeaseLost:
+            self._files.delete(video.key)
+            raise
 
     def _give_up_attempt(self, lease: Lease) -> None:
-        """The engine died under this job: it is queued again or, after too many attempts, has failed."""
+        """The engine died under this job: it is queued again, cancelled if that was wished, or fails after too many."""
         try:
-            if self._store.renew(lease, self._config.lease_seconds):
-                self._store.finish_cancelled(lease)
-            else:
-                self._store.release(lease, count_attempt=True, max_attempts=self._config.max_attempts)
+            self._store.release(lease, count_attempt=True, max_attempts=self._config.max_attempts)
         except LeaseLost:
             logger.warning("lease lost", extra={"job_id": lease.job.id})
 

@@ -87,10 +87,7 @@ def _first_frame(plan: Plan) -> Frames | None:
     if plan.image is None:
         return None
     image = media.read_image(Path(plan.image))
-    fitted: Frames = next(
-        iter(media.fit_frames([image], height=plan.native_height, width=plan.native_width, fit="crop"))
-    )
-    return fitted
+    return media.fit_frame(image, height=plan.native_height, width=plan.native_width, fit="crop")
 
 
 def _describe(path: Path, plan: Plan, key: str) -> Video:

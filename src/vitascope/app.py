@@ -1,0 +1,210 @@
+"""The composition root of the web side: settings in, a running web app out. Imports no torch.
+
+Here settings meet the rooms: each room is handed the few values that it needs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from . import __version__
+from .catalog import Catalog
+from .dialects import _http, openai
+from .domain.errors import SettingsError
+from .service import Service, metrics
+from .settings import Settings
+from .storage import LocalStorage
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+WORKER_SILENCE_LEASES = 2.0
+"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
+
+SHUTDOWN_SECONDS = 10
+"""What answers may take that are being sent when the server stops, such as downloads."""
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the job store; creates the data folder and the database, and upgrades an older one.
+
+    Raises:
+        SettingsError: it cannot be opened.
+    """
+    _make_home(settings)
+    return Store.open(settings.database_url)
+
+
+def open_storage(settings: Settings) -> LocalStorage:
+    """Open the place of inputs and videos.
+
+    Raises:
+        SettingsError: the data folder cannot be written.
+    """
+    _make_home(settings)
+    return LocalStorage(settings.files_folder)
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """Read the model cards.
+
+    Raises:
+        SettingsError: a card cannot be read, or there is no such default model.
+    """
+    return Catalog.open(settings.cards_folder, settings.engine.default_model)
+
+
+def _make_home(settings: Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the data folder `{settings.home}` cannot be made: {error.strerror}"
+        raise SettingsError(message, hint="set VITASCOPE_HOME to a folder of yours") from None
+
+
+def create_web_app(settings: Settings) -> FastAPI:
+    """Make the web app. Its store is opened when it starts, and closed when it ends.
+
+    Raises:
+        SettingsError: a card cannot be read.
+    """
+    catalog = open_catalog(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
+        store = open_store(settings)
+        service = Service(
+            store,
+            catalog,
+            open_storage(settings),
+            max_queued=settings.store.max_queued,
+            worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
+        )
+        desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
+        try:
+            yield {"desk": desk}
+        finally:
+            desk.close()
+            store.close()
+
+    app = FastAPI(
+        title="Vitascope",
+        version=__version__,
+        description="A self-hosted video generation server.",
+        lifespan=lifespan,
+        # these pages load scripts from elsewhere
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={HTTPException: _framework_error},  # type: ignore[dict-item]
+        redirect_slashes=False,
+    )
+    app.add_middleware(_http.Edge, render=openai.error_response)
+    app.include_router(_operations())
+    app.include_router(openai.OpenAIDialect().router())
+    return app
+
+
+def _framework_error(_request: Request, error: HTTPException) -> Response:
+    """Answer what the framework found wrong, such as an unknown path, in the form that most clients read."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    headers = dict(error.headers or {})
+    return openai.envelope(error.status_code, str(error.detail), code=code, headers=headers)
+
+
+def _operations() -> APIRouter:
+    """Routes for who runs the server."""
+    router = APIRouter(tags=["Operations"], route_class=_http.route_class(openai.error_response))
+
+    @router.get("/livez")
+    async def livez() -> JSONResponse:
+        """Tell that the web process runs."""
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/readyz")
+    @router.get("/health")
+    async def readyz(request: Request) -> JSONResponse:
+        """Tell whether jobs are being made; 503 with a reason if not."""
+        desk = _http.desk_of(request)
+        reason = await desk.read(desk.service.why_not_ready)
+        if reason is None:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
+
+    @router.get("/metrics")
+    async def prometheus(request: Request) -> Response:
+        """Show metrics in Prometheus' text format."""
+        desk = _http.desk_of(request)
+        text = await desk.read(metrics.render, desk.service)
+        return Response(text, media_type=metrics.MEDIA_TYPE)
+
+    return router
+
+
+def check_host(settings: Settings) -> None:
+    """Refuse to be reachable from other machines by mistake.
+
+    Raises:
+        SettingsError: the host is not loopback, and nothing says that this is wanted.
+    """
+    host = settings.server.host
+    if settings.server.allow_public or _is_loopback(host):
+        return
+    message = f"`{host}` can be reached from other machines, and there are no API keys"
+    raise SettingsError(
+        message, hint="set VITASCOPE_SERVER__ALLOW_PUBLIC=true if everybody there may use the server"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run_web(settings: Settings) -> None:
+    """Serve until a signal says to stop; then finish the answers that are being sent.
+
+    Raises:
+        SettingsError: the address, the data folder or the database cannot be used.
+    """
+    check_host(settings)
+    app = create_web_app(settings)
+    open_store(
+        settings
+    ).close()  # what is wrong with it shows here as one sentence, not as a traceback in the lifespan
+    listener = _listen(settings.server.host, settings.server.port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # who starts the process has set up logging
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    host, port = listener.getsockname()[:2]
+    logger.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on `{host}` port {port}: {error.strerror}", hint="choose another port"
+        ) from None

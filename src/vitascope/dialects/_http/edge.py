@@ -1,0 +1,75 @@
+"""The outermost layer: request ids, and the last place where an error becomes an answer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vitascope.domain.errors import InternalError, VitascopeError
+
+logger = logging.getLogger(__name__)
+
+RenderError = Callable[[VitascopeError], Response]
+
+
+def route_class(render: RenderError) -> type[APIRoute]:
+    """Make a route class whose endpoints just raise: errors that we know are answered in the dialect's own form."""
+
+    class DialectRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except VitascopeError as error:
+                    if not 400 <= (response := render(error)).status_code < 500:
+                        logger.warning(
+                            "request failed", exc_info=error, extra={"request_id": request.state.request_id}
+                        )
+                    return response
+
+            return answer
+
+    return DialectRoute
+
+
+class Edge:
+    """ASGI middleware: gives every answer an `x-request-id`, and answers what nobody foresaw without its traceback."""
+
+    def __init__(self, app: ASGIApp, render: RenderError) -> None:
+        self._app = app
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(16)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            logger.info("client left", extra={"request_id": request_id})
+        except Exception:
+            logger.exception("unexpected error", extra={"request_id": request_id})
+            if has_begun:
+                raise
+            await self._render(InternalError())(scope, receive, send_with_id)

@@ -1,0 +1,165 @@
+"""OpenAI's Videos API, `/v1/videos`, with what other servers of the same path accept beyond it.
+
+Belongs here: that vendor's field names, objects, status names and errors. Never here: anything that another dialect needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vitascope.dialects import _http
+from vitascope.domain.errors import InvalidParameter, JobNotFound
+from vitascope.domain.job import Job
+from vitascope.service import Draft, Service
+
+from . import schema
+from .create import Order, to_order
+from .video import PREFIX, envelope, error_response, video_object, video_response
+
+__all__ = ["OpenAIDialect", "envelope", "error_response"]
+
+MAX_PAGE = 100
+
+
+class OpenAIDialect:
+    """The routes.
+
+    Args:
+        unknown_model_falls_back: clients written for the vendor send the vendor's model names. True makes the default
+            model of what no card has a name for, and says so in the video's metadata; False refuses it.
+    """
+
+    def __init__(self, *, unknown_model_falls_back: bool = True) -> None:
+        self._unknown_model_falls_back = unknown_model_falls_back
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=_http.route_class(error_response))
+        add, errors = router.add_api_route, schema.ERRORS
+        videos, video = "/videos", "/videos/{video_id}"
+        found = {200: {"model": schema.Video}, **errors}
+        deleted = {200: {"model": schema.VideoDeleted}, **errors}
+        add(videos, self.create, methods=["POST"], responses=found, openapi_extra=schema.CREATE)
+        add(
+            videos,
+            self.page,
+            responses={200: {"model": schema.VideoList}, **errors},
+            openapi_extra=schema.LIST,
+        )
+        add(video, self.retrieve, responses=found)
+        add(video, self.delete, methods=["DELETE"], responses=deleted)
+        content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
+        add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
+        add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Make a video: answers at once, with a job that survives whatever happens to the server."""
+        desk = _http.desk_of(request)
+        fields = await _http.read_body(request, desk.max_body_bytes)
+        order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
+        try:
+            draft = _prepare(desk.service, order)
+            if draft.image is not None:
+                await asyncio.to_thread(desk.service.store_image, draft)
+        except InvalidParameter as error:
+            raise order.in_clients_words(error) from None
+        return video_response(await desk.write(desk.service.enqueue, draft))
+
+    async def page(self, request: Request) -> Response:
+        """List videos."""
+        desk = _http.desk_of(request)
+        query = _http.Fields(dict(request.query_params))
+        limit = query.integer("limit")
+        limit = 20 if limit is None else limit
+        if not 0 <= limit <= MAX_PAGE:
+            nearest = min(max(limit, 0), MAX_PAGE)
+            raise InvalidParameter("limit", limit, f"it must be from 0 to {MAX_PAGE}", nearest=nearest)
+        order = query.text("order") or "desc"
+        if order not in ("asc", "desc"):
+            raise InvalidParameter("order", order, "it must be asc or desc")
+        after = _after(query.text("after"))
+        page = await desk.read(desk.service.page, after=after, limit=limit, order=order)  # type: ignore[arg-type]
+        data = [video_object(job) for job in page.jobs]
+        ends = (
+            {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
+            if data
+            else {"first_id": None, "last_id": None}
+        )
+        return JSONResponse({"object": "list", "data": data, **ends, "has_more": page.has_more})
+
+    async def retrieve(self, video_id: str, request: Request) -> Response:
+        """Show a video's state."""
+        return video_response(await _job(request, video_id))
+
+    async def delete(self, video_id: str, request: Request) -> Response:
+        """Delete a video and its file; one that has not ended is cancelled."""
+        desk = _http.desk_of(request)
+        await desk.write(desk.service.delete, _job_id(video_id))
+        return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
+
+    async def content(self, video_id: str, request: Request) -> Response:
+        """Download the file; understands Range, If-Range and HEAD."""
+        variant = request.query_params.get("variant") or "video"
+        job = await _job(request, video_id)
+        if variant != "video":
+            rule = "this server makes no thumbnails or spritesheets yet"
+            raise InvalidParameter("variant", variant, rule, nearest="video")
+        path = _http.desk_of(request).service.open_video(job)
+        assert job.video is not None
+        return _http.VideoFile(path, job.video, f"{video_id}{path.suffix}", _refuse_range)
+
+    async def models(self, request: Request) -> Response:
+        """List the models that are served, the default one first."""
+        specs = _http.desk_of(request).service.models()
+        data = [
+            {
+                "id": spec.id,
+                "object": "model",
+                "created": 0,
+                "owned_by": "vitascope",
+                "title": spec.title,
+                "aliases": list(spec.aliases),
+            }
+            for spec in specs
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+
+def _prepare(service: Service, order: Order) -> Draft:
+    try:
+        return service.prepare(order.request, order.image, order.choices)
+    except InvalidParameter as error:
+        shorter = order.shortened(error)
+        if shorter is None:
+            raise
+        return service.prepare(shorter.request, shorter.image, shorter.choices)
+
+
+async def _job(request: Request, video_id: str) -> Job:
+    desk = _http.desk_of(request)
+    return await desk.read(desk.service.get, _job_id(video_id))
+
+
+def _job_id(video_id: str) -> str:
+    if not video_id.startswith(PREFIX):
+        raise JobNotFound
+    return video_id.removeprefix(PREFIX)
+
+
+def _after(video_id: str | None) -> str | None:
+    if not video_id:
+        return None
+    if not video_id.startswith(PREFIX):
+        raise InvalidParameter("after", video_id, "no video has this id")
+    return video_id.removeprefix(PREFIX)
+
+
+def _refuse_range(status: int) -> Response:
+    if status == 416:
+        return envelope(416, "The file is shorter than the range that was asked for.", code="invalid_range")
+    return envelope(400, "The Range header cannot be read.", code="invalid_range")

@@ -1,0 +1,82 @@
+"""Brings frames to another size and shape, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from vitascope.domain.plan import Fit
+
+from .frames import Frame, check_frame
+
+#: Sharpest of what was measured (426x240 to 1280x720): 35.5 dB in 8 ms; bicubic 35.0 dB in 6 ms; swscale's Lanczos
+#: 35.5 dB in 10 ms.
+_RESIZE = Image.Resampling.LANCZOS
+
+_BORDER_SIDE = 48
+"""Shorter side at which a border is blurred: so small that no detail competes with the picture, and it costs little."""
+_BORDER_BLUR = 3.0
+"""Radius at that size, a sixteenth of the side."""
+_BORDER_BRIGHTNESS = 0.6
+
+
+def fit_frames(frames: Iterable[Frame], *, height: int, width: int, fit: Fit) -> Iterator[Frame]:
+    """Bring frames to `height` and `width` as they are asked for; see `fit_frame`."""
+    return (fit_frame(frame, height=height, width=width, fit=fit) for frame in frames)
+
+
+def fit_frame(frame: Frame, *, height: int, width: int, fit: Fit) -> Frame:
+    """Bring one frame to `height` and `width`.
+
+    Args:
+        frame: of any size; not modified.
+        height: pixels of the result.
+        width: pixels of the result.
+        fit: `none`: it has that size already. `scale`: stretch it. `crop`: cover the whole picture and cut off equal
+            parts on both sides. `pad`: show all of it in the middle; the border is the same frame, large, blurred
+            and a little darker.
+
+    Returns:
+        The frame itself where nothing changes, else a new one.
+    """
+    check_frame(frame)
+    if frame.shape[:2] == (height, width):
+        return frame
+    if fit == "none":
+        raise ValueError(f"the frame is {frame.shape[1]}x{frame.shape[0]}, the plan says {width}x{height}")
+    picture = Image.fromarray(frame)
+    if fit == "scale":
+        fitted = picture.resize((width, height), _RESIZE)
+    elif fit == "crop":
+        fitted = _cover(picture, height, width)
+    else:
+        fitted = _pad(picture, height, width)
+    return np.asarray(fitted)
+
+
+def _cover(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Fill the whole size, cutting equal parts off both sides of the longer direction."""
+    scale = max(width / picture.width, height / picture.height)
+    left = (picture.width - width / scale) / 2
+    top = (picture.height - height / scale) / 2
+    box = (left, top, picture.width - left, picture.height - top)
+    return picture.resize((width, height), _RESIZE, box=box)
+
+
+def _pad(picture: Image.Image, height: int, width: int) -> Image.Image:
+    scale = min(width / picture.width, height / picture.height)
+    inner = picture.resize((round(picture.width * scale), round(picture.height * scale)), _RESIZE)
+    whole = _border(picture, height, width)
+    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return whole
+
+
+def _border(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Make a calm background of the picture's own colours."""
+    scale = _BORDER_SIDE / min(height, width)
+    small = _cover(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+    blurred = small.filter(ImageFilter.GaussianBlur(_BORDER_BLUR))
+    darker = ImageEnhance.Brightness(blurred).enhance(_BORDER_BRIGHTNESS)
+    return darker.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,54 @@
+"""Prometheus metrics. Counted in the database at each scrape, so that they survive restarts and agree between replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from vitascope.domain.job import JobStatus
+
+from .service import Service
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render(service: Service) -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Queue(service))
+    return generate_latest(registry)
+
+
+class _Queue(Collector):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def describe(self) -> list[Metric]:
+        return []  # else registering would collect once
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._service.queue_stats()
+        queued = GaugeMetricFamily("vitascope_jobs_queued", "Jobs that wait.", labels=["model"])
+        # a model that nobody waits for shows 0, so that a graph has no holes
+        for model in sorted({*stats.queued, *(spec.id for spec in self._service.models())}):
+            queued.add_metric([model], stats.queued.get(model, 0))
+        yield queued
+        total = CounterMetricFamily("vitascope_jobs", "Jobs that have ended.", labels=["status"])
+        for status in JobStatus:
+            if status.is_terminal:
+                total.add_metric([status.value], stats.total.get(status, 0))
+        yield total
+        gauges = {
+            "vitascope_jobs_running": ("Jobs that are being made.", sum(stats.running.values())),
+            "vitascope_queue_oldest_age_seconds": (
+                "How long the oldest queued job has waited.",
+                stats.oldest_queued_seconds,
+            ),
+            "vitascope_workers_live": ("Workers that were seen lately.", self._service.live_workers()),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)

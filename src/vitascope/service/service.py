@@ -1,0 +1,244 @@
+"""The service: from a request to a stored job, and from a job to its file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vitascope import media
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import (
+    InvalidParameter,
+    JobNotFound,
+    StorageError,
+    StoreUnavailable,
+    UnreadableImage,
+    VideoFailed,
+    VideoNotReady,
+)
+from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan, plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.storage import Storage
+from vitascope.store import Page, QueueStats, Store
+
+from . import ids
+
+SEED_BITS = 32
+"""Drawn seeds stay small enough that JavaScript reads them exactly."""
+
+
+class Models(Protocol):
+    """What the service needs of the catalog."""
+
+    def all(self) -> list[ModelSpec]: ...
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """Find a model; None is the default. Raises UnknownModel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checked request that has an id, but is not a job yet: nothing is stored and nothing is promised."""
+
+    job_id: str
+    request: GenerationRequest
+    plan: Plan
+    #: Bytes of the picture that `request.image` will be the key of.
+    image: bytes | None = None
+
+
+class Service:
+    """What the server can do.
+
+    Args:
+        store: where jobs are.
+        models: the catalog.
+        files: where inputs and videos are.
+        max_queued: jobs that may wait.
+        worker_silence_seconds: a worker that was not seen for so long counts as dead.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        files: Storage,
+        *,
+        max_queued: int = 1000,
+        worker_silence_seconds: float = 30.0,
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._files = files
+        self._max_queued = max_queued
+        self._worker_silence_seconds = worker_silence_seconds
+
+    # models
+
+    def models(self) -> list[ModelSpec]:
+        """Return all models, the default one first."""
+        return self._models.all()
+
+    def spec(self, name: str | None) -> ModelSpec:
+        """Find a model by any of its names; None is the default.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        return self._models.resolve(name)
+
+    # submitting: prepare is quick and pure, store_image reads a picture, enqueue writes to the database
+
+    def prepare(
+        self, request: GenerationRequest, image: bytes | None = None, choices: Sequence[Choice] = ()
+    ) -> Draft:
+        """Check and plan a request.
+
+        Args:
+            request: what is asked for; a missing seed is drawn here.
+            image: bytes of the first frame's picture, as uploaded. `request.image` is then set.
+            choices: what the dialect decided on its own; kept with the job.
+
+        Raises:
+            UnknownModel: there is no such model.
+            InvalidParameter: it asks for something that cannot be made.
+        """
+        job_id = ids.new_id()
+        if request.seed is None:
+            request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+        if image is not None:
+            request = dataclasses.replace(request, image=f"inputs/{job_id}.png")
+        planned = plan(request, self._models.resolve(request.model))
+        if choices:
+            planned = dataclasses.replace(planned, choices=(*choices, *planned.choices))
+        return Draft(job_id, request, planned, image)
+
+    def store_image(self, draft: Draft) -> None:
+        """Check the draft's picture and store it, as PNG whatever it was; does nothing if there is none.
+
+        Raises:
+            InvalidParameter: it is not a picture that can be read.
+        """
+        if draft.image is None or draft.request.image is None:
+            return
+        try:
+            picture = media.read_image(draft.image)
+        except UnreadableImage as error:
+            raise InvalidParameter(
+                "image", f"{len(draft.image)} bytes", f"it cannot be read: {error.message}"
+            ) from None
+        with tempfile.TemporaryDirectory(prefix="vitascope-") as folder:
+            path = Path(folder) / "input.png"
+            media.save_image(picture, path)
+            self._files.put(path, draft.request.image)
+
+    def enqueue(self, draft: Draft) -> Job:
+        """Make the draft a job. When this returns, the job is durable.
+
+        Raises:
+            QueueFull: too many jobs wait; nothing was stored.
+        """
+        try:
+            return self._store.create(draft.job_id, draft.request, draft.plan, self._max_queued)
+        except Exception:
+            if draft.image is not None and draft.request.image is not None:
+                self._remove([draft.request.image])
+            raise
+
+    def submit(self, request: GenerationRequest, image: bytes | None = None) -> Job:
+        """Do the three steps in one."""
+        draft = self.prepare(request, image)
+        self.store_image(draft)
+        return self.enqueue(draft)
+
+    # jobs
+
+    def get(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            JobNotFound: there is none; malformed ids are no other case.
+        """
+        if not ids.is_id(job_id):
+            raise JobNotFound
+        return self._store.get(job_id)
+
+    def page(
+        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+    ) -> Page:
+        """List jobs by arrival.
+
+        Raises:
+            InvalidParameter: no job has the id `after`.
+        """
+        return self._store.page(after=after, limit=limit, order=order)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, ask a running one to stop, leave an ended one as it is.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        if not ids.is_id(job_id):
+            raise JobNotFound
+        return self._store.request_cancel(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Hide a job for good, stop it if it has not ended, and remove its files.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        if not ids.is_id(job_id):
+            raise JobNotFound
+        self._remove(self._store.delete(job_id))
+
+    def open_video(self, job: Job) -> Path:
+        """Return where the job's file is on this machine.
+
+        Raises:
+            VideoNotReady: the job has not ended.
+            VideoFailed: the job has ended without a file.
+            StorageError: the file is gone, or not on this machine.
+        """
+        if not job.status.is_terminal:
+            raise VideoNotReady(f"the video is not ready yet: the job is {job.status} at {job.progress} %")
+        if job.status is JobStatus.CANCELLED:
+            raise VideoFailed("there is no video: the job was cancelled")
+        if job.video is None:
+            reason = job.error.message if job.error else "unknown"
+            raise VideoFailed(f"there is no video: the job failed ({reason})")
+        path = self._files.path_for(job.video.key)
+        if path is None:
+            raise StorageError("this storage does not keep files on this machine")
+        return path
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            # what stays behind has no row any more: it is swept later, and the client's wish is fulfilled
+            with contextlib.suppress(StorageError):
+                self._files.delete(key)
+
+    # operators
+
+    def why_not_ready(self) -> str | None:
+        """Say why jobs are not being made now; None if they are."""
+        try:
+            alive = self._store.live_workers(self._worker_silence_seconds)
+        except StoreUnavailable:
+            return "the database does not answer"
+        return None if alive else "no worker is running"
+
+    def live_workers(self) -> int:
+        return self._store.live_workers(self._worker_silence_seconds)
+
+    def queue_stats(self) -> QueueStats:
+        return self._store.queue_stats()

@@ -1,0 +1,122 @@
+"""Files in one folder of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vitascope.domain.errors import StorageError
+
+from .protocol import check_key
+
+
+class LocalStorage:
+    """A folder whose tree is the keys. It is made at the first `put`.
+
+    Nothing else should write there. Folders that became empty stay: removing one could meet a `put` that needs it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    def put(self, path: Path, key: str) -> None:
+        target = self._target(key)
+        with _storing(key):
+            if not path.is_file():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            _make_folder(target.parent)
+            _flush(path)
+            try:
+                path.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with _replacing(target) as temporary:  # renaming cannot cross file systems
+                    shutil.copyfile(path, temporary)
+                path.unlink()
+            _flush(target.parent)
+
+    def put_bytes(self, data: bytes, key: str) -> None:
+        target = self._target(key)
+        with _storing(key):
+            _make_folder(target.parent)
+            with _replacing(target) as temporary:
+                temporary.write_bytes(data)
+
+    def open(self, key: str) -> BinaryIO:
+        with _storing(key):
+            return self._target(key).open("rb")
+
+    def path_for(self, key: str) -> Path:
+        target = self._target(key)
+        with _storing(key):
+            if not target.is_file():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return target
+
+    def url_for(self, key: str, *, expires_seconds: int) -> str | None:
+        check_key(key)
+        return None
+
+    def delete(self, key: str) -> None:
+        target = self._target(key)
+        with _storing(key), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.unlink()
+            _flush(target.parent)
+
+    def _target(self, key: str) -> Path:
+        return self._folder / check_key(key)
+
+
+@contextlib.contextmanager
+def _storing(key: str) -> Iterator[None]:
+    """Say what the system's errors mean. Messages name the key, never a path."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise StorageError(f"there is no file `{key}`") from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError("the disk is full", hint="free some space in the data folder") from error
+        hint = "check the permissions of the data folder"
+        raise StorageError(f"the file `{key}` could not be reached", hint=hint) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each name safely on the disk."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _flush(new.parent)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`, which it becomes once it is written and on the disk."""
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")  # no key starts with a dot
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

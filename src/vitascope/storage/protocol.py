@@ -1,0 +1,57 @@
+"""What every storage can do, and what a key is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from vitascope.domain.errors import StorageError, shorten
+
+MAX_KEY_CHARS = 200
+
+#: Names of our own making, joined by slashes. None starts with a dot, so there is no way up and nothing is hidden.
+_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]*(/[a-z0-9_-][a-z0-9_.-]*)*")
+
+
+class Storage(Protocol):
+    """Files by key. A key is made by the server, such as `videos/3f/video_3f….mp4`, never by a client.
+
+    Every method may raise StorageError: the key is not legal, or the storage did not do what was asked.
+    """
+
+    def put(self, path: Path, key: str) -> None:
+        """Take a finished file over: afterwards `path` is gone and `key` survives a crash of the machine.
+
+        What `key` held before is replaced, and readers see either the one or the other whole. So a job that is run
+        again may put its file again.
+        """
+
+    def put_bytes(self, data: bytes, key: str) -> None:
+        """Keep a small file, such as a client's picture; else as `put`."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a file for reading, seekable. The caller closes it. A file that is not there is a StorageError."""
+
+    def path_for(self, key: str) -> Path | None:
+        """Say where the file is on this machine, for servers that send files themselves; None if it is elsewhere.
+
+        A file that is not there is a StorageError.
+        """
+
+    def url_for(self, key: str, *, expires_seconds: int) -> str | None:
+        """Make an address from which anyone can fetch the file for a while; None if the storage has no such thing."""
+
+    def delete(self, key: str) -> None:
+        """Remove a file. If it is not there, that is what was asked."""
+
+
+def check_key(key: str) -> str:
+    """Give the key back if it is legal.
+
+    Raises:
+        StorageError: it is empty, too long, or holds more than lower-case names joined by slashes.
+    """
+    if len(key) > MAX_KEY_CHARS or not _KEY.fullmatch(key):
+        raise StorageError(f"{shorten(key)} is not a storage key")
+    return key

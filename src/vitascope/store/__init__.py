@@ -1,0 +1,11 @@
+"""Jobs, as they survive everything: the only room that speaks SQL.
+
+Belongs here: tables, migrations, transactions, leases, and the translation between rows and domain objects.
+Never here: files, HTTP, decisions about how a video is made, or SQL that only one database understands (that has its
+own module, one per database).
+"""
+
+from .rows import Event, Page, QueueStats
+from .store import Store
+
+__all__ = ["Event", "Page", "QueueStats", "Store"]

@@ -1,0 +1,79 @@
+"""Rows in, domain objects out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from vitascope.domain.job import Job, JobError, JobStatus
+from vitascope.domain.plan import Plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.domain.video import Video
+
+Row = sa.Row[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs in order, and whether more follow."""
+
+    jobs: tuple[Job, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job; `sequence` counts from 1 within the job, without gaps."""
+
+    sequence: int
+    #: The status that was reached, or a wish: `cancel_requested`, `deleted`.
+    kind: str
+    attempt: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How busy the deployment is."""
+
+    #: Waiting jobs by model; models without any are left out.
+    queued: Mapping[str, int]
+    running: Mapping[str, int]
+    oldest_queued_seconds: float
+    #: All jobs that ever were, by status; deleted ones count.
+    total: Mapping[JobStatus, int]
+
+
+def job_of(row: Row) -> Job:
+    """Make the domain's job of a row of `jobs`."""
+    return Job(
+        id=row.id,
+        status=JobStatus(row.status),
+        request=GenerationRequest.from_dict(row.request),
+        plan=Plan.from_dict(row.plan),
+        cancel_requested=row.cancel_requested,
+        progress=row.progress,
+        stage=row.stage,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error=None if row.error_code is None else JobError(row.error_code, row.error_message),
+        video=None if row.video is None else Video(**row.video),
+        details=row.details,
+    )
+
+
+def video_values(video: Video) -> dict[str, Any]:
+    """Make plain JSON values of a video, as `job_of` reads them."""
+    return asdict(video)
+
+
+def storage_keys(row: Row) -> list[str]:
+    """Files that belong to a job and to nothing else."""
+    keys = [row.request.get("image"), (row.video or {}).get("key")]
+    return [key for key in keys if key is not None]

@@ -1,0 +1,116 @@
+"""The tables as they are now; `migrations` says how they came to be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+from vitascope.domain.job import JobStatus
+
+#: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
+#: is up to date does not import Alembic.
+HEAD = "0001"
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware instant. Databases that know no time zones get and give UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            message = "instants in the store are aware"
+            raise ValueError(message)
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+def _one_of(column: str, values: type[JobStatus]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+_BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_Json = sa.JSON(none_as_null=True)
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    # order of arrival; a clock that is set back cannot disturb it
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("model", sa.String(255), nullable=False),
+    sa.Column("request", _Json, nullable=False),
+    sa.Column("plan", _Json, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("progress", sa.Integer, nullable=False, default=0),
+    sa.Column("stage", sa.String(64), nullable=False, default=""),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    # fencing token: rises with each claim, never falls
+    sa.Column("token", sa.Integer, nullable=False, default=0),
+    sa.Column("worker_id", sa.String(255)),
+    sa.Column("lease_expires_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("deleted_at", Instant),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("video", _Json),
+    sa.Column("details", _Json),
+    # sequence number of the job's newest event
+    sa.Column("last_event", sa.Integer, nullable=False, default=0),
+    sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
+    sa.CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
+    sa.CheckConstraint("(status IN ('queued', 'running')) = (finished_at IS NULL)", name="finished"),
+    sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="error"),
+    sa.CheckConstraint("(status = 'succeeded') = (video IS NOT NULL)", name="video"),
+    sa.Index(None, "status", "number"),
+    sa.Index(None, "deleted_at", "number"),
+    # SQLite would give the number of the newest job again after that row is gone
+    sqlite_autoincrement=True,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    # the status that was reached, or a wish: cancel_requested, deleted
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("data", _Json),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", sa.String(255), primary_key=True),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    sa.Column("stopped_at", Instant),
+)
+
+#: Alembic's own; only read, to see which revision a database has.
+alembic_version = sa.table("alembic_version", sa.column("version_num", sa.String(32)))

@@ -1,0 +1,60 @@
+"""What every test gets: an environment of its own, a clock to turn, a small model's card."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's settings and data from the tests."""
+    for name in os.environ:
+        if name.startswith("VITASCOPE_") or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home" / "data"))
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def small_spec() -> ModelSpec:
+    """A model of small pictures that can continue a video."""
+    return ModelSpec(
+        id="small",
+        title="Small",
+        family="generic",
+        source="folder:/nowhere",
+        pipelines={"text": "WanPipeline", "image": "WanImageToVideoPipeline"},
+        sizes=(Size(64, 96),),
+        size_multiple=16,
+        frames=FrameRule(4, 1, 5, 17),
+        default_num_frames=17,
+        fps=8,
+        num_inference_steps=Bounds(12, 1, 100),
+        guidance_scale=Bounds(4.0, 1.0, 20.0),
+        schedulers=("UniPCMultistepScheduler",),
+        aliases=("sora-2", "sora-2-pro"),
+    )

@@ -1,0 +1,78 @@
+"""What every engine promises, held against the fake one and a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from tiny import make_plan, run
+from vitascope.catalog import Catalog, locate
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.step import STAGE_STARTS, Step, percent
+from vitascope.engine import Engine, open_engine
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    folder = tiny.build("WanPipeline", tmp_path_factory.mktemp("tiny") / "wan")
+    return Catalog.open().resolve_local(str(folder))
+
+
+@pytest.fixture(params=["fake", "diffusers"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return open_engine(request.param, locate, device="cpu", threads=1)
+
+
+class TestEngineContract:
+    def test_steps_come_in_order_and_the_clip_comes_last(self, engine: Engine, spec: ModelSpec) -> None:
+        steps, clip = run(engine, spec, make_plan(spec))
+        assert all(isinstance(step, Step) for step in steps)
+        stages = list(dict.fromkeys(step.stage for step in steps))
+        assert stages == [stage for stage in STAGE_STARTS if stage in stages]
+        assert {"load", "encode_prompt", "denoise", "decode_latents"} <= set(stages)
+        percents = [percent(step) for step in steps]
+        assert percents == sorted(percents)
+        assert clip.choices
+
+    def test_each_denoising_step_is_told(self, engine: Engine, spec: ModelSpec) -> None:
+        steps, _ = run(engine, spec, make_plan(spec, num_inference_steps=5))
+        done = [step for step in dict.fromkeys(steps) if step.stage == "denoise" and step.index]
+        assert done == [Step("denoise", index, 5) for index in range(1, 6)]
+
+    def test_frames_have_the_native_shape(self, engine: Engine, spec: ModelSpec) -> None:
+        plan = make_plan(spec, width=48, height=32, num_frames=5)
+        _, clip = run(engine, spec, plan)
+        assert clip.frames.shape == (plan.native_num_frames, 32, 48, 3)
+        assert clip.frames.dtype == np.uint8
+        assert np.abs(np.diff(clip.frames.astype(int), axis=0)).mean() > 0, "the clip moves"
+
+    def test_a_seed_reproduces(self, engine: Engine, spec: ModelSpec) -> None:
+        first, again, other = (run(engine, spec, make_plan(spec, seed=seed))[1].frames for seed in (1, 1, 2))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+    def test_closing_stops_at_once_and_the_next_one_works(self, engine: Engine, spec: ModelSpec) -> None:
+        generation = engine.generate(make_plan(spec, num_inference_steps=100), spec)
+        while not (isinstance(step := next(generation), Step) and step.stage == "denoise"):
+            pass
+        generation.close()
+        assert list(generation) == []
+        run(engine, spec, make_plan(spec))
+
+    def test_closing_twice_is_fine(self, engine: Engine) -> None:
+        engine.close()
+        engine.close()
+
+
+def test_the_fake_engine_needs_no_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from vitascope.engine import open_engine; open_engine('fake', None);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -1,0 +1,148 @@
+"""A real server on a loopback port, over a real store and storage; a tiny worker in place of an engine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from vitascope import app, settings
+from vitascope.domain.job import JobError, Lease
+from vitascope.domain.video import Video
+from vitascope.settings import Settings
+from vitascope.storage import LocalStorage
+from vitascope.store import Store
+
+CARD = """
+id = "small"
+source = "folder:/nowhere"
+pipeline = "WanPipeline"
+modes = { text = "WanPipeline", image = "WanImageToVideoPipeline" }
+size = { native = ["96x64"], multiple = 32, max_pixels = 0 }
+frames = { multiple = 4, offset = 1, minimum = 5, maximum = 17, default = 17 }
+fps = 8
+steps = { default = 12, minimum = 1, maximum = 100 }
+guidance = { default = 4.0, minimum = 1.0, maximum = 20.0 }
+schedulers = ["UniPCMultistepScheduler"]
+aliases = ["sora-2", "sora-2-pro"]
+"""
+
+SHORT_CARD = """
+id = "short"
+source = "folder:/nowhere"
+pipeline = "WanPipeline"
+modes = { text = "WanPipeline" }
+size = { native = ["96x64"], multiple = 32, max_pixels = 0 }
+frames = { multiple = 4, offset = 1, minimum = 5, maximum = 17, default = 17 }
+fps = 8
+steps = { default = 12, minimum = 1, maximum = 100 }
+guidance = { default = 4.0, minimum = 1.0, maximum = 20.0 }
+"""
+
+CONTENT = bytes(range(256)) * 40
+
+
+@dataclass
+class Server:
+    """A running server, and what the tests look at behind it."""
+
+    url: str
+    settings: Settings
+    store: Store
+    files: LocalStorage
+    client: httpx.Client
+    folder: Path
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _workers: list[threading.Thread] = field(default_factory=list)
+
+    def finish(self, lease: Lease) -> None:
+        """Put a file and end the job with it."""
+        path = self.folder / f"{lease.job.id}.part"
+        path.write_bytes(CONTENT)
+        plan = lease.job.plan
+        key = f"videos/{lease.job.id}.{plan.format}"
+        self.files.put(path, key)
+        video = Video(
+            key=key,
+            media_type={"mp4": "video/mp4", "gif": "image/gif"}[plan.format],
+            num_bytes=len(CONTENT),
+            sha256="c0ffee",
+            height=plan.height,
+            width=plan.width,
+            num_frames=plan.num_frames,
+            fps=plan.fps,
+        )
+        self.store.succeed(lease, video, {"choices": [], "seconds": {"denoise": 1.0}})
+
+    def claim(self) -> Lease:
+        lease = self.store.claim("test", 60)
+        assert lease is not None
+        return lease
+
+    def start_worker(self) -> None:
+        """Work in a thread: half, then all; a prompt of "fail" fails."""
+
+        def work() -> None:
+            while not self._stop.is_set():
+                lease = self.store.claim("test", 60)
+                if lease is None:
+                    self._stop.wait(0.01)
+                elif lease.job.request.prompt == "fail":
+                    self.store.fail(lease, JobError("out_of_memory", "The device ran out of memory."))
+                else:
+                    self.store.report(lease, 50, "denoise")
+                    self._stop.wait(0.7)  # longer than the SDK waits between two looks
+                    self.finish(lease)
+
+        self._workers.append(threading.Thread(target=work))
+        self._workers[-1].start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for worker in self._workers:
+            worker.join()
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers; each has a data folder of its own."""
+    running: list[tuple[Server, uvicorn.Server, threading.Thread]] = []
+
+    def start(**sections: dict[str, object]) -> Server:
+        folder = tmp_path_factory.mktemp("server")
+        (folder / "cards").mkdir()
+        (folder / "cards" / "small.toml").write_text(CARD)
+        (folder / "cards" / "short.toml").write_text(SHORT_CARD)
+        loaded = settings.load(home=folder, **{"engine": {"default_model": "small"}, **sections})
+        web = uvicorn.Server(
+            uvicorn.Config(app.create_web_app(loaded), log_config=None, access_log=False, ws="none")
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+        thread.start()
+        client = httpx.Client(base_url=url, trust_env=False)
+        assert client.get("/livez").status_code == 200  # the socket listens: this waits for the start
+        server = Server(url, loaded, app.open_store(loaded), app.open_storage(loaded), client, folder)
+        running.append((server, web, thread))
+        return server
+
+    yield start
+    for server, web, thread in running:
+        server.stop()
+        server.client.close()
+        server.store.close()
+        web.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Server]) -> Server:
+    """One server for the tests of a module; nothing works there but what a test does itself."""
+    return serve()

@@ -1,0 +1,186 @@
+"""The command line as a user runs it: real processes, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from vitascope import __version__, media
+
+
+def vitascope(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with an empty home; the fake engine unless `environment` says otherwise."""
+    settings = {
+        "VITASCOPE_HOME": str(cwd / "home"),
+        "VITASCOPE_ENGINE__KIND": "fake",
+        "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": "0",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "vitascope", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **settings, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_generate_writes_what_was_asked_for(tmp_path: Path) -> None:
+    done = vitascope(
+        "generate",
+        "a dog",
+        "--out",
+        "dog.mp4",
+        "--width",
+        "320",
+        "--height",
+        "180",
+        "--seconds",
+        "3",
+        "--fps",
+        "24",
+        "--seed",
+        "5",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("dog.mp4  320x180, 3.00 s at 24 fps, seed 5,")
+    info = media.probe(tmp_path / "dog.mp4")
+    assert (info.width, info.height, info.num_frames, info.fps) == (320, 180, 72, 24)
+    assert "denoising step 1/24" in done.stderr, "one line per event where there is no terminal"
+    assert "windows: " in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dog.mp4"]
+
+
+def test_json_tells_everything_and_quiet_nothing_else(tmp_path: Path) -> None:
+    done = vitascope("generate", "a dog", "--json", "--quiet", "--format", "gif", cwd=tmp_path)
+    result = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert result["path"] == f"a-dog-{result['seed']}.gif"
+    assert (result["num_frames"], result["fps"]) == (17, 8)
+    assert {"engine"} <= {choice["name"] for choice in result["choices"]}
+    assert (tmp_path / result["path"]).stat().st_size == result["num_bytes"]
+
+
+def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> None:
+    folder = tiny.build("WanPipeline", tmp_path / "model")
+    frames = []
+    for number, seed in enumerate((1, 1, 2)):
+        out = tmp_path / f"{number}.mp4"
+        done = vitascope(
+            "generate", "a dog", "--model", folder, "--width", "32", "--height", "32", "--num-frames", "9", "--steps", "2",
+            "--seed", str(seed), "--out", out, cwd=tmp_path, VITASCOPE_ENGINE__KIND="diffusers",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        frames.append(media.read_frames(out))
+    assert np.array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([""], 2, "`prompt`"),
+        (["x" * 40_000], 2, "`prompt`"),
+        (["a", "--width", "191"], 2, "The nearest legal value is 192."),
+        (["a", "--height", "9999"], 2, "The nearest legal value is 4096."),
+        (["a", "--num-frames", "0"], 2, "`num_frames`"),
+        (["a", "--seconds", "61"], 2, "The nearest legal value is 480."),
+        (["a", "--seconds", "-1"], 2, "`--seconds`"),
+        (["a", "--seconds", "nan"], 2, "`--seconds`"),
+        (["a", "--seconds", "1", "--num-frames", "8"], 2, "--num-frames is given too"),
+        (["a", "--steps", "0"], 2, "The nearest legal value is 1."),
+        (["a", "--fps", "0"], 2, "`fps`"),
+        (["a", "--guidance-scale", "1e9"], 2, "`guidance_scale`"),
+        (["a", "--scheduler", "Euler"], 2, "UniPCMultistepScheduler"),
+        (["a", "--model", "nothing"], 2, "there is no model `nothing`"),
+        (["a", "--model", "./nowhere"], 2, "model_index.json"),
+        (["a", "--image", "text.txt"], 2, "`--image`"),
+        (["a", "--image", "missing.png"], 2, "`--image`"),
+        (["a", "--out", "a.avi"], 2, "`--out`"),
+        (["a", "--out", "nowhere/a.mp4"], 1, "The folder for the file does not exist."),
+        (["a", "--out", "home.mp4"], 1, "taken by a folder"),
+        (["a", "--seed", "-1"], 2, "`seed`"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    (tmp_path / "text.txt").write_text("not a picture")
+    (tmp_path / "home.mp4").mkdir()
+    done = vitascope("generate", *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) <= 2, "one line and a hint"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk: the same failed write at the same place."""
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); from vitascope.cli import main; main()"
+    environment = {
+        **os.environ,
+        "VITASCOPE_ENGINE__KIND": "fake",
+        "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": "0",
+        "VITASCOPE_HOME": str(tmp_path / "home"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program, "generate", "a dog", "--out", "a.mp4", "--quiet"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_no_file_and_exits_130(tmp_path: Path) -> None:
+    settings = {
+        "VITASCOPE_ENGINE__KIND": "fake",
+        "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": "0.2",
+        "VITASCOPE_HOME": str(tmp_path / "home"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vitascope", "generate", "a dog", "--out", "a.mp4"],
+        cwd=tmp_path, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "denoising step 2" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 130
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_doctor_and_version(tmp_path: Path) -> None:
+    assert vitascope("--version", cwd=tmp_path).stdout == f"vitascope {__version__}\n"
+    rows = json.loads(vitascope("models", "list", "--json", cwd=tmp_path).stdout)
+    assert rows[0]["id"] == "pocket"
+    assert rows[0]["is_default"]
+    assert "wan2.1-t2v-1.3b" in vitascope("models", "list", cwd=tmp_path).stdout
+    done = vitascope("doctor", "--json", cwd=tmp_path)
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert {"python", "torch", "device", "dtype", "memory", "data folder", "model"} <= set(findings)
+    assert all(finding["meaning"] for finding in findings.values())
+    assert done.returncode == 0, findings
+
+
+def test_an_unwritable_data_folder_is_said_by_doctor(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = vitascope("doctor", "--json", cwd=tmp_path, VITASCOPE_HOME=str(tmp_path / "file" / "home"))
+    assert done.returncode == 1
+    finding = next(f for f in json.loads(done.stdout) if f["name"] == "data folder")
+    assert not finding["ok"]

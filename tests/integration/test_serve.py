@@ -1,0 +1,184 @@
+"""The server as a user starts it: `vitascope serve`, real processes, the official OpenAI SDK as the client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+
+from vitascope import media
+from waiting import eventually
+
+
+class Server:
+    """One `vitascope serve` at a time on one data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.log = folder / "serve.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, **environment: str) -> None:
+        settings = {"VITASCOPE_HOME": str(self.home), "VITASCOPE_WORKER__LEASE_SECONDS": "3"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vitascope", "serve", "--port", str(self.port), *arguments],
+                env={**os.environ, **settings, **environment}, stderr=log, cwd=self.home.parent,
+            )  # fmt: skip
+        eventually(self.is_ready, 60)
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        return False
+
+    def members(self) -> list[psutil.Process]:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.stop()
+    assert "Traceback" not in made.log.read_text()
+
+
+def test_the_openai_sdk_makes_a_video_with_the_embedded_model(server: Server, tmp_path: Path) -> None:
+    server.start()
+    with server.client() as client:
+        video = client.videos.create(
+            prompt="a dog walks along the beach", seconds="4", size="640x360", extra_body={"seed": 3}
+        )
+        assert (video.status, video.progress) == ("queued", 0)
+        seen = []
+        while video.status in ("queued", "in_progress"):
+            video = client.videos.retrieve(video.id)
+            if not seen or seen[-1] != video.progress:
+                seen.append(video.progress)
+        assert video.status == "completed", video.error
+        assert seen == sorted(seen)
+        assert len([percent for percent in seen if 0 < percent < 100]) >= 3
+        assert seen[-1] == 100
+        client.videos.download_content(video.id).write_to_file(tmp_path / "dog.mp4")
+    info = media.probe(tmp_path / "dog.mp4")
+    assert (info.width, info.height, info.duration_seconds) == (640, 360, 4.0)
+    frames = media.read_frames(tmp_path / "dog.mp4").astype(int)
+    assert np.abs(np.diff(frames, axis=0)).mean() > 0.1, "the clip moves"
+
+
+def test_create_and_poll_and_delete(server: Server, tmp_path: Path) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0.01")
+    with server.client() as client:
+        video = client.videos.create_and_poll(prompt="a dog", seconds="2", size="320x180")
+        assert (video.status, video.seconds, video.size, video.progress) == ("completed", "2", "320x180", 100)
+        client.videos.download_content(video.id).write_to_file(tmp_path / "a.mp4")
+        assert media.probe(tmp_path / "a.mp4").duration_seconds == 2.0
+        ranged = httpx.get(f"{server.url}/v1/videos/{video.id}/content", headers={"Range": "bytes=0-99"})
+        assert (ranged.status_code, len(ranged.content)) == (206, 100)
+        assert client.videos.delete(video.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.videos.retrieve(video.id)
+    assert list((server.home / "files").rglob("*.mp4")) == []
+
+
+def test_jobs_survive_kill_9_of_everything(server: Server) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0.2")
+    with server.client() as client:
+        running = client.videos.create(prompt="runs", extra_body={"num_inference_steps": 50})
+        queued = client.videos.create(prompt="waits", extra_body={"num_inference_steps": 1})
+        eventually(lambda: client.videos.retrieve(running.id).status == "in_progress")
+        assert server.process is not None
+        everything = [psutil.Process(server.process.pid), *server.members()]
+        for process in everything:
+            process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        psutil.wait_procs(everything, timeout=10)
+        server.start("--engine", "fake", "--fake-step-seconds", "0")
+        for video in (running, queued):
+            eventually(lambda v=video: client.videos.retrieve(v.id).status == "completed")
+
+
+def test_no_process_outlives_the_supervisor(server: Server) -> None:
+    server.start("--engine", "fake")
+    members = server.members()
+    assert len(members) == 3, "web, worker, engine"
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    gone, alive = psutil.wait_procs(members, timeout=15)
+    assert alive == []
+    assert len(gone) == 3
+
+
+def test_sigterm_stops_everything(server: Server) -> None:
+    server.start("--engine", "fake")
+    members = server.members()
+    assert server.process is not None
+    server.process.terminate()
+    assert server.process.wait(timeout=20) == 0
+    assert not any(member.is_running() for member in members)
+
+
+@pytest.mark.parametrize("member", ["web", "worker", "engine-process"])
+def test_a_killed_member_comes_back(server: Server, member: str) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0")
+    victim = next(process for process in server.members() if member in process.cmdline())
+    victim.kill()
+    victim.wait(timeout=10)
+    eventually(lambda: [p for p in server.members() if p.pid != victim.pid and member in p.cmdline()])
+    eventually(server.is_ready)
+    with server.client() as client:
+        assert client.videos.create_and_poll(prompt="a dog", seconds="1").status == "completed"
+
+
+def test_the_web_process_has_no_torch(server: Server) -> None:
+    server.start("--engine", "fake")
+    for process in server.members():
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "libtorch" not in maps, process.cmdline()
+
+
+def test_a_second_server_on_one_folder_is_refused(server: Server) -> None:
+    server.start("--engine", "fake")
+    second = subprocess.run(
+        [sys.executable, "-m", "vitascope", "serve", "--port", "0"],
+        env={**os.environ, "VITASCOPE_HOME": str(server.home)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1
+    assert second.stderr.startswith("error: another server is using the data folder")
+
+
+def test_a_public_address_is_refused_without_saying_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitascope", "serve", "--host", "0.0.0.0"],
+        env={**os.environ, "VITASCOPE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "allow_public" in done.stderr.lower()

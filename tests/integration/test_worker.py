@@ -1,0 +1,222 @@
+"""The worker and its engine process: real processes, a real store, the fake engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vitascope import media
+from vitascope.catalog import Catalog
+from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.plan import plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.storage import LocalStorage
+from vitascope.store import Store
+from vitascope.worker.engine_process import EngineProcess
+from vitascope.worker.parent import Worker, WorkerConfig
+from waiting import eventually
+
+
+class Bench:
+    """A store, a storage and a worker in a thread of this process; its engine is a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store.open(f"sqlite:///{folder / 'jobs.db'}")
+        self.files = LocalStorage(folder / "files")
+        self.engines: list[EngineProcess] = []
+        self.step_seconds = 0.0
+        self.config = WorkerConfig(
+            worker_id="w1", work_folder=folder / "work", lease_seconds=3, poll_seconds=0.02
+        )
+        self._running: list[tuple[Worker, threading.Thread]] = []
+        self._count = 0
+
+    def start_engine(self) -> EngineProcess:
+        environment = {
+            **os.environ,
+            "VITASCOPE_HOME": str(self.folder / "home"),
+            "VITASCOPE_ENGINE__KIND": "fake",
+            "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": str(self.step_seconds),
+        }
+        self.engines.append(
+            EngineProcess(
+                lambda fd: [sys.executable, "-m", "vitascope", "engine-process", str(fd)], environment
+            )
+        )
+        return self.engines[-1]
+
+    def start_worker(self, **config: Any) -> Worker:
+        worker = Worker(self.store, self.files, self.start_engine, replace(self.config, **config))
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        self._running.append((worker, thread))
+        return worker
+
+    def submit(self, **asked: Any) -> Job:
+        self._count += 1
+        spec = Catalog.open().resolve("pocket")
+        request = GenerationRequest(**{"prompt": "a dog", "model": "pocket", "seed": 1, **asked})
+        return self.store.create(f"job{self._count}", request, plan(request, spec), max_queued=100)
+
+    def wait(self, job: Job, condition: Callable[[Job], object]) -> Job:
+        return eventually(lambda: found if condition(found := self.store.get(job.id)) else None)
+
+    def ended(self, job: Job) -> Job:
+        return self.wait(job, lambda found: found.status.is_terminal)
+
+    def stop(self) -> None:
+        for worker, thread in self._running:
+            worker.stop()
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+        self._running.clear()
+
+    def close(self) -> None:
+        self.stop()
+        self.store.close()
+        assert not any(psutil.pid_exists(engine.pid) for engine in self.engines), (
+            "no engine outlives its worker"
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
+    job = bench.submit(width=64, height=64, num_frames=10, fps=10)
+    bench.start_worker()
+    ended = bench.ended(job)
+    assert (ended.status, ended.progress) == (JobStatus.SUCCEEDED, 100)
+    assert ended.video is not None
+    path = bench.files.path_for(ended.video.key)
+    info = media.probe(path)
+    assert (info.width, info.height, info.num_frames, info.fps) == (64, 64, 10, 10)
+    assert ended.video.num_bytes == path.stat().st_size
+    assert ended.details is not None
+    assert ended.details["seconds"]["denoise"] >= 0
+    assert "engine" in {choice["name"] for choice in ended.details["choices"]}
+    assert list((bench.folder / "work").iterdir()) == [], "nothing is left in the work folder"
+
+
+def test_progress_rises_between_0_and_100(bench: Bench) -> None:
+    bench.step_seconds = 0.3
+    job = bench.submit()
+    bench.start_worker()
+    seen: list[int] = []
+
+    def look() -> bool:
+        found = bench.store.get(job.id)
+        if not seen or seen[-1] != found.progress:
+            seen.append(found.progress)
+        return found.status.is_terminal
+
+    eventually(look)
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+    assert len([percent for percent in seen if 0 < percent < 100]) >= 3
+
+
+def test_a_killed_engine_is_noticed_and_the_job_runs_again(bench: Bench) -> None:
+    bench.step_seconds = 0.2
+    job = bench.submit()
+    bench.start_worker()
+    bench.wait(job, lambda found: found.stage == "denoise")
+    os.kill(bench.engines[0].pid, signal.SIGKILL)
+    bench.wait(job, lambda found: found.attempt == 2)
+    assert bench.ended(job).status is JobStatus.SUCCEEDED
+    assert len(bench.engines) == 2
+
+
+def test_a_job_that_kills_every_engine_fails_and_the_next_one_runs(bench: Bench) -> None:
+    bench.step_seconds = 0.2
+    job = bench.submit()
+    bench.start_worker(max_attempts=2)
+    for attempt in (1, 2):
+        bench.wait(job, lambda found, n=attempt: found.attempt == n and found.stage == "denoise")
+        os.kill(bench.engines[-1].pid, signal.SIGKILL)
+    ended = bench.ended(job)
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "worker_lost"
+    assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
+
+
+def test_cancel_stops_a_running_job_and_the_next_one_starts(bench: Bench) -> None:
+    bench.step_seconds = 0.2
+    job = bench.submit(num_inference_steps=100)
+    following = bench.submit(num_inference_steps=1)
+    bench.start_worker()
+    bench.wait(job, lambda found: found.stage == "denoise")
+    bench.store.request_cancel(job.id)
+    assert bench.ended(job).status is JobStatus.CANCELLED
+    assert bench.ended(following).status is JobStatus.SUCCEEDED
+    assert len(bench.engines) == 1, "the engine was not killed for it"
+    assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{following.id}.1.mp4"]
+
+
+def test_a_silent_engine_is_killed_and_its_job_tried_again(bench: Bench) -> None:
+    bench.step_seconds = 0.05
+    job = bench.submit()
+    bench.start_worker(hang_seconds=2.0)
+    bench.wait(job, lambda found: found.stage == "denoise")
+    os.kill(bench.engines[0].pid, signal.SIGSTOP)
+    assert bench.ended(job).status is JobStatus.SUCCEEDED
+    assert bench.store.get(job.id).attempt == 2
+
+
+def test_a_stopping_worker_hands_its_job_back_uncounted(bench: Bench) -> None:
+    bench.step_seconds = 0.2
+    job = bench.submit(num_inference_steps=100)
+    bench.start_worker(drain_seconds=0.1)
+    bench.wait(job, lambda found: found.stage == "denoise")
+    bench.stop()
+    handed_back = bench.store.get(job.id)
+    assert (handed_back.status, handed_back.attempt) == (JobStatus.QUEUED, 0)
+    assert bench.store.live_workers(60) == 0
+
+
+def test_a_stopping_worker_finishes_a_short_job(bench: Bench) -> None:
+    bench.step_seconds = 0.1
+    job = bench.submit()
+    waiting = bench.submit()
+    bench.start_worker(drain_seconds=30)
+    bench.wait(job, lambda found: found.status is JobStatus.RUNNING)
+    bench.stop()
+    assert bench.store.get(job.id).status is JobStatus.SUCCEEDED
+    assert bench.store.get(waiting.id).status is JobStatus.QUEUED, "nothing more is claimed"
+
+
+def test_an_unreadable_first_frame_fails_that_job_only(bench: Bench) -> None:
+    broken = bench.folder / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    bench.files.put(broken, "inputs/broken.png")
+    job = bench.submit(image="inputs/broken.png")
+    bench.start_worker()
+    ended = bench.ended(job)
+    assert ended.error is not None
+    assert ended.error.code == "unreadable_image"
+    assert str(bench.folder) not in ended.error.message
+    assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
+
+
+def test_a_lost_first_frame_fails_that_job_only(bench: Bench) -> None:
+    job = bench.submit(image="inputs/lost.png")
+    bench.start_worker()
+    ended = bench.ended(job)
+    assert ended.error is not None
+    assert ended.error.code == "storage_error"
+    assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
