@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,12 +12,19 @@ import pytest
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _scrubbed_environment() -> Iterator[None]:
+    """Hide the developer's settings; for the whole session, as servers of several tests start before any one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("VITASCOPE_") or name == "DATABASE_URL":
+                patch.delenv(name)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the developer's settings and data from the tests."""
-    for name in os.environ:
-        if name.startswith("VITASCOPE_") or name == "DATABASE_URL":
-            monkeypatch.delenv(name)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's data."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home" / "data"))
 

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__
 from .catalog import Catalog
@@ -130,8 +130,10 @@ def _operations() -> APIRouter:
         """Tell that the web process runs."""
         return JSONResponse({"status": "ok"})
 
-    @router.get("/readyz")
-    @router.get("/health")
+    not_ready = {503: {"description": "Jobs are not being made; `reason` says why."}}
+
+    @router.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
+    @router.get("/health", responses=not_ready)  # type: ignore[arg-type]
     async def readyz(request: Request) -> JSONResponse:
         """Tell whether jobs are being made; 503 with a reason if not."""
         desk = _http.desk_of(request)
@@ -140,7 +142,7 @@ def _operations() -> APIRouter:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
         """Show metrics in Prometheus' text format."""
         desk = _http.desk_of(request)

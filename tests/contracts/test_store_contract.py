@@ -386,12 +386,14 @@ class TestCancelAndDelete:
         create("a", image="inputs/a.png")
         create("b")
         create("c")
-        leases = [claimed(store) for _ in range(3)]
-        assert [store.delete(job_id) for job_id in "abc"] == [[], [], []]
+        create("d", image="inputs/d.png")
+        leases = [claimed(store) for _ in range(4)]
+        assert [store.delete(job_id) for job_id in "abcd"] == [[], [], [], []]
         assert store.renew(leases[0], LEASE_SECONDS) is True
         assert store.succeed(leases[0], video(), {}) == ["inputs/a.png", "videos/a.mp4"]
         assert store.fail(leases[1], JobError("x", "y")) == []
         assert store.finish_cancelled(leases[2]) == []
+        assert store.release(leases[3], count_attempt=False) == ["inputs/d.png"]
         assert kinds(store, "a") == ["queued", "running", "cancel_requested", "deleted", "cancelled"]
 
 
@@ -507,16 +509,15 @@ class _Game:
         if not self.leases:
             return
         lease = self.dice.choice(self.leases)  # perhaps one that was lost long ago
-        self.dice.choice(
-            [
-                lambda: self.store.renew(lease, LEASE_SECONDS),
-                lambda: self.store.report(lease, self.dice.randrange(120), "denoise"),
-                lambda: self.store.succeed(lease, video(), {}),
-                lambda: self.store.fail(lease, JobError("x", "y")),
-                lambda: self.store.finish_cancelled(lease),
-                lambda: self.store.release(lease, count_attempt=self.dice.random() < 0.5),
-            ]
-        )()
+        calls: list[Callable[[], object]] = [
+            lambda: self.store.renew(lease, LEASE_SECONDS),
+            lambda: self.store.report(lease, self.dice.randrange(120), "denoise"),
+            lambda: self.store.succeed(lease, video(), {}),
+            lambda: self.store.fail(lease, JobError("x", "y")),
+            lambda: self.store.finish_cancelled(lease),
+            lambda: self.store.release(lease, count_attempt=self.dice.random() < 0.5),
+        ]
+        self.dice.choice(calls)()
 
     def _time(self) -> None:
         self.clock.advance(self.dice.choice([1, 20]))

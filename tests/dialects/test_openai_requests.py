@@ -198,6 +198,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"size": "big"}, "size", "WIDTHxHEIGHT"),
     ({"size": "1281x720"}, "size", "its width must be an even number"),
     ({"size": "1280x721"}, "size", "nearest legal value is '1280x720'"),
+    ({"size": "33x33"}, "size", "nearest legal value is '32x32'"),
     ({"size": "0x0"}, "size", "must be an even number"),
     ({"size": 720}, "size", "must be text"),
     ({"width": 5000}, "width", "nearest legal value is 4096"),
@@ -373,15 +374,17 @@ def test_unknown_routes_and_methods_have_the_envelope(server: Any) -> None:
     assert error_of(server.client.put("/v1/videos"), 405)["code"] == "method_not_allowed"
 
 
-class TestContent:
-    @pytest.fixture(scope="class")
-    def video(self, serve: Any) -> tuple[httpx.Client, str, bytes]:
-        server = serve()
-        made = server.client.post("/v1/videos", json={"prompt": "a dog"}).json()["id"]
-        server.finish(server.claim())
-        path = f"/v1/videos/{made}/content"
-        return server.client, path, server.client.get(path).content
+@pytest.fixture(scope="module")
+def video(serve: Any) -> tuple[httpx.Client, str, bytes]:
+    """A finished video: a client, the path of its content, and the content."""
+    server = serve()
+    made = server.client.post("/v1/videos", json={"prompt": "a dog"}).json()["id"]
+    server.finish(server.claim())
+    path = f"/v1/videos/{made}/content"
+    return server.client, path, server.client.get(path).content
 
+
+class TestContent:
     def test_the_whole_file_has_its_validators(self, video: Any) -> None:
         client, path, content = video
         whole = client.get(path, headers={"accept": "application/binary"})

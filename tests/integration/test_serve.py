@@ -77,11 +77,16 @@ def test_the_openai_sdk_makes_a_video_with_the_embedded_model(server: Server, tm
             prompt="a dog walks along the beach", seconds="4", size="640x360", extra_body={"seed": 3}
         )
         assert (video.status, video.progress) == ("queued", 0)
-        seen = []
-        while video.status in ("queued", "in_progress"):
+        seen = [video.progress]
+
+        def is_done() -> bool:
+            nonlocal video
             video = client.videos.retrieve(video.id)
-            if not seen or seen[-1] != video.progress:
+            if seen[-1] != video.progress:
                 seen.append(video.progress)
+            return video.status not in ("queued", "in_progress")
+
+        eventually(is_done, timeout_seconds=240, pause_seconds=0.1)
         assert video.status == "completed", video.error
         assert seen == sorted(seen)
         assert len([percent for percent in seen if 0 < percent < 100]) >= 3

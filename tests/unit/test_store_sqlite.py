@@ -114,7 +114,7 @@ def test_a_folder_that_may_not_be_written_is_a_clear_settings_error(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sqlite.fcntl, "flock", refuse)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr("fcntl.flock", refuse)  # whoever runs the tests may be allowed everything
     with pytest.raises(SettingsError, match="Permission denied"):
         opened(tmp_path / "jobs.db")
 

@@ -104,3 +104,5 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_KeyValueFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for chatty in ("alembic", "uvicorn"):  # what they say at INFO is said once, by us
+        logging.getLogger(chatty).setLevel(max(level, logging.WARNING))

@@ -86,6 +86,7 @@ def _produce(
 
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
+        settings_module.share_cores()
         from vitascope.engine import open_engine
         from vitascope.worker.produce import Product, produce
 

@@ -46,7 +46,8 @@ def serve(
         }
         stderr.print(
             f"Vitascope listens on [bold]http://{settings.server.host}:{settings.server.port}[/]; "
-            "there are no API keys: whoever reaches this address may use it. Stop with Ctrl-C."
+            "there are no API keys: whoever reaches this address may use it. Stop with Ctrl-C.",
+            soft_wrap=True,
         )
         stop_seconds = settings.worker.drain_seconds + 10
         Supervisor(commands, settings_module.to_environment(settings), stop_seconds).run()

@@ -66,6 +66,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     from vitascope.worker import child
 
     configure_logging()
+    settings_module.share_cores()
     settings = settings_module.load()
     engine = settings.engine
     catalog = Catalog.open(settings.cards_folder, engine.default_model)

@@ -194,20 +194,21 @@ def _asked_size(request: GenerationRequest, spec: ModelSpec) -> Size:
     if height is None and width is None:
         return default
     if height is None:
-        height = _even(_side("width", width) * default.height / default.width)
+        height = nearest_side(_side("width", width) * default.height / default.width)
     if width is None:
-        width = _even(_side("height", height) * default.width / default.height)
+        width = nearest_side(_side("height", height) * default.width / default.height)
     return Size(_side("height", height), _side("width", width))
 
 
-def _even(side: float) -> int:
+def nearest_side(side: float) -> int:
+    """The legal height or width that is nearest, in pixels."""
     return min(max(round(side / 2) * 2, MIN_SIDE), MAX_SIDE)
 
 
 def _side(name: str, side: int | None) -> int:
     if side is None or side % 2 or not MIN_SIDE <= side <= MAX_SIDE:
         rule = f"it must be an even number of pixels from {MIN_SIDE} to {MAX_SIDE}"
-        raise InvalidParameter(name, side, rule, nearest=_even(side or 0))
+        raise InvalidParameter(name, side, rule, nearest=nearest_side(side or 0))
     return side
 
 

@@ -95,23 +95,20 @@ def wish_to_cancel(connection: sa.Connection, row: Row, now: datetime) -> None:
         note(connection, row, "cancel_requested", now, cancel_requested=True)
 
 
-def give_back(
-    connection: sa.Connection, row: Row, now: datetime, *, max_attempts: int, count_attempt: bool = True
-) -> None:
-    """Take a running job from its worker: it waits again, unless it shall stop or has been tried too often."""
+def give_back(connection: sa.Connection, row: Row, now: datetime, *, max_attempts: int | None) -> None:
+    """Take a running job from its worker: it waits again, unless it shall stop or has been tried too often.
+
+    Without `max_attempts` this attempt is as if it had not been.
+    """
     if row.cancel_requested:
         move(connection, row, JobStatus.CANCELLED, now)
-    elif count_attempt and row.attempt >= max_attempts:
-        move(
-            connection,
-            row,
-            JobStatus.FAILED,
-            now,
-            **error_values(JobError(WorkerLost.code, WorkerLost().message)),
-        )
+    elif max_attempts is not None and row.attempt >= max_attempts:
+        error = JobError(WorkerLost.code, WorkerLost().message)
+        move(connection, row, JobStatus.FAILED, now, **error_values(error))
     else:
-        attempt = row.attempt if count_attempt else row.attempt - 1
-        move(connection, row, JobStatus.QUEUED, now, attempt=attempt, progress=0, stage="", worker_id=None)
+        attempt = row.attempt - 1 if max_attempts is None else row.attempt
+        values = {"attempt": attempt, "progress": 0, "stage": "", "worker_id": None}
+        move(connection, row, JobStatus.QUEUED, now, **values)
 
 
 def see_worker(connection: sa.Connection, worker_id: str, now: datetime) -> None:

@@ -234,19 +234,19 @@ class Store:
             changes.move(connection, row, status, self._now(), **values)
         return [] if row.deleted_at is None else storage_keys(row)
 
-    def release(self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3) -> None:
-        """Hand the job back: it waits again, unless it shall stop.
+    def release(self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3) -> list[str]:
+        """Hand the job back: it waits again, unless it shall stop. Returns storage keys, as `succeed` does.
 
         Args:
             lease: the worker's right to it.
             count_attempt: False if the job is not to blame, as when the worker is told to stop.
             max_attempts: a job that was tried so often fails as `worker_lost`, if the attempt counts.
         """
+        limit = max_attempts if count_attempt else None
         with self._database.write() as connection:
             row = changes.held(connection, lease)
-            changes.give_back(
-                connection, row, self._now(), max_attempts=max_attempts, count_attempt=count_attempt
-            )
+            changes.give_back(connection, row, self._now(), max_attempts=limit)
+        return [] if row.deleted_at is None else storage_keys(row)
 
     def requeue_lapsed(self, max_attempts: int) -> int:
         """Take running jobs from workers whose lease ran out, as `release` does. Returns how many."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -148,12 +148,12 @@ class Worker:
         except _HandBack:
             logger.info("job handed back", extra={"job_id": job.id})
             self._drop_engine()
-            self._store.release(lease, count_attempt=False)
+            self._hand_back(lease, count_attempt=False)
         except _EngineDied:
             self._engine = None
-            self._give_up_attempt(lease)
+            self._hand_back(lease, count_attempt=True)
         except StorageError as error:  # its first frame is gone
-            self._store.fail(lease, JobError(error.code, error.message))
+            self._forget(self._store.fail(lease, JobError(error.code, error.message)))
         finally:
             for leftover in self._config.work_folder.glob(f"{out.stem}*"):
                 leftover.unlink(missing_ok=True)
@@ -194,8 +194,7 @@ class Worker:
             unneeded = self._store.finish_cancelled(lease)
         else:
             unneeded = self._store.fail(lease, JobError(ending["code"], ending["message"]))
-        for key in unneeded:
-            self._files.delete(key)
+        self._forget(unneeded)
 
     def _deliver(self, lease: Lease, ending: Message, out: Path) -> list[str]:
         """Put the file into the storage, then tell the store: in this order, so that a job with a video has its file."""
@@ -210,12 +209,19 @@ class Worker:
             self._files.delete(video.key)
             raise
 
-    def _give_up_attempt(self, lease: Lease) -> None:
-        """The engine died under this job: it is queued again, cancelled if that was wished, or fails after too many."""
+    def _hand_back(self, lease: Lease, *, count_attempt: bool) -> None:
+        """Let the job be queued again; if that was wished it is cancelled, and after too many attempts it fails."""
         try:
-            self._store.release(lease, count_attempt=True, max_attempts=self._config.max_attempts)
+            limit = self._config.max_attempts
+            self._forget(self._store.release(lease, count_attempt=count_attempt, max_attempts=limit))
         except LeaseLost:
             logger.warning("lease lost", extra={"job_id": lease.job.id})
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        """Remove files that nobody needs any more; one that stays behind has no row and is swept later."""
+        for key in keys:
+            with contextlib.suppress(StorageError):
+                self._files.delete(key)
 
     def _drop_engine(self) -> None:
         if self._engine is not None:

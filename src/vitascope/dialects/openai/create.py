@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import nearest_side
 from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
 
 DEFAULT_SECONDS = 4.0
@@ -69,7 +70,8 @@ class Order:
 
     def _size_with(self, side: str, pixels: object) -> str:
         sides = {"width": self.request.width, "height": self.request.height, side: pixels}
-        return f"{sides['width']}x{sides['height']}"
+        width, height = (nearest_side(float(str(sides[name]))) for name in ("width", "height"))
+        return f"{width}x{height}"
 
     def shortened(self, error: InvalidParameter) -> Order | None:
         """Where no length was asked for and the default one is too long: the order for the nearest legal one."""

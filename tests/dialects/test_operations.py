@@ -1,0 +1,219 @@
+"""What operators see: health, metrics, the API's own description, and refusals at the start."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from vitascope import app, settings
+from vitascope.dialects.openai import create, schema
+from vitascope.domain.errors import SettingsError, StoreUnavailable
+from vitascope.service import Service
+from vitascope.store import Store
+
+
+def test_the_web_app_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from vitascope import app, settings;"
+        f"app.create_web_app(settings.load(home={str(tmp_path)!r}));"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_readiness_follows_the_workers(serve: Any) -> None:
+    server = serve()
+    assert server.client.get("/livez").json() == {"status": "ok"}
+    for path in ("/readyz", "/health"):
+        response = server.client.get(path)
+        assert (response.status_code, response.json()["reason"]) == (503, "no worker is running")
+    server.store.worker_seen("w1")
+    assert server.client.get("/readyz").status_code == 200
+    server.store.worker_stopped("w1")
+    assert server.client.get("/readyz").status_code == 503
+
+
+def test_a_database_that_is_away_makes_it_unready_but_not_dead(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("secret details")
+
+    server = serve()
+    for name in ("live_workers", "get", "create", "queue_stats"):
+        monkeypatch.setattr(Store, name, away)
+    assert server.client.get("/livez").status_code == 200
+    assert server.client.get("/readyz").json()["reason"] == "the database does not answer"
+    for response in (
+        server.client.get("/metrics"),
+        server.client.post("/v1/videos", json={"prompt": "a"}),
+        server.client.get("/v1/videos/video_" + "0" * 26),
+    ):
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "store_unavailable"
+        assert "secret" not in response.text
+        assert response.headers["retry-after"] == "2"
+
+
+def test_what_nobody_foresaw_is_an_answer_without_its_traceback(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(*_: object, **__: object) -> None:
+        raise RuntimeError("secret details")
+
+    server = serve()
+    monkeypatch.setattr(Service, "page", break_down)
+    with caplog.at_level(logging.ERROR):
+        response = server.client.get("/v1/videos")
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "secret" not in response.text
+    (record,) = [record for record in caplog.records if record.message == "unexpected error"]
+    assert record.request_id == response.headers["x-request-id"]  # type: ignore[attr-defined]
+
+
+def test_metrics_count_jobs(serve: Any) -> None:
+    server = serve()
+    for _ in range(3):
+        server.client.post("/v1/videos", json={"prompt": "a dog"})
+    server.finish(server.claim())
+    server.claim()
+    response = server.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    assert 'vitascope_jobs_queued{model="small"} 1.0' in lines
+    assert 'vitascope_jobs_queued{model="short"} 0.0' in lines
+    assert "vitascope_jobs_running 1.0" in lines
+    assert 'vitascope_jobs_total{status="succeeded"} 1.0' in lines
+    assert 'vitascope_jobs_total{status="failed"} 0.0' in lines
+    assert "vitascope_workers_live 0.0" in lines
+    (age,) = [line for line in lines if line.startswith("vitascope_queue_oldest_age_seconds ")]
+    assert float(age.split()[1]) > 0
+
+
+class TestOpenapi:
+    @pytest.fixture
+    def document(self, server: Any) -> dict[str, Any]:
+        response = server.client.get("/openapi.json")
+        assert response.status_code == 200
+        document = response.json()
+        assert isinstance(document, dict)
+        return document
+
+    def test_every_operation_is_there_with_its_errors(self, document: dict[str, Any]) -> None:
+        operations = {
+            f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods
+        }
+        assert operations == {
+            "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "DELETE /v1/videos/{video_id}",
+            "GET /v1/videos/{video_id}/content", "GET /v1/models",
+            "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
+        }  # fmt: skip
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                assert (
+                    "422" not in operation["responses"]
+                )  # the framework's own form of refusal is never sent
+                if path.startswith("/v1"):
+                    assert {"200", "4XX", "5XX"} <= set(operation["responses"])
+
+    def test_the_documented_fields_are_those_that_are_read(
+        self, server: Any, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: set[str] = set()
+
+        class Recorder:
+            """Has a value for `n` only; notes what it is asked for."""
+
+            def raw(self, name: str) -> Any:
+                read.add(name)
+
+            def first(self, *names: str) -> str:
+                read.update(names)
+                return names[0]
+
+            def text(self, name: str, *, max_chars: int | None = None) -> str | None:
+                read.add(name)
+                return "a" if name == "prompt" else None
+
+            def mapping(self, name: str) -> dict[str, Any]:
+                read.add(name)
+                return {}
+
+            integer = number = raw
+
+        catalog = app.open_catalog(server.settings)
+        create.to_order(Recorder(), catalog.resolve, unknown_model_falls_back=False)
+        content = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
+        assert set(content) == {"application/json", "multipart/form-data"}
+        for body in content.values():
+            assert set(body["schema"]["properties"]) == read
+            assert body["schema"]["required"] == ["prompt"]
+
+    def test_answers_are_as_documented(self, server: Any) -> None:
+        """`strict` and `extra` make the models in the description refuse whatever is not exactly theirs."""
+        exactly: dict[str, Any] = {"strict": True, "extra": "forbid"}
+        made = server.client.post("/v1/videos", json={"prompt": "a dog"})
+        schema.Video.model_validate_json(made.content, **exactly)
+        schema.VideoList.model_validate_json(server.client.get("/v1/videos").content, **exactly)
+        schema.ModelList.model_validate_json(server.client.get("/v1/models").content, **exactly)
+        refused = server.client.post("/v1/videos", json={})
+        schema.ErrorEnvelope.model_validate_json(refused.content, **exactly)
+        deleted = server.client.delete(f"/v1/videos/{made.json()['id']}")
+        schema.VideoDeleted.model_validate_json(deleted.content, **exactly)
+
+
+class TestStart:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+    def test_loopback_is_allowed(self, host: str) -> None:
+        app.check_host(settings.load(server={"host": host}))
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", ""])
+    def test_a_public_address_needs_a_decision(self, host: str) -> None:
+        with pytest.raises(SettingsError, match="other machines"):
+            app.run_web(settings.load(server={"host": host}))
+        app.check_host(settings.load(server={"host": host, "allow_public": True}))
+
+    def test_a_port_in_use_is_a_clear_error(self, server: Any, tmp_path: Path) -> None:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(SettingsError, match=f"port {port}: Address already in use"):
+            app.run_web(settings.load(home=tmp_path, server={"port": port}))
+
+    def test_a_data_folder_that_cannot_be_made_is_a_clear_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        loaded = settings.load(home=tmp_path / "file" / "home")
+        for opens in (app.open_store, app.open_storage):
+            with pytest.raises(SettingsError, match="cannot be made"):
+                opens(loaded)
+
+    def test_run_web_serves_until_it_is_told_to_stop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        servers: list[uvicorn.Server] = []
+        started = threading.Event()
+
+        class Watched(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                servers.append(self)
+                started.set()
+
+        monkeypatch.setattr(uvicorn, "Server", Watched)
+        loaded = settings.load(home=tmp_path, server={"port": 0})
+        with caplog.at_level(logging.INFO, logger="vitascope.app"):
+            thread = threading.Thread(target=app.run_web, args=(loaded,))
+            thread.start()
+            assert started.wait(30)
+        (record,) = [record for record in caplog.records if record.message == "listening"]
+        assert httpx.get(f"{record.url}/livez").status_code == 200  # type: ignore[attr-defined]
+        servers[0].should_exit = True
+        thread.join()
