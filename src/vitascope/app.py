@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__
 from .catalog import Catalog
-from .dialects import _http, openai
+from .dialects import _http, native, openai
 from .domain.errors import SettingsError
 from .service import Service, metrics
 from .settings import Settings
@@ -110,6 +110,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
+    app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect().router())
     return app
 

@@ -5,5 +5,16 @@ from .desk import Desk, desk_of
 from .edge import Edge, RenderError, route_class
 from .fields import Fields
 from .files import VideoFile
+from .pictures import picture_bytes
 
-__all__ = ["Desk", "Edge", "Fields", "RenderError", "VideoFile", "desk_of", "read_body", "route_class"]
+__all__ = [
+    "Desk",
+    "Edge",
+    "Fields",
+    "RenderError",
+    "VideoFile",
+    "desk_of",
+    "picture_bytes",
+    "read_body",
+    "route_class",
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vitascope.domain.errors import InvalidParameter
@@ -28,6 +29,14 @@ class Fields:
     def raw(self, name: str) -> Any:
         """Return the value as it came: None, text, number, list, dict, or the bytes of a file."""
         return self._values.get(name)
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse a field that nobody knows: it may be a misspelt one that matters."""
+        for name in self._values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else None
+                raise InvalidParameter(name[:60], "given", "there is no such parameter", hint=hint)
 
     def first(self, *names: str) -> str:
         """Return the first of these names that has a value, else the first name."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from vitascope.dialects._http import picture_bytes
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
@@ -198,33 +198,12 @@ def _read_image(order: Order, fields: FieldReader) -> None:
     order.names["image"] = name
     if isinstance(value, dict):
         name, value = _referenced(name, value)
-    if isinstance(value, str):
-        value = _decoded(name, value)
-    if not isinstance(value, bytes):
-        raise InvalidParameter(name, type(value).__name__, "it must be a file, a data: URL or {image_url}")
-    order.image = value
+    order.image = picture_bytes(name, value)
 
 
 def _referenced(name: str, value: dict[str, Any]) -> tuple[str, object]:
     if value.get("file_id"):
         raise InvalidParameter(f"{name}[file_id]", value["file_id"], "files are not kept by this server yet")
-    return f"{name}[image_url]", value.get("image_url")
-
-
-def _decoded(name: str, text: str) -> bytes:
-    """Decode a data: URL, or base64 alone."""
-    if text[:8].lower().startswith(("http://", "https://")):
-        raise InvalidParameter(
-            name, text, "URLs are not fetched by this server yet", hint="send the file itself, or a data: URL"
-        )
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise InvalidParameter(name, head, "a data: URL must hold base64")
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except ValueError:
-        raise InvalidParameter(name, text, "it must be a data: URL of base64") from None
-    if not data:
-        raise InvalidParameter(name, "empty", "it must hold a picture")
-    return data
+    if not value.get("image_url"):
+        raise InvalidParameter(f"{name}[image_url]", "missing", "it must be a data: URL")
+    return f"{name}[image_url]", value["image_url"]

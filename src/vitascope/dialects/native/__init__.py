@@ -1,0 +1,134 @@
+"""Our own API, `/api/v1`: the full vocabulary, in our words. The command line and the studio use only this.
+
+Belongs here: jobs, models and the queue as they are, and errors with everything that is known of them.
+Never here: a vendor's word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal, cast
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vitascope.dialects import _http
+from vitascope.domain.errors import InvalidParameter
+
+from . import schema
+from .answers import error_response, job_object, model_object
+from .create import PARAMETERS, to_request
+
+__all__ = ["NativeDialect", "error_response"]
+
+DEFAULT_PAGE, MAX_PAGE = 20, 100
+
+
+class NativeDialect:
+    """The routes."""
+
+    def router(self) -> APIRouter:
+        router = APIRouter(
+            prefix="/api/v1", tags=["Vitascope"], route_class=_http.route_class(error_response)
+        )
+        add, errors = router.add_api_route, schema.ERRORS
+        job = {200: {"model": schema.Job}, **errors}
+        add("/jobs", self.create, methods=["POST"], status_code=201, responses={201: {"model": schema.Job}, **errors}, openapi_extra=schema.CREATE)  # fmt: skip
+        add(
+            "/jobs",
+            self.page,
+            responses={200: {"model": schema.JobPage}, **errors},
+            openapi_extra=schema.PAGE,
+        )
+        add("/jobs/{job_id}", self.get, responses=job)
+        add("/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, responses=errors)
+        add("/jobs/{job_id}/cancel", self.cancel, methods=["POST"], responses=job)
+        add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
+        add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        add("/models", self.models, responses={200: {"model": schema.ModelPage}, **errors})
+        add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Store a job and answer with it. What cannot be made is refused before anything is stored."""
+        desk = _http.desk_of(request)
+        fields = await _http.read_body(request, desk.max_body_bytes)
+        fields.check_names(PARAMETERS)
+        wanted, image = to_request(fields, desk.service.spec)
+        draft = desk.service.prepare(wanted, image)
+        if draft.image is not None:
+            await asyncio.to_thread(desk.service.store_image, draft)
+        job = await desk.write(desk.service.enqueue, draft)
+        return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
+
+    async def page(self, request: Request) -> Response:
+        """List jobs."""
+        desk = _http.desk_of(request)
+        query = _http.Fields(dict(request.query_params))
+        query.check_names(("limit", "order", "after"))
+        limit = query.integer("limit")
+        limit = DEFAULT_PAGE if limit is None else limit
+        if not 1 <= limit <= MAX_PAGE:
+            nearest = min(max(limit, 1), MAX_PAGE)
+            raise InvalidParameter("limit", limit, f"it must be from 1 to {MAX_PAGE}", nearest=nearest)
+        order = query.text("order") or "desc"
+        if order not in ("asc", "desc"):
+            raise InvalidParameter("order", order, "it must be asc or desc")
+        order = cast(Literal["asc", "desc"], order)
+        page = await desk.read(
+            desk.service.page, after=_own(query.text("after") or "") or None, limit=limit, order=order
+        )
+        return JSONResponse({"jobs": [job_object(job) for job in page.jobs], "has_more": page.has_more})
+
+    async def get(self, job_id: str, request: Request) -> Response:
+        """Show a job. It is found by the id that any dialect showed for it."""
+        desk = _http.desk_of(request)
+        return JSONResponse(job_object(await desk.read(desk.service.get, _own(job_id))))
+
+    async def cancel(self, job_id: str, request: Request) -> Response:
+        """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
+        desk = _http.desk_of(request)
+        return JSONResponse(job_object(await desk.write(desk.service.cancel, _own(job_id))))
+
+    async def delete(self, job_id: str, request: Request) -> Response:
+        """Delete a job and its files; one that has not ended is cancelled."""
+        desk = _http.desk_of(request)
+        await desk.write(desk.service.delete, _own(job_id))
+        return Response(status_code=204)
+
+    async def content(self, job_id: str, request: Request) -> Response:
+        """Download the file; understands Range, If-Range and HEAD."""
+        desk = _http.desk_of(request)
+        job = await desk.read(desk.service.get, _own(job_id))
+        path = desk.service.open_video(job)
+        assert job.video is not None
+        return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
+
+    async def models(self, request: Request) -> Response:
+        """List the models with all that they accept, the default one first."""
+        specs = _http.desk_of(request).service.models()
+        return JSONResponse({"models": [model_object(spec) for spec in specs]})
+
+    async def queue(self, request: Request) -> Response:
+        """Tell how many jobs wait and run."""
+        desk = _http.desk_of(request)
+        stats = await desk.read(desk.service.queue_stats)
+        return JSONResponse(
+            {
+                "queued": sum(stats.queued.values()),
+                "running": sum(stats.running.values()),
+                "queued_by_model": stats.queued,
+                "oldest_queued_seconds": round(stats.oldest_queued_seconds, 3),
+                "live_workers": await desk.read(desk.service.live_workers),
+            }
+        )
+
+
+def _own(job_id: str) -> str:
+    """Find our id in the one that a dialect shows: dialects put a word and an underscore before it."""
+    return job_id.rpartition("_")[2]
+
+
+def _refuse_range(_status: int) -> Response:
+    return error_response(InvalidParameter("Range", "given", "the file has no such bytes"), status=416)

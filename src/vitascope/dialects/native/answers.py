@@ -1,0 +1,133 @@
+"""Answers in our own form: the flat job, the model, the error."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from vitascope.domain.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    JobConflict,
+    JobNotFound,
+    QueueFull,
+    RequestError,
+    StoreUnavailable,
+    UnsupportedContentType,
+    VideoFailed,
+    VideoNotReady,
+    VitascopeError,
+)
+from vitascope.domain.job import Job
+from vitascope.domain.model_spec import ModelSpec
+
+#: HTTP status by error; every other RequestError is 400, every other error 500.
+_STATUS: dict[type[VitascopeError], int] = {
+    JobNotFound: 404,
+    VideoNotReady: 404,
+    VideoFailed: 404,
+    JobConflict: 409,
+    BodyTooLarge: 413,
+    UnsupportedContentType: 415,
+    QueueFull: 429,
+    StoreUnavailable: 503,
+}
+
+STORE_RETRY_SECONDS = 2
+
+
+def job_object(job: Job) -> dict[str, Any]:
+    """Show a job: what was asked for and how it is made, where it stands, and its file."""
+    plan, details = job.plan, job.details or {}
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "cancel_requested": job.cancel_requested,
+        "progress": job.progress,
+        "stage": job.stage,
+        "attempt": job.attempt,
+        "model": plan.model,
+        "mode": plan.mode,
+        "prompt": plan.prompt,
+        "negative_prompt": plan.negative_prompt,
+        "height": plan.height,
+        "width": plan.width,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "duration_seconds": plan.duration_seconds,
+        "num_inference_steps": plan.num_inference_steps,
+        "guidance_scale": plan.guidance_scale,
+        "scheduler": plan.scheduler,
+        "seed": plan.seed,
+        "format": plan.format,
+        "metadata": job.request.metadata,
+        "user": job.request.user,
+        "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in plan.choices],
+        "seconds_by_stage": details.get("seconds") or {},
+        "created_at": _instant(job.created_at),
+        "started_at": _instant(job.started_at),
+        "finished_at": _instant(job.finished_at),
+        "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
+        "video": _video(job),
+    }
+
+
+def _video(job: Job) -> dict[str, Any] | None:
+    video = job.video
+    if video is None:
+        return None
+    return {
+        "url": f"/api/v1/jobs/{job.id}/content",
+        "media_type": video.media_type,
+        "num_bytes": video.num_bytes,
+        "sha256": video.sha256,
+        "height": video.height,
+        "width": video.width,
+        "num_frames": video.num_frames,
+        "fps": video.fps,
+        "duration_seconds": video.duration_seconds,
+    }
+
+
+def _instant(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
+def model_object(spec: ModelSpec) -> dict[str, Any]:
+    """Show a model with everything that a request may say of it."""
+    return {
+        "id": spec.id,
+        "title": spec.title,
+        "description": spec.description,
+        "license": spec.license,
+        "aliases": list(spec.aliases),
+        "modes": sorted(spec.pipelines),
+        "sizes": [{"height": size.height, "width": size.width} for size in spec.sizes],
+        "size_multiple": spec.size_multiple,
+        "max_pixels": spec.max_pixels,
+        "num_frames": {**dataclasses.asdict(spec.frames), "default": spec.default_num_frames},
+        "fps": spec.fps,
+        "num_inference_steps": dataclasses.asdict(spec.num_inference_steps),
+        "guidance_scale": dataclasses.asdict(spec.guidance_scale),
+        "schedulers": list(spec.schedulers),
+    }
+
+
+def error_response(error: VitascopeError, *, status: int | None = None) -> JSONResponse:
+    """Show an error with all that is known of it; of what is not the client's, only its kind."""
+    if status is None:
+        status = _STATUS.get(type(error), 400 if isinstance(error, RequestError) else 500)
+    problem: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+    if status >= 500:
+        problem.update(message=type(error)().message, hint=None)
+    if isinstance(error, InvalidParameter):
+        problem.update(parameter=error.parameter, rule=error.rule, nearest=error.nearest)
+    headers = {}
+    if isinstance(error, QueueFull):
+        headers["retry-after"] = str(error.retry_after_seconds)
+    elif isinstance(error, StoreUnavailable):
+        headers["retry-after"] = str(STORE_RETRY_SECONDS)
+    return JSONResponse({"error": problem}, status_code=status, headers=headers)

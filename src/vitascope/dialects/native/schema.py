@@ -1,0 +1,237 @@
+"""The native API's description in `/openapi.json`; a test compares it with the answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Choice(BaseModel):
+    """What was chosen without being asked for, and why."""
+
+    name: str
+    value: str
+    reason: str
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A finished file."""
+
+    url: str
+    media_type: str
+    num_bytes: int
+    sha256: str
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    duration_seconds: float
+
+
+class Job(BaseModel):
+    """A job: what was asked for and how it is made, where it stands, and its file."""
+
+    id: str
+    status: Status
+    cancel_requested: bool
+    progress: int
+    stage: str
+    attempt: int
+    model: str
+    mode: Literal["text", "image"]
+    prompt: str
+    negative_prompt: str
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    duration_seconds: float
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str | None
+    seed: int
+    format: Literal["mp4", "gif"]
+    metadata: dict[str, Any]
+    user: str | None
+    choices: list[Choice]
+    seconds_by_stage: dict[str, float]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: JobError | None
+    video: Video | None
+
+
+class JobPage(BaseModel):
+    """Some jobs, in order of arrival."""
+
+    jobs: list[Job]
+    has_more: bool
+
+
+class Size(BaseModel):
+    """A picture's size in pixels."""
+
+    height: int
+    width: int
+
+
+class FrameRule(BaseModel):
+    """Frame counts of one pass: multiple * k + offset."""
+
+    multiple: int
+    offset: int
+    minimum: int
+    maximum: int
+    default: int
+
+
+class Bounds(BaseModel):
+    """A number's default and range."""
+
+    default: float
+    minimum: float
+    maximum: float
+
+
+class Model(BaseModel):
+    """A model and what it accepts."""
+
+    id: str
+    title: str
+    description: str
+    license: str
+    aliases: list[str]
+    modes: list[Literal["text", "image"]]
+    sizes: list[Size]
+    size_multiple: int
+    max_pixels: int
+    num_frames: FrameRule
+    fps: int
+    num_inference_steps: Bounds
+    guidance_scale: Bounds
+    schedulers: list[str]
+
+
+class ModelPage(BaseModel):
+    """All models, the default one first."""
+
+    models: list[Model]
+
+
+class Queue(BaseModel):
+    """How much is waiting."""
+
+    queued: int
+    running: int
+    queued_by_model: dict[str, int]
+    oldest_queued_seconds: float
+    live_workers: int
+
+
+class Problem(BaseModel):
+    """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
+
+    code: str
+    message: str
+    hint: str | None
+    parameter: str | None = None
+    rule: str | None = None
+    nearest: Any = None
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: Problem
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be carried out as it stands."},
+    "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now."},
+}
+
+_NUMBER: dict[str, Any] = {"anyOf": [{"type": "number"}, {"type": "string"}]}
+_INTEGER: dict[str, Any] = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+_TEXT: dict[str, Any] = {"type": "string"}
+
+
+def _field(kind: dict[str, Any], description: str) -> dict[str, Any]:
+    return {**kind, "description": description}
+
+
+_FIELDS = {
+    "prompt": _field({**_TEXT, "minLength": 1, "maxLength": 32000}, "What the video shows."),
+    "model": _field(_TEXT, "A model's id or another of its names; by default the server's own."),
+    "negative_prompt": _field({**_TEXT, "maxLength": 32000}, "What the video must not show."),
+    "height": _field(_INTEGER, "Pixels, even. By default the model's."),
+    "width": _field(_INTEGER, "Pixels, even. By default the model's."),
+    "num_frames": _field(_INTEGER, "Frames of the file. By default the model's."),
+    "fps": _field(_INTEGER, "Frames per second of the file. By default the model's."),
+    "duration_seconds": _field(_NUMBER, "Another way to say `num_frames`."),
+    "num_inference_steps": _field(_INTEGER, "Denoising steps. By default the model's."),
+    "guidance_scale": _field(_NUMBER, "How closely the prompt is followed. By default the model's."),
+    "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
+    "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
+    "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
+    "metadata": _field({"anyOf": [{"type": "object"}, _TEXT]}, "Given back unchanged."),
+    "user": _field({**_TEXT, "maxLength": 255}, "Given back unchanged."),
+}
+
+
+def _body(image: dict[str, Any]) -> dict[str, Any]:
+    properties = {**_FIELDS, "image": _field(image, "First frame: PNG, JPEG or WebP.")}
+    schema = {
+        "type": "object",
+        "required": ["prompt"],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    return {"schema": schema}
+
+
+CREATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": _body(_field(_TEXT, "A data: URL, or base64 alone.")),
+            "multipart/form-data": _body({"type": "string", "format": "binary"}),
+        },
+    }
+}
+
+PAGE: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        },
+        {
+            "name": "order",
+            "in": "query",
+            "schema": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
+        },
+        {"name": "after", "in": "query", "schema": _TEXT, "description": "Id of the last job seen."},
+    ]
+}
+
+_binary = {"schema": {"type": "string", "format": "binary"}}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    206: {
+        "description": "The ranges that were asked for.",
+        "content": {"video/mp4": _binary, "image/gif": _binary},
+    },
+}
