@@ -25,7 +25,7 @@ class JobError(BaseModel):
     message: str
 
 
-class Video(BaseModel):
+class FinishedVideo(BaseModel):
     """A finished file."""
 
     url: str
@@ -70,7 +70,7 @@ class Job(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     error: JobError | None
-    video: Video | None
+    video: FinishedVideo | None
 
 
 class JobPage(BaseModel):
@@ -105,7 +105,7 @@ class Bounds(BaseModel):
     maximum: float
 
 
-class Model(BaseModel):
+class ModelDescription(BaseModel):
     """A model and what it accepts."""
 
     id: str
@@ -127,7 +127,7 @@ class Model(BaseModel):
 class ModelPage(BaseModel):
     """All models, the default one first."""
 
-    models: list[Model]
+    models: list[ModelDescription]
 
 
 class Queue(BaseModel):
@@ -140,7 +140,7 @@ class Queue(BaseModel):
     live_workers: int
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
 
     code: str
@@ -154,7 +154,7 @@ class Problem(BaseModel):
 class ErrorAnswer(BaseModel):
     """Every answer that is not a success."""
 
-    error: Problem
+    error: ErrorDetail
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
