@@ -153,6 +153,16 @@ def _operations() -> APIRouter:
     return router
 
 
+def check_address(settings: Settings) -> None:
+    """Find out before anything starts whether the address can be listened on, and whether it may be.
+
+    Raises:
+        SettingsError: it cannot, or it can be reached from other machines and nothing says that this is wanted.
+    """
+    check_host(settings)
+    _listen(settings.server.host, settings.server.port).close()
+
+
 def check_host(settings: Settings) -> None:
     """Refuse to be reachable from other machines by mistake.
 

@@ -187,3 +187,14 @@ def test_a_public_address_is_refused_without_saying_so(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "allow_public" in done.stderr.lower()
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitascope", "serve", "--port", str(taken.getsockname()[1])],
+            env={**os.environ, "VITASCOPE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr
+    assert len(done.stderr.splitlines()) == 2

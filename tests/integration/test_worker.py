@@ -36,7 +36,7 @@ class Bench:
         self.engines: list[EngineProcess] = []
         self.step_seconds = 0.0
         self.config = WorkerConfig(
-            worker_id="w1", work_folder=folder / "work", lease_seconds=3, poll_seconds=0.02
+            worker_id="w1", work_folder=folder / "work" / "here-1", lease_seconds=3, poll_seconds=0.02
         )
         self._running: list[tuple[Worker, threading.Thread]] = []
         self._count = 0
@@ -109,6 +109,7 @@ def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
     assert ended.details is not None
     assert ended.details["seconds"]["denoise"] >= 0
     assert "engine" in {choice["name"] for choice in ended.details["choices"]}
+    bench.stop()
     assert list((bench.folder / "work").iterdir()) == [], "nothing is left in the work folder"
 
 
@@ -220,3 +221,17 @@ def test_a_lost_first_frame_fails_that_job_only(bench: Bench) -> None:
     assert ended.error is not None
     assert ended.error.code == "storage_error"
     assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
+
+
+def test_what_a_killed_worker_left_is_swept(bench: Bench) -> None:
+    gone = bench.folder / "work" / "here-99999999"
+    elsewhere = bench.folder / "work" / "there-99999999"
+    alive = bench.folder / "work" / f"here-{os.getpid()}"
+    for folder in (gone, elsewhere, alive):
+        folder.mkdir(parents=True)
+        (folder / "half.mp4").write_bytes(b"x")
+    bench.start_worker()
+    eventually(lambda: bench.store.live_workers(60))
+    assert not gone.exists()
+    assert elsewhere.exists(), "another machine's"
+    assert alive.exists()

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 it could not be done; 2 the command line or a setting is w
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -53,6 +54,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; errors that we know become one line and a hint."""
+    # like Ctrl-C, so that half-written files are removed; servers set handlers of their own
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except (RequestError, SettingsError) as error:

@@ -37,7 +37,7 @@ def serve(
     }
     settings = settings_module.load(**{name: values for name, values in overrides.items() if values})
     configure_logging()
-    app.check_host(settings)
+    app.check_address(settings)
     Catalog.open(settings.cards_folder, settings.engine.default_model)
     with lock_folder(settings.home):
         app.open_store(settings).close()  # upgrades the database before two processes open it

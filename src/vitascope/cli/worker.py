@@ -30,9 +30,10 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
 
+    worker_id = f"{socket.gethostname()}-{os.getpid()}"
     config = WorkerConfig(
-        worker_id=f"{socket.gethostname()}-{os.getpid()}",
-        work_folder=settings.home / "work",
+        worker_id=worker_id,
+        work_folder=settings.home / "work" / worker_id,
         lease_seconds=settings.worker.lease_seconds,
         poll_seconds=settings.worker.poll_seconds,
         max_attempts=settings.worker.max_attempts,

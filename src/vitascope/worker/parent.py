@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 from vitascope.domain.errors import LeaseLost, StorageError, StoreUnavailable
 from vitascope.domain.job import JobError, Lease
@@ -99,6 +102,7 @@ class Worker:
     def run(self) -> None:
         """Claim and run jobs until stopped."""
         self._config.work_folder.mkdir(parents=True, exist_ok=True)
+        _sweep(self._config.work_folder)
         try:
             while not self._stopping.is_set():
                 try:
@@ -109,6 +113,7 @@ class Worker:
                     self._stopping.wait(STORE_RETRY_SECONDS)
         finally:
             self._drop_engine()
+            shutil.rmtree(self._config.work_folder, ignore_errors=True)
             with contextlib.suppress(StoreUnavailable):
                 self._store.worker_stopped(self._config.worker_id)
 
@@ -227,6 +232,15 @@ class Worker:
         if self._engine is not None:
             self._engine.kill()
             self._engine = None
+
+
+def _sweep(work_folder: Path) -> None:
+    """Remove what workers of this machine left behind when they were killed: folders named after a process that is gone."""
+    host = work_folder.name.rpartition("-")[0]
+    for folder in work_folder.parent.glob(f"{host}-*"):
+        pid = folder.name.rpartition("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Watch:
