@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import openai
 import psutil
 import pytest
+from PIL import Image
 
 from vitascope import media
 from waiting import eventually
@@ -111,6 +113,35 @@ def test_create_and_poll_and_delete(server: Server, tmp_path: Path) -> None:
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(video.id)
     assert list((server.home / "files").rglob("*.mp4")) == []
+
+
+def test_deleting_a_running_video_stops_it_and_leaves_no_file(server: Server) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0.2")
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+    with server.client() as client:
+        asked = {"extra_body": {"num_inference_steps": 100}, "input_reference": ("a.png", picture.getvalue())}
+        video = client.videos.create(prompt="runs", **asked)
+        eventually(lambda: client.videos.retrieve(video.id).status == "in_progress")
+        client.videos.delete(video.id)
+        following = client.videos.create_and_poll(prompt="next", extra_body={"num_inference_steps": 1})
+        assert following.status == "completed"
+        with pytest.raises(openai.NotFoundError):
+            client.videos.retrieve(video.id)
+    kept = [path.name for path in (server.home / "files").rglob("*") if path.is_file()]
+    assert len(kept) == 1, "the following video; neither the deleted one nor its first frame"
+
+
+def test_a_gif_is_served_as_one(server: Server) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0")
+    with server.client() as client:
+        video = client.videos.create_and_poll(
+            prompt="a dog", seconds="1", extra_body={"output_format": "gif"}
+        )
+    answer = httpx.get(f"{server.url}/v1/videos/{video.id}/content")
+    assert answer.headers["content-type"] == "image/gif"
+    assert ".gif" in answer.headers["content-disposition"]
+    assert Image.open(io.BytesIO(answer.content)).n_frames == 8
 
 
 def test_jobs_survive_kill_9_of_everything(server: Server) -> None:
