@@ -1,0 +1,116 @@
+"""Who goes next: properties over many random queues, simulated to the end."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+
+from vitascope.domain.arbiter import AGEING, UNKNOWN_SECONDS, WARM_PATIENCE_SECONDS, Candidate, next_of
+
+LATELY_SECONDS = 600.0
+
+
+def simulate(arrivals: list[tuple[float, Candidate]]) -> list[tuple[str, float, float]]:
+    """Run jobs one at a time on one device; a key's share is counted over the last ten minutes. Returns (job, start, end)."""
+    arrivals = sorted(arrivals, key=lambda arrival: arrival[0])
+    waiting: list[tuple[float, Candidate]] = []
+    now, done, keys = 0.0, [], []
+    while arrivals or waiting:
+        if not waiting:
+            now = max(now, arrivals[0][0])
+        while arrivals and arrivals[0][0] <= now:
+            waiting.append(arrivals.pop(0))
+        served: dict[str, float] = defaultdict(float)
+        for key, (_, start, end) in zip(reversed(keys), reversed(done), strict=True):
+            if end < now - LATELY_SECONDS:
+                break
+            served[key] += end - max(start, now - LATELY_SECONDS)
+        chosen = next_of([replace(candidate, waited_seconds=now - at) for at, candidate in waiting], served)
+        assert chosen is not None, "work-conserving: nobody waits beside an idle device"
+        waiting = [entry for entry in waiting if entry[1].job_id != chosen.job_id]
+        seconds = UNKNOWN_SECONDS if chosen.seconds is None else chosen.seconds
+        done.append((chosen.job_id, now, now + seconds))
+        keys.append(chosen.key)
+        now += seconds
+    return done
+
+
+def job(name: str, key: str = "a", seconds: float | None = 10.0, **more: object) -> Candidate:
+    return Candidate(name, key, "m", seconds, 0.0, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_lost_and_nothing_runs_twice(seed: int) -> None:
+    rng = random.Random(seed)
+    arrivals = [
+        (
+            rng.uniform(0, 500),
+            job(
+                str(n),
+                rng.choice("abc"),
+                rng.choice([None, 1.0, 10.0, 100.0]),
+                priority=rng.choice([0, 0, 1]),
+            ),
+        )
+        for n in range(100)
+    ]
+    done = simulate(arrivals)
+    assert sorted(name for name, _, _ in done) == sorted(candidate.job_id for _, candidate in arrivals)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flood_delays_another_keys_single_job_by_the_running_one_only(seed: int) -> None:
+    rng = random.Random(seed)
+    flood = [(0.0, job(f"flood{n}", "flood", rng.uniform(1, 60))) for n in range(120)]
+    at = rng.uniform(100, 3000)
+    done = simulate([*flood, (at, job("single", "other", 30.0))])
+    start = next(start for name, start, _ in done if name == "single")
+    running_ends = min(end for name, begin, end in done if begin <= at < end)
+    assert start <= running_ends + 1e-9
+
+
+def test_no_job_starves_under_a_stream_of_shorter_ones() -> None:
+    stream = [(float(n), job(f"short{n}", "a", 1.0)) for n in range(1300)]
+    done = simulate([(0.0, job("long", "a", 600.0)), *stream])
+    start = next(start for name, start, _ in done if name == "long")
+    assert start <= 600.0 / AGEING + 2, "after so long its age has paid for its length"
+
+
+def test_keys_share_the_device_evenly() -> None:
+    arrivals = [
+        (0.0, job(f"{key}{n}", key, seconds))
+        for key, seconds in (("a", 1.0), ("b", 10.0))
+        for n in range(200)
+    ]
+    served: dict[str, float] = defaultdict(float)
+    for name, start, end in simulate(arrivals):
+        if end > 390:
+            break
+        served[name[0]] += end - start
+    assert served["a"] == pytest.approx(served["b"], rel=0.05)
+
+
+def test_shorter_first_then_older_first() -> None:
+    assert next_of([job("long", seconds=50), job("short", seconds=5)], {}) == job("short", seconds=5)
+    older = replace(job("b"), waited_seconds=1.0)
+    assert next_of([job("a"), older], {}) == older
+    assert next_of([], {}) is None
+
+
+def test_priority_goes_first() -> None:
+    urgent = job("urgent", "busy", 500.0, priority=1)
+    assert next_of([job("a", "idle", 1.0), urgent], {"busy": 1e6}) == urgent
+
+
+def test_a_loaded_model_overtakes_within_patience() -> None:
+    cold = Candidate("cold", "a", "cold", 1.0, 0.0)
+    warm = Candidate("warm", "a", "warm", 50.0, 0.0)
+    loaded = frozenset({"warm"})
+    assert next_of([cold, warm], {}, loaded) == warm
+    patient = replace(cold, waited_seconds=WARM_PATIENCE_SECONDS)
+    assert next_of([patient, warm], {}, loaded) == patient
+    other_key = replace(warm, key="b")
+    assert next_of([cold, other_key], {"b": 5.0}, loaded) == cold, "fairness between keys comes before warmth"

@@ -1,0 +1,55 @@
+"""Time estimates from measured speeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from vitascope.catalog import Catalog
+from vitascope.domain.cost import Speed, learn, seconds_of, work_of
+from vitascope.domain.plan import Plan, plan
+from vitascope.domain.request import GenerationRequest
+
+WAN = Catalog.open().resolve("wan2.1-t2v-1.3b")
+
+
+def planned(width: int = 832, height: int = 480, steps: int = 10) -> Plan:
+    request = GenerationRequest(
+        prompt="a", model=WAN.id, seed=1, width=width, height=height, num_inference_steps=steps
+    )
+    return plan(request, WAN)
+
+
+def test_a_model_that_was_never_measured_has_no_estimate() -> None:
+    assert seconds_of(planned(), []) is None
+    assert seconds_of(planned(), [Speed("other", 1000, 1.0, 1.0)]) is None
+
+
+def test_what_was_measured_is_given_back() -> None:
+    made = planned()
+    speeds = [Speed(WAN.id, work_of(made), 2.0, 5.0)]
+    assert seconds_of(made, speeds) == pytest.approx(25.0)
+    assert seconds_of(planned(steps=20), speeds) == pytest.approx(45.0)
+
+
+def test_between_two_measurements_time_rises_with_the_work() -> None:
+    small, middle, large = planned(416, 240), planned(624, 368), planned(832, 480)
+    speeds = [Speed(WAN.id, work_of(small), 1.0, 1.0), Speed(WAN.id, work_of(large), 8.0, 4.0)]
+    estimates = [seconds_of(made, speeds) for made in (small, middle, large)]
+    assert None not in estimates
+    assert estimates == sorted(estimates)  # type: ignore[type-var]
+    assert estimates[0] == pytest.approx(11.0)
+    assert estimates[2] == pytest.approx(84.0)
+
+
+def test_beyond_one_measurement_time_is_in_proportion() -> None:
+    small, large = planned(416, 240), planned(832, 480)
+    estimate = seconds_of(large, [Speed(WAN.id, work_of(small), 1.0, 0.0)])
+    assert estimate == pytest.approx(10.0 * work_of(large) / work_of(small))
+
+
+def test_learning_follows_a_change() -> None:
+    speed = Speed(WAN.id, 1000, 1.0, 1.0)
+    for _ in range(20):
+        speed = learn(speed, Speed(WAN.id, 1000, 3.0, 2.0))
+    assert speed.step_seconds == pytest.approx(3.0, rel=0.01)
+    assert learn(None, speed) is speed
