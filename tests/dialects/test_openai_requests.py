@@ -229,7 +229,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"input_reference": "https://example.com/a.png"}, "input_reference", "not fetched by this server yet"),
     ({"input_reference": {"image_url": "http://x/a"}}, "input_reference[image_url]", "not fetched"),
     ({"input_reference": {"file_id": "file_1"}}, "input_reference[file_id]", "not kept by this server yet"),
-    ({"input_reference": {}}, "input_reference[image_url]", "must be a file"),
+    ({"input_reference": {}}, "input_reference[image_url]", "must be a data: URL"),
     ({"input_reference": 5}, "input_reference", "must be a file"),
     ({"input_reference": "data:image/png,abc"}, "input_reference", "must hold base64"),
     ({"input_reference": "data:image/png;base64,"}, "input_reference", "must hold a picture"),

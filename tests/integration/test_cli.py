@@ -107,7 +107,7 @@ def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> 
         (["a", "--image", "text.txt"], 2, "`--image`"),
         (["a", "--image", "missing.png"], 2, "`--image`"),
         (["a", "--out", "a.avi"], 2, "`--out`"),
-        (["a", "--out", "nowhere/a.mp4"], 1, "The folder for the file does not exist."),
+        (["a", "--out", "nowhere/a.mp4"], 1, "cannot be written: the folder for the file does not exist"),
         (["a", "--out", "home.mp4"], 1, "taken by a folder"),
         (["a", "--seed", "-1"], 2, "`seed`"),
     ],

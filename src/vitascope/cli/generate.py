@@ -155,7 +155,7 @@ def _check_writable(target: Path) -> None:
     try:
         media.check_target(target)
     except WriteFailed as error:
-        raise WriteFailed(f"`{target}` cannot be written. {error.message}", hint=error.hint) from None
+        raise WriteFailed(f"`{target}` cannot be written: {error.message}", hint=error.hint) from None
 
 
 def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:
