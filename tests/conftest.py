@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
+import postgres as postgres_server
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
+from vitascope.store import Store
+from vitascope.store.tables import metadata
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,3 +71,29 @@ def small_spec() -> ModelSpec:
         schedulers=("UniPCMultistepScheduler",),
         aliases=("sora-2", "sora-2-pro"),
     )
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> postgres_server.Server:
+    """A real PostgreSQL server: one for all processes of the session, gone when the session is."""
+    worker = getattr(request.config, "workerinput", None)
+    if worker is None:
+        return postgres_server.shared(uuid.uuid4().hex, os.getpid())
+    return postgres_server.shared(worker["testrunuid"], os.getppid())
+
+
+@pytest.fixture(scope="session")
+def _migrated(postgres: postgres_server.Server) -> Iterator[tuple[str, psycopg.Connection]]:
+    url = postgres.create_database()
+    Store.open(url).close()
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield url, connection
+
+
+@pytest.fixture
+def postgres_url(_migrated: tuple[str, psycopg.Connection]) -> str:
+    """A database with all tables and no rows."""
+    url, connection = _migrated
+    for table in reversed(metadata.sorted_tables):  # TRUNCATE takes 10 ms, this 0.4 ms
+        connection.execute(f"DELETE FROM {table.name}".encode())
+    return url

@@ -48,7 +48,7 @@ class StoreSettings(_Section):
     """Where jobs are kept."""
 
     url: str | None = None
-    """SQLAlchemy URL of the database. By default `DATABASE_URL`, else a SQLite file in the data folder."""
+    """URL of the database, `sqlite:///PATH` or `postgresql://…`. By default `DATABASE_URL`, else a SQLite file in the data folder."""
     max_queued: Annotated[int, Field(ge=1)] = 1000
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
 

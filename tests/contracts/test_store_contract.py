@@ -1,4 +1,4 @@
-"""What every store does, whatever the database. A second database is a second parameter of `url`."""
+"""What every store does, whatever the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC
+from contextlib import closing
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
-from vitascope.store import Store
+from vitascope.store import Lapsed, Store, history, maintenance
 from vitascope.store.changes import move
+from vitascope.store.clock import utc_now
 from vitascope.store.tables import jobs
 
 LEASE_SECONDS = 15.0
@@ -41,9 +43,12 @@ def video(key: str = "videos/a.mp4") -> Video:
     )
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{request.param}:///{tmp_path / 'jobs.db'}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.db'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
 
 
 @pytest.fixture
@@ -85,8 +90,23 @@ def claimed(store: Store, worker_id: str = "w1") -> Lease:
 
 def kinds(store: Store, job_id: str = "a") -> list[str]:
     found = store.events(job_id)
-    assert [event.sequence for event in found] == list(range(1, len(found) + 1))
+    numbers = [event.sequence for event in found]
+    assert numbers == sorted(set(numbers))
     return [event.kind for event in found]
+
+
+def follow(store: Store, ids: str) -> dict[str, list[int]]:
+    """Read the events of several jobs, as a web process does, until all have succeeded; returns their numbers."""
+    cursors = dict.fromkeys(ids, 0)
+    seen: dict[str, list[int]] = {job_id: [] for job_id in ids}
+    running = set(ids)
+    while running:
+        for event in store.events_after(cursors, limit=7):
+            cursors[event.job_id] = event.sequence
+            seen[event.job_id].append(event.sequence)
+            if event.kind == JobStatus.SUCCEEDED:
+                running.remove(event.job_id)
+    return seen
 
 
 class TestCreateAndRead:
@@ -99,6 +119,26 @@ class TestCreateAndRead:
         assert made.created_at == clock.now
         assert made.created_at.tzinfo is UTC
         assert kinds(store) == ["queued"]
+
+    def test_any_text_is_kept(self, store: Store, create: Create) -> None:
+        """What JSON can carry, PostgreSQL's text and UTF-8 cannot all."""
+        odd = "a\x00b \ud800 \U0001f415 '\"\\"
+        made = create(prompt=odd, metadata={odd: [odd, None, 1.5]}, user=odd)
+        assert (made.request.prompt, store.get("a")) == (odd, made)
+        store.fail(claimed(store), JobError("internal_error", odd))
+        error = store.get("a").error
+        assert error is not None
+        assert error.message == "a?b ? \U0001f415 '\"\\"
+
+    @pytest.mark.parametrize("odd", ["a\x00", "\ud800", "a" * 100_000, "", "'"])
+    def test_an_odd_id_is_the_id_of_no_job(self, store: Store, create: Create, odd: str) -> None:
+        create()
+        for call in (store.get, store.request_cancel, store.delete):
+            with pytest.raises(JobNotFound):
+                call(odd)
+        with pytest.raises(InvalidParameter):
+            store.page(after=odd)
+        assert store.events(odd) == []
 
     def test_another_process_sees_it_at_once(self, open_store: Callable[[], Store], create: Create) -> None:
         made = create()
@@ -256,25 +296,154 @@ class TestWork:
         assert job.error.code == "worker_lost"
 
 
+class TestEvents:
+    def test_progress_is_an_event_with_the_percent_that_is_shown(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        create()
+        lease = claimed(store)
+        for percent in (10, 5, 40):
+            clock.advance(1)
+            store.report(lease, percent, "denoise")
+        found = store.events("a")
+        assert [event.sequence for event in found] == [1, 2, 3, 4, 5]
+        assert [(event.kind, event.percent, event.stage) for event in found] == [
+            ("queued", None, None),
+            ("running", None, None),
+            ("progress", 10, "denoise"),
+            ("progress", 10, "denoise"),
+            ("progress", 40, "denoise"),
+        ]
+        assert (found[4].job_id, found[4].attempt, found[4].created_at) == ("a", 1, clock.now)
+
+    def test_a_reader_goes_on_where_it_was(self, store: Store, create: Create) -> None:
+        create()
+        lease = claimed(store)
+        for percent in range(5):
+            store.report(lease, percent, "denoise")
+        first = store.events("a", limit=3)
+        rest = store.events("a", after=first[-1].sequence)
+        assert first + rest == store.events("a")
+        assert store.events("a", after=rest[-1].sequence) == []
+        assert store.events("nobody") == []
+
+    def test_one_query_follows_many_jobs(self, store: Store, create: Create, small_spec: ModelSpec) -> None:
+        for job_id in "abc":
+            create(job_id)
+        store.request_cancel("b")
+
+        def seen(cursors: dict[str, int], limit: int = 1000) -> list[tuple[str, int]]:
+            return [(event.job_id, event.sequence) for event in store.events_after(cursors, limit)]
+
+        assert seen({}) == []
+        assert seen({"a": 0, "b": 0, "gone": 0}) == [("a", 1), ("b", 1), ("b", 2)]
+        assert seen({"a": 0, "b": 0}, limit=2) == [("a", 1), ("b", 1)]
+        assert seen({"c": 1, "a": 1, "b": 1}) == [("b", 2)]
+        many = {f"unknown{number}": 0 for number in range(2500)}
+        assert seen({**many, "c": 0}) == [("c", 1)]
+        assert seen({"a": 0, **many, "b": 0, "c": 0}, limit=2) == [("a", 1), ("b", 1)]
+
+    def test_a_reader_beside_writers_misses_nothing(
+        self, open_store: Callable[[], Store], create: Create
+    ) -> None:
+        """Events become visible in the order of their numbers, whoever writes them and however they are mixed."""
+        ids = "abcd"
+        for job_id in ids:
+            create(job_id)
+        writer = open_store()
+        leases = {lease.job.id: lease for lease in (claimed(writer) for _ in ids)}
+
+        def work(mine: str) -> None:
+            for percent in range(25):
+                for job_id in mine:
+                    writer.report(leases[job_id], percent, "denoise")
+            for job_id in mine:
+                writer.succeed(leases[job_id], video(), {})
+
+        threads = [threading.Thread(target=work, args=(mine,)) for mine in ("ab", "cd")]
+        for thread in threads:
+            thread.start()
+        seen = follow(open_store(), ids)
+        for thread in threads:
+            thread.join()
+        assert seen == {job_id: list(range(1, 29)) for job_id in ids}
+
+    def test_progress_is_pruned_some_time_after_the_end(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        for job_id in "ab":
+            create(job_id)
+        first, second = claimed(store), claimed(store)
+        for lease in (first, second):
+            store.report(lease, 50, "denoise")
+        store.succeed(first, video(), {})
+        clock.advance(299)
+        assert store.prune(progress_after_seconds=300) == 0
+        clock.advance(2)
+        assert store.prune(progress_after_seconds=300) == 1
+        assert store.prune(progress_after_seconds=300) == 0
+        assert [event.sequence for event in store.events("a")] == [1, 2, 4]
+        assert kinds(store, "a") == ["queued", "running", "succeeded"]
+        assert kinds(store, "b") == ["queued", "running", "progress"]  # it still runs
+
+    def test_processes_that_prune_at_once_do_not_disturb_each_other(
+        self, open_store: Callable[[], Store], create: Create, clock: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(history, "JOBS_PER_PRUNING", 3)
+        store = open_store()
+        for number in range(20):
+            create(f"job{number}")
+            lease = claimed(store)
+            store.report(lease, 50, "denoise")
+            store.fail(lease, JobError("x", "y"))
+        clock.advance(301)
+        pruned: list[int] = []
+
+        def prune(store: Store) -> None:
+            while (count := store.prune()) > 0:
+                pruned.append(count)
+
+        threads = [threading.Thread(target=prune, args=(each,)) for each in (store, open_store())]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        prune(store)
+        assert sum(pruned) == 20
+        assert max(pruned) == 3
+        assert kinds(store, "job19") == ["queued", "running", "failed"]
+
+    def test_numbers_that_a_power_cut_took_back_are_not_given_again(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        """A client that has seen them resumes after them, and must not miss how the job went on."""
+        create()
+        claimed(store)
+        newest = store.events("a")[-1].sequence
+        clock.advance(LEASE_SECONDS + 1)
+        store.requeue_lapsed(3)
+        assert store.events("a")[-1].sequence > newest + 1000
+
+
 class TestLeases:
     def test_a_lapsed_job_runs_again(self, store: Store, create: Create, clock: Any) -> None:
         create()
         claimed(store)
         clock.advance(LEASE_SECONDS - 1)
-        assert store.requeue_lapsed(3) == 0
+        assert store.requeue_lapsed(3).num_jobs == 0
         clock.advance(2)
-        assert store.requeue_lapsed(3) == 1
-        assert store.requeue_lapsed(3) == 0
+        assert store.requeue_lapsed(3).num_jobs == 1
+        assert store.requeue_lapsed(3).num_jobs == 0
         assert claimed(store, "w2").job.attempt == 2
 
     def test_a_renewed_lease_does_not_lapse(self, store: Store, create: Create, clock: Any) -> None:
         """A job of half an hour with a live worker is never taken from it."""
         create()
         lease = claimed(store)
-        for _ in range(360):
-            clock.advance(5)
+        for _ in range(130):
+            clock.advance(14)
             assert store.renew(lease, LEASE_SECONDS) is False
-            assert store.requeue_lapsed(3) == 0
+            assert store.requeue_lapsed(3).num_jobs == 0
         store.succeed(lease, video(), {})
 
     def test_too_many_lapses_fail_the_job(self, store: Store, create: Create, clock: Any) -> None:
@@ -282,7 +451,7 @@ class TestLeases:
         for _ in range(3):
             claimed(store)
             clock.advance(LEASE_SECONDS + 1)
-            assert store.requeue_lapsed(3) == 1
+            assert store.requeue_lapsed(3).num_jobs == 1
         job = store.get("a")
         assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "worker_lost")
 
@@ -317,6 +486,21 @@ class TestLeases:
         stale = fresh
         nothing_is_written()  # and by the same worker
 
+    @pytest.mark.parametrize("hours", [-1, 1])
+    def test_a_process_whose_clock_is_wrong_takes_nothing(self, url: str, create: Create, hours: int) -> None:
+        """Leases are told by a clock that all processes share; only history is told by a process's own."""
+        create()
+        with closing(Store.open(url)) as right, closing(Store.open(url)) as wrong:
+            wrong._now = lambda: utc_now() + timedelta(hours=hours)
+            lease = claimed(right)
+            right.worker_seen("w1")
+            assert wrong.requeue_lapsed(3).num_jobs == 0
+            assert wrong.live_workers(30) == 1
+            wrong.renew(lease, LEASE_SECONDS)
+            assert right.requeue_lapsed(3).num_jobs == 0
+            wrong.renew(lease, -1)
+            assert right.requeue_lapsed(3).num_jobs == 1
+
     def test_a_late_worker_may_finish_what_nobody_took(
         self, store: Store, create: Create, clock: Any
     ) -> None:
@@ -345,7 +529,7 @@ class TestCancelAndDelete:
         store.finish_cancelled(lease)
         job = store.get("a")
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
-        assert kinds(store) == ["queued", "running", "cancel_requested", "cancelled"]
+        assert kinds(store) == ["queued", "running", "cancel_requested", "progress", "cancelled"]
 
     def test_an_ended_job_stays_as_it_is(self, store: Store, create: Create) -> None:
         create()
@@ -395,6 +579,21 @@ class TestCancelAndDelete:
         assert store.finish_cancelled(leases[2]) == []
         assert store.release(leases[3], count_attempt=False) == ["inputs/d.png"]
         assert kinds(store, "a") == ["queued", "running", "cancel_requested", "deleted", "cancelled"]
+
+    def test_a_deleted_job_whose_worker_died_names_its_files(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        create("a", image="inputs/a.png")
+        create("b", image="inputs/b.png")
+        create("c", image="inputs/c.png")
+        for _ in "abc":
+            claimed(store)
+        store.delete("a")
+        store.request_cancel("b")
+        clock.advance(LEASE_SECONDS + 1)
+        assert store.requeue_lapsed(3) == Lapsed(3, ["inputs/a.png"])
+        assert store.requeue_lapsed(3) == Lapsed(0, ())
+        assert kinds(store, "a")[-1] == "cancelled"
 
 
 class TestOperators:
@@ -462,12 +661,13 @@ class TestTransitions:
 
     @pytest.mark.parametrize("seed", range(8))
     def test_no_sequence_of_calls_breaks_the_rules(
-        self, store: Store, create: Create, clock: Any, seed: int
+        self, store: Store, url: str, create: Create, clock: Any, seed: int
     ) -> None:
         """Random clients, workers and crashes: every status follows from the one before, and an end is an end."""
         game = _Game(store, create, clock, random.Random(seed))
         for _ in range(150):
             game.step()
+        assert maintenance.check(url).problems == ()
         for job_id in game.ids:
             self._check_history(store, job_id)
 

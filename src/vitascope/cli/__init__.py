@@ -17,7 +17,7 @@ import typer
 from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
-from . import doctor, generate, models, serve, worker
+from . import db, doctor, generate, models, serve, worker
 from ._terminal import print_error
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("worker")(worker.worker)
 app.command("web", hidden=True)(serve.web)
 app.command("engine-process", hidden=True)(worker.engine_process)
 app.add_typer(models.app, name="models")
+app.add_typer(db.app, name="db")
 
 
 def _version(value: bool) -> None:

@@ -16,6 +16,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     InvalidParameter,
     JobNotFound,
+    QueueFull,
     StorageError,
     StoreUnavailable,
     UnreadableImage,
@@ -148,7 +149,7 @@ class Service:
         """
         try:
             return self._store.create(draft.job_id, draft.request, draft.plan, self._max_queued)
-        except Exception:
+        except QueueFull:  # after any other error the job may be stored all the same: its picture must stay
             if draft.image is not None and draft.request.image is not None:
                 self._remove([draft.request.image])
             raise

@@ -5,7 +5,9 @@ Never here: files, HTTP, decisions about how a video is made, or SQL that only o
 own module, one per database).
 """
 
-from .rows import Event, Page, QueueStats
+from . import maintenance
+from .maintenance import Health
+from .rows import Event, Lapsed, Page, QueueStats
 from .store import Store
 
-__all__ = ["Event", "Page", "QueueStats", "Store"]
+__all__ = ["Event", "Health", "Lapsed", "Page", "QueueStats", "Store", "maintenance"]

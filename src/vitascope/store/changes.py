@@ -11,9 +11,18 @@ from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerL
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
 from .rows import Row
-from .tables import events, jobs, workers
+from .tables import events, jobs, storable, workers
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
+
+#: Of a job whose row is being updated. Who updates it holds its lock until the commit, so that the events of a job can be
+#: seen in the order of their numbers.
+NEXT_EVENT = jobs.c.last_event + 1
+
+LOST_EVENTS = 1000
+"""Event numbers that are left out when a lease has lapsed. Perhaps the whole machine went down, and with it progress that
+SQLite had not forced to the disk, though a client had seen it: that is less than the log's 1,000 pages between
+checkpoints, a page or more an event. The client resumes after the last number it saw, so none may be given twice."""
 
 
 def locked(connection: sa.Connection, job_id: str) -> Row:
@@ -48,20 +57,20 @@ def holds(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def touch(connection: sa.Connection, lease: Lease, **values: Any) -> Row:
-    """Change what is no event; returns the row.
+    """Change the row of the job that a worker holds; returns it.
 
     Raises:
         LeaseLost: the worker no longer holds it.
     """
     update = sa.update(jobs).where(*holds(lease)).values(**values)
-    row = connection.execute(update.returning(jobs.c.worker_id, jobs.c.cancel_requested)).one_or_none()
+    row = connection.execute(update.returning(jobs)).one_or_none()
     if row is None:
         raise LeaseLost
     return row
 
 
-def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, **values: Any) -> None:
-    """Bring a job to another status, with all that follows from it, and note the event.
+def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, **values: Any) -> Row:
+    """Bring a job to another status, with all that follows from it, and note the event; returns the changed row.
 
     Raises:
         JobConflict: the job cannot get there from where it is.
@@ -73,41 +82,58 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         values["lease_expires_at"] = None
     if status.is_terminal:
         values["finished_at"] = now
-    note(connection, row, status.value, now, **values)
+    return note(connection, row, status.value, now, **values)
 
 
-def note(connection: sa.Connection, row: Row, kind: str, now: datetime, **values: Any) -> None:
-    """Write an event and what changed with it. Updating the row hands out the event's number in order of commit."""
-    update = sa.update(jobs).where(jobs.c.number == row.number).returning(jobs.c.last_event, jobs.c.attempt)
-    sequence, attempt = connection.execute(update.values(last_event=jobs.c.last_event + 1, **values)).one()
+def note(connection: sa.Connection, row: Row, kind: str, now: datetime, **values: Any) -> Row:
+    """Write an event and what changed with it; returns the changed row."""
+    changes = {"last_event": NEXT_EVENT, **values}
+    update = sa.update(jobs).where(jobs.c.number == row.number).values(changes)
+    changed = connection.execute(update.returning(jobs)).one()
+    add_event(connection, changed, kind, now)
+    return changed
+
+
+def add_event(
+    connection: sa.Connection, row: Row, kind: str, now: datetime, data: dict[str, Any] | None = None
+) -> None:
+    """Write an event under the number that updating the row has taken."""
     connection.execute(
         sa.insert(events).values(
-            job_number=row.number, sequence=sequence, kind=kind, attempt=attempt, created_at=now
+            job_number=row.number,
+            sequence=row.last_event,
+            kind=kind,
+            attempt=row.attempt,
+            created_at=now,
+            data=data,
         )
     )
 
 
-def wish_to_cancel(connection: sa.Connection, row: Row, now: datetime) -> None:
-    """Cancel at once what has not begun; ask the worker to stop what has; leave alone what has ended."""
+def wish_to_cancel(connection: sa.Connection, row: Row, now: datetime) -> Row:
+    """Cancel at once what has not begun; ask the worker to stop what has; leave alone what has ended. Returns the row."""
     if row.status == JobStatus.QUEUED:
-        move(connection, row, JobStatus.CANCELLED, now, cancel_requested=True)
-    elif row.status == JobStatus.RUNNING and not row.cancel_requested:
-        note(connection, row, "cancel_requested", now, cancel_requested=True)
+        return move(connection, row, JobStatus.CANCELLED, now, cancel_requested=True)
+    if row.status == JobStatus.RUNNING and not row.cancel_requested:
+        return note(connection, row, "cancel_requested", now, cancel_requested=True)
+    return row
 
 
-def give_back(connection: sa.Connection, row: Row, now: datetime, *, max_attempts: int | None) -> None:
+def give_back(
+    connection: sa.Connection, row: Row, now: datetime, *, max_attempts: int | None, **values: Any
+) -> None:
     """Take a running job from its worker: it waits again, unless it shall stop or has been tried too often.
 
     Without `max_attempts` this attempt is as if it had not been.
     """
     if row.cancel_requested:
-        move(connection, row, JobStatus.CANCELLED, now)
+        move(connection, row, JobStatus.CANCELLED, now, **values)
     elif max_attempts is not None and row.attempt >= max_attempts:
         error = JobError(WorkerLost.code, WorkerLost().message)
-        move(connection, row, JobStatus.FAILED, now, **error_values(error))
+        move(connection, row, JobStatus.FAILED, now, **error_values(error), **values)
     else:
         attempt = row.attempt - 1 if max_attempts is None else row.attempt
-        values = {"attempt": attempt, "progress": 0, "stage": "", "worker_id": None}
+        values |= {"attempt": attempt, "progress": 0, "stage": "", "worker_id": None}
         move(connection, row, JobStatus.QUEUED, now, **values)
 
 
@@ -120,4 +146,4 @@ def see_worker(connection: sa.Connection, worker_id: str, now: datetime) -> None
 
 
 def error_values(error: JobError) -> dict[str, str]:
-    return {"error_code": error.code, "error_message": error.message}
+    return {"error_code": error.code, "error_message": storable(error.message)}

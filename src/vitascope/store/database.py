@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -10,29 +12,66 @@ from sqlalchemy.exc import ArgumentError
 
 from vitascope.domain.errors import SettingsError
 
+from .postgresql import PostgresqlDatabase
 from .sqlite import SqliteDatabase
+
+HINT = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
 class Database(Protocol):
     """Connections to one database, each in a transaction that commits when its block ends without an error.
 
-    All three raise StoreUnavailable when the database does not answer.
+    All methods raise StoreUnavailable when the database does not answer; they work again once it does.
     """
 
     #: Whether a point read is so quick that an event loop may wait for it.
     has_quick_reads: bool
 
     def read(self) -> AbstractContextManager[sa.Connection]:
-        """See one consistent state; write nothing."""
+        """Write nothing. Each statement sees a consistent state; two of them may see different ones."""
 
     def write(self) -> AbstractContextManager[sa.Connection]:
         """Write what clients are told: durable when the block has ended."""
 
     def write_soon(self) -> AbstractContextManager[sa.Connection]:
-        """Write what a power cut may take back, such as progress: cheaper, as nothing waits for the disk."""
+        """Write what may be lost if the whole machine goes down, with workers and clients' connections.
+
+        Cheaper where one writer's waiting for the disk keeps others waiting.
+        """
+
+    def start_clock(self) -> None:
+        """Make `lease_time` ready; called once there are tables."""
+
+    def lease_time(self, connection: sa.Connection) -> datetime:
+        """Tell the instant by which leases are measured: one clock for all processes, whatever their own clocks say."""
+
+    def lock_queue(self, connection: sa.Connection) -> None:
+        """Let nobody else add jobs until the transaction ends.
+
+        So the limit of the queue is exact, and jobs become visible in the order of their numbers.
+        """
 
     def upgrade_lock(self) -> AbstractContextManager[None]:
-        """Keep other processes from upgrading the schema at the same time."""
+        """Keep other processes from upgrading the schema at the same time.
+
+        Raises:
+            SettingsError: the database cannot be used as it is, or not by us.
+        """
+
+    def problems(self) -> list[str]:
+        """Look for damage, as far as the database can tell.
+
+        Raises:
+            SettingsError: there is no database.
+        """
+
+    def backup(self, path: Path) -> None:
+        """Copy the database, as it is at one moment, to a new file while others work with it.
+
+        Raises:
+            SettingsError: there is no database, the file exists already, or the database has a tool of its own for this.
+            StorageError: the file cannot be written.
+        """
 
     def close(self) -> None:
         """Close all connections."""
@@ -46,11 +85,12 @@ def connect(url: str) -> Database:
     """
     try:
         parsed = sa.make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # the URL may hold a password: do not show it
-        raise SettingsError("the store's URL cannot be read", hint="write sqlite:///PATH") from None
-    if parsed.get_backend_name() != "sqlite" or parsed.get_driver_name() != "pysqlite":
-        raise SettingsError(
-            f"a store of the kind `{parsed.drivername}` is not supported", hint="write sqlite:///PATH"
-        )
-    return SqliteDatabase(parsed)
+        raise SettingsError("the store's URL cannot be read", hint=HINT) from None
+    match parsed.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            return SqliteDatabase(parsed)
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            return PostgresqlDatabase(parsed)
+    raise SettingsError(f"a store of the kind `{parsed.drivername}` is not supported", hint=HINT)

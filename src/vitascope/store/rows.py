@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -27,13 +27,27 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a job; `sequence` counts from 1 within the job, without gaps."""
+    """Something that happened to a job."""
 
+    job_id: str
+    #: Rises within the job, in the order in which readers can see the events; numbers may be left out.
     sequence: int
-    #: The status that was reached, or a wish: `cancel_requested`, `deleted`.
+    #: The status that was reached, a wish (`cancel_requested`, `deleted`), or `progress`.
     kind: str
     attempt: int
     created_at: datetime
+    #: Of `progress` only.
+    percent: int | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """What came of taking jobs from workers that were silent for too long."""
+
+    num_jobs: int
+    #: Storage keys that nobody needs any more: those of jobs that were deleted while they ran.
+    unneeded: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,11 @@ def job_of(row: Row) -> Job:
         video=None if row.video is None else Video(**row.video),
         details=row.details,
     )
+
+
+def event_of(job_id: str, row: Row) -> Event:
+    """Make an event of a row of `events`."""
+    return Event(job_id, row.sequence, row.kind, row.attempt, row.created_at, **(row.data or {}))
 
 
 def video_values(video: Video) -> dict[str, Any]:

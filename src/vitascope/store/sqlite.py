@@ -2,21 +2,29 @@
 
 One file, many processes: WAL, so that readers and the one writer do not wait for each other; BEGIN IMMEDIATE for writers,
 so that a transaction which will write waits for its turn at its start and not in its middle, where it could only fail.
+All processes are on one machine: WAL needs memory that they share.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from vitascope.domain.errors import SettingsError, StoreUnavailable
+from vitascope.domain.errors import SettingsError, StorageError, StoreUnavailable
+
+from .clock import MachineClock
+from .filesystem import network_kind
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for its turn. Writes take milliseconds; only a disk that hangs takes longer than this."""
@@ -27,8 +35,9 @@ class SqliteDatabase:
 
     has_quick_reads = True
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, clock: MachineClock | None = None) -> None:
         self._path = _usable_path(url)
+        self._clock = clock or MachineClock()
         self._reads = _engine(url, "BEGIN", "PRAGMA query_only = ON")
         self._writes = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL")
         self._soon = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = NORMAL")
@@ -72,6 +81,71 @@ class SqliteDatabase:
                 f"the database `{self._path}` is on a disk that cannot hold it (no shared memory)"
             )
 
+    def start_clock(self) -> None:
+        with self.read() as connection:
+            is_known = self._clock.join(connection)
+        if not is_known:
+            with self.write() as connection:
+                self._clock.found(connection)
+
+    def lease_time(self, connection: sa.Connection) -> datetime:
+        return self._clock.now()
+
+    def lock_queue(self, connection: sa.Connection) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def problems(self) -> list[str]:
+        self._must_exist()
+        try:
+            with self._driver() as driver:
+                found = [row[0] for row in driver.execute("PRAGMA integrity_check")]
+                orphans = driver.execute("PRAGMA foreign_key_check").fetchall()
+        except (sqlite3.DatabaseError, DatabaseError) as error:
+            return [str(getattr(error, "orig", error))]
+        found += [f"row {row[1]} of `{row[0]}` belongs to nothing" for row in orphans]
+        return [line for line in found if line != "ok"]
+
+    def backup(self, path: Path) -> None:
+        self._must_exist()
+        if path.exists():
+            raise SettingsError(f"`{path}` exists already", hint="name a file that does not")
+        part = path.with_name(path.name + ".part")
+        try:
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))  # prompts are in it
+            self._copy_to(part)
+            part.rename(path)
+        except OSError as error:
+            raise StorageError(f"the backup `{path}` cannot be written: {error.strerror}") from None
+        except (sqlite3.DatabaseError, DatabaseError) as error:
+            raise StorageError(
+                f"the backup `{path}` cannot be made: {getattr(error, 'orig', error)}"
+            ) from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _copy_to(self, path: Path) -> None:
+        """Copy everything that is committed now, in one go: writers do not wait, and nothing of theirs gets in."""
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            with self._driver() as driver:
+                driver.backup(copy, pages=-1)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _must_exist(self) -> None:
+        if not self._path.exists():
+            raise SettingsError(
+                f"there is no database `{self._path}`", hint="`vitascope db upgrade` makes it"
+            )
+
+    @contextmanager
+    def _driver(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection for what only the driver can do."""
+        with self._reads.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            yield driver
+
     def close(self) -> None:
         for engine in (self._reads, self._writes, self._soon):
             engine.dispose()
@@ -86,6 +160,9 @@ def _usable_path(url: sa.URL) -> Path:
         raise SettingsError(f"the folder of the database `{path}` does not exist", hint="create it first")
     if path.is_dir():
         raise SettingsError(f"the database `{path}` is a folder", hint="name a file in it")
+    if (kind := network_kind(path)) is not None:
+        message = f"the database `{path}` is on a network file system ({kind}), where it would be damaged"
+        raise SettingsError(message, hint="keep it on a disk of this machine, or use PostgreSQL")
     return path
 
 
@@ -113,8 +190,13 @@ def _engine(url: sa.URL, begin: str, pragma: str) -> sa.Engine:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """A locked file, a full disk, a file that is gone: tell them in our words."""
+    """A locked file, a full disk, a file that is gone or damaged: tell them in our words."""
     try:
         yield
-    except OperationalError as error:
-        raise StoreUnavailable(f"the job store does not answer ({error.orig})") from error
+    except DatabaseError as error:
+        # a damaged file is the root of the driver's errors itself; the other branches are mistakes of ours
+        if isinstance(error, OperationalError) or type(error) is DatabaseError:
+            raise StoreUnavailable(f"the job store does not answer ({error.orig})") from error
+        raise
+    except PoolTimeout as error:
+        raise StoreUnavailable("the job store does not answer (too many at once)") from error

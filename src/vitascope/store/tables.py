@@ -11,11 +11,11 @@ from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Instant(sa.TypeDecorator[datetime]):
-    """An aware instant. Databases that know no time zones get and give UTC."""
+    """An aware instant, given as UTC. Databases that know no time zones keep it as UTC."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -29,9 +29,24 @@ class Instant(sa.TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        if value is None or value.tzinfo is None:
+            return value and value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)  # PostgreSQL answers in the zone of its session
+
+
+class JobId(sa.TypeDecorator[str]):
+    """A job's id. Text that a database cannot take, which clients may well send, is the id of no job."""
+
+    impl = sa.String(64)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and ("" if storable(value) != value else value)
+
+
+def storable(text: str) -> str:
+    """Replace what databases refuse in a text: PostgreSQL takes no NUL, both take no half of a surrogate pair."""
+    return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "?")
 
 
 def _one_of(column: str, values: type[JobStatus]) -> str:
@@ -56,7 +71,7 @@ jobs = sa.Table(
     metadata,
     # order of arrival; a clock that is set back cannot disturb it
     sa.Column("number", _BigId, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("id", JobId, nullable=False, unique=True),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("model", sa.String(255), nullable=False),
     sa.Column("request", _Json, nullable=False),
@@ -96,11 +111,18 @@ events = sa.Table(
     metadata,
     sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     sa.Column("sequence", sa.Integer, primary_key=True),
-    # the status that was reached, or a wish: cancel_requested, deleted
+    # the status that was reached, a wish (cancel_requested, deleted), or progress
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("data", _Json),
+    # only what can be pruned, so that looking for it does not cost more with each job that ever was
+    sa.Index(
+        "ix_events_progress",
+        "job_number",
+        sqlite_where=sa.text("kind = 'progress'"),
+        postgresql_where=sa.text("kind = 'progress'"),
+    ),
 )
 
 workers = sa.Table(
@@ -110,6 +132,14 @@ workers = sa.Table(
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
     sa.Column("stopped_at", Instant),
+)
+
+# one row, in SQLite only: see `clock`
+clock = sa.Table(
+    "clock",
+    metadata,
+    sa.Column("boot_id", sa.String(64), primary_key=True),
+    sa.Column("zero", Instant, nullable=False),
 )
 
 #: Alembic's own; only read, to see which revision a database has.

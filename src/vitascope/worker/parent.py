@@ -121,7 +121,8 @@ class Worker:
         """Run the next job, or wait a moment for one."""
         if time.monotonic() - self._seen_at > self._config.lease_seconds / 3:
             self._store.worker_seen(self._config.worker_id)
-            self._store.requeue_lapsed(self._config.max_attempts)
+            self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
+            self._store.prune()
             self._seen_at = time.monotonic()
         self._ready_engine()
         lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)

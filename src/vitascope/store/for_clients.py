@@ -1,0 +1,122 @@
+"""What the web side asks of the store: create, read, follow, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import sqlalchemy as sa
+
+from vitascope.domain.errors import InvalidParameter, JobNotFound, QueueFull
+from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.plan import Plan
+from vitascope.domain.request import GenerationRequest
+
+from . import changes, history
+from .base import Base
+from .rows import Event, Page, job_of, storage_keys
+from .tables import jobs
+
+Order = Literal["asc", "desc"]
+
+MANY_EVENTS = 1000
+"""Events of one answer: all of most jobs, and a few hundred kilobytes."""
+
+
+class ForClients(Base):
+    """Jobs as their clients see them."""
+
+    def create(self, job_id: str, request: GenerationRequest, plan: Plan, max_queued: int) -> Job:
+        """Add a queued job; when this returns, nothing but its deletion takes it away.
+
+        Raises:
+            QueueFull: as many as `max_queued` wait already.
+        """
+        now = self._now()
+        values = {"id": job_id, "status": JobStatus.QUEUED.value, "model": plan.model, "created_at": now}
+        content = {"request": request.to_dict(), "plan": plan.to_dict()}
+        with self._database.write() as connection:
+            self._database.lock_queue(connection)
+            queued = sa.select(sa.func.count()).where(jobs.c.status == JobStatus.QUEUED.value)
+            if connection.scalars(queued).one() >= max_queued:
+                raise QueueFull(f"the queue is full: {max_queued} jobs are waiting")
+            insert = sa.insert(jobs).values(last_event=1, **values, **content)
+            row = connection.execute(insert.returning(jobs)).one()
+            changes.add_event(connection, row, JobStatus.QUEUED.value, now)
+        return job_of(row)
+
+    def get(self, job_id: str) -> Job:
+        """Return the job.
+
+        Raises:
+            JobNotFound: there is none of that id, or it has been deleted.
+        """
+        query = sa.select(jobs).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise JobNotFound
+        return job_of(row)
+
+    def page(self, *, after: str | None = None, limit: int = 20, order: Order = "desc") -> Page:
+        """List jobs by arrival, from the one that follows `after`. A deleted job still marks its place.
+
+        Raises:
+            InvalidParameter: no job has the id `after`.
+        """
+        query = sa.select(jobs).where(jobs.c.deleted_at.is_(None))
+        with self._database.read() as connection:
+            if after is not None:
+                number = connection.scalar(sa.select(jobs.c.number).where(jobs.c.id == after))
+                if number is None:
+                    raise InvalidParameter("after", after, "no job has this id")
+                query = query.where(jobs.c.number < number if order == "desc" else jobs.c.number > number)
+            query = query.order_by(jobs.c.number.desc() if order == "desc" else jobs.c.number)
+            rows = connection.execute(query.limit(limit + 1)).all()
+        return Page(tuple(job_of(row) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    def events(self, job_id: str, after: int = 0, limit: int = MANY_EVENTS) -> list[Event]:
+        """Return what happened to a job, deleted or not, since the event with the number `after`.
+
+        Progress is left out some minutes after the job's end: see `prune`.
+        """
+        return self.events_after({job_id: after}, limit)
+
+    def events_after(self, cursors: Mapping[str, int], limit: int = MANY_EVENTS) -> list[Event]:
+        """Return what happened to several jobs since the event that was last seen of each.
+
+        Made for one reader per web process, which serves all its streams: it calls this again and again with the jobs
+        that are watched, and puts `event.sequence` where the cursor of `event.job_id` was. Nothing is missed or given
+        twice, whichever process wrote it; `history` says why. As many as `limit` means that there may be more.
+
+        Args:
+            cursors: number of the newest event seen, by job; 0 for none. Unknown jobs have no events.
+            limit: of all jobs together.
+        """
+        with self._database.read() as connection:
+            return history.events_after(connection, cursors, limit)
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, ask the worker of a running one to stop, leave an ended one as it is.
+
+        Raises:
+            JobNotFound: there is none of that id, or it has been deleted.
+        """
+        with self._database.write() as connection:
+            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id), self._now())
+        return job_of(row)
+
+    def delete(self, job_id: str) -> list[str]:
+        """Hide a job for good, and cancel it if it has not ended.
+
+        Returns:
+            Storage keys that nobody needs any more. Those of a running job are given to its worker at its end.
+
+        Raises:
+            JobNotFound: there is none of that id, or it has been deleted already.
+        """
+        now = self._now()
+        with self._database.write() as connection:
+            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id), now)
+            changes.note(connection, row, "deleted", now, deleted_at=now)
+        return [] if row.status == JobStatus.RUNNING else storage_keys(row)

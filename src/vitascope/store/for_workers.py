@@ -1,0 +1,165 @@
+"""What workers ask of the store: claim, renew, report, end, hand back, and tidying up."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from vitascope.domain.job import JobError, JobStatus, Lease
+from vitascope.domain.video import Video
+
+from . import changes, history
+from .base import Base
+from .rows import Lapsed, job_of, storage_keys, video_values
+from .tables import jobs, workers
+
+
+class ForWorkers(Base):
+    """Jobs as workers see them.
+
+    The methods that take the lease which `claim` gave raise LeaseLost, having written nothing, once the job is another's.
+    """
+
+    def claim(self, worker_id: str, lease_seconds: float) -> Lease | None:
+        """Take the job that has waited longest; None if none waits."""
+        waiting = (
+            sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED.value).order_by(jobs.c.number).limit(1)
+        )
+        # an idle worker asks often: do not make writers wait for it
+        with self._database.read() as connection:
+            if connection.execute(waiting.with_only_columns(jobs.c.number)).first() is None:
+                return None
+        now = self._now()
+        with self._database.write() as connection:
+            row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
+            if row is None:
+                return None
+            expires_at = self._lease_time(connection) + timedelta(seconds=lease_seconds)
+            values = {
+                "worker_id": worker_id,
+                "lease_expires_at": expires_at,
+                "started_at": row.started_at or now,
+            }
+            counts = {"attempt": row.attempt + 1, "token": row.token + 1}
+            row = changes.move(connection, row, JobStatus.RUNNING, now, **values, **counts)
+        return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
+
+    def renew(self, lease: Lease, lease_seconds: float) -> bool:
+        """Keep the job for `lease_seconds` from now, and be seen as a worker.
+
+        Returns:
+            Whether the job shall stop.
+        """
+        with self._database.write_soon() as connection:
+            now = self._lease_time(connection)
+            row = changes.touch(connection, lease, lease_expires_at=now + timedelta(seconds=lease_seconds))
+            changes.see_worker(connection, row.worker_id, now)
+        return bool(row.cancel_requested)
+
+    def report(self, lease: Lease, percent: int, stage: str) -> bool:
+        """Write progress down, as an event. It never falls within an attempt, and only `succeed` makes it 100.
+
+        Each call costs a transaction and a row that stays until it is pruned: the caller decides how often is enough.
+
+        Returns:
+            Whether the job shall stop.
+        """
+        percent = max(0, min(percent, 99))
+        risen = sa.case((jobs.c.progress < percent, percent), else_=jobs.c.progress)
+        values = {"progress": risen, "stage": stage, "last_event": changes.NEXT_EVENT}
+        with self._database.write_soon() as connection:
+            row = changes.touch(connection, lease, **values)
+            data = {"percent": row.progress, "stage": stage}
+            changes.add_event(connection, row, history.PROGRESS, self._now(), data)
+        return bool(row.cancel_requested)
+
+    def succeed(self, lease: Lease, video: Video, details: dict[str, Any]) -> list[str]:
+        """End the job with its video, which the storage must have by now.
+
+        Returns:
+            Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
+        """
+        values = {"video": video_values(video), "details": details, "progress": 100, "stage": ""}
+        with self._database.write() as connection:
+            row = changes.held(connection, lease)
+            if row.deleted_at is not None:
+                changes.move(connection, row, JobStatus.CANCELLED, self._now())
+                return [*storage_keys(row), video.key]
+            changes.move(connection, row, JobStatus.SUCCEEDED, self._now(), **values)
+        return []
+
+    def fail(self, lease: Lease, error: JobError) -> list[str]:
+        """End the job without a video, and say why. Returns storage keys, as `succeed` does."""
+        return self._end(lease, JobStatus.FAILED, **changes.error_values(error))
+
+    def finish_cancelled(self, lease: Lease) -> list[str]:
+        """End the job because it was asked to stop. Returns storage keys, as `succeed` does."""
+        return self._end(lease, JobStatus.CANCELLED)
+
+    def _end(self, lease: Lease, status: JobStatus, **values: Any) -> list[str]:
+        with self._database.write() as connection:
+            row = changes.held(connection, lease)
+            changes.move(connection, row, status, self._now(), **values)
+        return [] if row.deleted_at is None else storage_keys(row)
+
+    def release(self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3) -> list[str]:
+        """Hand the job back: it waits again, unless it shall stop. Returns storage keys, as `succeed` does.
+
+        Args:
+            lease: the worker's right to it.
+            count_attempt: False if the job is not to blame, as when the worker is told to stop.
+            max_attempts: a job that was tried so often fails as `worker_lost`, if the attempt counts.
+        """
+        limit = max_attempts if count_attempt else None
+        with self._database.write() as connection:
+            row = changes.held(connection, lease)
+            changes.give_back(connection, row, self._now(), max_attempts=limit)
+        return [] if row.deleted_at is None else storage_keys(row)
+
+    def requeue_lapsed(self, max_attempts: int) -> Lapsed:
+        """Take running jobs from workers whose lease ran out, as `release` does."""
+        with self._database.read() as connection:
+            lapsed = _lapsed(self._lease_time(connection))
+            if connection.execute(lapsed.with_only_columns(jobs.c.number).limit(1)).first() is None:
+                return Lapsed(0, ())
+        now = self._now()
+        last_event = changes.NEXT_EVENT + changes.LOST_EVENTS
+        with self._database.write() as connection:
+            rows = connection.execute(lapsed.with_for_update(skip_locked=True)).all()
+            for row in rows:
+                changes.give_back(connection, row, now, max_attempts=max_attempts, last_event=last_event)
+        unneeded = [key for row in rows if row.deleted_at is not None for key in storage_keys(row)]
+        return Lapsed(len(rows), unneeded)
+
+    def prune(self, *, progress_after_seconds: float = 300.0) -> int:
+        """Delete the progress events of jobs that ended so long ago; the other events stay.
+
+        Progress is for those who watch: later its only use would be its place on the disk. Each call prunes a bounded
+        number of jobs and costs little if there are none, so that every worker may call it every few seconds.
+
+        Returns:
+            How many events were deleted.
+        """
+        ended_before = self._now() - timedelta(seconds=progress_after_seconds)
+        with self._database.read() as connection:
+            if connection.execute(history.to_prune(ended_before).limit(1)).first() is None:
+                return 0
+        with self._database.write_soon() as connection:
+            return history.prune(connection, ended_before)
+
+    def worker_seen(self, worker_id: str) -> None:
+        """Note that a worker is alive; the first time makes it known."""
+        with self._database.write_soon() as connection:
+            changes.see_worker(connection, worker_id, self._lease_time(connection))
+
+    def worker_stopped(self, worker_id: str) -> None:
+        """Note that a worker has ended on purpose."""
+        stopped = sa.update(workers).where(workers.c.id == worker_id)
+        with self._database.write_soon() as connection:
+            connection.execute(stopped.values(stopped_at=self._lease_time(connection)))
+
+
+def _lapsed(now: datetime) -> sa.Select[Any]:
+    return sa.select(jobs).where(jobs.c.status == JobStatus.RUNNING.value, jobs.c.lease_expires_at < now)

@@ -1,0 +1,160 @@
+"""All that is particular to PostgreSQL, through psycopg 3.
+
+Many machines, one server: rows are locked one by one, workers skip what another one has locked, and what must happen one
+after the other takes an advisory lock. Connections are checked before use, so that a server that was restarted is noticed
+by the pool and not by a client. A pooler between must keep sessions (PgBouncer: `pool_mode = session`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from vitascope.domain.errors import SettingsError, StoreUnavailable
+
+from .tables import Instant
+
+PARAMETERS = {
+    "application_name": "vitascope",
+    "connect_timeout": "5",
+    # a server whose machine or network is gone says nothing: notice within about 15 s
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "15000",
+}
+"""libpq's parameters where the URL has none. Source: PostgreSQL documentation, 34.1.2 Parameter Key Words."""
+
+SESSION = {
+    # a lock is held for milliseconds; only a process that hangs holds it longer
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+READ_ONLY = {"default_transaction_read_only": "on"}
+
+POOL_SECONDS = 10.0
+"""How long a thread waits for a connection that other threads have."""
+
+# Advisory locks have two numbers; the first one says that they are ours ("Vita" in ASCII).
+OURS = 0x56697461
+UPGRADE, QUEUE = 1, 2
+
+
+class PostgresqlDatabase:
+    """See `database.Database`."""
+
+    has_quick_reads = False
+
+    def __init__(self, url: sa.URL) -> None:
+        _need_driver()
+        # reads commit nothing: without BEGIN and COMMIT they take one exchange with the server instead of three
+        self._reads = _engine(url, "AUTOCOMMIT", SESSION | READ_ONLY)
+        self._writes = _engine(url, "READ COMMITTED", SESSION)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with _translated(), self._reads.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        with _translated(), self._writes.begin() as connection:
+            yield connection
+
+    def write_soon(self) -> AbstractContextManager[sa.Connection]:
+        """Write durably: commits share their waiting, and a server may go down without its workers."""
+        return self.write()
+
+    def start_clock(self) -> None:
+        """Do nothing: the server's clock runs."""
+
+    def lease_time(self, connection: sa.Connection) -> datetime:
+        return connection.scalars(sa.select(sa.func.clock_timestamp(type_=Instant))).one()
+
+    def lock_queue(self, connection: sa.Connection) -> None:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, QUEUE)))
+
+    @contextmanager
+    def upgrade_lock(self) -> Iterator[None]:
+        try:
+            # of the session and not of a transaction, which would be idle for too long; a process that dies drops it
+            with self._reads.connect() as connection:
+                connection.detach()
+                connection.execute(sa.text("SET lock_timeout = 0"))
+                connection.execute(sa.select(sa.func.pg_advisory_lock(OURS, UPGRADE)))
+                yield
+        except ProgrammingError as error:
+            raise SettingsError(f"the database cannot be used: {_first_line(error)}") from None
+        except UNAVAILABLE as error:
+            raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from None
+
+    def problems(self) -> list[str]:
+        """Find none: PostgreSQL checks its pages as it reads them, and `pg_amcheck` all of them."""
+        with self.read() as connection:
+            connection.execute(sa.select(1))
+        return []
+
+    def backup(self, path: Path) -> None:
+        raise SettingsError(
+            "PostgreSQL makes its backups itself, consistent and while the server runs",
+            hint="pg_dump --format=custom --file=FILE DATABASE",
+        )
+
+    def close(self) -> None:
+        for engine in (self._reads, self._writes):
+            engine.dispose()
+
+
+def _need_driver() -> None:
+    try:
+        importlib.import_module("psycopg")
+    except ImportError:
+        raise SettingsError(
+            "PostgreSQL needs the package `psycopg`, which is not installed",
+            hint="install the extra: pip install 'vitascope[postgres]'",
+        ) from None
+
+
+def _engine(url: sa.URL, isolation_level: str, session: dict[str, str]) -> sa.Engine:
+    options = [
+        *url.normalized_query.get("options", ()),
+        *(f"-c {name}={value}" for name, value in session.items()),
+    ]
+    parameters = {name: value for name, value in PARAMETERS.items() if name not in url.query}
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        isolation_level=isolation_level,
+        pool_size=5,
+        max_overflow=11,
+        pool_timeout=POOL_SECONDS,
+        pool_pre_ping=True,
+        pool_use_lifo=True,  # what is not needed any more idles at the other end
+        connect_args={**parameters, "options": " ".join(options)},
+        use_native_hstore=False,  # else each connection asks whether there is such a type
+    )
+
+
+#: The server is away, shuts down, has no memory or disk left, is read-only after a change of roles, or lets us wait too long.
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except UNAVAILABLE as error:
+        # the whole text would name the host to clients
+        kind = type(error.orig).__name__ if isinstance(error, DBAPIError) else "too many at once"
+        raise StoreUnavailable(f"the job store does not answer ({kind})") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    return text.partition("\n")[0]
