@@ -105,7 +105,9 @@ def _resample(resample: WanResample, x: Tensor) -> Tensor:
         if rest.shape[2]:
             rest = _conv(resample.time_conv, rest)
             b, c, t, h, w = rest.shape
-            rest = rest.reshape(b, 2, c // 2, t, h, w).permute(0, 2, 3, 1, 4, 5).reshape(b, c // 2, 2 * t, h, w)
+            rest = (
+                rest.reshape(b, 2, c // 2, t, h, w).permute(0, 2, 3, 1, 4, 5).reshape(b, c // 2, 2 * t, h, w)
+            )
         x = torch.cat([first, rest], 2)
     x = _frames(resample.resample, x)
     if resample.mode == "downsample3d" and x.shape[2] > 1:
@@ -229,7 +231,9 @@ def loss_of(y: Tensor, x: Tensor, mask: Tensor, edges: float) -> Tensor:
     error = y.float() - x
     diff = error * weight
     loss = (diff * error).mean() + 0.5 * diff.abs().mean()
-    sides = (diff[..., 1:] - diff[..., :-1]).abs().mean() + (diff[..., 1:, :] - diff[..., :-1, :]).abs().mean()
+    sides = (diff[..., 1:] - diff[..., :-1]).abs().mean() + (
+        diff[..., 1:, :] - diff[..., :-1, :]
+    ).abs().mean()
     return loss + edges * sides
 
 
@@ -271,7 +275,9 @@ class Trainer:
         self.parameters = list(named.values())
         self.optimizers = [
             Muon(matrices, weight_decay=0.05),
-            torch.optim.AdamW([p for p in self.parameters if id(p) not in chosen], betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(
+                [p for p in self.parameters if id(p) not in chosen], betas=(0.9, 0.98), weight_decay=0.0
+            ),
         ]
         self.average = {k: v.detach().clone() for k, v in vae.state_dict().items()}
         self.step, self.spent = 0, 0.0
@@ -378,7 +384,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--length", type=int, default=17, help="frames of a crop: shorter than a clip and the end drifts")
+    parser.add_argument(
+        "--length", type=int, default=17, help="frames of a crop: shorter than a clip and the end drifts"
+    )
     parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--decoder", action="store_true", help="train only the decoder of WORK/vae further")
     parser.add_argument("--check", action="store_true", help="only compare with diffusers' own path")

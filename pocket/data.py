@@ -29,9 +29,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
-INTEGRITY = (
-    "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
-)
+INTEGRITY = "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
 
 SIZE = 192
 """Native height and width in pixels."""
@@ -217,7 +215,9 @@ def fetch(work: Path) -> Path:
             raise SystemExit(f"pocket: less than 1 GiB free in {work}; use --work another folder")
         with tempfile.TemporaryDirectory(dir=work) as tmp:
             try:
-                subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=tmp, check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(
+                    ["npm", "pack", "--silent", PACKAGE], cwd=tmp, check=True, stdout=subprocess.DEVNULL
+                )
             except (OSError, subprocess.CalledProcessError) as error:
                 raise SystemExit(f"pocket: `npm pack {PACKAGE}` did not work: {error}") from error
             next(Path(tmp).glob("*.tgz")).rename(archive)
@@ -258,10 +258,14 @@ class Sprites:
             image = image.crop(image.getchannel("A").point(lambda a: 255 if a > 24 else 0).getbbox())
             if grey:
                 light = image.convert("L").point(lambda v: int(v * 0.82))
-                image = Image.merge("RGBA", (light, light, light.point(lambda v: min(255, int(v * 1.07))), image.getchannel("A")))
+                image = Image.merge(
+                    "RGBA",
+                    (light, light, light.point(lambda v: min(255, int(v * 1.07))), image.getchannel("A")),
+                )
             scale = size / max(image.size)
             image = image.resize(
-                (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+                (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+                Image.Resampling.LANCZOS,
             )
             if len(self._cache) > 4000:
                 self._cache.clear()
@@ -418,17 +422,24 @@ def compose(scene: Scene, sprites: Sprites) -> tuple[np.ndarray, np.ndarray]:
 
 def compose_any(rng: random.Random, sprites: Sprites, codes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Any emoji of any size on any path: keeps the autoencoder honest on pictures users bring."""
-    image = sprites.picture(rng.choice(codes), rng.choice((72, 88, 104, 120)), turn=rng.choice((0, 0, 0, 30, -30)))
+    image = sprites.picture(
+        rng.choice(codes), rng.choice((72, 88, 104, 120)), turn=rng.choice((0, 0, 0, 30, -30))
+    )
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     back = backdrop(rng.choice(tuple(BACKGROUNDS)), (rng.uniform(-1, 1), rng.uniform(-1, 1)))
     if rng.random() < 0.3:
-        back = back.transpose(Image.Transpose.FLIP_LEFT_RIGHT).filter(ImageFilter.GaussianBlur(rng.choice((0, 1, 3))))
+        back = back.transpose(Image.Transpose.FLIP_LEFT_RIGHT).filter(
+            ImageFilter.GaussianBlur(rng.choice((0, 1, 3)))
+        )
     x0, y0 = rng.randint(40, 150), rng.randint(40, 150)
     dx, dy = rng.uniform(-5, 5), rng.uniform(-3, 3)
     frames, masks = [], []
     for index in range(FRAMES):
-        at = (round(x0 + dx * (index - 8)) - image.width // 2, round(y0 + dy * (index - 8)) - image.height // 2)
+        at = (
+            round(x0 + dx * (index - 8)) - image.width // 2,
+            round(y0 + dy * (index - 8)) - image.height // 2,
+        )
         frame, mask = back.copy(), Image.new("L", (SIZE, SIZE))
         frame.paste(image, at, image)
         mask.paste(image.getchannel("A"), at)
@@ -456,8 +467,10 @@ def main() -> None:
     work = parser.parse_args().work
     sprites = Sprites(work)
     rng = random.Random(7)
-    scenes = [Scene(s.name, b, m) for s, b, m in zip(
-        SUBJECTS, itertools.cycle(BACKGROUNDS), itertools.cycle(MOTIONS), strict=False)]
+    scenes = [
+        Scene(s.name, b, m)
+        for s, b, m in zip(SUBJECTS, itertools.cycle(BACKGROUNDS), itertools.cycle(MOTIONS), strict=False)
+    ]
     sheet([compose(s, sprites)[0] for s in scenes], work / "scenes.png")
     for scene in scenes:
         print(scene.subject, scene.background, scene.motion, "|", caption(scene, rng))

@@ -107,7 +107,9 @@ def make_bank(args: argparse.Namespace) -> None:
     folder.mkdir(exist_ok=True)
     sprites = Sprites(args.work)
     vae = AutoencoderKLWan.from_pretrained(args.work / "vae").eval()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = (
+        torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std)
+    )
     for shard in range(math.ceil(args.clips / SHARD)):
         path = folder / f"{shard:04d}.pt"
         if path.exists():
@@ -239,7 +241,9 @@ class Team:
             for rank in range(1, self.size):
                 subprocess.Popen([sys.executable, *sys.argv, "--rank", str(rank)])
         if self.size > 1:
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=self.rank, world_size=self.size)
+            dist.init_process_group(
+                "gloo", init_method=f"file://{meeting}", rank=self.rank, world_size=self.size
+            )
 
     def average(self, model: nn.Module, going: bool) -> bool:
         """Average the gradients in place; the first process decides whether to go on."""
@@ -294,7 +298,10 @@ class Trainer:
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], *, given: bool, more: bool) -> tuple[float, bool]:
         """One step; returns the loss and whether the team goes on."""
         budget = self.args.minutes * 60
-        fade = min(1, (self.step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.spent / budget))) + 0.005
+        fade = (
+            min(1, (self.step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.spent / budget)))
+            + 0.005
+        )
         for optimizer, rate in zip(self.optimizers, (self.args.lr, self.args.lr / 2), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * fade
@@ -320,7 +327,13 @@ def train(args: argparse.Namespace) -> None:
     while not bank.refresh():
         time.sleep(5)
     first = team.rank == 0
-    print(sum(p.numel() for p in trainer.model.parameters()), "parameters,", len(bank.latents), "clips", flush=True)
+    print(
+        sum(p.numel() for p in trainer.model.parameters()),
+        "parameters,",
+        len(bank.latents),
+        "clips",
+        flush=True,
+    )
     rng = random.Random(args.seed + trainer.step + 7919 * team.rank)
     budget, before, started = args.minutes * 60, trainer.spent, time.monotonic()
     shown = sampled = before

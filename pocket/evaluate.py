@@ -84,7 +84,14 @@ def judge_of(work: Path, sprites: Sprites, minutes: float) -> Judge:
     frames, subjects, places = [], [], []
     for _ in range(1500):
         scene = random_scene(rng)
-        scene = Scene(scene.subject, scene.background, scene.motion, rng.randint(-24, 24), scene.tint, rng.randint(-12, 12))
+        scene = Scene(
+            scene.subject,
+            scene.background,
+            scene.motion,
+            rng.randint(-24, 24),
+            scene.tint,
+            rng.randint(-12, 12),
+        )
         frames.append(small(compose(scene, sprites)[0][[2, 7, 13]]))
         subjects += [NAMES.index(scene.subject)] * 3
         places += [PLACES.index(scene.background)] * 3
@@ -159,7 +166,9 @@ def prompt_of(scene: Scene, rng: random.Random, noun: str | None = None) -> str:
 def score(judge: Judge, scenes: list[Scene], clips: list[np.ndarray]) -> tuple[int, int, int]:
     """How many have the right subject, background, motion."""
     seen = [(*names(judge, c), motion(c, s.background)) for s, c in zip(scenes, clips, strict=True)]
-    hits = [(a == s.subject, b == s.background, m == s.motion) for s, (a, b, m) in zip(scenes, seen, strict=True)]
+    hits = [
+        (a == s.subject, b == s.background, m == s.motion) for s, (a, b, m) in zip(scenes, seen, strict=True)
+    ]
     return tuple(sum(column) for column in zip(*hits, strict=True))  # type: ignore[return-value]
 
 
@@ -182,69 +191,6 @@ def autoencoder_figures(pipe: WanPipeline, sprites: Sprites, count: int) -> tupl
     return float(np.mean(whole)), float(np.mean(inside))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--work", type=Path, default=default_work())
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--prompts", type=int, default=60, help="per row of the table")
-    parser.add_argument("--judge-minutes", type=float, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    sprites = Sprites(args.work)
-    judge = judge_of(args.work, sprites, args.judge_minutes)
-    rng = random.Random(2)
-    pipe = WanPipeline.from_pretrained(args.folder, dtype=torch.bfloat16, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-
-    lines = ["| on composed clips (the judge's own limit) | subject | background | motion |", "| --- | --- | --- | --- |"]
-    for label, hidden in (("trained combinations", False), ("held-out combinations", True)):
-        scenes = [random_scene(rng, want_held_out=hidden) for _ in range(150)]
-        hits = score(judge, scenes, [compose(s, sprites)[0] for s in scenes])
-        lines.append(f"| {label} | {percent(hits, len(scenes))} |")
-        print(lines[-1], flush=True)
-    lines += ["", f"| generated, {args.steps} steps, guidance {args.guidance}, {args.prompts} clips a row | subject | background | motion |", "| --- | --- | --- | --- |"]
-    every = list(all_scenes())
-    held = [s for s in every if held_out(s)]
-    seen = [s for s in every if not held_out(s)]
-    rows = (("trained combinations", seen, False), ("held-out combinations", held, False), ("other nouns (puppy, vehicle, moth ...)", seen, True))
-    by_subject: dict[str, list[bool]] = {n: [] for n in NAMES}
-    by_motion: dict[str, list[bool]] = {m: [] for m in MOTIONS}
-    seconds = 0.0
-    for row, (label, pool, aside) in enumerate(rows):
-        scenes = rng.sample(pool, min(args.prompts, len(pool)))
-        prompts = [prompt_of(s, rng, rng.choice(ASIDE[s.subject]) if aside else None) for s in scenes]
-        started = time.monotonic()
-        clips = draw(pipe, prompts, 1000 * row, args)
-        seconds = (time.monotonic() - started) / len(clips)
-        lines.append(f"| {label} | {percent(score(judge, scenes, clips), len(scenes))} |")
-        print(lines[-1], flush=True)
-        for s, c in zip(scenes, clips, strict=True):
-            if not aside:
-                by_subject[s.subject].append(names(judge, c)[0] == s.subject)
-                by_motion[s.motion].append(motion(c, s.background) == s.motion)
-    for label, table in (("subject right", by_subject), ("motion right", by_motion)):
-        lines += ["", f"{label}, all rows but other nouns: " + ", ".join(f"{k} {sum(v)}/{len(v)}" for k, v in table.items())]
-
-    whole, inside = autoencoder_figures(pipe, sprites, 40)
-    lines += ["", f"Autoencoder on held-out compositions: {whole:.1f} dB over all pixels, {inside:.1f} dB over the subject's."]
-    lines.append(first_frame(pipe, sprites, args))
-    same = draw(pipe, ["a dog walks along the beach"] * 4, 77, args)
-    spread = np.mean([np.abs(a.astype(int) - b).mean() for i, a in enumerate(same) for b in same[:i]])
-    lines.append(f"Four seeds of one prompt differ by {spread:.1f} of 255 on average.")
-    lines.append(f"{seconds:.1f} s a clip in batches of four on {args.threads} core(s) of a busy machine.")
-    (args.work / "evaluation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-
-    show = ["a dog walks along the beach", "a puppy runs to the right in the snow", "a cat jumps in a meadow",
-            "a rocket flies up at night", "a fish swims to the left in the sea", "a red balloon rises at sunset",
-            "a butterfly on a yellow background", "a car drives to the right at the beach", "a duck in a meadow",
-            "a turtle falls down on a pink background", "a penguin jumps in the snow", "a horse runs in a field"]  # fmt: skip
-    sheet(draw(pipe, show, 3, args), args.work / "evaluation.png", 6)
-
-
 def first_frame(pipe: WanPipeline, sprites: Sprites, args: argparse.Namespace) -> str:
     """Image to video: is the given frame kept, does the motion follow the words?"""
     other = WanImageToVideoPipeline(
@@ -264,6 +210,97 @@ def first_frame(pipe: WanPipeline, sprites: Sprites, args: argparse.Namespace) -
         kept.append(10 * np.log10(1 / max(1e-9, ((clip[0] - given / 255) ** 2).mean())))
         right += motion((clip * 255).astype(np.uint8), scene.background) == scene.motion
     return f"Image to video: first frame kept at {np.mean(kept):.1f} dB, motion right in {right} of 16."
+
+
+SHOW = (
+    "a dog walks along the beach", "a puppy runs to the right in the snow", "a cat jumps in a meadow",
+    "a rocket flies up at night", "a fish swims to the left in the sea", "a red balloon rises at sunset",
+    "a butterfly on a yellow background", "a car drives to the right at the beach", "a duck in a meadow",
+    "a turtle falls down on a pink background", "a penguin jumps in the snow", "a horse runs in a field",
+)  # fmt: skip
+
+
+def limits(judge: Judge, sprites: Sprites, rng: random.Random) -> list[str]:
+    """What the measures themselves reach on composed clips."""
+    lines = [
+        "| on composed clips (the judge's own limit) | subject | background | motion |",
+        "| --- | --- | --- | --- |",
+    ]
+    for label, hidden in (("trained combinations", False), ("held-out combinations", True)):
+        scenes = [random_scene(rng, want_held_out=hidden) for _ in range(150)]
+        hits = score(judge, scenes, [compose(s, sprites)[0] for s in scenes])
+        lines.append(f"| {label} | {percent(hits, len(scenes))} |")
+    return lines
+
+
+def generated(pipe: WanPipeline, judge: Judge, rng: random.Random, args: argparse.Namespace) -> list[str]:
+    """The table of what was drawn against what was asked, and a control."""
+    lines = [
+        f"| generated, {args.steps} steps, guidance {args.guidance}, {args.prompts} clips a row | subject | background | motion |",
+        "| --- | --- | --- | --- |",
+    ]
+    held = [s for s in all_scenes() if held_out(s)]
+    seen = [s for s in all_scenes() if not held_out(s)]
+    rows = (
+        ("trained combinations", seen),
+        ("held-out combinations", held),
+        ("other nouns (puppy, vehicle, moth ...)", seen),
+    )
+    by_subject: dict[str, list[bool]] = {n: [] for n in NAMES}
+    by_motion: dict[str, list[bool]] = {m: [] for m in MOTIONS}
+    control, seconds = "", 0.0
+    for row, (label, pool) in enumerate(rows):
+        aside = row == 2
+        scenes = rng.sample(pool, min(args.prompts, len(pool)))
+        prompts = [prompt_of(s, rng, rng.choice(ASIDE[s.subject]) if aside else None) for s in scenes]
+        started = time.monotonic()
+        clips = draw(pipe, prompts, 1000 * row, args)
+        seconds = (time.monotonic() - started) / len(clips)
+        lines.append(f"| {label} | {percent(score(judge, scenes, clips), len(scenes))} |")
+        print(lines[-1], flush=True)
+        if row == 0:  # the measures must be able to say no
+            others = scenes[5:] + scenes[:5]
+            control = f"Control, the same clips against other clips' prompts: {percent(score(judge, others, clips), len(scenes))}."
+        for s, c in zip(scenes, clips, strict=True):
+            if not aside:
+                by_subject[s.subject].append(names(judge, c)[0] == s.subject)
+                by_motion[s.motion].append(motion(c, s.background) == s.motion)
+    for label, table in (("subject right", by_subject), ("motion right", by_motion)):
+        each = ", ".join(f"{k} {sum(v)}/{len(v)}" for k, v in table.items())
+        lines += ["", f"{label}, all rows but other nouns: {each}"]
+    lines += ["", control, "The judge must choose among ten subjects; it says nothing about sharpness.", ""]
+    return [*lines, f"{seconds:.1f} s a clip in batches of four on {args.threads} core(s) of a busy machine."]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--work", type=Path, default=default_work())
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--prompts", type=int, default=36, help="per row of the table")
+    parser.add_argument("--judge-minutes", type=float, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    sprites = Sprites(args.work)
+    judge = judge_of(args.work, sprites, args.judge_minutes)
+    rng = random.Random(2)
+    pipe = WanPipeline.from_pretrained(args.folder, dtype=torch.bfloat16, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    lines = [*limits(judge, sprites, rng), "", *generated(pipe, judge, rng, args), ""]
+    whole, inside = autoencoder_figures(pipe, sprites, 40)
+    lines += [
+        f"Autoencoder on held-out compositions: {whole:.1f} dB over all pixels, {inside:.1f} dB over the subject's.",
+        "",
+    ]
+    lines += [first_frame(pipe, sprites, args), ""]
+    same = draw(pipe, ["a dog walks along the beach"] * 4, 77, args)
+    spread = np.mean([np.abs(a.astype(int) - b).mean() for i, a in enumerate(same) for b in same[:i]])
+    lines.append(f"Four seeds of one prompt differ by {spread:.1f} of 255 on average.")
+    (args.work / "evaluation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    sheet(draw(pipe, list(SHOW), 3, args), args.work / "evaluation.png", 6)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Steps have the size that AdamW's would have (0.2 per element), so one learning rate serves both."""
 
-    def __init__(self, params: list[Tensor], lr: float = 3e-3, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(
+        self, params: list[Tensor], lr: float = 3e-3, momentum: float = 0.95, weight_decay: float = 0.01
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

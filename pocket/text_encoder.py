@@ -99,7 +99,16 @@ def main() -> None:
 
     config = BertConfig(
         **{
-            **{k: getattr(full.config, k) for k in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps")},
+            **{
+                k: getattr(full.config, k)
+                for k in (
+                    "hidden_size",
+                    "num_attention_heads",
+                    "intermediate_size",
+                    "hidden_act",
+                    "layer_norm_eps",
+                )
+            },
             "vocab_size": len(kept),
             "num_hidden_layers": LAYERS,
             "max_position_embeddings": POSITIONS,
@@ -110,7 +119,9 @@ def main() -> None:
     wanted = small.state_dict()
     state = full.state_dict()
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][kept]
-    state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"][:POSITIONS]
+    state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"][
+        :POSITIONS
+    ]
     small.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
     small.to(torch.bfloat16).save_pretrained(work / "text_encoder")
 
@@ -140,7 +151,13 @@ def main() -> None:
 
     for text in ("a dog walks along the beach", "Ein Hund läuft 犬 zebra-like quixotic!"):
         print(tokenizer.tokenize(text))
-    print(type(tokenizer).__name__, len(kept), "pieces", sum(p.numel() for p in small.parameters()), "parameters")
+    print(
+        type(tokenizer).__name__,
+        len(kept),
+        "pieces",
+        sum(p.numel() for p in small.parameters()),
+        "parameters",
+    )
 
 
 if __name__ == "__main__":

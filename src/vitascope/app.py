@@ -5,11 +5,13 @@ Here settings meet the rooms: each room is handed the few values that it needs.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -91,9 +93,13 @@ def create_web_app(settings: Settings) -> FastAPI:
             worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
+        app.state.tail = desk.tail
+        reader = asyncio.create_task(desk.tail.run())
         try:
             yield {"desk": desk}
         finally:
+            desk.tail.close()
+            await reader
             desk.close()
             store.close()
 
@@ -210,7 +216,16 @@ def run_web(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends the event streams when it is told to stop: it would wait for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if (tail := getattr(self.config.app.state, "tail", None)) is not None:  # type: ignore[union-attr]
+            tail.close()
+        super().handle_exit(sig, frame)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,7 +28,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.storage import Storage
-from vitascope.store import Page, QueueStats, Store
+from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids
 
@@ -201,6 +201,14 @@ class Service:
         if not ids.is_id(job_id):
             raise JobNotFound
         self._remove(self._store.delete(job_id))
+
+    def events(self, job_id: str, after: int = 0) -> list[Event]:
+        """Return what happened to a job after the event of that number, oldest first."""
+        return self._store.events(job_id, after)
+
+    def events_after(self, cursors: Mapping[str, int]) -> list[Event]:
+        """Return what happened to several jobs, for the reader that serves all streams."""
+        return self._store.events_after(cursors)
 
     def open_video(self, job: Job) -> Path:
         """Return where the job's file is on this machine.

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import HTTPConnection
 
 from vitascope.service import Service
+from vitascope.service.tail import Tail
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,10 +30,15 @@ class Desk:
     service: Service
     max_body_bytes: int
     has_quick_reads: bool
+    #: Follows jobs for all streams.
+    tail: Tail = field(init=False)
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "store-writer"))
     _readers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(READ_THREADS, "store-reader")
     )
+
+    def __post_init__(self) -> None:
+        self.tail = Tail(lambda cursors: self.read(self.service.events_after, cursors))
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that only reads the store."""

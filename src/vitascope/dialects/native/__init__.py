@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
 
-from . import schema
+from . import events, schema
 from .answers import error_response, job_object, model_object
 from .create import PARAMETERS, to_request
 
@@ -44,6 +44,12 @@ class NativeDialect:
         add("/jobs/{job_id}", self.get, responses=job)
         add("/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, responses=errors)
         add("/jobs/{job_id}/cancel", self.cancel, methods=["POST"], responses=job)
+        add(
+            "/jobs/{job_id}/events",
+            self.events,
+            response_class=Response,
+            responses={**schema.EVENTS, **errors},
+        )
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
         add("/models", self.models, responses={200: {"model": schema.ModelPage}, **errors})
@@ -96,6 +102,14 @@ class NativeDialect:
         desk = _http.desk_of(request)
         await desk.write(desk.service.delete, _own(job_id))
         return Response(status_code=204)
+
+    async def events(self, job_id: str, request: Request) -> Response:
+        """Follow a job as server-sent events: each change of status and each progress; ends after the last.
+
+        `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
+        """
+        desk = _http.desk_of(request)
+        return events.stream(request, await desk.read(desk.service.get, _own(job_id)))
 
     async def content(self, job_id: str, request: Request) -> Response:
         """Download the file; understands Range, If-Range and HEAD."""

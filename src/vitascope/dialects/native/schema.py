@@ -235,3 +235,10 @@ CONTENT: dict[int | str, dict[str, Any]] = {
         "content": {"video/mp4": _binary, "image/gif": _binary},
     },
 }
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events; `id` is the event's number, `data` a JSON object.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    }
+}

@@ -1,0 +1,89 @@
+"""Following jobs: one reader of the store serves all the streams of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from vitascope.domain.errors import StoreUnavailable
+from vitascope.domain.job import TERMINAL
+from vitascope.store import Event
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+"""How often the store is asked; workers write progress as often."""
+
+FINAL_KINDS = frozenset({*(status.value for status in TERMINAL), "deleted"})
+"""After one of these nothing happens to a job that its client could see."""
+
+ReadEvents = Callable[[Mapping[str, int]], Awaitable[list[Event]]]
+
+
+@dataclass(eq=False, slots=True)
+class _Watcher:
+    cursor: int
+    events: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue)
+
+
+class Tail:
+    """Reads new events of all watched jobs at once and hands each to the streams that watch its job.
+
+    Args:
+        read: returns the events of each job after the number given for it.
+    """
+
+    def __init__(self, read: ReadEvents) -> None:
+        self._read = read
+        self._watchers: dict[str, set[_Watcher]] = {}
+        self._is_closing = False
+
+    def close(self) -> None:
+        """End all streams soon. Safe to call from a signal handler."""
+        self._is_closing = True
+
+    async def run(self) -> None:
+        """Read until closed; what nobody watches is not read."""
+        while not self._is_closing:
+            if self._watchers:
+                try:
+                    self._deliver(await self._read(self._cursors()))
+                except StoreUnavailable as error:
+                    logger.warning("store unavailable: %s", error.message)
+            await asyncio.sleep(POLL_SECONDS)
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.events.put_nowait(None)
+
+    async def follow(self, job_id: str, after: int, heartbeat_seconds: float) -> AsyncIterator[Event | None]:
+        """Yield the job's events after that number, ending with a final one; None where nothing came for a while."""
+        watcher = _Watcher(after)
+        self._watchers.setdefault(job_id, set()).add(watcher)
+        try:
+            while not self._is_closing:
+                try:
+                    event = await asyncio.wait_for(watcher.events.get(), heartbeat_seconds)
+                except TimeoutError:
+                    yield None
+                    continue
+                if event is None:
+                    return
+                yield event
+                if event.kind in FINAL_KINDS:
+                    return
+        finally:
+            self._watchers[job_id].discard(watcher)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+
+    def _cursors(self) -> dict[str, int]:
+        return {job_id: min(w.cursor for w in watchers) for job_id, watchers in self._watchers.items()}
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            for watcher in self._watchers.get(event.job_id, ()):
+                if event.sequence > watcher.cursor:
+                    watcher.cursor = event.sequence
+                    watcher.events.put_nowait(event)
