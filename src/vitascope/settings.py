@@ -145,7 +145,10 @@ def load(**overrides: Any) -> Settings:
         raise SettingsError(f"setting `{name}`: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"`{CONFIG_FILE}` cannot be read: {error}") from None
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    try:
+        return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    except RuntimeError as error:
+        raise SettingsError(f"setting `home`: {error}") from None
 
 
 def share_cores() -> None:

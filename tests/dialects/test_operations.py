@@ -205,13 +205,13 @@ class TestStart:
         servers: list[uvicorn.Server] = []
         started = threading.Event()
 
-        class Watched(uvicorn.Server):
+        class Watched(app._Server):
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
                 servers.append(self)
                 started.set()
 
-        monkeypatch.setattr(uvicorn, "Server", Watched)
+        monkeypatch.setattr(app, "_Server", Watched)
         loaded = settings.load(home=tmp_path, server={"port": 0})
         with caplog.at_level(logging.INFO, logger="vitascope.app"):
             thread = threading.Thread(target=app.run_web, args=(loaded,))

@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 
 from vitascope import media
+from vitascope.domain.job import JobStatus
+from vitascope.store import Store
 from waiting import eventually
 
 
@@ -199,6 +201,24 @@ def test_the_web_process_has_no_torch(server: Server) -> None:
     for process in server.members():
         maps = Path(f"/proc/{process.pid}/maps").read_text()
         assert "libtorch" not in maps, process.cmdline()
+
+
+def test_a_second_ctrl_c_hands_the_job_back_at_once(server: Server) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0.2")
+    with server.client() as client:
+        video = client.videos.create(prompt="runs", extra_body={"num_inference_steps": 100})
+        eventually(lambda: client.videos.retrieve(video.id).status == "in_progress")
+        members = server.members()
+    assert server.process is not None
+    for _ in range(2):
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: "stopping" in server.log.read_text())
+    assert server.process.wait(timeout=20) == 130
+    assert not any(member.is_running() for member in members)
+    store = Store.open(f"sqlite:///{server.home / 'vitascope.db'}")
+    job = store.get(video.id.removeprefix("video_"))
+    store.close()
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
 
 
 def test_a_second_server_on_one_folder_is_refused(server: Server) -> None:

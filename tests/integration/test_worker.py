@@ -179,6 +179,18 @@ def test_a_silent_engine_is_killed_and_its_job_tried_again(bench: Bench) -> None
     assert bench.store.get(job.id).attempt == 2
 
 
+def test_a_long_writing_is_no_hang_and_can_be_cancelled(bench: Bench) -> None:
+    asked = {"width": 2048, "height": 2048, "num_frames": 120, "fps": 24, "num_inference_steps": 1}
+    job = bench.submit(**asked)
+    following = bench.submit(num_inference_steps=1)
+    bench.start_worker(hang_seconds=3.0)
+    bench.wait(job, lambda found: found.stage == "write_video" and found.progress > 96)
+    bench.store.request_cancel(job.id)
+    assert bench.ended(job).status is JobStatus.CANCELLED
+    assert bench.ended(following).status is JobStatus.SUCCEEDED
+    assert len(bench.engines) == 1, "neither the writing nor the cancelling took the engine down"
+
+
 def test_a_stopping_worker_hands_its_job_back_uncounted(bench: Bench) -> None:
     bench.step_seconds = 0.2
     job = bench.submit(num_inference_steps=100)

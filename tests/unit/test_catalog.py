@@ -105,6 +105,44 @@ def test_a_broken_card_stops_the_start_and_says_why(tmp_path: Path, text: str, w
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fps = 0", "`fps` is 0"),
+        ('fps = "8"', "`fps` must be a whole number"),
+        ("steps = 5", "`steps` must be a table"),
+        ("size = { native = [], multiple = 16 }", "must not be empty"),
+        ("size = { native = ['64x64'], multiple = 0 }", "`size.multiple` is 0"),
+        (
+            "frames = { multiple = 0, offset = 1, minimum = 1, maximum = 9, default = 9 }",
+            "`frames.multiple` is 0",
+        ),
+        (
+            "frames = { multiple = 4, offset = 1, minimum = 5, maximum = 9, default = 81 }",
+            "the default of `frames`",
+        ),
+        ('dtype = "bf16"', "`dtype` is 'bf16'"),
+    ],
+)
+def test_a_card_that_would_break_later_is_refused_now(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "own.toml").write_text(f'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n{line}\n')
+    with pytest.raises(SettingsError, match=words):
+        Catalog.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-that-name/x"])
+def test_a_name_that_no_file_can_have_is_an_unknown_model(name: str) -> None:
+    with pytest.raises(UnknownModel):
+        Catalog.open().resolve_local(name)
+
+
+def test_a_default_folder_called_like_a_card_is_the_one_that_is_meant(tmp_path: Path) -> None:
+    folder = tmp_path / "pocket"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
+    assert Catalog.open(default_model=str(folder)).resolve(None).source == f"folder:{folder}"
+
+
 def test_an_unknown_default_model_stops_the_start() -> None:
     with pytest.raises(SettingsError, match="default_model"):
         Catalog.open(default_model="nothing")

@@ -122,6 +122,7 @@ def test_a_missing_side_follows_the_models_shape() -> None:
         ({"prompt": " \n\t"}, "prompt", None),
         ({"prompt": "x" * (MAX_PROMPT_CHARS + 1)}, "prompt", None),
         ({"negative_prompt": "x" * (MAX_PROMPT_CHARS + 1)}, "negative_prompt", None),
+        ({"prompt": "\udcff"}, "prompt", None),
         ({"width": 191}, "width", 192),
         ({"width": 0}, "width", 16),
         ({"height": -5}, "height", 16),

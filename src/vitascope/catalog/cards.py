@@ -20,6 +20,9 @@ _KEYS = {
 }  # fmt: skip
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
 @cache
 def pipeline_defaults() -> dict[str, dict[str, Any]]:
     """What `pipelines.toml` says, by diffusers pipeline class."""
@@ -39,9 +42,10 @@ def read_card(path: Path) -> ModelSpec:
         raise SettingsError(f"the card `{path.name}` cannot be read: {error}") from None
     try:
         return spec_from(values)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
-        raise SettingsError(f"the card `{path.name}` is not complete: {what}") from None
+    except KeyError as error:
+        raise SettingsError(f"the card `{path.name}` is not complete: `{error.args[0]}` is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"the card `{path.name}` is not right: {error}") from None
 
 
 def spec_from(card: Mapping[str, Any]) -> ModelSpec:
@@ -50,6 +54,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
     if unknown:
         raise ValueError(f"unknown key `{unknown[0]}`")
     values = {**pipeline_defaults().get(card["pipeline"], {}), **card}
+    _check(values)
     frames, size = values["frames"], values["size"]
     return ModelSpec(
         id=values["id"],
@@ -73,6 +78,39 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         dtype=values.get("dtype", "auto"),
         aliases=tuple(values.get("aliases", ())),
     )
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuse what would only break when a request comes."""
+    kinds = {
+        "id": str,
+        "source": str,
+        "modes": dict,
+        "size": dict,
+        "frames": dict,
+        "steps": dict,
+        "guidance": dict,
+    }
+    for key, kind in {**kinds, "fps": int}.items():
+        if not isinstance(values[key], kind):
+            raise TypeError(
+                f"`{key}` must be {'text' if kind is str else 'a table' if kind is dict else 'a whole number'}"
+            )
+    if not values["size"]["native"] or not values["modes"]:
+        raise ValueError("`size.native` and `modes` must not be empty")
+    for key, number in {
+        "fps": values["fps"],
+        "size.multiple": values["size"]["multiple"],
+        "frames.multiple": values["frames"]["multiple"],
+        "frames.minimum": values["frames"]["minimum"],
+    }.items():
+        if number < 1:
+            raise ValueError(f"`{key}` is {number}, but it must be at least 1")
+    for key in ("frames", "steps", "guidance"):
+        if not values[key]["minimum"] <= values[key]["default"] <= values[key]["maximum"]:
+            raise ValueError(f"the default of `{key}` must be from its minimum to its maximum")
+    if values.get("dtype", "auto") not in DTYPES:
+        raise ValueError(f"`dtype` is {values['dtype']!r}, but it must be one of {', '.join(DTYPES)}")
 
 
 def _size(text: str) -> Size:

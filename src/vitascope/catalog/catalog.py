@@ -37,7 +37,7 @@ class Catalog:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:
             raise SettingsError(f"setting `engine.default_model`: {error.message}", hint=error.hint) from None
-        catalog._specs.setdefault(spec.id, spec)
+        catalog._specs[spec.id] = spec  # a folder that is called like a card is meant all the same
         catalog.default_model = spec.id
         return catalog
 
@@ -68,8 +68,11 @@ class Catalog:
         """
         if not name or self._find(name):
             return self.resolve(name)
-        if name.startswith((".", "/", "~")) or Path(name).is_dir():
-            return spec_of_folder(Path(name).expanduser())
+        try:
+            if name.startswith((".", "/", "~")) or Path(name).is_dir():
+                return spec_of_folder(Path(name).expanduser())
+        except (OSError, RuntimeError):  # a name that no file can have; a home of nobody
+            raise UnknownModel(f"there is no model `{name[:60]}`") from None
         if not HUB_ID.fullmatch(name):
             return self.resolve(name)
         of_card = (spec for spec in self._specs.values() if spec.source == f"hub:{name}")

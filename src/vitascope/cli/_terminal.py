@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from vitascope.domain.errors import VitascopeError
 from vitascope.domain.step import Step, percent
@@ -28,14 +29,14 @@ stderr = Console(stderr=True, highlight=False)
 
 def print_error(error: VitascopeError) -> None:
     """Print one clear line, and a hint on a second one where there is a hint."""
-    stderr.print(f"[bold red]error:[/] {_plain(error.message)}", soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "bold red"), " ", _printable(error.message)), soft_wrap=True)
     if error.hint:
-        stderr.print(f"[bold]hint:[/] {_plain(error.hint)}", soft_wrap=True)
+        stderr.print(Text.assemble(("hint:", "bold"), " ", _printable(error.hint)), soft_wrap=True)
 
 
-def _plain(text: str) -> str:
-    """Take the meaning from square brackets (rich's markup) and from control characters in user-given text."""
-    return "".join(c if c.isprintable() else "?" for c in text).replace("[", r"\[")
+def _printable(text: str) -> str:
+    """Take control characters, which a terminal would obey, out of user-given text."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class ProgressLine:

@@ -12,12 +12,13 @@ import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vitascope import __version__
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import VitascopeError
+from vitascope.domain.errors import SettingsError, VitascopeError
 
 GIB = 2**30
 NEEDED_MEMORY_BYTES = 2 * GIB
@@ -38,9 +39,8 @@ def doctor(
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         for choice, ok in findings:
-            table.add_row(
-                "[green]ok[/]" if ok else "[red]no[/]", f"[bold]{choice.name}[/]", choice.value, choice.reason
-            )
+            verdict = Text("ok", "green") if ok else Text("no", "red")
+            table.add_row(verdict, Text(choice.name, "bold"), Text(choice.value), Text(choice.reason))
         Console().print(table)
     if not all(ok for _, ok in findings):
         raise typer.Exit(1)
@@ -63,7 +63,10 @@ def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, b
     except ImportError as error:
         reason = f"the engine cannot be imported ({error.name}); install again"
         return [(Choice("torch", "not found", reason), False)]
-    return [(choice, True) for choice in describe(settings.engine.device, settings.engine.threads)]
+    try:
+        return [(choice, True) for choice in describe(settings.engine.device, settings.engine.threads)]
+    except SettingsError as error:
+        return [(Choice("device", settings.engine.device, error.message), False)]
 
 
 def _memory() -> tuple[Choice, bool]:

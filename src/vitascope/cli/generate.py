@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
@@ -126,15 +127,17 @@ def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | No
         raise InvalidParameter(
             "--seconds", seconds, "--num-frames is given too", hint="leave one of them out"
         )
-    if not 0 < seconds < 1e6:
+    if not seconds > 0:
         raise InvalidParameter("--seconds", seconds, "it must be above 0", nearest=1)
-    return num_frames_for(seconds, fps)
+    return num_frames_for(min(seconds, 1e6), fps)  # what is too long is refused by the plan
 
 
 def _format(out: Path | None, asked: Format | None) -> OutputFormat:
     suffix = out.suffix.lower().lstrip(".") if out else ""
-    if asked is not None:
+    if asked is not None and suffix in ("", asked):
         return asked
+    if asked is not None:
+        raise InvalidParameter("--format", asked, f"--out ends in .{suffix}", hint="leave one of them out")
     if not suffix:
         return "mp4"
     if suffix not in OUTPUT_FORMATS:
@@ -178,7 +181,7 @@ def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -
         typer.echo(json.dumps(result))
         return
     for choice in planned.choices:
-        stderr.print(f"[dim]{choice.name}: {choice.value} ({choice.reason})[/]", soft_wrap=True)
+        stderr.print(Text(f"{choice.name}: {choice.value} ({choice.reason})", "dim"), soft_wrap=True)
     typer.echo(
         f"{product.path}  {video.width}x{video.height}, {video.duration_seconds:.2f} s at {video.fps} fps, "
         f"seed {planned.seed}, {video.num_bytes / 1000:.0f} kB, made in {seconds:.1f} s"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog
@@ -52,5 +53,6 @@ def list_models(
         name = f"{spec.id} (default)" if spec.id == catalog.default_model else spec.id
         length = f"{spec.default_num_frames / spec.fps:.1f} s"
         makes = f"{spec.default_size}, {length} at {spec.fps} fps, from {' or '.join(sorted(spec.pipelines, reverse=True))}"
-        table.add_row(name, makes, spec.source, spec.license, ", ".join(spec.aliases))
+        cells = (name, makes, spec.source, spec.license, ", ".join(spec.aliases))
+        table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)

@@ -50,7 +50,9 @@ def serve(
             soft_wrap=True,
         )
         stop_seconds = settings.worker.drain_seconds + 10
-        Supervisor(commands, settings_module.to_environment(settings), stop_seconds).run()
+        supervisor = Supervisor(commands, settings_module.to_environment(settings), stop_seconds)
+        if supervisor.run() == signal.SIGINT:
+            raise typer.Exit(130)
 
 
 def web(supervised: Annotated[bool, typer.Option("--supervised")] = False) -> None:

@@ -81,5 +81,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             fake_step_seconds=engine.fake_step_seconds,
         ),
         catalog.resolve,
-        nice=settings.worker.nice if engine.device in ("auto", "cpu") else 0,
+        nice=settings.worker.nice,
     )

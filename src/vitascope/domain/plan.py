@@ -141,6 +141,8 @@ def _check_text(request: GenerationRequest) -> None:
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
             raise InvalidParameter(name, f"{len(text)} characters long", rule)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidParameter(name, ascii(text), "it must be UTF-8 text")
     if request.format not in OUTPUT_FORMATS:
         rule = f"it must be one of {', '.join(OUTPUT_FORMATS)}"
         raise InvalidParameter("format", request.format, rule, nearest="mp4")

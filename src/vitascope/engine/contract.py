@@ -34,6 +34,11 @@ class Clip:
 class Engine(Protocol):
     """Makes clips, one at a time."""
 
+    @property
+    def runs_on_cpu(self) -> bool:
+        """Whether its work competes with other processes for the cores."""
+        ...
+
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None
     ) -> Generator[Step | Clip, None, None]:

@@ -48,6 +48,10 @@ class DiffusersEngine:
         self._loaded: LoadedModel | None = None
         self._slot: Slot | None = None
 
+    @property
+    def runs_on_cpu(self) -> bool:
+        return bool(self._device.type == "cpu")
+
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None
     ) -> Generator[Step | Clip, None, None]:

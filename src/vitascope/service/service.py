@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,10 +135,10 @@ class Service:
             raise InvalidParameter(
                 "image", f"{len(draft.image)} bytes", f"it cannot be read: {error.message}"
             ) from None
-        with tempfile.TemporaryDirectory(prefix="vitascope-") as folder:
-            path = Path(folder) / "input.png"
-            media.save_image(picture, path)
-            self._files.put(path, draft.request.image)
+        # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
+        native = {"height": draft.plan.native_height, "width": draft.plan.native_width}
+        frame = media.fit_frame(picture, **native, fit="crop")
+        self._files.put_bytes(media.image_to_png(frame), draft.request.image)
 
     def enqueue(self, draft: Draft) -> Job:
         """Make the draft a job. When this returns, the job is durable.

@@ -38,8 +38,10 @@ def run(fd: int, make_engine: Callable[[], Engine], resolve: Callable[[str], Mod
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
-    os.nice(nice)
-    child = _Child(Pipe(fd), make_engine(), resolve)
+    engine = make_engine()
+    if engine.runs_on_cpu:
+        os.nice(nice)
+    child = _Child(Pipe(fd), engine, resolve)
     child.serve()
 
 

@@ -161,7 +161,9 @@ class Worker:
         except StorageError as error:  # its first frame is gone
             self._forget(self._store.fail(lease, JobError(error.code, error.message)))
         finally:
-            for leftover in self._config.work_folder.glob(f"{out.stem}*"):
+            for (
+                leftover
+            ) in self._config.work_folder.iterdir():  # this worker's own, and it makes one job at a time
                 leftover.unlink(missing_ok=True)
 
     def _have_it_made(self, lease: Lease, out: Path) -> Message:
@@ -253,8 +255,9 @@ class _Watch:
         self._config = config
         self._engine = engine
         now = time.monotonic()
-        self._checked_at = self._reported_at = now
-        self._heard_at = now
+        self._checked_at = self._heard_at = now
+        self._reported_at = float("-inf")
+        self._stage = ""
         self._cancel_sent_at: float | None = None
 
     def patience(self) -> float:
@@ -279,8 +282,11 @@ class _Watch:
         """Note that the engine is alive and write its progress down, but not too often."""
         now = time.monotonic()
         self._heard_at = now
-        if message["is"] == "step" and now - self._reported_at >= PROGRESS_SECONDS:
+        if message["is"] != "step":
+            return
+        if message["stage"] != self._stage or now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
+            self._stage = message["stage"]
             self._store.report(self._lease, message["percent"], message["stage"])
 
     def _kill(self, why: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
+
+
+WRITE_STEP_SECONDS = 0.1
+"""How often the writing says how far it is, and can be cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,55 @@ def produce(
         clip.frames, from_fps=plan.native_fps, to_fps=plan.fps, num_frames=plan.num_frames
     )
     clock.enter("write_video")
-    yield Step("write_video")
-    fitted = media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit)
-    media.write_video(fitted, out, fps=plan.fps, format=plan.format)
+    yield from _write(media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit), plan, out)
     yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop())
+
+
+def _write(frames: Iterable[Frames], plan: Plan, out: Path) -> Generator[Step, None, None]:
+    """Write in a thread, saying how far it is: a long video at a large size takes longer to write than to denoise."""
+    writer = _Writer(frames, plan, out)
+    writer.start()
+    try:
+        while writer.is_alive():
+            yield Step("write_video", writer.done, plan.num_frames)
+            writer.join(WRITE_STEP_SECONDS)
+    finally:
+        writer.stop()
+    if writer.error is not None:
+        raise writer.error
+
+
+class _Stopped(Exception):
+    """The writing was cancelled."""
+
+
+class _Writer(threading.Thread):
+    def __init__(self, frames: Iterable[Frames], plan: Plan, out: Path) -> None:
+        super().__init__(name="write-video")
+        self._frames, self._plan, self._out = frames, plan, out
+        self._is_stopping = False
+        self.done = 0
+        self.error: Exception | None = None
+
+    def stop(self) -> None:
+        """End at the next frame and remove the half-written file; do nothing if the file is complete."""
+        self._is_stopping = True
+        self.join()
+
+    def run(self) -> None:
+        try:
+            media.write_video(self._counted(), self._out, fps=self._plan.fps, format=self._plan.format)
+        except _Stopped:
+            pass
+        except Exception as error:  # noqa: BLE001  raised again in the thread that waits
+            self.error = error
+
+    def _counted(self) -> Iterator[Frames]:
+        for frame in self._frames:
+            if self._is_stopping:
+                raise _Stopped
+            yield frame
+            self.done += 1
 
 
 def _first_frame(plan: Plan) -> Frames | None:
