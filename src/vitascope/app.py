@@ -114,6 +114,9 @@ def create_web_app(settings: Settings) -> FastAPI:
         exception_handlers={HTTPException: _framework_error},  # type: ignore[dict-item]
         redirect_slashes=False,
     )
+    if not settings.server.allow_public:
+        public_url = settings.server.public_url
+        app.add_middleware(_http.LoopbackGuard, render=openai.error_response, public_url=public_url)
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
     app.include_router(native.NativeDialect().router())

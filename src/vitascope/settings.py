@@ -39,7 +39,7 @@ class ServerSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 takes a free one."""
     public_url: str | None = None
-    """Base of absolute URLs in replies, for servers behind a proxy. By default the host of each request."""
+    """Where clients reach a server behind a proxy. Without API keys no other host name than this and loopback is answered."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 

@@ -11,6 +11,7 @@
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
+    │   ├── ForbiddenOrigin
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
@@ -118,6 +119,10 @@ class UnsupportedContentType(RequestError):
 
 class BodyTooLarge(RequestError):
     """The request body is larger than the server accepts."""
+
+
+class ForbiddenOrigin(RequestError):
+    """The request comes from a page, or under a name, that may not use this server."""
 
 
 class QueueFull(RequestError):

@@ -5,12 +5,14 @@ from .desk import Desk, desk_of
 from .edge import Edge, RenderError, route_class
 from .fields import Fields
 from .files import VideoFile
+from .guard import LoopbackGuard
 from .pictures import picture_bytes
 
 __all__ = [
     "Desk",
     "Edge",
     "Fields",
+    "LoopbackGuard",
     "RenderError",
     "VideoFile",
     "desk_of",

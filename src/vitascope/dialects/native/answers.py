@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from vitascope.domain.errors import (
     BodyTooLarge,
+    ForbiddenOrigin,
     InvalidParameter,
     JobConflict,
     JobNotFound,
@@ -26,6 +27,7 @@ from vitascope.domain.model_spec import ModelSpec
 
 #: HTTP status by error; every other RequestError is 400, every other error 500.
 _STATUS: dict[type[VitascopeError], int] = {
+    ForbiddenOrigin: 403,
     JobNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,

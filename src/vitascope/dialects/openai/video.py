@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from vitascope.domain.errors import (
     BodyTooLarge,
+    ForbiddenOrigin,
     InvalidParameter,
     JobConflict,
     JobNotFound,
@@ -39,6 +40,7 @@ STATUS = {
 
 #: Status, type and code by error; every other RequestError is 400, every other error 500, with its own code.
 _ERRORS: dict[type[VitascopeError], tuple[int, str, str]] = {
+    ForbiddenOrigin: (403, "invalid_request_error", ForbiddenOrigin.code),
     JobNotFound: (404, "invalid_request_error", "video_not_found"),
     VideoNotReady: (404, "invalid_request_error", VideoNotReady.code),
     VideoFailed: (404, "invalid_request_error", VideoFailed.code),
