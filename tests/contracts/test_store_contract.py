@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import threading
@@ -74,7 +75,11 @@ def store(open_store: Callable[[], Store]) -> Store:
 def create(store: Store, small_spec: ModelSpec) -> Callable[..., Job]:
     def create_one(job_id: str = "a", max_queued: int = LIMIT, **asked: Any) -> Job:
         request = GenerationRequest(**{"prompt": "a dog", "model": "sora-2", "seed": 1, **asked})
-        return store.create(job_id, request, plan(request, small_spec), max_queued)
+        planned = plan(
+            dataclasses.replace(request, prompt="a"), small_spec
+        )  # which refuses what the store must keep
+        planned = dataclasses.replace(planned, prompt=request.prompt)
+        return store.create(job_id, request, planned, max_queued)
 
     return create_one
 
