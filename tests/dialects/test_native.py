@@ -117,6 +117,8 @@ def test_cancel_content_and_delete(serve: Callable[..., Any]) -> None:
     assert done["status"] == "succeeded", "it was finished before the wish reached the worker"
     content = client.get(done["video"]["url"], headers={"Range": "bytes=10-19"})
     assert (content.status_code, len(content.content)) == (206, 10)
+    unchanged = client.get(done["video"]["url"], headers={"If-None-Match": f'"x", {content.headers["etag"]}'})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
     beyond = client.get(done["video"]["url"], headers={"Range": "bytes=99999999-"})
     assert (beyond.status_code, beyond.json()["error"]["parameter"]) == (416, "Range")
     assert client.delete(f"/api/v1/jobs/{running['id']}").status_code == 204
