@@ -154,6 +154,18 @@ def test_an_image_conditions_the_video(engine: Engine, models: Models) -> None:
     assert not np.array_equal(*clips)
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("WanPipeline", 512), ("LTXPipeline", 128), ("CogVideoXPipeline", 226), ("TextToVideoSDPipeline", 77)],
+)
+def test_a_prompt_that_is_cut_is_told(engine: Engine, models: Models, name: str, limit: int) -> None:
+    spec = models[name]
+    for words, is_cut in ((3, False), (600, True)):
+        clip = run(engine, spec, make_plan(spec, prompt="dog " * words, num_inference_steps=1))[1]
+        told = [choice.value for choice in clip.choices if choice.name == "prompt"]
+        assert told == ([f"first {limit} tokens"] if is_cut else [])
+
+
 def test_switching_models_unloads_the_first(engine: Engine, models: Models) -> None:
     assert isinstance(engine, DiffusersEngine)
     for name in ("WanPipeline", "LTXPipeline", "WanPipeline"):

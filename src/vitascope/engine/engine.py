@@ -61,7 +61,8 @@ class DiffusersEngine:
             yield Step("load", 1)
             frames = yield from _rising(generic.generate(plan, spec, slot, image))
         assert self._loaded is not None
-        yield Clip(frames, self._loaded.choices + self._choices[1:] + _scheduler_choice(plan, slot))
+        choices = (*self._loaded.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
+        yield Clip(frames, choices + generic.prompt_choice(plan, spec, slot))
 
     def close(self) -> None:
         self._loaded = self._slot = None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, Window
@@ -36,6 +37,22 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None) -> G
         frames = yield from _run_window(plan, spec, slot, index, window, start, generator)
         parts.append(frames[1:] if window.continues else frames)
     return np.concatenate(parts)
+
+
+def prompt_choice(plan: Plan, spec: ModelSpec, slot: Slot) -> tuple[Choice, ...]:
+    """Say so if the text encoder read only the beginning of the prompt: pipelines cut it without a word."""
+    pipe = slot.pipelines[plan.mode]
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None:
+        return ()
+    call = inspect.signature(type(pipe).__call__).parameters
+    default = call["max_sequence_length"].default if "max_sequence_length" in call else None
+    limit = spec.call.get("max_sequence_length", default) or tokenizer.model_max_length
+    num_tokens = len(tokenizer(plan.prompt).input_ids)
+    if num_tokens <= int(limit):
+        return ()
+    reason = f"the prompt has {num_tokens} tokens, and the model's text encoder reads {limit}: the rest had no effect"
+    return (Choice("prompt", f"first {limit} tokens", reason),)
 
 
 def _run_window(
