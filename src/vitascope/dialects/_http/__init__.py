@@ -3,6 +3,7 @@
 from .body import read_body
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError, route_class
+from .errors import retry_headers, status_of
 from .fields import Fields
 from .files import VideoFile
 from .guard import LoopbackGuard
@@ -18,5 +19,7 @@ __all__ = [
     "desk_of",
     "picture_bytes",
     "read_body",
+    "retry_headers",
     "route_class",
+    "status_of",
 ]

@@ -8,37 +8,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from vitascope.domain.errors import (
-    BodyTooLarge,
-    ForbiddenOrigin,
-    InvalidParameter,
-    JobConflict,
-    JobNotFound,
-    QueueFull,
-    RequestError,
-    StoreUnavailable,
-    UnsupportedContentType,
-    VideoFailed,
-    VideoNotReady,
-    VitascopeError,
-)
+from vitascope.dialects._http import retry_headers, status_of
+from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
-
-#: HTTP status by error; every other RequestError is 400, every other error 500.
-_STATUS: dict[type[VitascopeError], int] = {
-    ForbiddenOrigin: 403,
-    JobNotFound: 404,
-    VideoNotReady: 404,
-    VideoFailed: 404,
-    JobConflict: 409,
-    BodyTooLarge: 413,
-    UnsupportedContentType: 415,
-    QueueFull: 429,
-    StoreUnavailable: 503,
-}
-
-STORE_RETRY_SECONDS = 2
 
 
 def job_object(job: Job) -> dict[str, Any]:
@@ -121,15 +94,10 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
 def error_response(error: VitascopeError, *, status: int | None = None) -> JSONResponse:
     """Show an error with all that is known of it; of what is not the client's, only its kind."""
     if status is None:
-        status = _STATUS.get(type(error), 400 if isinstance(error, RequestError) else 500)
+        status = status_of(error)
     problem: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
     if status >= 500:
         problem.update(message=type(error)().message, hint=None)
     if isinstance(error, InvalidParameter):
         problem.update(parameter=error.parameter, rule=error.rule, nearest=error.nearest)
-    headers = {}
-    if isinstance(error, QueueFull):
-        headers["retry-after"] = str(error.retry_after_seconds)
-    elif isinstance(error, StoreUnavailable):
-        headers["retry-after"] = str(STORE_RETRY_SECONDS)
-    return JSONResponse({"error": problem}, status_code=status, headers=headers)
+    return JSONResponse({"error": problem}, status_code=status, headers=retry_headers(error))

@@ -7,19 +7,12 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import (
-    BodyTooLarge,
-    ForbiddenOrigin,
     InvalidParameter,
-    JobConflict,
     JobNotFound,
     QueueFull,
-    RequestError,
-    StoreUnavailable,
     UnknownModel,
-    UnsupportedContentType,
-    VideoFailed,
-    VideoNotReady,
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
@@ -37,21 +30,6 @@ STATUS = {
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "failed",
 }
-
-#: Status, type and code by error; every other RequestError is 400, every other error 500, with its own code.
-_ERRORS: dict[type[VitascopeError], tuple[int, str, str]] = {
-    ForbiddenOrigin: (403, "invalid_request_error", ForbiddenOrigin.code),
-    JobNotFound: (404, "invalid_request_error", "video_not_found"),
-    VideoNotReady: (404, "invalid_request_error", VideoNotReady.code),
-    VideoFailed: (404, "invalid_request_error", VideoFailed.code),
-    JobConflict: (409, "invalid_request_error", JobConflict.code),
-    BodyTooLarge: (413, "invalid_request_error", BodyTooLarge.code),
-    UnsupportedContentType: (415, "invalid_request_error", UnsupportedContentType.code),
-    QueueFull: (429, "rate_limit_error", QueueFull.code),
-    StoreUnavailable: (503, "server_error", StoreUnavailable.code),
-}
-
-STORE_RETRY_SECONDS = 2
 
 
 def video_object(job: Job) -> dict[str, Any]:
@@ -107,21 +85,15 @@ def video_response(job: Job) -> JSONResponse:
 
 def error_response(error: VitascopeError) -> JSONResponse:
     """Show an error in the vendor's envelope."""
-    fallback = (
-        (400, "invalid_request_error", error.code)
-        if isinstance(error, RequestError)
-        else (500, "server_error", error.code)
-    )
-    status, kind, code = _ERRORS.get(type(error), fallback)
-    headers = {}
+    status = status_of(error)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
     if isinstance(error, QueueFull):
-        headers["retry-after"] = str(error.retry_after_seconds)
-    elif isinstance(error, StoreUnavailable):
-        headers["retry-after"] = str(STORE_RETRY_SECONDS)
+        kind = "rate_limit_error"
+    code = "video_not_found" if isinstance(error, JobNotFound) else error.code
     message = error.message if status < 500 else type(error)().message  # details of ours are for the log
     if error.hint and status < 500:
         message = f"{message} ({error.hint})"
-    return envelope(status, message, kind=kind, code=code, param=_param(error), headers=headers)
+    return envelope(status, message, kind=kind, code=code, param=_param(error), headers=retry_headers(error))
 
 
 def _param(error: VitascopeError) -> str | None:

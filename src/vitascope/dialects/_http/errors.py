@@ -1,0 +1,45 @@
+"""What an error is in HTTP: its status, and when to try again. How it is worded is each dialect's own."""
+
+from __future__ import annotations
+
+from vitascope.domain.errors import (
+    BodyTooLarge,
+    ForbiddenOrigin,
+    JobConflict,
+    JobNotFound,
+    QueueFull,
+    RequestError,
+    StoreUnavailable,
+    UnsupportedContentType,
+    VideoFailed,
+    VideoNotReady,
+    VitascopeError,
+)
+
+#: HTTP status by error; every other RequestError is 400, every other error 500.
+_STATUS: dict[type[VitascopeError], int] = {
+    ForbiddenOrigin: 403,
+    JobNotFound: 404,
+    VideoNotReady: 404,
+    VideoFailed: 404,
+    JobConflict: 409,
+    BodyTooLarge: 413,
+    UnsupportedContentType: 415,
+    QueueFull: 429,
+    StoreUnavailable: 503,
+}
+
+STORE_RETRY_SECONDS = 2
+
+
+def status_of(error: VitascopeError) -> int:
+    return _STATUS.get(type(error), 400 if isinstance(error, RequestError) else 500)
+
+
+def retry_headers(error: VitascopeError) -> dict[str, str]:
+    """Tell when to try again, where that helps."""
+    if isinstance(error, QueueFull):
+        return {"retry-after": str(error.retry_after_seconds)}
+    if isinstance(error, StoreUnavailable):
+        return {"retry-after": str(STORE_RETRY_SECONDS)}
+    return {}
