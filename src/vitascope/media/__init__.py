@@ -17,10 +17,9 @@ from .image import MAX_IMAGE_PIXELS, contact_sheet, image_to_png, read_image, sa
 from .probe import VideoInfo, probe, read_frames
 from .resample import resample_frames
 from .target import check_target
-from .write import MAX_GIF_FPS, write_video
+from .write import write_video
 
 __all__ = [
-    "MAX_GIF_FPS",
     "MAX_IMAGE_PIXELS",
     "Frame",
     "Frames",

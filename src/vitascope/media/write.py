@@ -20,13 +20,11 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vitascope.domain.errors import WriteFailed
+from vitascope.domain.plan import MAX_GIF_FPS
 from vitascope.domain.request import OutputFormat
 
 from .frames import Frame, RgbToYuv, check_frame, to_av
 from .target import replacing
-
-MAX_GIF_FPS = 50
-"""GIF counts hundredths of a second, and browsers slow a delay of one of them down to ten."""
 
 #: Measured on 51 frames of 1280x720 (moving texture and sprite, two CPU cores, 2026-11): medium 1.4 s, 531 KiB,
 #: 38.6 dB; veryfast 0.9 s, 453 KiB, 37.5 dB; superfast 0.5 s, 960 KiB, 38.6 dB; slow 2.3 s, 517 KiB, 38.7 dB.

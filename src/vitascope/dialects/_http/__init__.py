@@ -7,6 +7,7 @@ from .errors import retry_headers, status_of
 from .fields import Fields
 from .files import VideoFile
 from .guard import LoopbackGuard
+from .paging import limit_and_order
 from .pictures import picture_bytes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "RenderError",
     "VideoFile",
     "desk_of",
+    "limit_and_order",
     "picture_bytes",
     "read_body",
     "retry_headers",

@@ -7,7 +7,6 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
-from typing import Literal, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -21,8 +20,6 @@ from .answers import error_response, job_object, model_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
-
-DEFAULT_PAGE, MAX_PAGE = 20, 100
 
 
 class NativeDialect:
@@ -73,15 +70,7 @@ class NativeDialect:
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
         query.check_names(("limit", "order", "after"))
-        limit = query.integer("limit")
-        limit = DEFAULT_PAGE if limit is None else limit
-        if not 1 <= limit <= MAX_PAGE:
-            nearest = min(max(limit, 1), MAX_PAGE)
-            raise InvalidParameter("limit", limit, f"it must be from 1 to {MAX_PAGE}", nearest=nearest)
-        order = query.text("order") or "desc"
-        if order not in ("asc", "desc"):
-            raise InvalidParameter("order", order, "it must be asc or desc")
-        order = cast(Literal["asc", "desc"], order)
+        limit, order = _http.limit_and_order(query, min_limit=1)
         page = await desk.read(
             desk.service.page, after=_own(query.text("after") or "") or None, limit=limit, order=order
         )

@@ -22,8 +22,6 @@ from .video import PREFIX, envelope, error_response, video_object, video_respons
 
 __all__ = ["OpenAIDialect", "envelope", "error_response"]
 
-MAX_PAGE = 100
-
 
 class OpenAIDialect:
     """The routes.
@@ -74,16 +72,9 @@ class OpenAIDialect:
         """List videos."""
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
-        limit = query.integer("limit")
-        limit = 20 if limit is None else limit
-        if not 0 <= limit <= MAX_PAGE:
-            nearest = min(max(limit, 0), MAX_PAGE)
-            raise InvalidParameter("limit", limit, f"it must be from 0 to {MAX_PAGE}", nearest=nearest)
-        order = query.text("order") or "desc"
-        if order not in ("asc", "desc"):
-            raise InvalidParameter("order", order, "it must be asc or desc")
+        limit, order = _http.limit_and_order(query, min_limit=0)
         after = _after(query.text("after"))
-        page = await desk.read(desk.service.page, after=after, limit=limit, order=order)  # type: ignore[arg-type]
+        page = await desk.read(desk.service.page, after=after, limit=limit, order=order)
         data = [video_object(job) for job in page.jobs]
         ends = (
             {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
