@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,46 +40,6 @@ def video(key: str = "videos/a.mp4") -> Video:
         num_frames=17,
         fps=8,
     )
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-@pytest.fixture
-def open_store(url: str, clock: Any) -> Iterator[Callable[[], Store]]:
-    """Opens the same database again and again, as other processes do."""
-    opened: list[Store] = []
-
-    def open_one() -> Store:
-        opened.append(Store.open(url, clock))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[[], Store]) -> Store:
-    return open_store()
-
-
-@pytest.fixture
-def create(store: Store, small_spec: ModelSpec) -> Callable[..., Job]:
-    def create_one(job_id: str = "a", max_queued: int = LIMIT, **asked: Any) -> Job:
-        request = GenerationRequest(**{"prompt": "a dog", "model": "sora-2", "seed": 1, **asked})
-        planned = plan(
-            dataclasses.replace(request, prompt="a"), small_spec
-        )  # which refuses what the store must keep
-        planned = dataclasses.replace(planned, prompt=request.prompt)
-        return store.create(job_id, request, planned, max_queued)
-
-    return create_one
 
 
 Create = Callable[..., Job]

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from vitascope.domain.arbiter import AGEING, UNKNOWN_SECONDS, WARM_PATIENCE_SECONDS, Candidate, next_of
+from vitascope.domain.arbiter import (
+    AGEING,
+    HALF_LIFE_SECONDS,
+    PRIORITY_PATIENCE_SECONDS,
+    UNKNOWN_SECONDS,
+    WARM_PATIENCE_SECONDS,
+    Candidate,
+    expected_seconds,
+    faded,
+    forecast,
+    next_of,
+)
 
 LATELY_SECONDS = 600.0
 
@@ -114,3 +125,60 @@ def test_a_loaded_model_overtakes_within_patience() -> None:
     assert next_of([patient, warm], {}, loaded) == patient
     other_key = replace(warm, key="b")
     assert next_of([cold, other_key], {"b": 5.0}, loaded) == cold, "fairness between keys comes before warmth"
+
+
+def test_urgent_work_does_not_hold_the_rest_off_for_ever() -> None:
+    urgent = [(n * 20.0, job(f"urgent{n}", "a", 20.0, priority=1)) for n in range(200)]
+    done = simulate([(0.0, job("patient", "b", 20.0)), *urgent])
+    start = next(start for name, start, _ in done if name == "patient")
+    assert PRIORITY_PATIENCE_SECONDS <= start <= PRIORITY_PATIENCE_SECONDS + 40
+
+
+def test_an_old_flood_is_no_more_urgent_than_a_single_new_job() -> None:
+    flood = [replace(job(f"old{n}", "flood"), waited_seconds=5000.0) for n in range(5)]
+    single = job("new", "other", 500.0)
+    assert next_of([*flood, single], {"flood": 100.0}) == single
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_forecast_is_what_then_happens(seed: int) -> None:
+    rng = random.Random(seed)
+    waiting = [
+        replace(
+            job(str(n), rng.choice("abc"), rng.choice([None, 1.0, 10.0, 100.0])),
+            waited_seconds=rng.uniform(0, 500),
+            priority=rng.choice([0, 0, 1]),
+        )
+        for n in range(60)
+    ]
+    served = {"a": rng.uniform(0, 300), "b": 10.0}
+    turns = forecast(waiting, served, [5.0])
+    now = 5.0
+    for position in range(1, 61):
+        chosen = next_of(waiting, served)
+        assert chosen is not None
+        turn = turns[chosen.job_id]
+        assert turn.position == position
+        assert turn.starts_in == pytest.approx(now)
+        now += expected_seconds(chosen)
+        assert turn.ends_in == pytest.approx(now)
+        served[chosen.key] = served.get(chosen.key, 0.0) + expected_seconds(chosen)
+        waiting.remove(chosen)
+
+
+def test_a_forecast_fills_all_devices_and_knows_no_time_without_one() -> None:
+    waiting = [job(str(n), seconds=10.0) for n in range(3)]
+    two = forecast(waiting, {}, [0.0, 4.0])
+    assert [(turn.starts_in, turn.ends_in) for turn in two.values()] == [
+        (0.0, 10.0),
+        (4.0, 14.0),
+        (10.0, 20.0),
+    ]
+    none = forecast(waiting, {}, [])
+    assert [(turn.position, turn.starts_in) for turn in none.values()] == [(1, None), (2, None), (3, None)]
+    assert forecast([], {}, [0.0]) == {}
+
+
+def test_what_was_had_long_ago_counts_less() -> None:
+    assert faded(80.0, HALF_LIFE_SECONDS) == pytest.approx(40.0)
+    assert faded(80.0, -5.0) == 80.0

@@ -1,13 +1,16 @@
 """Who goes next: a pure function of who waits and of what each has had.
 
-Three rules, in this order. A higher priority goes first. Among equals, the key that has had the least of the device goes
-first: a key with a thousand jobs delays another key's single job by at most the job that runs now. Within a key, the shortest
-job goes first, but waiting makes a job shorter, so that none starves. A job whose model is loaded may overtake one whose model
-is not, as long as that one has not waited too long.
+Three rules, in this order. A higher priority goes first; waiting raises it, never above the highest one that waits. Among equals,
+the key that has had the least of the device goes first: a key with a thousand jobs delays another key's single job by at most the
+job that runs now. Within a key, the shortest job goes first, but waiting makes a job shorter, so that none starves. A job whose
+model is loaded may overtake one whose model is not, as long as that one has not waited too long.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +23,12 @@ AGEING = 0.5
 WARM_PATIENCE_SECONDS = 120.0
 """A job that has waited so long is not overtaken because its model would have to be loaded."""
 
+PRIORITY_PATIENCE_SECONDS = 600.0
+"""A job that has waited so long counts as one priority higher, so that urgent work cannot hold it off for ever."""
+
+HALF_LIFE_SECONDS = 300.0
+"""What a key has had of the device counts half after so long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -29,11 +38,22 @@ class Candidate:
     #: Whose job it is.
     key: str
     model: str
-    #: Estimated seconds that it takes, or that it still takes.
+    #: Estimated seconds that it takes; None if its model was never measured.
     seconds: float | None
     waited_seconds: float
     #: Larger goes first.
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """When a waiting job is expected to have its turn, as things stand."""
+
+    #: 1 goes next.
+    position: int
+    #: Seconds from now; None if no device is there to make it.
+    starts_in: float | None
+    ends_in: float | None
 
 
 def next_of(
@@ -44,14 +64,15 @@ def next_of(
     """Choose the job that goes next; None only if there is none.
 
     Args:
-        candidates: who waits. For each key at least its longest-waiting and its shortest jobs.
+        candidates: who waits, in order of arrival, which decides where nothing else does. For each key at least its
+            longest-waiting and its shortest jobs.
         served_seconds: device seconds that each key has had lately, running jobs included.
         warm_models: models that the asking worker has loaded.
     """
     if not candidates:
         return None
     top = max(candidate.priority for candidate in candidates)
-    urgent = [candidate for candidate in candidates if candidate.priority == top]
+    urgent = [candidate for candidate in candidates if _priority(candidate, top) == top]
     least = min(served_seconds.get(candidate.key, 0.0) for candidate in urgent)
     due = [candidate for candidate in urgent if served_seconds.get(candidate.key, 0.0) <= least]
     first = min(due, key=_rank)
@@ -60,6 +81,70 @@ def next_of(
     return min((c for c in due if c.model in warm_models), key=_rank, default=first)
 
 
-def _rank(candidate: Candidate) -> tuple[float, float, str]:
-    seconds = UNKNOWN_SECONDS if candidate.seconds is None else candidate.seconds
-    return (seconds - AGEING * candidate.waited_seconds, -candidate.waited_seconds, candidate.job_id)
+def forecast(
+    candidates: Sequence[Candidate], served_seconds: Mapping[str, float], free_in: Sequence[float]
+) -> dict[str, Turn]:
+    """Tell in which order and when all that wait will have their turn, if nobody else comes.
+
+    The order is that of calling `next_of` again and again, warm models and the rise of priorities from now on aside; in
+    n log n steps instead of n².
+
+    Args:
+        candidates: everybody who waits, in order of arrival.
+        served_seconds: as for `next_of`.
+        free_in: for each device, the seconds until it is free.
+    """
+    served = defaultdict(float, served_seconds)
+    devices = sorted(free_in)
+    turns: dict[str, Turn] = {}
+    for candidate in _in_order(candidates, served):
+        starts_in = ends_in = None
+        if devices:
+            starts_in = devices[0]
+            ends_in = starts_in + expected_seconds(candidate)
+            heapq.heapreplace(devices, ends_in)
+        turns[candidate.job_id] = Turn(len(turns) + 1, starts_in, ends_in)
+    return turns
+
+
+def _in_order(candidates: Sequence[Candidate], served: defaultdict[str, float]) -> list[Candidate]:
+    """Order candidates as `next_of` would take them. Ranks all fall by the same while time passes: they keep their order."""
+    if not candidates:
+        return []
+    top = max(candidate.priority for candidate in candidates)
+    queues: dict[int, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
+    for candidate in reversed(sorted(candidates, key=_rank)):
+        queues[_priority(candidate, top)][candidate.key].append(candidate)  # the first is at the end
+    ordered: list[Candidate] = []
+    for _, by_key in sorted(queues.items(), reverse=True):
+        heads = [(served[key], _rank(queue[-1]), key) for key, queue in by_key.items()]
+        heapq.heapify(heads)
+        while heads:
+            _, _, key = heads[0]
+            chosen = by_key[key].pop()
+            ordered.append(chosen)
+            served[key] += expected_seconds(chosen)
+            if by_key[key]:
+                heapq.heapreplace(heads, (served[key], _rank(by_key[key][-1]), key))
+            else:
+                heapq.heappop(heads)
+    return ordered
+
+
+def faded(served_seconds: float, elapsed_seconds: float) -> float:
+    """What device seconds count for, so long after they were had."""
+    return served_seconds * math.pow(0.5, max(0.0, elapsed_seconds) / HALF_LIFE_SECONDS)
+
+
+def expected_seconds(candidate: Candidate) -> float:
+    """Estimated seconds of a job, known or not."""
+    return UNKNOWN_SECONDS if candidate.seconds is None else candidate.seconds
+
+
+def _priority(candidate: Candidate, top: int) -> int:
+    return min(top, candidate.priority + int(candidate.waited_seconds / PRIORITY_PATIENCE_SECONDS))
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    seconds = expected_seconds(candidate)
+    return (seconds - AGEING * candidate.waited_seconds, -candidate.waited_seconds)

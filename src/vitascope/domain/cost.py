@@ -1,13 +1,13 @@
 """How long a plan takes, from what was measured before.
 
 A denoising step's time depends on the model, on how much it denoises at once, and on the device. Speeds are kept per model and
-per worker kind by whoever stores them; here they are only looked up and stretched.
+per device by whoever stores them; here they are only looked up and stretched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .plan import Plan
@@ -18,38 +18,76 @@ LEAST_EXPONENT, MOST_EXPONENT = 0.5, 2.0
 SMOOTHING = 0.3
 """Weight of the newest measurement. Three jobs after a change of conditions, two thirds of the old value are forgotten."""
 
+CLASSES_PER_DOUBLING = 8
+"""Amounts of work within a class share a measurement: 9 % apart, less than jobs of one size differ by on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What of a plan decides how long it takes; small enough to be kept beside each job."""
+
+    model: str
+    #: See `work_of`.
+    work: int
+    #: Denoising steps of all windows.
+    num_steps: int
+    num_windows: int = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What a model took on some kind of device."""
 
     model: str
-    #: Pixels times frames of one window, as the model makes them.
+    #: See `work_of`.
     work: int
     #: Seconds of one denoising step.
     step_seconds: float
-    #: Seconds of all that is not denoising: text, decoding, writing.
+    #: Seconds of all that is not denoising: text, decoding, writing; of one window.
     other_seconds: float
 
 
 def work_of(plan: Plan) -> int:
-    """Pixels times frames of the plan's largest window."""
-    return plan.native_height * plan.native_width * max(window.num_frames for window in plan.windows)
+    """What one step denoises: pixels times frames of the plan's largest window, twice with guidance.
+
+    Guidance runs the model once with the prompt and once without, where its scale is above 1: diffusers' own condition.
+    """
+    passes = 2 if plan.guidance_scale > 1 else 1
+    return passes * plan.native_height * plan.native_width * max(window.num_frames for window in plan.windows)
 
 
-def seconds_of(plan: Plan, speeds: Sequence[Speed]) -> float | None:
-    """Estimate how long the plan takes; None if its model was never measured.
+def effort_of(plan: Plan) -> Effort:
+    """Take what decides a plan's time out of it."""
+    return Effort(plan.model, work_of(plan), plan.total_steps, len(plan.windows))
+
+
+def work_class(work: int) -> int:
+    """Number of the class that an amount of work is in; see CLASSES_PER_DOUBLING."""
+    return round(math.log2(max(work, 1)) * CLASSES_PER_DOUBLING)
+
+
+def seconds_of(effort: Effort, speeds: Sequence[Speed]) -> float | None:
+    """Estimate how long a plan takes; None if its model was never measured.
 
     Between two measured amounts of work the time is interpolated as a power law, beyond them extended with the slope of the
     nearest two, within what is physically plausible.
+
+    Args:
+        effort: of the plan.
+        speeds: measured on the device in question; of other models too.
     """
-    known = sorted((s for s in speeds if s.model == plan.model and s.work > 0), key=lambda s: s.work)
+    known = sorted((s for s in speeds if s.model == effort.model and s.work > 0), key=lambda s: s.work)
     if not known:
         return None
-    work = work_of(plan)
-    step = _along([(s.work, s.step_seconds) for s in known], work)
-    other = _along([(s.work, s.other_seconds) for s in known], work)
-    return step * plan.total_steps + other * len(plan.windows)
+    step = _along([(s.work, s.step_seconds) for s in known], effort.work)
+    other = _along([(s.work, s.other_seconds) for s in known], effort.work)
+    return step * effort.num_steps + other * effort.num_windows
+
+
+def mean_seconds(effort: Effort, devices: Iterable[Sequence[Speed]]) -> float | None:
+    """Estimate how long a plan takes on one of several devices, of which nobody knows yet which one; None as `seconds_of`."""
+    found = [seconds for speeds in devices if (seconds := seconds_of(effort, speeds)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _along(points: Sequence[tuple[int, float]], work: int) -> float:
@@ -68,13 +106,25 @@ def _along(points: Sequence[tuple[int, float]], work: int) -> float:
     return near[1] * math.pow(work / near[0], exponent)
 
 
-def learn(old: Speed | None, measured: Speed) -> Speed:
-    """Blend a new measurement of the same model and work into what was known."""
+def measured(effort: Effort, seconds_by_stage: Mapping[str, float]) -> Speed | None:
+    """Make a speed of what a job took; None if it did not denoise.
+
+    Loading the model is left out: it is paid once, by whoever comes first.
+    """
+    denoise = seconds_by_stage.get("denoise", 0.0)
+    if effort.num_steps < 1 or denoise <= 0:
+        return None
+    other = sum(seconds for stage, seconds in seconds_by_stage.items() if stage not in ("load", "denoise"))
+    return Speed(effort.model, effort.work, denoise / effort.num_steps, other / effort.num_windows)
+
+
+def learn(old: Speed | None, new: Speed) -> Speed:
+    """Blend a new measurement of the same model and class of work into what was known."""
     if old is None:
-        return measured
+        return new
     return Speed(
-        measured.model,
-        measured.work,
-        old.step_seconds + SMOOTHING * (measured.step_seconds - old.step_seconds),
-        old.other_seconds + SMOOTHING * (measured.other_seconds - old.other_seconds),
+        new.model,
+        new.work,
+        old.step_seconds + SMOOTHING * (new.step_seconds - old.step_seconds),
+        old.other_seconds + SMOOTHING * (new.other_seconds - old.other_seconds),
     )

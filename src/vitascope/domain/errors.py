@@ -8,6 +8,7 @@
     │   ├── VideoNotReady
     │   ├── VideoFailed
     │   ├── JobConflict
+    │   ├── IdempotencyConflict
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
@@ -107,6 +108,10 @@ class VideoFailed(RequestError):
 
 class JobConflict(RequestError):
     """The job is not in a state that allows this."""
+
+
+class IdempotencyConflict(RequestError):
+    """The Idempotency-Key was used for another request."""
 
 
 class UnreadableBody(RequestError):

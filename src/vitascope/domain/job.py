@@ -81,6 +81,10 @@ class Job:
     video: Video | None = None
     #: What the worker chose and measured: automatic choices with reasons, seconds by stage.
     details: dict[str, Any] | None = None
+    #: Whose job it is; empty where the server has no keys.
+    key_id: str = ""
+    #: Whether its client has asked about it, and so knows its id.
+    is_read: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .choice import Choice
 from .errors import InvalidParameter
 from .model_spec import Bounds, Mode, ModelSpec, Size
-from .request import MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat
+from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat
 
 MAX_PROMPT_CHARS = 32_000
 """The longest prompt that the OpenAI Videos API documents. Text encoders read far less and cut the rest."""
@@ -102,6 +102,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         InvalidParameter: the request asks for something that cannot be made.
     """
     _check_text(request)
+    _check_priority(request)
     mode = _mode(request, spec)
     size = _asked_size(request, spec)
     native, fit, size_choices = _native_size(size, spec)
@@ -146,6 +147,13 @@ def _check_text(request: GenerationRequest) -> None:
     if request.format not in OUTPUT_FORMATS:
         rule = f"it must be one of {', '.join(OUTPUT_FORMATS)}"
         raise InvalidParameter("format", request.format, rule, nearest="mp4")
+
+
+def _check_priority(request: GenerationRequest) -> None:
+    if abs(request.priority) > MAX_PRIORITY:
+        nearest = MAX_PRIORITY if request.priority > 0 else -MAX_PRIORITY
+        rule = f"it must be from {-MAX_PRIORITY} to {MAX_PRIORITY}"
+        raise InvalidParameter("priority", request.priority, rule, nearest=nearest)
 
 
 def _mode(request: GenerationRequest, spec: ModelSpec) -> Mode:

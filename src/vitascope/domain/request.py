@@ -12,6 +12,9 @@ OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("mp4", "gif")
 
 MAX_SEED = 2**63 - 1
 
+MAX_PRIORITY = 10
+"""Priorities go from its negative to it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
@@ -34,6 +37,8 @@ class GenerationRequest:
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
     format: OutputFormat = "mp4"
+    #: Jobs of a higher priority go first.
+    priority: int = 0
     #: The client's own words about the job, given back unchanged.
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.

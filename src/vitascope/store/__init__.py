@@ -7,7 +7,7 @@ own module, one per database).
 
 from . import maintenance
 from .maintenance import Health
-from .rows import Event, Lapsed, Page, QueueStats
+from .rows import Event, Lapsed, Page, QueueStats, Running, Situation
 from .store import Store
 
-__all__ = ["Event", "Health", "Lapsed", "Page", "QueueStats", "Store", "maintenance"]
+__all__ = ["Event", "Health", "Lapsed", "Page", "QueueStats", "Running", "Situation", "Store", "maintenance"]

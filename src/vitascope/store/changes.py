@@ -137,12 +137,13 @@ def give_back(
         move(connection, row, JobStatus.QUEUED, now, **values)
 
 
-def see_worker(connection: sa.Connection, worker_id: str, now: datetime) -> None:
+def see_worker(connection: sa.Connection, worker_id: str, now: datetime, device: str | None = None) -> None:
     """Note that a worker is alive; forgets those that were not seen for long when a new one comes."""
-    seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None)
+    values = {} if device is None else {"device": device}
+    seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None, **values)
     if connection.execute(seen).rowcount == 0:
         connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGET_WORKERS_AFTER))
-        connection.execute(sa.insert(workers).values(id=worker_id, started_at=now, seen_at=now))
+        connection.execute(sa.insert(workers).values(id=worker_id, started_at=now, seen_at=now, **values))
 
 
 def error_values(error: JobError) -> dict[str, str]:

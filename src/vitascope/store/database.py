@@ -51,6 +51,16 @@ class Database(Protocol):
         So the limit of the queue is exact, and jobs become visible in the order of their numbers.
         """
 
+    def lock_claims(self, connection: sa.Connection) -> None:
+        """Let nobody else choose a job until the transaction ends: each choice counts in the next one."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Make one transaction of all `write` and `write_soon` blocks of this thread: each commits or fails with it.
+
+        A block that ends with an error undoes only its own changes. Where commits of several connections share their
+        waiting for the disk anyway, this does nothing.
+        """
+
     def upgrade_lock(self) -> AbstractContextManager[None]:
         """Keep other processes from upgrading the schema at the same time.
 

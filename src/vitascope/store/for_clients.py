@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Literal
 
 import sqlalchemy as sa
 
+from vitascope.domain.cost import effort_of
 from vitascope.domain.errors import InvalidParameter, JobNotFound, QueueFull
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
 
-from . import changes, history
+from . import changes, history, queue
 from .base import Base
+from .once import find_first, remember
 from .rows import Event, Page, job_of, storage_keys
 from .tables import jobs
 
@@ -26,24 +30,76 @@ MANY_EVENTS = 1000
 class ForClients(Base):
     """Jobs as their clients see them."""
 
-    def create(self, job_id: str, request: GenerationRequest, plan: Plan, max_queued: int) -> Job:
+    def create(
+        self,
+        job_id: str,
+        request: GenerationRequest,
+        plan: Plan,
+        max_queued: int,
+        *,
+        key_id: str = "",
+        max_queued_per_key: int | None = None,
+        once: Once | None = None,
+    ) -> Job:
         """Add a queued job; when this returns, nothing but its deletion takes it away.
 
+        Args:
+            job_id: of the new job.
+            request: what was asked for.
+            plan: how it is made.
+            max_queued: jobs that may wait.
+            key_id: whose job it is.
+            max_queued_per_key: jobs that may wait of one key; None is no limit beside the other.
+            once: by what a repetition of the request is known.
+
+        Returns:
+            The new job; or the first one, whose id is another, if the request was sent again.
+
         Raises:
-            QueueFull: as many as `max_queued` wait already.
+            QueueFull: as many as allowed wait already.
+            IdempotencyConflict: the request's name was another request's.
         """
         now = self._now()
-        values = {"id": job_id, "status": JobStatus.QUEUED.value, "model": plan.model, "created_at": now}
-        content = {"request": request.to_dict(), "plan": plan.to_dict()}
+        effort = effort_of(plan)
+        values = {
+            "id": job_id,
+            "status": JobStatus.QUEUED.value,
+            "created_at": now,
+            "request": request.to_dict(),
+            "plan": plan.to_dict(),
+            **asdict(effort),
+            "total_work": effort.work * effort.num_steps,
+            "key_id": key_id,
+            "precedence": -request.priority,
+            "fingerprint": once and once.fingerprint,
+            "last_event": 1,
+        }
         with self._database.write() as connection:
             self._database.lock_queue(connection)
-            queued = sa.select(sa.func.count()).where(jobs.c.status == JobStatus.QUEUED.value)
-            if connection.scalars(queued).one() >= max_queued:
-                raise QueueFull(f"the queue is full: {max_queued} jobs are waiting")
-            insert = sa.insert(jobs).values(last_event=1, **values, **content)
-            row = connection.execute(insert.returning(jobs)).one()
+            first = None if once is None else find_first(connection, key_id, once, now)
+            if first is not None:
+                return job_of(first)
+            _check_room(connection, key_id, max_queued, max_queued_per_key)
+            row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
             changes.add_event(connection, row, JobStatus.QUEUED.value, now)
+            if once is not None:
+                remember(connection, row, once, now)
         return job_of(row)
+
+    def check_room(self, key_id: str, max_queued: int, max_queued_per_key: int | None) -> None:
+        """Find out quickly whether the queue is full; `create` looks again.
+
+        Raises:
+            QueueFull: as many as allowed wait already.
+        """
+        with self._database.read() as connection:
+            _check_room(connection, key_id, max_queued, max_queued_per_key)
+
+    def mark_read(self, job_id: str) -> None:
+        """Note that the job's client knows its id."""
+        is_unread = (jobs.c.id == job_id) & jobs.c.read_at.is_(None)
+        with self._database.write_soon() as connection:
+            connection.execute(sa.update(jobs).where(is_unread).values(read_at=self._now()))
 
     def get(self, job_id: str) -> Job:
         """Return the job.
@@ -120,3 +176,15 @@ class ForClients(Base):
             row = changes.wish_to_cancel(connection, changes.locked(connection, job_id), now)
             changes.note(connection, row, "deleted", now, deleted_at=now)
         return [] if row.status == JobStatus.RUNNING else storage_keys(row)
+
+
+def _check_room(
+    connection: sa.Connection, key_id: str, max_queued: int, max_queued_per_key: int | None
+) -> None:
+    count = sa.select(sa.func.count()).select_from(jobs).where(queue.is_queued)
+    if connection.scalars(count).one() >= max_queued:
+        raise QueueFull(f"the queue is full: {max_queued} jobs are waiting")
+    if max_queued_per_key is None:
+        return
+    if connection.scalars(count.where(jobs.c.key_id == key_id)).one() >= max_queued_per_key:
+        raise QueueFull(f"as many jobs of this key are waiting as may: {max_queued_per_key}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from vitascope.domain.job import JobStatus
 
+from . import queue
 from .base import Base
-from .rows import QueueStats
+from .rows import QueueStats, Situation
 from .tables import jobs, workers
+
+MANY_WAITING = 10_000
 
 
 class ForOperators(Base):
@@ -24,9 +27,27 @@ class ForOperators(Base):
     def live_workers(self, within_seconds: float) -> int:
         """Count the workers that were seen so recently and have not ended."""
         with self._database.read() as connection:
-            since = self._lease_time(connection) - timedelta(seconds=within_seconds)
-            is_alive = (workers.c.seen_at >= since) & workers.c.stopped_at.is_(None)
+            is_alive = _is_alive(self._lease_time(connection), within_seconds)
             return connection.scalars(sa.select(sa.func.count()).where(is_alive)).one()
+
+    def situation(self, within_seconds: float) -> Situation:
+        """Look at all that waiting times depend on; of an enormous queue, at its MANY_WAITING oldest jobs.
+
+        Args:
+            within_seconds: workers that were seen so recently count as alive.
+        """
+        with self._database.read() as connection:
+            lease_now = self._lease_time(connection)
+            query = sa.select(workers.c.id, workers.c.device).where(_is_alive(lease_now, within_seconds))
+            devices = {row.id: row.device for row in connection.execute(query)}
+            estimate = queue.estimate_on(connection, set(devices.values()))
+            at_work = queue.running(connection, lease_now, estimate)
+            return Situation(
+                waiting=queue.waiting(connection, self._now(), estimate, MANY_WAITING),
+                running=[job for _, job in at_work],
+                workers=frozenset(devices),
+                served_seconds=queue.served_seconds(connection, lease_now, at_work),
+            )
 
     def queue_stats(self) -> QueueStats:
         """Count jobs by status and model."""
@@ -42,3 +63,9 @@ class ForOperators(Base):
         oldest = min((since for status, _, _, since in rows if status == JobStatus.QUEUED), default=now)
         waited = max(0.0, (now - oldest).total_seconds())
         return QueueStats(queued=queued, running=running, oldest_queued_seconds=waited, total=totals)
+
+
+def _is_alive(lease_now: datetime, within_seconds: float) -> sa.ColumnElement[bool]:
+    return (workers.c.seen_at >= lease_now - timedelta(seconds=within_seconds)) & workers.c.stopped_at.is_(
+        None
+    )

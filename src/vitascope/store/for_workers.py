@@ -7,13 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, JobStatus, Lease
 from vitascope.domain.video import Video
 
-from . import changes, history
+from . import changes, history, queue
 from .base import Base
+from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
-from .tables import jobs, workers
+from .tables import idempotency, jobs, workers
 
 
 class ForWorkers(Base):
@@ -22,28 +24,40 @@ class ForWorkers(Base):
     The methods that take the lease which `claim` gave raise LeaseLost, having written nothing, once the job is another's.
     """
 
-    def claim(self, worker_id: str, lease_seconds: float) -> Lease | None:
-        """Take the job that has waited longest; None if none waits."""
-        waiting = (
-            sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED.value).order_by(jobs.c.number).limit(1)
-        )
+    def claim(
+        self,
+        worker_id: str,
+        lease_seconds: float,
+        *,
+        device: str = "",
+        warm_models: frozenset[str] = frozenset(),
+    ) -> Lease | None:
+        """Take the job whose turn it is, as `domain.arbiter` says; None if none waits.
+
+        Args:
+            worker_id: who asks.
+            lease_seconds: the job is the worker's for so long.
+            device: the worker's kind of device, by which it is estimated how long jobs take.
+            warm_models: models that the worker has loaded.
+        """
         # an idle worker asks often: do not make writers wait for it
         with self._database.read() as connection:
-            if connection.execute(waiting.with_only_columns(jobs.c.number)).first() is None:
+            if queue.is_empty(connection):
                 return None
         now = self._now()
         with self._database.write() as connection:
-            row = connection.execute(waiting.with_for_update(skip_locked=True)).first()
+            self._database.lock_claims(connection)
+            lease_now = self._lease_time(connection)
+            row = queue.lock_next(connection, now, lease_now, device, warm_models)
             if row is None:
                 return None
-            expires_at = self._lease_time(connection) + timedelta(seconds=lease_seconds)
-            values = {
-                "worker_id": worker_id,
-                "lease_expires_at": expires_at,
-                "started_at": row.started_at or now,
-            }
+            expires_at = lease_now + timedelta(seconds=lease_seconds)
+            values = {"worker_id": worker_id, "lease_expires_at": expires_at, "claimed_at": lease_now}
             counts = {"attempt": row.attempt + 1, "token": row.token + 1}
-            row = changes.move(connection, row, JobStatus.RUNNING, now, **values, **counts)
+            started_at = row.started_at or now
+            row = changes.move(
+                connection, row, JobStatus.RUNNING, now, started_at=started_at, **values, **counts
+            )
         return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
 
     def renew(self, lease: Lease, lease_seconds: float) -> bool:
@@ -75,8 +89,16 @@ class ForWorkers(Base):
             changes.add_event(connection, row, history.PROGRESS, self._now(), data)
         return bool(row.cancel_requested)
 
-    def succeed(self, lease: Lease, video: Video, details: dict[str, Any]) -> list[str]:
+    def succeed(
+        self, lease: Lease, video: Video, details: dict[str, Any], speed: Speed | None = None
+    ) -> list[str]:
         """End the job with its video, which the storage must have by now.
+
+        Args:
+            lease: the worker's right to it.
+            video: the file.
+            details: what was chosen and measured.
+            speed: what the job took, to estimate others by.
 
         Returns:
             Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
@@ -84,6 +106,9 @@ class ForWorkers(Base):
         values = {"video": video_values(video), "details": details, "progress": 100, "stage": ""}
         with self._database.write() as connection:
             row = changes.held(connection, lease)
+            queue.charge(connection, row, self._lease_time(connection))
+            if speed is not None:
+                queue.learn_speed(connection, row.worker_id, speed)
             if row.deleted_at is not None:
                 changes.move(connection, row, JobStatus.CANCELLED, self._now())
                 return [*storage_keys(row), video.key]
@@ -101,6 +126,7 @@ class ForWorkers(Base):
     def _end(self, lease: Lease, status: JobStatus, **values: Any) -> list[str]:
         with self._database.write() as connection:
             row = changes.held(connection, lease)
+            queue.charge(connection, row, self._lease_time(connection))
             changes.move(connection, row, status, self._now(), **values)
         return [] if row.deleted_at is None else storage_keys(row)
 
@@ -115,6 +141,7 @@ class ForWorkers(Base):
         limit = max_attempts if count_attempt else None
         with self._database.write() as connection:
             row = changes.held(connection, lease)
+            queue.charge(connection, row, self._lease_time(connection))
             changes.give_back(connection, row, self._now(), max_attempts=limit)
         return [] if row.deleted_at is None else storage_keys(row)
 
@@ -134,7 +161,7 @@ class ForWorkers(Base):
         return Lapsed(len(rows), unneeded)
 
     def prune(self, *, progress_after_seconds: float = 300.0) -> int:
-        """Delete the progress events of jobs that ended so long ago; the other events stay.
+        """Delete the progress events of jobs that ended so long ago, the other events stay; and old Idempotency-Keys.
 
         Progress is for those who watch: later its only use would be its place on the disk. Each call prunes a bounded
         number of jobs and costs little if there are none, so that every worker may call it every few seconds.
@@ -143,16 +170,28 @@ class ForWorkers(Base):
             How many events were deleted.
         """
         ended_before = self._now() - timedelta(seconds=progress_after_seconds)
+        forget_before = self._now() - ONCE_KEPT
         with self._database.read() as connection:
-            if connection.execute(history.to_prune(ended_before).limit(1)).first() is None:
-                return 0
+            is_old = sa.select(idempotency.c.name).where(idempotency.c.created_at < forget_before).limit(1)
+            has_old = connection.execute(is_old).first() is not None
+            has_progress = connection.execute(history.to_prune(ended_before).limit(1)).first() is not None
+        if has_old:
+            with self._database.write_soon() as connection:
+                connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < forget_before))
+        if not has_progress:
+            return 0
         with self._database.write_soon() as connection:
             return history.prune(connection, ended_before)
 
-    def worker_seen(self, worker_id: str) -> None:
-        """Note that a worker is alive; the first time makes it known."""
+    def worker_seen(self, worker_id: str, device: str | None = None) -> None:
+        """Note that a worker is alive; the first time makes it known.
+
+        Args:
+            worker_id: who.
+            device: its kind of device, once that is known.
+        """
         with self._database.write_soon() as connection:
-            changes.see_worker(connection, worker_id, self._lease_time(connection))
+            changes.see_worker(connection, worker_id, self._lease_time(connection), device)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose."""

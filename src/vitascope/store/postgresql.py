@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -44,7 +44,7 @@ POOL_SECONDS = 10.0
 
 # Advisory locks have two numbers; the first one says that they are ours ("Vita" in ASCII).
 OURS = 0x56697461
-UPGRADE, QUEUE = 1, 2
+UPGRADE, QUEUE, CLAIMS = 1, 2, 3
 
 
 class PostgresqlDatabase:
@@ -80,6 +80,13 @@ class PostgresqlDatabase:
 
     def lock_queue(self, connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, QUEUE)))
+
+    def lock_claims(self, connection: sa.Connection) -> None:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, CLAIMS)))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Do nothing: commits of several connections share their waiting."""
+        return nullcontext()
 
     @contextmanager
     def upgrade_lock(self) -> Iterator[None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.arbiter import Candidate
 from vitascope.domain.job import Job, JobError, JobStatus
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
@@ -62,6 +63,32 @@ class QueueStats:
     total: Mapping[JobStatus, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running job, as far as the turns of others depend on it."""
+
+    job_id: str
+    worker_id: str
+    #: Estimated for all of it; None if its model was never measured.
+    seconds: float | None
+    #: Whole percent.
+    progress: int
+    #: Since its worker took it.
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that waiting times depend on, at one moment."""
+
+    waiting: Sequence[Candidate]
+    running: Sequence[Running]
+    #: Ids of the workers that live.
+    workers: Collection[str]
+    #: Device seconds that each key has had lately, with those of running jobs.
+    served_seconds: Mapping[str, float]
+
+
 def job_of(row: Row) -> Job:
     """Make the domain's job of a row of `jobs`."""
     return Job(
@@ -79,6 +106,8 @@ def job_of(row: Row) -> Job:
         error=None if row.error_code is None else JobError(row.error_code, row.error_message),
         video=None if row.video is None else Video(**row.video),
         details=row.details,
+        key_id=row.key_id,
+        is_read=row.read_at is not None,
     )
 
 

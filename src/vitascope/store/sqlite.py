@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -41,6 +42,7 @@ class SqliteDatabase:
         self._reads = _engine(url, "BEGIN", "PRAGMA query_only = ON")
         self._writes = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL")
         self._soon = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = NORMAL")
+        self._group = threading.local()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -49,13 +51,32 @@ class SqliteDatabase:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        with _translated(), self._writes.begin() as connection:
+        with _translated(), self._transaction(self._writes) as connection:
             yield connection
 
     @contextmanager
     def write_soon(self) -> Iterator[sa.Connection]:
-        with _translated(), self._soon.begin() as connection:
+        with _translated(), self._transaction(self._soon) as connection:
             yield connection
+
+    @contextmanager
+    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        shared: sa.Connection | None = getattr(self._group, "connection", None)
+        if shared is None:
+            with engine.begin() as connection:
+                yield connection
+        else:
+            with shared.begin_nested():
+                yield shared
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with _translated(), self._writes.begin() as connection:
+            self._group.connection = connection
+            try:
+                yield
+            finally:
+                self._group.connection = None
 
     @contextmanager
     def upgrade_lock(self) -> Iterator[None]:
@@ -92,6 +113,9 @@ class SqliteDatabase:
         return self._clock.now()
 
     def lock_queue(self, connection: sa.Connection) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def lock_claims(self, connection: sa.Connection) -> None:
         """Do nothing: there is one writer at a time."""
 
     def problems(self) -> list[str]:

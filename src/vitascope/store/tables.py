@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
@@ -11,7 +12,7 @@ from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0002"
+HEAD = "0003"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -56,6 +57,12 @@ def _one_of(column: str, values: type[JobStatus]) -> str:
 _BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _Json = sa.JSON(none_as_null=True)
 
+# of what waits only: small, whatever has ever been
+_queued: dict[str, Any] = {
+    "sqlite_where": sa.text("status = 'queued'"),
+    "postgresql_where": sa.text("status = 'queued'"),
+}
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -94,6 +101,21 @@ jobs = sa.Table(
     sa.Column("details", _Json),
     # sequence number of the job's newest event
     sa.Column("last_event", sa.Integer, nullable=False, default=0),
+    # whose job it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
+    # the priority's negative, so that all columns of an index of what goes first rise
+    sa.Column("precedence", sa.Integer, nullable=False, server_default="0"),
+    # what decides how long it takes: `domain.cost.Effort`; and their product, by which jobs are sorted
+    sa.Column("work", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("num_windows", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("total_work", sa.BigInteger, nullable=False, server_default="0"),
+    # by the clock of leases: when a worker last took it
+    sa.Column("claimed_at", Instant),
+    # of the request as it was sent, to know an automatic retry by
+    sa.Column("fingerprint", sa.String(64)),
+    # when its client first asked about it
+    sa.Column("read_at", Instant),
     sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
     sa.CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
@@ -102,6 +124,10 @@ jobs = sa.Table(
     sa.CheckConstraint("(status = 'succeeded') = (video IS NOT NULL)", name="video"),
     sa.Index(None, "status", "number"),
     sa.Index(None, "deleted_at", "number"),
+    sa.Index(None, "fingerprint"),
+    # the two ends of each key's queue
+    sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
+    sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
     # SQLite would give the number of the newest job again after that row is gone
     sqlite_autoincrement=True,
 )
@@ -132,6 +158,42 @@ workers = sa.Table(
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
     sa.Column("stopped_at", Instant),
+    # kind of device, by which speeds are kept
+    sa.Column("device", sa.String(255), nullable=False, server_default=""),
+)
+
+# what each model took on each kind of device
+speeds = sa.Table(
+    "speeds",
+    metadata,
+    sa.Column("device", sa.String(255), primary_key=True),
+    sa.Column("model", sa.String(255), primary_key=True),
+    # `domain.cost.work_class`
+    sa.Column("work_class", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("work", sa.BigInteger, nullable=False),
+    sa.Column("step_seconds", sa.Float, nullable=False),
+    sa.Column("other_seconds", sa.Float, nullable=False),
+)
+
+# what each key has had of the devices lately: seconds that fade, as they were at an instant of the clock of leases
+shares = sa.Table(
+    "shares",
+    metadata,
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("served_seconds", sa.Float, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+
+# requests that shall be carried out once, by the name that their client gave them
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    # SHA-256 of the Idempotency-Key
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index(None, "created_at"),
 )
 
 # one row, in SQLite only: see `clock`

@@ -1,0 +1,216 @@
+"""The queue: who waits, what each key has had of the devices, and how fast the devices are.
+
+`domain.arbiter` decides; here is only what it looks at. A claim sees a bounded window of each key's jobs, its oldest and its
+shortest ones, so that its cost does not grow with the queue.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from vitascope.domain import arbiter
+from vitascope.domain.arbiter import Candidate
+from vitascope.domain.cost import Effort, Speed, learn, mean_seconds, work_class
+from vitascope.domain.job import JobStatus
+
+from .rows import Row, Running
+from .tables import jobs, shares, speeds, workers
+
+JOBS_PER_KEY = 8
+"""Candidates of a key, of each kind: its oldest and its shortest jobs. More could only matter where workers of several models
+ask, or where other claims have locked so many."""
+
+KEYS_PER_CLAIM = 4
+"""Keys that a claim looks at, of the highest priority: those that have had the least. Only one of them can come next."""
+
+#: Estimates the seconds of an effort; None if nothing is known.
+Estimate = Callable[[Effort], float | None]
+
+# written out, because a parameter would keep databases from using the indexes of what is queued
+is_queued = jobs.c.status == sa.literal_column(f"'{JobStatus.QUEUED.value}'")
+_is_running = jobs.c.status == JobStatus.RUNNING.value
+_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
+    jobs.c.number, jobs.c.id, jobs.c.key_id, jobs.c.model, jobs.c.precedence, jobs.c.created_at,
+    jobs.c.work, jobs.c.num_steps, jobs.c.num_windows,
+)  # fmt: skip
+
+
+def is_empty(connection: sa.Connection) -> bool:
+    """Whether nobody waits."""
+    return connection.execute(sa.select(jobs.c.number).where(is_queued).limit(1)).first() is None
+
+
+def lock_next(
+    connection: sa.Connection,
+    now: datetime,
+    lease_now: datetime,
+    device: str,
+    warm_models: frozenset[str],
+) -> Row | None:
+    """Find the job that goes next on a device and lock its row; None if nobody waits, or only jobs that others have locked.
+
+    Args:
+        connection: in a transaction that is the only one to claim.
+        now: by the clock of history.
+        lease_now: by the clock of leases.
+        device: of the asking worker.
+        warm_models: that the asking worker has loaded.
+    """
+    keys = _waiting_keys(connection)
+    if not keys:
+        return None
+    estimate = estimate_on(connection, [device])
+    served: Mapping[str, float] = {}
+    if len(keys) > 1:
+        served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
+    rows = [row for key in _due(keys, served) for row in _window(connection, key)]
+    candidates = [candidate_of(row, now, estimate) for row in sorted(rows, key=lambda row: int(row.number))]
+    while (chosen := arbiter.next_of(candidates, served, warm_models)) is not None:
+        query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
+        row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+        if row is not None:
+            return row
+        candidates.remove(chosen)
+    return None
+
+
+def _waiting_keys(connection: sa.Connection) -> Sequence[Row]:
+    first, oldest = sa.func.min(jobs.c.precedence), sa.func.min(jobs.c.number)
+    query = sa.select(jobs.c.key_id, first.label("precedence"), oldest.label("oldest"))
+    rows: Sequence[Any] = connection.execute(query.where(is_queued).group_by(jobs.c.key_id)).all()
+    return rows
+
+
+def _due(keys: Sequence[Row], served: Mapping[str, float]) -> Iterable[str]:
+    """Choose the keys that may come next: those before the others by the arbiter's rules, and who has waited longest."""
+    ranked = sorted(keys, key=lambda row: (row.precedence, served.get(row.key_id, 0.0), row.oldest))
+    patient = min(keys, key=lambda row: row.oldest)
+    return {row.key_id: None for row in (*ranked[:KEYS_PER_CLAIM], patient)}
+
+
+def _window(connection: sa.Connection, key_id: str) -> Sequence[Row]:
+    """Return a key's oldest and shortest jobs, the urgent ones first."""
+    waiting = sa.select(*_COLUMNS).where(is_queued, jobs.c.key_id == key_id)
+    ends = (
+        waiting.order_by(jobs.c.precedence, jobs.c.number).limit(JOBS_PER_KEY),
+        waiting.order_by(jobs.c.precedence, jobs.c.total_work, jobs.c.number).limit(JOBS_PER_KEY),
+        waiting.order_by(jobs.c.number).limit(1),
+    )
+    either: sa.CompoundSelect[Any] = sa.union(*(sa.select(end.subquery()) for end in ends))
+    rows: Sequence[Any] = connection.execute(either).all()
+    return rows
+
+
+def effort_of(row: Row) -> Effort:
+    return Effort(row.model, row.work, row.num_steps, row.num_windows)
+
+
+def candidate_of(row: Row, now: datetime, estimate: Estimate) -> Candidate:
+    waited = max(0.0, (now - row.created_at).total_seconds())
+    return Candidate(row.id, row.key_id, row.model, estimate(effort_of(row)), waited, -row.precedence)
+
+
+def waiting(connection: sa.Connection, now: datetime, estimate: Estimate, limit: int) -> list[Candidate]:
+    """Return what waits, oldest first."""
+    query = sa.select(*_COLUMNS).where(is_queued).order_by(jobs.c.number).limit(limit)
+    return [candidate_of(row, now, estimate) for row in connection.execute(query)]
+
+
+def running(connection: sa.Connection, lease_now: datetime, estimate: Estimate) -> list[tuple[str, Running]]:
+    """Return what runs, with the key whose it is."""
+    more = (jobs.c.worker_id, jobs.c.progress, jobs.c.claimed_at)
+    query: sa.Select[Any] = sa.select(*_COLUMNS, *more).where(_is_running)
+    found: list[tuple[str, Running]] = []
+    for row in connection.execute(query):
+        elapsed = (lease_now - row.claimed_at).total_seconds() if row.claimed_at else 0.0
+        seconds = estimate(effort_of(row))
+        found.append((row.key_id, Running(row.id, row.worker_id, seconds, row.progress, max(0.0, elapsed))))
+    return found
+
+
+def served_seconds(
+    connection: sa.Connection, lease_now: datetime, at_work: Iterable[tuple[str, Running]]
+) -> dict[str, float]:
+    """Tell what each key has had of the devices lately.
+
+    A running job counts with all that it will take, so that several workers that ask at once do not serve one key only.
+    """
+    served: dict[str, float] = defaultdict(float)
+    for row in connection.execute(sa.select(shares)):
+        served[row.key_id] = arbiter.faded(row.served_seconds, (lease_now - row.at).total_seconds())
+    for key_id, job in at_work:
+        seconds = arbiter.UNKNOWN_SECONDS if job.seconds is None else job.seconds
+        served[key_id] += max(job.elapsed_seconds, seconds)
+    return dict(served)
+
+
+def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
+    """Add the device seconds of a running job that ends now to what its key has had."""
+    if row.claimed_at is None:
+        return
+    seconds = max(0.0, (lease_now - row.claimed_at).total_seconds())
+
+    def blend(old: Row | None) -> dict[str, Any]:
+        kept = 0.0
+        if old is not None:
+            kept = arbiter.faded(old.served_seconds, (lease_now - old.at).total_seconds())
+        return {"served_seconds": kept + seconds, "at": lease_now}
+
+    _put(connection, shares, {"key_id": row.key_id}, blend)
+
+
+def learn_speed(connection: sa.Connection, worker_id: str, speed: Speed) -> None:
+    """Blend what a job took into what is known of its worker's kind of device."""
+    device = connection.scalar(sa.select(workers.c.device).where(workers.c.id == worker_id)) or ""
+    key = {"device": device, "model": speed.model, "work_class": work_class(speed.work)}
+
+    def blend(old: Row | None) -> dict[str, Any]:
+        new = learn(old and _speed_of(old), speed)
+        return {"work": new.work, "step_seconds": new.step_seconds, "other_seconds": new.other_seconds}
+
+    _put(connection, speeds, key, blend)
+
+
+def estimate_on(connection: sa.Connection, devices: Collection[str]) -> Estimate:
+    """Return what estimates the seconds of an effort on one of these kinds of device."""
+    known: dict[str, list[Speed]] = defaultdict(list)
+    for row in connection.execute(sa.select(speeds).where(speeds.c.device.in_(devices))):
+        known[row.device].append(_speed_of(row))
+    by_effort: dict[Effort, float | None] = {}
+
+    def estimate(effort: Effort) -> float | None:
+        if effort not in by_effort:
+            by_effort[effort] = mean_seconds(effort, known.values())
+        return by_effort[effort]
+
+    return estimate
+
+
+def _speed_of(row: Row) -> Speed:
+    return Speed(row.model, row.work, row.step_seconds, row.other_seconds)
+
+
+def _put(
+    connection: sa.Connection,
+    table: sa.Table,
+    key: Mapping[str, Any],
+    blend: Callable[[Row | None], dict[str, Any]],
+) -> None:
+    """Change the row of that key, or add it; `blend` makes the new values of the old row."""
+    is_it = sa.and_(*(table.c[name] == value for name, value in key.items()))
+    query = sa.select(table).where(is_it).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        try:
+            with connection.begin_nested():
+                connection.execute(sa.insert(table).values(**key, **blend(None)))
+                return
+        except IntegrityError:  # another transaction was first
+            row = connection.execute(query).one()
+    connection.execute(sa.update(table).where(is_it).values(blend(row)))

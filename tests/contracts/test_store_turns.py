@@ -1,0 +1,245 @@
+"""Who goes next, what is learnt from it, and requests that are sent twice; whatever the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vitascope.domain.cost import Speed, effort_of
+from vitascope.domain.errors import IdempotencyConflict, JobNotFound, QueueFull
+from vitascope.domain.job import Job, JobError
+from vitascope.domain.once import Once
+from vitascope.domain.video import Video
+from vitascope.store import Store
+
+Create = Callable[..., Job]
+VIDEO = Video(
+    key="videos/a.mp4",
+    media_type="video/mp4",
+    num_bytes=10,
+    sha256="00",
+    height=64,
+    width=96,
+    num_frames=17,
+    fps=8,
+)
+
+
+def order(store: Store, clock: Any, **how: Any) -> list[str]:
+    """Claim and end all that waits, one after the other; each takes a second."""
+    ids = []
+    while (lease := store.claim("w", 15.0, **how)) is not None:
+        ids.append(lease.job.id)
+        clock.advance(1)
+        store.succeed(lease, VIDEO, {})
+    return ids
+
+
+class TestTurns:
+    def test_the_shorter_one_goes_first_until_the_longer_has_waited_enough(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        create("long", num_inference_steps=100)
+        clock.advance(1)
+        create("short", num_inference_steps=1)
+        lease = store.claim("w", 15.0, device="d")
+        assert lease is not None
+        assert lease.job.id == "long", "nothing was measured yet: both count the same"
+        store.succeed(lease, VIDEO, {}, Speed("small", effort_of(lease.job.plan).work, 1.0, 0.0))
+        create("long2", num_inference_steps=100)
+        # measured on a worker of another kind of device, whose name is not known yet
+        assert order(store, clock, device="") == ["short", "long2"]
+
+    def test_speeds_are_kept_by_kind_of_device(self, store: Store, create: Create, clock: Any) -> None:
+        for worker, device, seconds in (("w1", "fast", 1.0), ("w2", "slow", 5.0)):
+            store.worker_seen(worker, device)
+            create(worker)
+            lease = store.claim(worker, 15.0)
+            assert lease is not None
+            store.succeed(lease, VIDEO, {}, Speed("small", effort_of(lease.job.plan).work, seconds, 2.0))
+        steps = create("next").plan.total_steps
+        (waiting,) = store.situation(within_seconds=60).waiting
+        assert waiting.seconds == pytest.approx(steps * 3.0 + 2.0), "the mean of the devices that work"
+        clock.advance(100)
+        store.worker_seen("w1")
+        (waiting,) = store.situation(within_seconds=60).waiting
+        assert waiting.seconds == pytest.approx(steps * 1.0 + 2.0)
+
+    def test_a_flood_of_one_key_delays_another_by_the_running_job_only(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        for number in range(60):
+            create(f"flood{number}", key_id="flood")
+        running = store.claim("w", 15.0)
+        create("single", key_id="other")
+        assert running is not None
+        clock.advance(5)
+        store.succeed(running, VIDEO, {})
+        assert order(store, clock)[0] == "single"
+
+    def test_several_workers_that_ask_at_once_serve_several_keys(self, store: Store, create: Create) -> None:
+        for number in range(8):
+            create(f"a{number}", key_id="a")
+        for number in range(2):
+            create(f"b{number}", key_id="b")
+        claimed = [store.claim(f"w{number}", 15.0) for number in range(4)]
+        assert sorted(lease.job.id[0] for lease in claimed if lease) == ["a", "a", "b", "b"]
+
+    def test_what_a_key_had_is_forgotten_slowly(self, store: Store, create: Create, clock: Any) -> None:
+        create("a0", key_id="a")
+        lease = store.claim("w", 1000.0)
+        assert lease is not None
+        clock.advance(100)
+        store.succeed(lease, VIDEO, {})
+        assert store.situation(60).served_seconds == {"a": pytest.approx(100.0)}
+        clock.advance(300)
+        assert store.situation(60).served_seconds == {"a": pytest.approx(50.0)}
+
+    def test_a_loaded_model_goes_first_within_bounds(self, store: Store, create: Create, clock: Any) -> None:
+        create("cold", plan_model="cold")
+        clock.advance(119)
+        create("warm", plan_model="warm")
+        create("warmer", plan_model="warm")
+        assert order(store, clock, warm_models=frozenset({"warm"})) == ["warm", "cold", "warmer"]
+
+    def test_a_higher_priority_goes_first(self, store: Store, create: Create, clock: Any) -> None:
+        create("later", priority=-1)
+        for number in range(40):
+            create(f"normal{number}")
+        create("urgent", priority=3)
+        done = order(store, clock)
+        assert (done[0], done[-1]) == ("urgent", "later")
+
+    def test_everything_waiting_has_its_turn_once_among_many_workers(
+        self, store: Store, create: Create
+    ) -> None:
+        ids = [create(f"job{number}", key_id=f"key{number % 7}").id for number in range(60)]
+        found: list[str] = []
+
+        def work(worker_id: str) -> None:
+            while (lease := store.claim(worker_id, 15.0)) is not None:
+                found.append(lease.job.id)
+                store.fail(lease, JobError("internal_error", "-"))
+
+        threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == sorted(ids)
+
+    def test_the_situation_tells_what_runs(self, store: Store, create: Create, clock: Any) -> None:
+        create("a")
+        create("b")
+        store.worker_seen("w", "d")
+        lease = store.claim("w", 15.0)
+        assert lease is not None
+        store.report(lease, 40, "denoise")
+        clock.advance(7)
+        situation = store.situation(within_seconds=60)
+        (running,) = situation.running
+        assert (running.job_id, running.worker_id, running.progress) == ("a", "w", 40)
+        assert running.elapsed_seconds == pytest.approx(7.0)
+        assert [candidate.job_id for candidate in situation.waiting] == ["b"]
+        assert set(situation.workers) == {"w"}
+
+
+class TestLimits:
+    def test_a_key_has_its_own_limit(self, store: Store, create: Create) -> None:
+        create("a1", key_id="a", max_queued_per_key=1)
+        with pytest.raises(QueueFull, match="of this key"):
+            create("a2", key_id="a", max_queued_per_key=1)
+        create("b1", key_id="b", max_queued_per_key=1)
+        with pytest.raises(QueueFull, match="of this key"):
+            store.check_room("a", 100, 1)
+        store.check_room("c", 100, 1)
+        with pytest.raises(QueueFull, match="2 jobs are waiting"):
+            store.check_room("c", 2, None)
+
+
+class TestOnce:
+    def test_a_named_request_makes_one_job(self, store: Store, create: Create) -> None:
+        once = Once("f" * 64, name="order-1")
+        first = create("a", once=once)
+        assert create("b", once=once) == first
+        with pytest.raises(JobNotFound):
+            store.get("b")
+        assert create("c", once=once, key_id="other").id == "c", "names are each key's own"
+        assert create("d", once=Once("f" * 64, name="order-2")).id == "d"
+        assert create("e", once=Once("f" * 64)).id == "e"
+
+    def test_a_full_queue_still_knows_what_it_has(self, store: Store, create: Create) -> None:
+        once = Once("f" * 64, name="order-1")
+        create("a", max_queued=1, once=once)
+        assert create("b", max_queued=1, once=once).id == "a"
+
+    def test_a_name_is_for_one_request(self, store: Store, create: Create) -> None:
+        create("a", once=Once("f" * 64, name="order-1"))
+        with pytest.raises(IdempotencyConflict, match="was used for another request"):
+            create("b", once=Once("0" * 64, name="order-1"))
+        store.delete("a")
+        with pytest.raises(IdempotencyConflict, match="was deleted"):
+            create("b", once=Once("f" * 64, name="order-1"))
+
+    def test_a_name_is_kept_for_a_day(self, store: Store, create: Create, clock: Any) -> None:
+        once = Once("f" * 64, name="order-1")
+        create("a", once=once)
+        clock.advance(24 * 3600)
+        assert create("b", once=once).id == "a"
+        clock.advance(1)
+        assert create("c", once=once).id == "c"
+        clock.advance(24 * 3600 + 1)
+        store.prune()
+        assert create("d", once=Once("0" * 64, name="order-1")).id == "d"
+
+    def test_an_automatic_retry_finds_the_job_that_nobody_has_asked_about(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        first, retry = Once("f" * 64), Once("f" * 64, is_retry=True)
+        assert create("a", once=retry).id == "a", "the first try never arrived"
+        assert create("b", once=first).id == "b", "not a retry: the same again is wanted"
+        assert create("c", once=retry).id == "a"
+        assert create("c", once=Once("0" * 64, is_retry=True)).id == "c", "another request"
+        assert create("d", once=retry, key_id="other").id == "d"
+        store.mark_read("a")
+        assert store.get("a").is_read
+        assert create("e", once=retry).id == "b"
+        store.delete("b")
+        assert create("f", once=retry).id == "f"
+        clock.advance(601)
+        assert create("g", once=retry).id == "g"
+
+    def test_repetitions_at_the_same_time_make_one_job(self, store: Store, create: Create) -> None:
+        once = Once("f" * 64, name="order-1")
+        found: list[str] = []
+        threads = [
+            threading.Thread(target=lambda n=number: found.append(create(f"job{n}", once=once).id))  # type: ignore[misc]
+            for number in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8
+        assert len(set(found)) == 1
+
+
+class TestTogether:
+    def test_what_is_written_together_is_there_afterwards(self, store: Store, create: Create) -> None:
+        with store.together():
+            create("a")
+            with pytest.raises(QueueFull):
+                create("b", max_queued=1)
+            create("c")
+        assert [job.id for job in store.page(order="asc").jobs] == ["a", "c"]
+
+    def test_an_error_undoes_the_call_that_raised_it_only(self, store: Store, create: Create) -> None:
+        with store.together():
+            create("a")
+            with pytest.raises(JobNotFound):
+                store.request_cancel("b")
+            store.request_cancel("a")
+        assert store.get("a").status == "cancelled"
