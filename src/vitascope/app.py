@@ -90,6 +90,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             catalog,
             open_storage(settings),
             max_queued=settings.store.max_queued,
+            max_queued_per_key=settings.store.max_queued_per_key,
             worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)

@@ -51,6 +51,8 @@ class StoreSettings(_Section):
     """URL of the database, `sqlite:///PATH` or `postgresql://…`. By default `DATABASE_URL`, else a SQLite file in the data folder."""
     max_queued: Annotated[int, Field(ge=1)] = 1000
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
+    max_queued_per_key: Annotated[int, Field(ge=1)] | None = None
+    """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
 
 
 class WorkerSettings(_Section):

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from vitascope import app, settings
+from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
 from vitascope.settings import Settings
@@ -61,7 +62,7 @@ class Server:
     _stop: threading.Event = field(default_factory=threading.Event)
     _workers: list[threading.Thread] = field(default_factory=list)
 
-    def finish(self, lease: Lease) -> None:
+    def finish(self, lease: Lease, speed: Speed | None = None) -> None:
         """Put a file and end the job with it."""
         path = self.folder / f"{lease.job.id}.part"
         path.write_bytes(CONTENT)
@@ -78,7 +79,7 @@ class Server:
             num_frames=plan.num_frames,
             fps=plan.fps,
         )
-        self.store.succeed(lease, video, {"choices": [], "seconds": {"denoise": 1.0}})
+        self.store.succeed(lease, video, {"choices": [], "seconds": {"denoise": 1.0}}, speed)
 
     def claim(self) -> Lease:
         lease = self.store.claim("test", 60)

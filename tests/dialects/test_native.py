@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from vitascope.dialects.native import schema
+from vitascope.domain.cost import Speed, effort_of
+from waiting import eventually
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def png(size: tuple[int, int] = (96, 64)) -> bytes:
 
 FULL = {
     "prompt": "a dog", "model": "small", "negative_prompt": "cats", "height": 128, "width": 192, "num_frames": 20, "fps": 10,
-    "num_inference_steps": 3, "guidance_scale": 2.5, "scheduler": "UniPCMultistepScheduler", "seed": 7, "format": "gif",
+    "num_inference_steps": 3, "guidance_scale": 2.5, "scheduler": "UniPCMultistepScheduler", "seed": 7, "format": "gif", "priority": 2,
     "metadata": {"a": [1, None]}, "user": "u",
 }  # fmt: skip
 
@@ -50,6 +52,41 @@ def test_the_full_vocabulary_is_kept(call: Callable[..., httpx.Response]) -> Non
     assert answer.headers["location"] == f"/api/v1/jobs/{job['id']}"
     assert call("GET", f"/jobs/{job['id']}").json() == job
     schema.Job.model_validate(job, extra="forbid")
+
+
+def test_waiting_is_told_from_what_was_measured(serve: Callable[..., Any]) -> None:
+    server = serve()
+
+    def get(job: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = server.client.get(f"/api/v1/jobs/{job['id']}").json()
+        return found
+
+    def create(**more: Any) -> dict[str, Any]:
+        body = {"prompt": "a", "num_inference_steps": 10, **more}
+        made: dict[str, Any] = server.client.post("/api/v1/jobs", json=body).json()
+        return made
+
+    first = create()
+    assert (first["queue_position"], first["eta_seconds"]) == (1, None), "never measured, and nobody works"
+    server.store.worker_seen("w", "cpu")
+    lease = server.store.claim("w", 60.0)
+    effort = effort_of(lease.job.plan)
+    server.finish(lease, Speed(effort.model, effort.work, 1.0, 5.0))
+    assert (get(first)["queue_position"], get(first)["eta_seconds"]) == (None, None)
+    jobs = [create(), create(num_inference_steps=1), create(priority=1)]
+
+    def expected() -> list[tuple[int, int]]:
+        found = [get(job) for job in jobs]
+        return [(job["queue_position"], round((job["eta_seconds"] or 0) / 5)) for job in found]
+
+    # 15 s each, but the short one 6 s; some may have passed since the server looked
+    eventually(lambda: expected() == [(3, 7), (2, 4), (1, 3)])
+    page = server.client.get("/api/v1/jobs", params={"limit": 1}).json()
+    assert page["jobs"][0]["queue_position"] == 1
+    lease = server.store.claim("w", 60.0)
+    server.store.report(lease, 50, "denoise")
+    eventually(lambda: 0 < (get(jobs[2])["eta_seconds"] or 0) < 8)
+    assert get(jobs[2])["queue_position"] is None
 
 
 def test_defaults_and_duration(call: Callable[..., httpx.Response]) -> None:

@@ -450,4 +450,10 @@ def test_pictures_of_refused_requests_are_not_kept(serve: Any) -> None:
     server.client.post("/v1/videos", json={"prompt": "a dog"})
     refused = server.client.post("/v1/videos", data={"prompt": "a"}, files={"image": picture})
     assert error_of(refused, 429)["code"] == "queue_full"
+    named = {
+        "data": {"prompt": "a"},
+        "files": {"image": io.BytesIO(PNG)},
+        "headers": {"Idempotency-Key": "a"},
+    }
+    assert error_of(server.client.post("/v1/videos", **named), 429)["code"] == "queue_full"
     assert list((server.settings.files_folder / "inputs").iterdir()) == []

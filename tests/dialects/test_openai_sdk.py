@@ -160,7 +160,7 @@ def test_a_full_queue_is_the_sdks_rate_limit(serve: Callable[..., Any]) -> None:
         with pytest.raises(openai.RateLimitError) as error:
             client.videos.create(prompt="a dog")
     assert error.value.code == "queue_full"
-    assert error.value.response.headers["retry-after"] == "30"
+    assert error.value.response.headers["retry-after"] == "10"
 
 
 def test_models_lists_what_is_served(idle: openai.OpenAI) -> None:

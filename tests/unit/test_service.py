@@ -136,7 +136,7 @@ def test_a_picture_is_stored_as_png_and_goes_with_its_job(service: Service, tmp_
     assert stored(tmp_path) == [job.request.image]
     with Image.open(tmp_path / "files" / f"inputs/{job.id}.png") as kept:
         assert kept.format == "PNG"
-    service.delete(job.id)
+    service.remove(service.delete(job.id))
     assert stored(tmp_path) == []
 
 
@@ -162,7 +162,7 @@ def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store
     finish(store, tmp_path)
     job = service.get(job.id)
     assert service.open_video(job).read_bytes() == b"video"
-    service.delete(job.id)
+    service.remove(service.delete(job.id))
     assert stored(tmp_path) == []
     with pytest.raises(StorageError):
         service.open_video(job)

@@ -27,7 +27,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "public_url": None,
             "max_body_bytes": 32 * 1024 * 1024,
         },
-        "store": {"url": None, "max_queued": 1000},
+        "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},
         "worker": {
             "lease_seconds": 15.0,
             "poll_seconds": 0.25,

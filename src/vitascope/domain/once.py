@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+
+RETRY_WINDOW = timedelta(minutes=10)
+"""How long after a job a library's automatic retry is taken for its request. The OpenAI SDK gives up after 10 minutes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,6 +14,7 @@ from typing import Literal, Protocol
 from vitascope import media
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
+    IdempotencyConflict,
     InvalidParameter,
     JobNotFound,
     QueueFull,
@@ -24,12 +26,17 @@ from vitascope.domain.errors import (
 )
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids
+from .outlook import Outlook
+
+OPEN = ""
+"""Whose jobs all are on a server without keys."""
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
@@ -63,6 +70,7 @@ class Service:
         models: the catalog.
         files: where inputs and videos are.
         max_queued: jobs that may wait.
+        max_queued_per_key: jobs of one key that may wait; None is no limit beside the other.
         worker_silence_seconds: a worker that was not seen for so long counts as dead.
     """
 
@@ -73,13 +81,16 @@ class Service:
         files: Storage,
         *,
         max_queued: int = 1000,
+        max_queued_per_key: int | None = None,
         worker_silence_seconds: float = 30.0,
     ) -> None:
         self._store = store
         self._models = models
         self._files = files
         self._max_queued = max_queued
+        self._max_queued_per_key = max_queued_per_key
         self._worker_silence_seconds = worker_silence_seconds
+        self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
 
@@ -140,18 +151,55 @@ class Service:
         frame = media.fit_frame(picture, **native, fit="crop")
         self._files.put_bytes(media.image_to_png(frame), draft.request.image)
 
-    def enqueue(self, draft: Draft) -> Job:
+    def check_room(self) -> None:
+        """Find out quickly whether the queue is full, before any work is done for a request; `enqueue` looks again.
+
+        Raises:
+            QueueFull: too many jobs wait.
+        """
+        try:
+            self._store.check_room(OPEN, self._max_queued, self._max_queued_per_key)
+        except QueueFull as error:
+            raise self._in_time(error) from None
+
+    def enqueue(self, draft: Draft, once: Once | None = None) -> Job:
         """Make the draft a job. When this returns, the job is durable.
+
+        Args:
+            draft: what `prepare` made; its picture is stored.
+            once: by what a repetition of the request is known.
+
+        Returns:
+            The new job; or the one that the request has made before, whose id is not the draft's.
 
         Raises:
             QueueFull: too many jobs wait; nothing was stored.
+            IdempotencyConflict: the request's name was another request's; nothing was stored.
         """
         try:
-            return self._store.create(draft.job_id, draft.request, draft.plan, self._max_queued)
-        except QueueFull:  # after any other error the job may be stored all the same: its picture must stay
-            if draft.image is not None and draft.request.image is not None:
-                self._remove([draft.request.image])
-            raise
+            job = self._store.create(
+                draft.job_id,
+                draft.request,
+                draft.plan,
+                self._max_queued,
+                key_id=OPEN,
+                max_queued_per_key=self._max_queued_per_key,
+                once=once,
+            )
+        except (QueueFull, IdempotencyConflict) as error:
+            # after any other error the job may be stored all the same: its picture must stay
+            self._drop_image(draft)
+            raise self._in_time(error) if isinstance(error, QueueFull) else error from None
+        if job.id != draft.job_id:
+            self._drop_image(draft)
+        return job
+
+    def _drop_image(self, draft: Draft) -> None:
+        if draft.image is not None and draft.request.image is not None:
+            self.remove([draft.request.image])
+
+    def _in_time(self, error: QueueFull) -> QueueFull:
+        return QueueFull(error.message, retry_after_seconds=self.outlook.retry_seconds())
 
     def submit(self, request: GenerationRequest, image: bytes | None = None) -> Job:
         """Do the three steps in one."""
@@ -191,15 +239,29 @@ class Service:
             raise JobNotFound
         return self._store.request_cancel(job_id)
 
-    def delete(self, job_id: str) -> None:
-        """Hide a job for good, stop it if it has not ended, and remove its files.
+    def mark_read(self, job_id: str) -> None:
+        """Note that the job's client knows its id."""
+        self._store.mark_read(job_id)
+
+    def delete(self, job_id: str) -> Sequence[str]:
+        """Hide a job for good and stop it if it has not ended.
+
+        Returns:
+            Keys of files that nobody needs any more: hand them to `remove` once the deletion is durable.
 
         Raises:
             JobNotFound: there is none.
         """
         if not ids.is_id(job_id):
             raise JobNotFound
-        self._remove(self._store.delete(job_id))
+        return self._store.delete(job_id)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove files that nobody needs any more."""
+        for key in keys:
+            # what stays behind has no row any more: it is swept later, and the client's wish is fulfilled
+            with contextlib.suppress(StorageError):
+                self._files.delete(key)
 
     def events(self, job_id: str, after: int = 0) -> list[Event]:
         """Return what happened to a job after the event of that number, oldest first."""
@@ -229,11 +291,9 @@ class Service:
             raise StorageError("this storage does not keep files on this machine")
         return path
 
-    def _remove(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            # what stays behind has no row any more: it is swept later, and the client's wish is fulfilled
-            with contextlib.suppress(StorageError):
-                self._files.delete(key)
+    def together(self) -> AbstractContextManager[None]:
+        """Make one transaction of what this thread writes in the block, where that saves waiting for the disk."""
+        return self._store.together()
 
     # operators
 

@@ -8,16 +8,13 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from vitascope.domain.errors import IdempotencyConflict
-from vitascope.domain.once import Once
+from vitascope.domain.once import RETRY_WINDOW, Once
 
 from .rows import Row
 from .tables import idempotency, jobs
 
 ONCE_KEPT = timedelta(hours=24)
 """How long an Idempotency-Key names its first job."""
-
-RETRY_WINDOW = timedelta(minutes=10)
-"""How long after a job a library's automatic retry is taken for its request. The OpenAI SDK gives up after 10 minutes."""
 
 
 def find_first(connection: sa.Connection, key_id: str, once: Once, now: datetime) -> Row | None:

@@ -7,6 +7,7 @@ from .errors import retry_headers, status_of
 from .fields import Fields
 from .files import VideoFile
 from .guard import LoopbackGuard
+from .once import once_of
 from .paging import limit_and_order
 from .pictures import picture_bytes
 
@@ -19,6 +20,7 @@ __all__ = [
     "VideoFile",
     "desk_of",
     "limit_and_order",
+    "once_of",
     "picture_bytes",
     "read_body",
     "retry_headers",

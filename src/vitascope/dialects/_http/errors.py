@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitascope.domain.errors import (
     BodyTooLarge,
     ForbiddenOrigin,
+    IdempotencyConflict,
     JobConflict,
     JobNotFound,
     QueueFull,
@@ -23,6 +24,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     VideoNotReady: 404,
     VideoFailed: 404,
     JobConflict: 409,
+    IdempotencyConflict: 409,
     BodyTooLarge: 413,
     UnsupportedContentType: 415,
     QueueFull: 429,
@@ -37,7 +39,9 @@ def status_of(error: VitascopeError) -> int:
 
 
 def retry_headers(error: VitascopeError) -> dict[str, str]:
-    """Tell when to try again, where that helps."""
+    """Tell when to try again, where that helps, and not to where it does not."""
+    if isinstance(error, IdempotencyConflict):
+        return {"x-should-retry": "false"}  # the SDKs would retry a 409
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable):

@@ -30,6 +30,10 @@ class Fields:
         """Return the value as it came: None, text, number, list, dict, or the bytes of a file."""
         return self._values.get(name)
 
+    def values(self) -> Mapping[str, Any]:
+        """Return all that was given, by name."""
+        return self._values
+
     def check_names(self, known: Collection[str]) -> None:
         """Refuse a field that nobody knows: it may be a misspelt one that matters."""
         for name in self._values:

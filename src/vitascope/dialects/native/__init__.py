@@ -6,14 +6,13 @@ Never here: a vendor's word.
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.job import Job
 
 from . import events, schema
 from .answers import error_response, job_object, model_object
@@ -31,7 +30,7 @@ class NativeDialect:
         )
         add, errors = router.add_api_route, schema.ERRORS
         job = {200: {"model": schema.Job}, **errors}
-        add("/jobs", self.create, methods=["POST"], status_code=201, responses={201: {"model": schema.Job}, **errors}, openapi_extra=schema.CREATE)  # fmt: skip
+        add("/jobs", self.create, methods=["POST"], status_code=201, responses={200: {"model": schema.Job}, 201: {"model": schema.Job}, **errors}, openapi_extra=schema.CREATE)  # fmt: skip
         add(
             "/jobs",
             self.page,
@@ -54,16 +53,22 @@ class NativeDialect:
         return router
 
     async def create(self, request: Request) -> Response:
-        """Store a job and answer with it. What cannot be made is refused before anything is stored."""
+        """Store a job and answer with it. What cannot be made is refused before anything is stored.
+
+        An `Idempotency-Key` names the request for a day: sent again, it answers 200 with the job that it made.
+        """
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
         wanted, image = to_request(fields, desk.service.spec)
+        once = _http.once_of(request, fields)
+        await desk.check_room(once)
         draft = desk.service.prepare(wanted, image)
-        if draft.image is not None:
-            await asyncio.to_thread(desk.service.store_image, draft)
-        job = await desk.write(desk.service.enqueue, draft)
-        return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
+        job = await desk.submit(draft, once)
+        answer = await _shown(desk, job)
+        answer.status_code = 201 if job.id == draft.job_id else 200
+        answer.headers["location"] = f"/api/v1/jobs/{job.id}"
+        return answer
 
     async def page(self, request: Request) -> Response:
         """List jobs."""
@@ -74,22 +79,23 @@ class NativeDialect:
         page = await desk.read(
             desk.service.page, after=_own(query.text("after") or "") or None, limit=limit, order=order
         )
-        return JSONResponse({"jobs": [job_object(job) for job in page.jobs], "has_more": page.has_more})
+        jobs = [job_object(job, await desk.expectation(job)) for job in page.jobs]
+        return JSONResponse({"jobs": jobs, "has_more": page.has_more})
 
     async def get(self, job_id: str, request: Request) -> Response:
         """Show a job. It is found by the id that any dialect showed for it."""
         desk = _http.desk_of(request)
-        return JSONResponse(job_object(await desk.read(desk.service.get, _own(job_id))))
+        return await _shown(desk, await desk.find(_own(job_id)))
 
     async def cancel(self, job_id: str, request: Request) -> Response:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
-        return JSONResponse(job_object(await desk.write(desk.service.cancel, _own(job_id))))
+        return await _shown(desk, await desk.write(desk.service.cancel, _own(job_id)))
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
         desk = _http.desk_of(request)
-        await desk.write(desk.service.delete, _own(job_id))
+        await desk.delete(_own(job_id))
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
@@ -98,12 +104,12 @@ class NativeDialect:
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """
         desk = _http.desk_of(request)
-        return events.stream(request, await desk.read(desk.service.get, _own(job_id)))
+        return events.stream(request, await desk.find(_own(job_id)))
 
     async def content(self, job_id: str, request: Request) -> Response:
         """Download the file; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
-        job = await desk.read(desk.service.get, _own(job_id))
+        job = await desk.find(_own(job_id))
         path = desk.service.open_video(job)
         assert job.video is not None
         return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
@@ -126,6 +132,10 @@ class NativeDialect:
                 "live_workers": await desk.read(desk.service.live_workers),
             }
         )
+
+
+async def _shown(desk: _http.Desk, job: Job) -> JSONResponse:
+    return JSONResponse(job_object(job, await desk.expectation(job)))
 
 
 def _own(job_id: str) -> str:

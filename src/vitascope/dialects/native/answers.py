@@ -12,9 +12,10 @@ from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.service.outlook import Expectation
 
 
-def job_object(job: Job) -> dict[str, Any]:
+def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
     """Show a job: what was asked for and how it is made, where it stands, and its file."""
     plan, details = job.plan, job.details or {}
     return {
@@ -24,6 +25,9 @@ def job_object(job: Job) -> dict[str, Any]:
         "progress": job.progress,
         "stage": job.stage,
         "attempt": job.attempt,
+        "queue_position": expectation.queue_position,
+        "eta_seconds": None if expectation.eta_seconds is None else round(expectation.eta_seconds, 1),
+        "priority": job.request.priority,
         "model": plan.model,
         "mode": plan.mode,
         "prompt": plan.prompt,

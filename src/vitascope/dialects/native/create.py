@@ -12,7 +12,7 @@ from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames
 
 PARAMETERS = (
     "prompt", "model", "negative_prompt", "image", "height", "width", "num_frames", "fps", "duration_seconds",
-    "num_inference_steps", "guidance_scale", "scheduler", "seed", "format", "metadata", "user",
+    "num_inference_steps", "guidance_scale", "scheduler", "seed", "format", "priority", "metadata", "user",
 )  # fmt: skip
 
 MAX_NAME_CHARS = 255
@@ -46,6 +46,7 @@ def to_request(
         seed=fields.integer("seed"),
         # an illegal name is refused by the plan, with the legal ones
         format=cast(OutputFormat, fields.text("format") or "mp4"),
+        priority=fields.integer("priority") or 0,
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
     )

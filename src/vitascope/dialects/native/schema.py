@@ -48,6 +48,11 @@ class Job(BaseModel):
     progress: int
     stage: str
     attempt: int
+    #: Of a waiting job; 1 goes next.
+    queue_position: int | None
+    #: Until the video is ready, from measured speeds; null while they are unknown.
+    eta_seconds: float | None
+    priority: int
     model: str
     mode: Literal["text", "image"]
     prompt: str
@@ -185,6 +190,7 @@ _FIELDS = {
     "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
+    "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
     "metadata": _field({"anyOf": [{"type": "object"}, _TEXT]}, "Given back unchanged."),
     "user": _field({**_TEXT, "maxLength": 255}, "Given back unchanged."),
 }
@@ -202,13 +208,21 @@ def _body(image: dict[str, Any]) -> dict[str, Any]:
 
 
 CREATE: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {**_TEXT, "maxLength": 255},
+            "description": "Your own name for this request: sent again within 24 hours, it answers with the job that it made.",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
             "application/json": _body(_field(_TEXT, "A data: URL, or base64 alone.")),
             "multipart/form-data": _body({"type": "string", "format": "binary"}),
         },
-    }
+    },
 }
 
 PAGE: dict[str, Any] = {

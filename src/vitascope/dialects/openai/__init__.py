@@ -5,8 +5,6 @@ Belongs here: that vendor's field names, objects, status names and errors. Never
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -60,13 +58,13 @@ class OpenAIDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
+        once = _http.once_of(request, fields)
+        await desk.check_room(once)
         try:
-            draft = _prepare(desk.service, order)
-            if draft.image is not None:
-                await asyncio.to_thread(desk.service.store_image, draft)
+            job = await desk.submit(_prepare(desk.service, order), once)
         except InvalidParameter as error:
             raise order.in_clients_words(error) from None
-        return video_response(await desk.write(desk.service.enqueue, draft))
+        return video_response(job)
 
     async def page(self, request: Request) -> Response:
         """List videos."""
@@ -89,8 +87,7 @@ class OpenAIDialect:
 
     async def delete(self, video_id: str, request: Request) -> Response:
         """Delete a video and its file; one that has not ended is cancelled."""
-        desk = _http.desk_of(request)
-        await desk.write(desk.service.delete, _job_id(video_id))
+        await _http.desk_of(request).delete(_job_id(video_id))
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     async def content(self, video_id: str, request: Request) -> Response:
@@ -132,8 +129,7 @@ def _prepare(service: Service, order: Order) -> Draft:
 
 
 async def _job(request: Request, video_id: str) -> Job:
-    desk = _http.desk_of(request)
-    return await desk.read(desk.service.get, _job_id(video_id))
+    return await _http.desk_of(request).find(_job_id(video_id))
 
 
 def _job_id(video_id: str) -> str:

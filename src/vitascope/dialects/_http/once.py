@@ -1,0 +1,41 @@
+"""How a request that is sent twice is known: the client's own name for it, and what the vendors' libraries say of retries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.once import Once
+
+from .fields import Fields
+
+MAX_NAME_CHARS = 255
+
+
+def once_of(request: Request, fields: Fields) -> Once:
+    """Read the headers, and take the fingerprint of the decoded body: multipart boundaries change from try to try.
+
+    Raises:
+        InvalidParameter: the Idempotency-Key is too long.
+    """
+    name = request.headers.get("idempotency-key", "").strip()
+    if len(name) > MAX_NAME_CHARS:
+        rule = f"it must have at most {MAX_NAME_CHARS} characters"
+        raise InvalidParameter("Idempotency-Key", f"{len(name)} characters long", rule)
+    retries = request.headers.get("x-stainless-retry-count", "0").strip()
+    is_retry = retries.isascii() and retries.isdigit() and retries.strip("0") != ""
+    return Once(_fingerprint(request.url.path, fields), name or None, is_retry)
+
+
+def _fingerprint(path: str, fields: Fields) -> str:
+    text = json.dumps([path, fields.values()], sort_keys=True, default=_digest)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def _digest(file: Any) -> dict[str, str]:
+    assert isinstance(file, bytes)
+    return {"sha256 of a file": hashlib.sha256(file).hexdigest()}
