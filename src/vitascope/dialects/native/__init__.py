@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.job import Job
 
 from . import events, schema
 from .answers import error_response, job_object, model_object
@@ -41,6 +42,7 @@ class NativeDialect:
         add("/jobs/{job_id}", self.get, responses=job)
         add("/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, responses=errors)
         add("/jobs/{job_id}/cancel", self.cancel, methods=["POST"], responses=job)
+        add("/jobs/{job_id}/retry", self.retry, methods=["POST"], status_code=201, responses={201: {"model": schema.Job}, **errors})  # fmt: skip
         add(
             "/jobs/{job_id}/events",
             self.events,
@@ -63,7 +65,7 @@ class NativeDialect:
         if draft.image is not None:
             await asyncio.to_thread(desk.service.store_image, draft)
         job = await desk.write(desk.service.enqueue, draft)
-        return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
+        return _created(job)
 
     async def page(self, request: Request) -> Response:
         """List jobs."""
@@ -85,6 +87,15 @@ class NativeDialect:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
         return JSONResponse(job_object(await desk.write(desk.service.cancel, _own(job_id))))
+
+    async def retry(self, job_id: str, request: Request) -> Response:
+        """Make a new job of the request of one that has ended, with the same seed, and answer with the new one."""
+        desk = _http.desk_of(request)
+        ended = await desk.read(desk.service.get, _own(job_id))
+        draft = await asyncio.to_thread(desk.service.prepare_again, ended)
+        if draft.image is not None:
+            await asyncio.to_thread(desk.service.store_image, draft)
+        return _created(await desk.write(desk.service.enqueue, draft))
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
@@ -126,6 +137,10 @@ class NativeDialect:
                 "live_workers": await desk.read(desk.service.live_workers),
             }
         )
+
+
+def _created(job: Job) -> JSONResponse:
+    return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
 
 
 def _own(job_id: str) -> str:
