@@ -85,3 +85,12 @@ def test_a_bar_says_stage_step_and_the_time_left_by_the_servers_clock() -> None:
     assert "queued, no. 2 in the queue, ready in about 50 s" in written
     assert "away?" in written
     assert "a  failed, worker_lost: It stopped." in written
+
+
+def test_how_a_job_has_ended() -> None:
+    times = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:00:02.345+00:00"}
+    video = {"width": 64, "height": 32, "fps": 8, "duration_seconds": 2.125, "num_bytes": 2_345_678}
+    assert text.outcome(job(status="succeeded", video=video, **times)) == (
+        "succeeded, 64x32, 2.12 s at 8 fps, 2.3 MB, took 2.3 s"
+    )
+    assert text.outcome(job(status="cancelled", started_at=None, finished_at="x")) == "cancelled"

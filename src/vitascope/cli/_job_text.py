@@ -94,7 +94,8 @@ def outcome(job: Job) -> str:
         words += [f"{video['width']}x{video['height']}", length, size(video["num_bytes"])]
     if job.get("started_at") and job.get("finished_at"):
         begun, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
-        words.append(f"took {duration((ended - begun).total_seconds())}")
+        seconds = (ended - begun).total_seconds()
+        words.append(f"took {seconds:.1f} s" if seconds < 10 else f"took {duration(seconds)}")
     return one_line(", ".join(words))
 
 
