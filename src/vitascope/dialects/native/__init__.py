@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
-from vitascope.domain.job import Job
 
 from . import events, schema
 from .answers import error_response, job_object, model_object
@@ -65,7 +64,7 @@ class NativeDialect:
         if draft.image is not None:
             await asyncio.to_thread(desk.service.store_image, draft)
         job = await desk.write(desk.service.enqueue, draft)
-        return _created(job)
+        return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
 
     async def page(self, request: Request) -> Response:
         """List jobs."""
@@ -95,7 +94,8 @@ class NativeDialect:
         draft = await asyncio.to_thread(desk.service.prepare_again, ended)
         if draft.image is not None:
             await asyncio.to_thread(desk.service.store_image, draft)
-        return _created(await desk.write(desk.service.enqueue, draft))
+        job = await desk.write(desk.service.enqueue, draft)
+        return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
@@ -137,10 +137,6 @@ class NativeDialect:
                 "live_workers": await desk.read(desk.service.live_workers),
             }
         )
-
-
-def _created(job: Job) -> JSONResponse:
-    return JSONResponse(job_object(job), status_code=201, headers={"location": f"/api/v1/jobs/{job.id}"})
 
 
 def _own(job_id: str) -> str:
