@@ -200,8 +200,8 @@ def test_a_retry_keeps_seed_picture_and_what_was_told(service: Service, tmp_path
     second = service.retry(first.id)
     assert (second.plan.seed, second.plan.choices) == (first.plan.seed, first.plan.choices)
     assert second.request.image == f"inputs/{second.id}.png"
+    assert stored(tmp_path) == [first.request.image, second.request.image], "each has its own"
     service.delete(first.id)
-    assert stored(tmp_path) == [second.request.image]
     with pytest.raises(JobNotFound):
         service.retry(first.id)
 
