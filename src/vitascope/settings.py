@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     """Data folder: database, videos, inputs."""
     cards: Path | None = None
     """Folder of the operator's own model cards (`*.toml`); by default `cards` in the data folder."""
+    server_url: str | None = None
+    """Server that commands such as `vitascope jobs` talk to; by default the one of these settings on this machine."""
+    api_key: Annotated[str | None, Field(repr=False)] = None
+    """Key that these commands show to the server."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -163,6 +163,55 @@ def test_cancel_content_and_delete(serve: Callable[..., Any]) -> None:
     assert client.delete(f"/api/v1/jobs/{running['id']}").json()["error"]["code"] == "job_not_found"
 
 
+def test_a_retry_makes_the_same_once_more(serve: Callable[..., Any]) -> None:
+    server = serve()
+    client = server.client
+    first = client.post("/api/v1/jobs", json=FULL).json()
+    early = client.post(f"/api/v1/jobs/{first['id']}/retry")
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "job_conflict")
+    assert early.json()["error"]["message"].startswith("the job is queued")
+    client.post(f"/api/v1/jobs/{first['id']}/cancel")
+    answer = client.post(f"/api/v1/jobs/video_{first['id']}/retry")
+    second = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (201, f"/api/v1/jobs/{second['id']}")
+    schema.Job.model_validate(second, extra="forbid")
+    own = {"id", "created_at", "queue_position"}
+    assert {k: v for k, v in second.items() if k not in own} == {
+        k: v for k, v in first.items() if k not in own
+    }
+    assert client.get(f"/api/v1/jobs/{first['id']}").json()["status"] == "cancelled", "the old one stays"
+
+
+def test_a_retry_has_a_first_frame_of_its_own(serve: Callable[..., Any]) -> None:
+    server = serve()
+    client = server.client
+    first = client.post("/api/v1/jobs", data={"prompt": "a"}, files={"image": ("x.png", png())}).json()
+    client.post(f"/api/v1/jobs/{first['id']}/cancel")
+    second = client.post(f"/api/v1/jobs/{first['id']}/retry").json()
+    old, new = (server.files.path_for(f"inputs/{job['id']}.png") for job in (first, second))
+    assert (second["mode"], new.read_bytes()) == ("image", old.read_bytes())
+    client.delete(f"/api/v1/jobs/{first['id']}")
+    assert not old.exists()
+    assert new.exists()
+    client.post(f"/api/v1/jobs/{second['id']}/cancel")
+    new.unlink()
+    refused = client.post(f"/api/v1/jobs/{second['id']}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_conflict")
+
+
+def test_a_retry_that_finds_the_queue_full_keeps_nothing(serve: Callable[..., Any]) -> None:
+    server = serve(store={"max_queued": 1})
+    client = server.client
+    first = client.post("/api/v1/jobs", data={"prompt": "a"}, files={"image": ("x.png", png())}).json()
+    client.post(f"/api/v1/jobs/{first['id']}/cancel")
+    client.post("/api/v1/jobs", json={"prompt": "b"})
+    refused = client.post(f"/api/v1/jobs/{first['id']}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) > 0
+    kept = [path.name for path in (server.folder / "files" / "inputs").iterdir()]
+    assert kept == [f"{first['id']}.png"]
+
+
 def test_models_and_queue(call: Callable[..., httpx.Response]) -> None:
     models = schema.ModelPage.model_validate(call("GET", "/models").json(), extra="forbid")
     assert models.models[0].id == "small"
@@ -215,7 +264,13 @@ def test_an_unknown_model_is_refused(call: Callable[..., httpx.Response]) -> Non
 
 @pytest.mark.parametrize("job_id", ["x", "video_x", "0" * 26, "..%2f..%2fetc", "%00", "é" * 300])
 def test_unknown_and_malformed_ids_are_the_same_404(call: Callable[..., httpx.Response], job_id: str) -> None:
-    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/content")):
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("GET", "/content"),
+    ):
         answer = call(method, f"/jobs/{job_id}{path}")
         assert answer.status_code == 404
 

@@ -67,7 +67,7 @@ def test_all_that_is_before_a_job_counts(job: Job) -> None:
     assert queue.of(job, "r", JobStatus.RUNNING) == Expectation(eta_seconds=pytest.approx(5.0))
     assert queue.of(job, "a") == Expectation(1, pytest.approx(15.0))
     assert queue.of(job, "b") == Expectation(2, pytest.approx(25.0))
-    assert queue.of(job, "c") == Expectation(), "it came after the last look"
+    assert queue.of(job, "c") == Expectation(3), "it came after the last look: it is taken to be the last"
     assert queue.of(job, "a", JobStatus.SUCCEEDED) == Expectation()
 
 

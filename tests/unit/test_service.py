@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     InvalidParameter,
+    JobConflict,
     JobNotFound,
     QueueFull,
     StorageError,
@@ -21,7 +23,7 @@ from vitascope.domain.errors import (
     VideoNotReady,
 )
 from vitascope.domain.job import JobError, JobStatus
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import Bounds, ModelSpec
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 from vitascope.service import Service, ids
@@ -186,3 +188,32 @@ def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: An
     assert service.why_not_ready() is None
     clock.advance(31)
     assert service.why_not_ready() == "no worker is running"
+
+
+def test_a_retry_keeps_seed_picture_and_what_was_told(service: Service, tmp_path: Path) -> None:
+    draft = service.prepare(REQUEST, picture(), [Choice("model", "small", "no other")])
+    service.store_image(draft)
+    first = service.enqueue(draft)
+    with pytest.raises(JobConflict, match="queued"):
+        service.retry(first.id)
+    service.cancel(first.id)
+    second = service.retry(first.id)
+    assert (second.plan.seed, second.plan.choices) == (first.plan.seed, first.plan.choices)
+    assert second.request.image == f"inputs/{second.id}.png"
+    assert stored(tmp_path) == [first.request.image, second.request.image], "each has its own"
+    service.remove(service.delete(first.id))
+    with pytest.raises(JobNotFound):
+        service.retry(first.id)
+
+
+def test_a_retry_is_planned_by_the_card_of_today(
+    store: Store, tmp_path: Path, small_spec: ModelSpec, service: Service
+) -> None:
+    first = service.submit(REQUEST)
+    service.cancel(first.id)
+    slower = dataclasses.replace(small_spec, fps=4, num_inference_steps=Bounds(20, 1, 100))
+    later = Service(store, Shelf(slower), LocalStorage(tmp_path / "files"))
+    assert later.retry(first.id).plan.num_inference_steps == 20
+    gone = Service(store, Shelf(dataclasses.replace(small_spec, id="new")), LocalStorage(tmp_path / "files"))
+    with pytest.raises(UnknownModel):
+        gone.retry(first.id)

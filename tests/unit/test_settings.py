@@ -20,6 +20,8 @@ def test_defaults_change_only_on_purpose() -> None:
     assert loaded.model_dump() == {
         "home": Path("/data"),
         "cards": None,
+        "server_url": None,
+        "api_key": None,
         "server": {
             "host": "127.0.0.1",
             "allow_public": False,

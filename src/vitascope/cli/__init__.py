@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 it could not be done; 2 the command line or a setting is w
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -17,7 +18,7 @@ import typer
 from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
-from . import db, doctor, generate, models, serve, worker
+from . import db, doctor, generate, jobs, models, serve, worker
 from ._terminal import print_error
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command("doctor")(doctor.doctor)
 app.command("worker")(worker.worker)
 app.command("web", hidden=True)(serve.web)
 app.command("engine-process", hidden=True)(worker.engine_process)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
 
@@ -55,6 +57,9 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; errors that we know become one line and a hint."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a prompt may hold what the terminal's encoding does not
     # like Ctrl-C, so that half-written files are removed; servers set handlers of their own
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:

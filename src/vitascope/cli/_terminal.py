@@ -29,12 +29,12 @@ stderr = Console(stderr=True, highlight=False)
 
 def print_error(error: VitascopeError) -> None:
     """Print one clear line, and a hint on a second one where there is a hint."""
-    stderr.print(Text.assemble(("error:", "bold red"), " ", _printable(error.message)), soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.message)), soft_wrap=True)
     if error.hint:
-        stderr.print(Text.assemble(("hint:", "bold"), " ", _printable(error.hint)), soft_wrap=True)
+        stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Take control characters, which a terminal would obey, out of user-given text."""
     return "".join(c if c.isprintable() else "?" for c in text)
 

@@ -26,6 +26,8 @@
     ├── StoreUnavailable            the database does not answer; it may later
     ├── LeaseLost                   a worker came back too late; it writes nothing
     ├── ServerBusy                  another `serve` holds the data folder
+    ├── ServerUnreachable           the command line asked a server that does not answer; it may later
+    ├── ServerRefusal               .status .server_code; the command line asked a server that said no
     └── SettingsError               raised at start, never during a request
 
 `code` is the class name in snake_case and never changes: it is stored, logged and shown to clients. Messages are
@@ -184,6 +186,26 @@ class LeaseLost(VitascopeError):
 
 class ServerBusy(VitascopeError):
     """Another server is using this data folder."""
+
+
+class ServerUnreachable(VitascopeError):
+    """The server does not answer."""
+
+
+class ServerRefusal(VitascopeError):
+    """The server refused what it was asked.
+
+    Args:
+        status: of HTTP.
+        server_code: the code that the server gave; empty if it gave none that we know.
+    """
+
+    def __init__(
+        self, message: str = "", *, status: int, server_code: str = "", hint: str | None = None
+    ) -> None:
+        self.status = status
+        self.server_code = server_code
+        super().__init__(message, hint=hint)
 
 
 class SettingsError(VitascopeError):

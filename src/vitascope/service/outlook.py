@@ -86,8 +86,10 @@ class Outlook:
             ends_in = view.ends_in.get(job.id)
             return Expectation(eta_seconds=None if ends_in is None else max(0.0, ends_in - age))
         turn = view.turns.get(job.id)
-        if job.status is not JobStatus.QUEUED or turn is None:
+        if job.status is not JobStatus.QUEUED:
             return Expectation()
+        if turn is None:  # it came after the last look
+            return Expectation(len(view.turns) + 1)
         is_known = job.id in view.known and turn.ends_in is not None
         eta_seconds = max(0.0, turn.ends_in - age) if is_known and turn.ends_in is not None else None
         return Expectation(turn.position, eta_seconds)

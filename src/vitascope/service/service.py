@@ -16,6 +16,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     IdempotencyConflict,
     InvalidParameter,
+    JobConflict,
     JobNotFound,
     QueueFull,
     StorageError,
@@ -206,6 +207,39 @@ class Service:
         draft = self.prepare(request, image)
         self.store_image(draft)
         return self.enqueue(draft)
+
+    def prepare_again(self, job: Job) -> Draft:
+        """Plan a job's request anew, with the seed that it had and a picture of its own. Reads the picture.
+
+        Raises:
+            JobConflict: the job has not ended, or its picture is not kept any more.
+            UnknownModel: its model is not there any more.
+            InvalidParameter: its model no longer makes this.
+        """
+        if not job.status.is_terminal:
+            message = f"the job is {job.status}: only one that has ended can be made again"
+            raise JobConflict(message, hint="cancel it first, or send its request a second time")
+        draft = self.prepare(job.request, self._picture(job))
+        own = draft.plan.choices
+        if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
+            return draft
+        # planned as before, so what its dialect had decided is true of this one too
+        return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=job.plan.choices))
+
+    def retry(self, job_id: str) -> Job:
+        """Make a new job of an ended one's request and seed; raises what `get` and the steps raise."""
+        draft = self.prepare_again(self.get(job_id))
+        self.store_image(draft)
+        return self.enqueue(draft)
+
+    def _picture(self, job: Job) -> bytes | None:
+        if job.request.image is None:
+            return None
+        try:
+            with self._files.open(job.request.image) as file:
+                return file.read()
+        except StorageError as error:
+            raise JobConflict("the job cannot be made again: its first frame is not kept any more") from error
 
     # jobs
 

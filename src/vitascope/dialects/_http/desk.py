@@ -92,7 +92,7 @@ class Desk:
             await self._look()  # for a true Retry-After
             await self.read(self.service.check_room)
 
-    async def submit(self, draft: Draft, once: Once) -> Job:
+    async def submit(self, draft: Draft, once: Once | None = None) -> Job:
         """Store a draft's picture, then make it a job.
 
         Raises:

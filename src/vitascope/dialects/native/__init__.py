@@ -6,6 +6,8 @@ Never here: a vendor's word.
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -40,6 +42,7 @@ class NativeDialect:
         add("/jobs/{job_id}", self.get, responses=job)
         add("/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, responses=errors)
         add("/jobs/{job_id}/cancel", self.cancel, methods=["POST"], responses=job)
+        add("/jobs/{job_id}/retry", self.retry, methods=["POST"], status_code=201, responses={201: {"model": schema.Job}, **errors})  # fmt: skip
         add(
             "/jobs/{job_id}/events",
             self.events,
@@ -65,10 +68,7 @@ class NativeDialect:
         await desk.check_room(once)
         draft = desk.service.prepare(wanted, image)
         job = await desk.submit(draft, once)
-        answer = await _shown(desk, job)
-        answer.status_code = 201 if job.id == draft.job_id else 200
-        answer.headers["location"] = f"/api/v1/jobs/{job.id}"
-        return answer
+        return await _shown(desk, job, made=job.id == draft.job_id)
 
     async def page(self, request: Request) -> Response:
         """List jobs."""
@@ -91,6 +91,13 @@ class NativeDialect:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
         return await _shown(desk, await desk.write(desk.service.cancel, _own(job_id)))
+
+    async def retry(self, job_id: str, request: Request) -> Response:
+        """Make a new job of the request of one that has ended, with the same seed, and answer with the new one."""
+        desk = _http.desk_of(request)
+        ended = await desk.read(desk.service.get, _own(job_id))
+        draft = await asyncio.to_thread(desk.service.prepare_again, ended)
+        return await _shown(desk, await desk.submit(draft), made=True)
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
@@ -134,8 +141,12 @@ class NativeDialect:
         )
 
 
-async def _shown(desk: _http.Desk, job: Job) -> JSONResponse:
-    return JSONResponse(job_object(job, await desk.expectation(job)))
+async def _shown(desk: _http.Desk, job: Job, *, made: bool = False) -> JSONResponse:
+    """Show a job as it stands; one that this request has made with its address."""
+    answer = JSONResponse(job_object(job, await desk.expectation(job)), status_code=201 if made else 200)
+    if made:
+        answer.headers["location"] = f"/api/v1/jobs/{job.id}"
+    return answer
 
 
 def _own(job_id: str) -> str:
