@@ -40,6 +40,8 @@ class ServerSettings(_Section):
     """TCP port; 0 takes a free one."""
     public_url: str | None = None
     """Where clients reach a server behind a proxy. Without API keys no other host name than this and loopback is answered."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 
