@@ -67,7 +67,7 @@ class WorkerSettings(_Section):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """A job that took its worker down so often fails as `worker_lost`."""
     hang_seconds: Annotated[float, Field(gt=0)] = 900.0
-    """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing."""
+    """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing. Between denoising steps ten times a step's time is enough, but at least 10 s."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """At SIGTERM a running job may go on for so long before it is handed back."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10

@@ -106,9 +106,8 @@ class _Child:
                     return None
                 if isinstance(event, Product):
                     return event
-                self._pipe.send(
-                    {"is": "step", "job": job_id, "stage": event.stage, "percent": percent(event)}
-                )
+                step = {"stage": event.stage, "index": event.index, "percent": percent(event)}
+                self._pipe.send({"is": "step", "job": job_id, **step})
         finally:
             making.close()
         return None
