@@ -353,6 +353,23 @@ def test_a_lost_first_frame_fails_that_job_only(bench: Bench) -> None:
     assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
 
 
+def test_a_worker_removes_files_that_no_job_needs(bench: Bench) -> None:
+    finished, deleted = bench.submit(num_inference_steps=1), bench.submit(num_inference_steps=1)
+    bench.start_worker()
+    bench.ended(finished)
+    bench.ended(deleted)
+    bench.stop()
+    bench.store.delete(deleted.id)  # as if the web process had been killed before it removed the file
+    bench.files.put_bytes(b"picture", "inputs/never-stored.png")
+    for path in (bench.folder / "files").rglob("*.*"):
+        os.utime(path, (0, 0))
+    bench.files.put_bytes(b"picture", "inputs/to-be-stored.png")
+    bench.start_worker()
+    kept = {f"videos/{finished.id}.1.mp4", "inputs/to-be-stored.png"}
+    folders = ("inputs", "videos")
+    eventually(lambda: {file.key for folder in folders for file in bench.files.files_in(folder)} == kept)
+
+
 def test_what_a_killed_worker_left_is_swept(bench: Bench) -> None:
     gone = bench.folder / "work" / "here-99999999"
     elsewhere = bench.folder / "work" / "there-99999999"

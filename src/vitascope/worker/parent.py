@@ -12,7 +12,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,11 +22,13 @@ import psutil
 from vitascope.domain.errors import JobNotFound, LeaseLost, StorageError, StoreUnavailable
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
+from vitascope.storage import StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
 from .messages import Message
 from .patience import Patience, StepTimes
+from .sweep import Sweep
 from .watch import STORE_RETRY_SECONDS, EngineDied, Watch
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Files(Protocol):
     def path_for(self, key: str) -> Path: ...
 
     def delete(self, key: str) -> None: ...
+
+    def files_in(self, folder: str) -> Iterator[StoredFile]: ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Worker:
         self._config = config
         self._engine: EngineProcess | None = None
         self._step_times = StepTimes()
+        self._sweep = Sweep(store, files)
         self._stopping = threading.Event()
         self._stop_at: float | None = None
         self._seen_at = float("-inf")
@@ -92,7 +97,7 @@ class Worker:
     def run(self) -> None:
         """Claim and run jobs until stopped."""
         self._config.work_folder.mkdir(parents=True, exist_ok=True)
-        _sweep(self._config.work_folder)
+        _remove_abandoned(self._config.work_folder)
         try:
             while not self._stopping.is_set():
                 try:
@@ -113,6 +118,7 @@ class Worker:
             self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
             self._store.prune()
             self._seen_at = time.monotonic()
+        self._sweep.advance()
         self._ready_engine()
         asked_at = time.monotonic()
         lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)
@@ -270,7 +276,7 @@ class Worker:
             self._engine = None
 
 
-def _sweep(work_folder: Path) -> None:
+def _remove_abandoned(work_folder: Path) -> None:
     """Remove what workers of this machine left behind when they were killed: folders named after a process that is gone."""
     host = work_folder.name.rpartition("-")[0]
     for folder in work_folder.parent.glob(f"{host}-*"):
