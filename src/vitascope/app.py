@@ -153,12 +153,14 @@ def _operations() -> APIRouter:
         """Tell that the web process runs."""
         return JSONResponse({"status": "ok"})
 
-    not_ready = {503: {"description": "Jobs are not being made; `reason` says why."}}
+    not_ready = {
+        503: {"description": "Jobs are not being made, or the server is stopping; `reason` says why."}
+    }
 
     @router.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
     @router.get("/health", responses=not_ready)  # type: ignore[arg-type]
     async def readyz(request: Request) -> JSONResponse:
-        """Tell whether jobs are being made; 503 with a reason if not."""
+        """Tell whether jobs are being made and new ones are welcome; 503 with a reason if not."""
         desk = _http.desk_of(request)
         if request.app.state.is_stopping:
             reason: str | None = "the server is stopping"
