@@ -1,4 +1,4 @@
-"""The composition root of the web side: settings in, a running web app out. Imports no torch.
+"""The composition root: settings in, a running web app or a worker out. Imports no torch.
 
 Here settings meet the rooms: each room is handed the few values that it needs.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
+import os
+import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -23,10 +28,13 @@ from . import __version__
 from .catalog import Catalog
 from .dialects import _http, native, openai
 from .domain.errors import SettingsError
+from .fleet.supervisor import when_orphaned
 from .service import Service, metrics
-from .settings import Settings
+from .settings import Settings, to_environment
 from .storage import LocalStorage
 from .store import Store
+from .worker.engine_process import EngineProcess
+from .worker.parent import Worker, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,9 @@ WORKER_SILENCE_LEASES = 2.0
 
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
+
+LAST_LOOK_SECONDS = 1.0
+"""How long a supervised web process outlives the workers: streams and who polls learn how the last jobs ended."""
 
 
 def open_store(settings: Settings) -> Store:
@@ -115,6 +126,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         exception_handlers={HTTPException: _framework_error},  # type: ignore[dict-item]
         redirect_slashes=False,
     )
+    app.state.is_stopping = False
     if not settings.server.allow_public:
         public_url = settings.server.public_url
         app.add_middleware(_http.LoopbackGuard, render=openai.error_response, public_url=public_url)
@@ -141,14 +153,19 @@ def _operations() -> APIRouter:
         """Tell that the web process runs."""
         return JSONResponse({"status": "ok"})
 
-    not_ready = {503: {"description": "Jobs are not being made; `reason` says why."}}
+    not_ready = {
+        503: {"description": "Jobs are not being made, or the server is stopping; `reason` says why."}
+    }
 
     @router.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
     @router.get("/health", responses=not_ready)  # type: ignore[arg-type]
     async def readyz(request: Request) -> JSONResponse:
-        """Tell whether jobs are being made; 503 with a reason if not."""
+        """Tell whether jobs are being made and new ones are welcome; 503 with a reason if not."""
         desk = _http.desk_of(request)
-        reason = await desk.read(desk.service.why_not_ready)
+        if request.app.state.is_stopping:
+            reason: str | None = "the server is stopping"
+        else:
+            reason = await desk.read(desk.service.why_not_ready)
         if reason is None:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
@@ -195,8 +212,41 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def run_web(settings: Settings) -> None:
-    """Serve until a signal says to stop; then finish the answers that are being sent.
+@contextmanager
+def open_worker(settings: Settings) -> Iterator[Worker]:
+    """Make a worker of this machine's device; its store is open for as long as the block.
+
+    Raises:
+        SettingsError: the data folder or the database cannot be used.
+    """
+    environment = to_environment(settings)
+
+    def command(fd: int) -> list[str]:
+        return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
+
+    worker_id = f"{socket.gethostname()}-{os.getpid()}"
+    config = WorkerConfig(
+        worker_id=worker_id,
+        work_folder=settings.home / "work" / worker_id,
+        lease_seconds=settings.worker.lease_seconds,
+        poll_seconds=settings.worker.poll_seconds,
+        max_attempts=settings.worker.max_attempts,
+        hang_seconds=settings.worker.hang_seconds,
+        drain_seconds=settings.worker.drain_seconds,
+    )
+    store = open_store(settings)
+    try:
+        yield Worker(store, open_storage(settings), lambda: EngineProcess(command, environment), config)
+    finally:
+        store.close()
+
+
+def run_web(settings: Settings, *, supervised: bool = False) -> None:
+    """Serve until a signal says to stop; then go on for a while, unready, and finish the answers that are being sent.
+
+    Args:
+        settings: all of them.
+        supervised: go on until the supervisor closes standard input, which it does when the workers have ended.
 
     Raises:
         SettingsError: the address, the data folder or the database cannot be used.
@@ -219,17 +269,58 @@ def run_web(settings: Settings) -> None:
     )
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
+    server = _Server(config, app, math.inf if supervised else settings.server.drain_seconds)
+    if supervised:
+        when_orphaned(server.end_soon)
     with listener:
-        _Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Ends the event streams when it is told to stop: it would wait for them."""
+    """At the first signal it becomes unready but goes on answering; a second one ends it at once.
+
+    Args:
+        config: uvicorn's.
+        app: the web app, which is told.
+        drain_seconds: how long it goes on; then it ends as uvicorn does, with that first signal.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_seconds = drain_seconds
+        self._signal: int = signal.SIGTERM
+        self._end_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if (tail := getattr(self.config.app.state, "tail", None)) is not None:  # type: ignore[union-attr]
-            tail.close()
-        super().handle_exit(sig, frame)
+        # only notes: what follows must not happen in the middle of whatever the signal interrupted
+        if self._end_at is None:
+            self._signal = sig
+            self._end_at = time.monotonic() + self._drain_seconds
+        else:
+            self._end_at = 0.0
+            self.force_exit = True
+
+    def end_soon(self) -> None:
+        """End as soon as clients had a moment to learn the last news. Safe to call from any thread."""
+        end_at = math.inf if self._end_at is None else self._end_at
+        self._end_at = min(end_at, time.monotonic() + LAST_LOOK_SECONDS)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end_at is not None and not self._app.state.is_stopping:
+            self._app.state.is_stopping = True
+            logger.info("stopping: requests are answered for a while; the same signal again ends at once")
+        if self._end_at is not None and time.monotonic() >= self._end_at and not self.should_exit:
+            self._app.state.tail.close()  # else the shutdown would wait for the event streams
+            super().handle_exit(self._signal, None)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if (
+            self.force_exit
+        ):  # then uvicorn leaves this out: writes that have begun would be cut, and a traceback logged
+            await self.lifespan.shutdown()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -40,6 +40,8 @@ class ServerSettings(_Section):
     """TCP port; 0 takes a free one."""
     public_url: str | None = None
     """Where clients reach a server behind a proxy. Without API keys no other host name than this and loopback is answered."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 
@@ -65,7 +67,7 @@ class WorkerSettings(_Section):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """A job that took its worker down so often fails as `worker_lost`."""
     hang_seconds: Annotated[float, Field(gt=0)] = 900.0
-    """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing."""
+    """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing. Between denoising steps ten times a step's time is enough, but at least 10 s."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """At SIGTERM a running job may go on for so long before it is handed back."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10

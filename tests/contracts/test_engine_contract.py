@@ -37,6 +37,13 @@ class TestEngineContract:
         assert percents == sorted(percents)
         assert clip.choices
 
+    def test_it_says_what_it_is_and_what_it_has_loaded(self, engine: Engine, spec: ModelSpec) -> None:
+        assert engine.device
+        run(engine, spec, make_plan(spec))
+        assert set(engine.loaded_models) <= {spec.id}
+        engine.close()
+        assert engine.loaded_models == ()
+
     def test_each_denoising_step_is_told(self, engine: Engine, spec: ModelSpec) -> None:
         steps, _ = run(engine, spec, make_plan(spec, num_inference_steps=5))
         done = [step for step in dict.fromkeys(steps) if step.stage == "denoise" and step.index]

@@ -558,6 +558,29 @@ class TestCancelAndDelete:
         assert store.requeue_lapsed(3) == Lapsed(0, ())
         assert kinds(store, "a")[-1] == "cancelled"
 
+    def test_files_that_no_job_needs_are_told_from_the_others(self, store: Store, create: Create) -> None:
+        def unowned(*names: str) -> list[str]:
+            return sorted(store.unowned([f"videos/{name}" for name in names]))
+
+        assert unowned("b.1.mp4") == [], "the files of a database without jobs are another one's"
+        for job_id in "bcdef":
+            create(job_id, image=f"videos/{job_id}.png")
+        store.succeed(claimed(store), video("videos/b.1.mp4"), {})
+        store.succeed(claimed(store), video("videos/c.1.mp4"), {})
+        store.fail(claimed(store), JobError("x", "y"))
+        claimed(store)
+        for job_id in "ce":
+            store.delete(job_id)
+        assert unowned("b.png", "b.1.mp4", "b.2.mp4", "b.1.mp4.1234.part") == [
+            "videos/b.1.mp4.1234.part",
+            "videos/b.2.mp4",
+        ]
+        assert unowned("c.png", "c.1.mp4") == ["videos/c.1.mp4", "videos/c.png"], "deleted"
+        assert unowned("d.png", "d.1.mp4") == ["videos/d.1.mp4"], "failed: it may be tried again"
+        assert unowned("e.png", "e.1.mp4", "f.png", "f.1.mp4") == [], "running, though deleted, and queued"
+        assert unowned("a.png", "x.png") == ["videos/x.png"], "older than any job here, and never stored"
+        assert store.unowned([]) == set()
+
 
 class TestOperators:
     def test_workers_live_while_they_are_seen(self, store: Store, create: Create, clock: Any) -> None:

@@ -48,7 +48,7 @@ class TestTurns:
         lease = store.claim("w", 15.0, device="d")
         assert lease is not None
         assert lease.job.id == "long", "nothing was measured yet: both count the same"
-        store.succeed(lease, VIDEO, {}, Speed("small", effort_of(lease.job.plan).work, 1.0, 0.0))
+        store.succeed(lease, VIDEO, {}, speed=Speed("small", effort_of(lease.job.plan).work, 1.0, 0.0))
         create("long2", num_inference_steps=100)
         # measured on a worker of another kind of device, whose name is not known yet
         assert order(store, clock, device="") == ["short", "long2"]
@@ -59,7 +59,8 @@ class TestTurns:
             create(worker)
             lease = store.claim(worker, 15.0)
             assert lease is not None
-            store.succeed(lease, VIDEO, {}, Speed("small", effort_of(lease.job.plan).work, seconds, 2.0))
+            speed = Speed("small", effort_of(lease.job.plan).work, seconds, 2.0)
+            store.succeed(lease, VIDEO, {}, speed=speed, device=device)
         steps = create("next").plan.total_steps
         (waiting,) = store.situation(within_seconds=60).waiting
         assert waiting.seconds == pytest.approx(steps * 3.0 + 2.0), "the mean of the devices that work"

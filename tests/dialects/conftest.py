@@ -79,7 +79,9 @@ class Server:
             num_frames=plan.num_frames,
             fps=plan.fps,
         )
-        self.store.succeed(lease, video, {"choices": [], "seconds": {"denoise": 1.0}}, speed)
+        self.store.succeed(
+            lease, video, {"choices": [], "seconds": {"denoise": 1.0}}, speed=speed, device="cpu"
+        )
 
     def claim(self) -> Lease:
         lease = self.store.claim("test", 60)

@@ -38,19 +38,25 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str, **environment: str) -> None:
+        self.run("serve", *arguments, **environment)
+        eventually(self.is_ready, 60)
+
+    def run(self, command: str, *arguments: str, **environment: str) -> None:
         settings = {"VITASCOPE_HOME": str(self.home), "VITASCOPE_WORKER__LEASE_SECONDS": "3"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vitascope", "serve", "--port", str(self.port), *arguments],
+                [sys.executable, "-m", "vitascope", command, "--port", str(self.port), *arguments],
                 env={**os.environ, **settings, **environment}, stderr=log, cwd=self.home.parent,
             )  # fmt: skip
-        eventually(self.is_ready, 60)
 
     def is_ready(self) -> bool:
+        return self.answers("/readyz", 200)
+
+    def answers(self, path: str, status: int) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(f"{self.url}{path}").status_code == status
         return False
 
     def members(self) -> list[psutil.Process]:
@@ -182,6 +188,54 @@ def test_sigterm_stops_everything(server: Server) -> None:
     server.process.terminate()
     assert server.process.wait(timeout=20) == 0
     assert not any(member.is_running() for member in members)
+
+
+def test_a_stopping_server_answers_until_its_workers_have_ended(server: Server) -> None:
+    server.start("--engine", "fake", "--fake-step-seconds", "0.1")
+    assert server.process is not None
+    with server.client() as client, httpx.Client(base_url=server.url) as http:
+        finished = client.videos.create_and_poll(prompt="was made", extra_body={"num_inference_steps": 1})
+        video = client.videos.create(prompt="runs", extra_body={"num_inference_steps": 50})
+        eventually(lambda: client.videos.retrieve(video.id).status == "in_progress")
+        with http.stream("GET", f"/api/v1/jobs/{video.id}/events") as stream:
+            events = stream.iter_lines()
+            server.process.terminate()
+            eventually(lambda: http.get("/readyz").status_code == 503)
+            for path in ("/readyz", "/health"):
+                assert http.get(path).json() == {"status": "unavailable", "reason": "the server is stopping"}
+            assert http.get("/livez").status_code == 200
+            assert client.videos.retrieve(video.id).status == "in_progress"
+            assert client.videos.download_content(finished.id).read()[4:8] == b"ftyp"
+            late = client.videos.create(prompt="is kept for later")
+            assert "event: succeeded" in events
+    assert server.process.wait(timeout=30) == 0
+    store = Store.open(f"sqlite:///{server.home / 'vitascope.db'}")
+    statuses = [store.get(made.id.removeprefix("video_")).status for made in (video, late)]
+    store.close()
+    assert statuses == [JobStatus.SUCCEEDED, JobStatus.QUEUED]
+
+
+def test_a_web_process_alone_drains_and_ends(server: Server) -> None:
+    server.run("web", VITASCOPE_SERVER__DRAIN_SECONDS="1")
+    eventually(lambda: server.answers("/livez", 200), 60)
+    assert server.process is not None
+    assert httpx.get(f"{server.url}/readyz").json()["reason"] == "no worker is running"
+    server.process.terminate()
+    eventually(lambda: httpx.get(f"{server.url}/readyz").json()["reason"] == "the server is stopping")
+    assert server.process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_a_second_signal_ends_a_web_process_at_once(server: Server) -> None:
+    server.run("web", VITASCOPE_SERVER__DRAIN_SECONDS="3600")
+    eventually(lambda: server.answers("/livez", 200), 60)
+    assert server.process is not None
+    job = httpx.post(f"{server.url}/api/v1/jobs", json={"prompt": "waits"}).json()
+    with httpx.stream("GET", f"{server.url}/api/v1/jobs/{job['id']}/events") as stream:
+        assert "event: queued" in stream.iter_lines()
+        server.process.terminate()
+        eventually(lambda: "stopping" in server.log.read_text())
+        server.process.terminate()
+        assert server.process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("member", ["web", "worker", "engine-process"])

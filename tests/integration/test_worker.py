@@ -14,13 +14,17 @@ from typing import Any
 import psutil
 import pytest
 
+import postgres
 from vitascope import media
 from vitascope.catalog import Catalog
-from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.errors import StoreUnavailable
+from vitascope.domain.job import Job, JobStatus, Lease
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
+from vitascope.domain.video import Video
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
+from vitascope.worker import patience
 from vitascope.worker.engine_process import EngineProcess
 from vitascope.worker.parent import Worker, WorkerConfig
 from waiting import eventually
@@ -29,12 +33,13 @@ from waiting import eventually
 class Bench:
     """A store, a storage and a worker in a thread of this process; its engine is a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        self.store = Store.open(f"sqlite:///{folder / 'jobs.db'}")
+        self.store = Store.open(url)
         self.files = LocalStorage(folder / "files")
         self.engines: list[EngineProcess] = []
         self.step_seconds = 0.0
+        self.program = ["-m", "vitascope"]
         self.config = WorkerConfig(
             worker_id="w1", work_folder=folder / "work" / "here-1", lease_seconds=3, poll_seconds=0.02
         )
@@ -49,9 +54,7 @@ class Bench:
             "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": str(self.step_seconds),
         }
         self.engines.append(
-            EngineProcess(
-                lambda fd: [sys.executable, "-m", "vitascope", "engine-process", str(fd)], environment
-            )
+            EngineProcess(lambda fd: [sys.executable, *self.program, "engine-process", str(fd)], environment)
         )
         return self.engines[-1]
 
@@ -91,9 +94,18 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+    made = Bench(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     yield made
     made.close()
+
+
+@pytest.fixture
+def postgres_bench(tmp_path: Path) -> Iterator[tuple[Bench, postgres.Server]]:
+    """A bench whose database can be taken away."""
+    with postgres.running() as server:
+        made = Bench(tmp_path, server.create_database())
+        yield made, server
+        made.close()
 
 
 def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
@@ -111,6 +123,21 @@ def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
     assert "engine" in {choice["name"] for choice in ended.details["choices"]}
     bench.stop()
     assert list((bench.folder / "work").iterdir()) == [], "nothing is left in the work folder"
+
+
+def test_what_jobs_take_is_learnt(bench: Bench) -> None:
+    bench.step_seconds = 0.02
+    bench.start_worker()
+    done = bench.ended(bench.submit(num_inference_steps=20))
+    bench.stop()
+    bench.store.worker_seen("w2", "fake 0.02 s a step")
+    bench.submit(num_inference_steps=50)
+    (waiting,) = bench.store.situation(within_seconds=60).waiting
+    assert waiting.seconds is not None
+    assert done.details is not None
+    step_seconds = done.details["seconds"]["denoise"] / 20
+    assert step_seconds >= 0.02
+    assert waiting.seconds >= 50 * step_seconds * 0.99
 
 
 def test_progress_rises_between_0_and_100(bench: Bench) -> None:
@@ -179,8 +206,114 @@ def test_a_silent_engine_is_killed_and_its_job_tried_again(bench: Bench) -> None
     assert bench.store.get(job.id).attempt == 2
 
 
+def test_an_engine_that_hangs_while_denoising_is_killed_with_its_group_and_the_job_made_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LEAST_SECONDS", 3.0)  # ten of the engine's steps are half a second
+    start_another = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']);"
+    )
+    bench.program = ["-c", start_another + "from vitascope.cli import main; main()"]
+    bench.step_seconds = 0.05
+    job = bench.submit(num_inference_steps=100)
+    bench.start_worker()
+    bench.wait(job, lambda found: found.progress >= 10)
+    engine = psutil.Process(bench.engines[0].pid)
+    (other,) = engine.children()
+    engine.suspend()
+    bench.wait(job, lambda found: found.attempt == 2)
+    assert not engine.is_running()
+    eventually(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE)
+    assert bench.ended(job).status is JobStatus.SUCCEEDED
+
+
+class TestStoreAway:
+    """A database that is away for a while costs nothing."""
+
+    def test_an_engine_goes_on_meanwhile(
+        self, postgres_bench: tuple[Bench, postgres.Server], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench, server = postgres_bench
+        bench.step_seconds = 0.1
+        job = bench.submit(num_inference_steps=80)
+        bench.start_worker(lease_seconds=60)
+        percent = 3
+        for times in (1, 2):
+            percent = bench.wait(job, lambda found, least=percent: found.progress > least).progress
+            server.stop("immediate")
+            eventually(lambda n=times: caplog.text.count("the engine goes on") == n)
+            server.start()
+        ended = bench.ended(job)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+        assert len(bench.engines) == 1
+
+    def test_a_finished_video_waits_for_it(
+        self, postgres_bench: tuple[Bench, postgres.Server], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench, server = postgres_bench
+        bench.step_seconds = 0.1
+        job = bench.submit()
+        bench.start_worker(lease_seconds=60)
+        bench.wait(job, lambda found: found.stage == "denoise")
+        server.stop("immediate")
+        eventually(lambda: "asked again" in caplog.text)
+        assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{job.id}.1.mp4"]
+        server.start()
+        ended = bench.ended(job)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+        assert ended.video is not None
+        assert bench.files.path_for(ended.video.key).stat().st_size == ended.video.num_bytes
+
+    def test_for_longer_than_the_lease_the_job_is_given_up_uncounted(
+        self, postgres_bench: tuple[Bench, postgres.Server]
+    ) -> None:
+        bench, server = postgres_bench
+        bench.step_seconds = 0.3
+        job = bench.submit(num_inference_steps=100)
+        bench.start_worker(lease_seconds=2)
+        bench.wait(job, lambda found: found.stage == "denoise")
+        server.stop("immediate")
+        eventually(lambda: not psutil.pid_exists(bench.engines[0].pid))
+        server.start()
+        again = bench.wait(job, lambda found: found.stage == "denoise" and len(bench.engines) == 2)
+        assert again.attempt == 1
+        bench.store.request_cancel(job.id)
+        bench.ended(job)
+
+    @pytest.mark.parametrize("is_deleted", [False, True])
+    def test_a_success_whose_answer_was_lost_keeps_its_video(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+    ) -> None:
+        succeed = bench.store.succeed
+        tries = []
+
+        def lose_the_first_answer(lease: Lease, video: Video, details: dict[str, Any], **more: Any) -> list[str]:
+            tries.append(lease.token)
+            if is_deleted and len(tries) == 1:
+                bench.store.delete(lease.job.id)
+            unneeded = succeed(lease, video, details, **more)
+            if len(tries) == 1:
+                raise StoreUnavailable
+            return unneeded
+
+        monkeypatch.setattr(bench.store, "succeed", lose_the_first_answer)
+        job = bench.submit(num_inference_steps=1)
+        following = bench.submit(num_inference_steps=1)
+        bench.start_worker()
+        assert bench.ended(following).status is JobStatus.SUCCEEDED
+        assert tries == [1, 1, 1]
+        kept = {path.name for path in (bench.folder / "files").rglob("*.mp4")}
+        if is_deleted:
+            assert kept == {f"{following.id}.1.mp4"}
+        else:
+            ended = bench.ended(job)
+            assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+            assert kept == {f"{job.id}.1.mp4", f"{following.id}.1.mp4"}
+        assert len(bench.engines) == 1
+
+
 def test_a_long_writing_is_no_hang_and_can_be_cancelled(bench: Bench) -> None:
-    asked = {"width": 2048, "height": 2048, "num_frames": 120, "fps": 24, "num_inference_steps": 1}
+    asked = {"width": 1280, "height": 1280, "num_frames": 120, "fps": 24, "num_inference_steps": 1}
     job = bench.submit(**asked)
     following = bench.submit(num_inference_steps=1)
     bench.start_worker(hang_seconds=3.0)
@@ -233,6 +366,23 @@ def test_a_lost_first_frame_fails_that_job_only(bench: Bench) -> None:
     assert ended.error is not None
     assert ended.error.code == "storage_error"
     assert bench.ended(bench.submit(num_inference_steps=1)).status is JobStatus.SUCCEEDED
+
+
+def test_a_worker_removes_files_that_no_job_needs(bench: Bench) -> None:
+    finished, deleted = bench.submit(num_inference_steps=1), bench.submit(num_inference_steps=1)
+    bench.start_worker()
+    bench.ended(finished)
+    bench.ended(deleted)
+    bench.stop()
+    bench.store.delete(deleted.id)  # as if the web process had been killed before it removed the file
+    bench.files.put_bytes(b"picture", "inputs/never-stored.png")
+    for path in (bench.folder / "files").rglob("*.*"):
+        os.utime(path, (0, 0))
+    bench.files.put_bytes(b"picture", "inputs/to-be-stored.png")
+    bench.start_worker()
+    kept = {f"videos/{finished.id}.1.mp4", "inputs/to-be-stored.png"}
+    folders = ("inputs", "videos")
+    eventually(lambda: {file.key for folder in folders for file in bench.files.files_in(folder)} == kept)
 
 
 def test_what_a_killed_worker_left_is_swept(bench: Bench) -> None:

@@ -27,6 +27,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "allow_public": False,
             "port": 8000,
             "public_url": None,
+            "drain_seconds": 5.0,
             "max_body_bytes": 32 * 1024 * 1024,
         },
         "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},

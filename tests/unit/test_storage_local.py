@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,53 @@ def test_delete_twice_is_delete(storage: LocalStorage, tmp_path: Path) -> None:
     storage.delete(KEY)
     with pytest.raises(StorageError):
         storage.path_for(KEY)
+
+
+def test_files_are_listed_with_their_age(storage: LocalStorage, tmp_path: Path) -> None:
+    assert list(storage.files_in("videos")) == []
+    keys = {"videos/a.1.mp4", KEY, "videos/3f/4a/b.gif"}
+    for key in (*keys, "inputs/a.png"):
+        storage.put_bytes(b"content", key)
+    os.utime(storage.path_for("videos/a.1.mp4"), (0, datetime.now(UTC).timestamp() - 7200))
+    ages = {file.key: file.age_seconds for file in storage.files_in("videos")}
+    assert set(ages) == keys
+    assert 7200 <= ages.pop("videos/a.1.mp4") < 7300
+    assert all(-1 < age < 100 for age in ages.values())
+    assert {file.key for file in storage.files_in("inputs")} == {"inputs/a.png"}
+
+
+def test_files_that_are_deleted_while_they_are_listed_do_no_harm(storage: LocalStorage) -> None:
+    keys = [f"videos/{number}.mp4" for number in range(10)]
+    for key in keys:
+        storage.put_bytes(b"content", key)
+    listing = storage.files_in("videos")
+    listed = [next(listing).key]
+    for key in keys:
+        storage.delete(key)
+    assert [*listed, *(file.key for file in listing)] == listed
+
+
+def test_what_is_no_key_is_not_listed(storage: LocalStorage, tmp_path: Path) -> None:
+    storage.put_bytes(b"content", "videos/a.mp4")
+    for name in ("Notes.txt", ".hidden"):
+        (tmp_path / "files" / "videos" / name).touch()
+    assert [file.key for file in storage.files_in("videos")] == ["videos/a.mp4"]
+
+
+def test_an_interrupted_put_leaves_what_can_be_listed_and_deleted(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from vitascope.storage import LocalStorage;"
+        "Path.replace = lambda *_: os._exit(9);"
+        "LocalStorage(Path(sys.argv[1])).put_bytes(b'picture', 'inputs/a.png')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "files"], check=False)
+    assert done.returncode == 9
+    (left,) = storage.files_in("inputs")
+    assert left.key.startswith("inputs/a.png.")
+    storage.delete(left.key)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Annotated, Any, Literal
@@ -50,21 +49,28 @@ def serve(
             soft_wrap=True,
         )
         stop_seconds = settings.worker.drain_seconds + 10
-        supervisor = Supervisor(commands, settings_module.to_environment(settings), stop_seconds)
+        environment = settings_module.to_environment(settings)
+        supervisor = Supervisor(commands, environment, stop_seconds, ends_last=["web"])
         if supervisor.run() == signal.SIGINT:
             raise typer.Exit(130)
 
 
-def web(supervised: Annotated[bool, typer.Option("--supervised")] = False) -> None:
-    """Run the web process alone."""
+def web(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Serve the API alone, without a worker: one of several replicas behind a load balancer.
+
+    All replicas and workers (`vitascope worker`) share a PostgreSQL database (`DATABASE_URL`) and a data folder. At SIGTERM
+    `/readyz` answers 503 and everything else goes on for `server.drain_seconds`, then the process ends; a second SIGTERM
+    ends it at once.
+    """
     from vitascope import app
 
     configure_logging()
-    if supervised:
-        from vitascope.fleet.supervisor import when_orphaned
-
-        when_orphaned(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    app.run_web(settings_module.load())
+    overrides = {"server": given} if (given := _given(host=host, port=port)) else {}
+    app.run_web(settings_module.load(**overrides), supervised=supervised)
 
 
 def _given(**options: object) -> dict[str, object]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import sys
 from types import FrameType
 from typing import Annotated
 
@@ -20,45 +17,23 @@ from ._terminal import configure_logging
 def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False) -> None:
     """Run a worker alone: it takes jobs from the store and makes them on this machine's device."""
     from vitascope import app
-    from vitascope.worker.engine_process import EngineProcess
-    from vitascope.worker.parent import Worker, WorkerConfig
 
     configure_logging()
-    settings = settings_module.load()
-    environment = settings_module.to_environment(settings)
+    with app.open_worker(settings_module.load()) as running:
+        signals = 0
 
-    def command(fd: int) -> list[str]:
-        return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            nonlocal signals
+            signals += 1
+            running.stop(at_once=signals > 1)
 
-    worker_id = f"{socket.gethostname()}-{os.getpid()}"
-    config = WorkerConfig(
-        worker_id=worker_id,
-        work_folder=settings.home / "work" / worker_id,
-        lease_seconds=settings.worker.lease_seconds,
-        poll_seconds=settings.worker.poll_seconds,
-        max_attempts=settings.worker.max_attempts,
-        hang_seconds=settings.worker.hang_seconds,
-        drain_seconds=settings.worker.drain_seconds,
-    )
-    store = app.open_store(settings)
-    running = Worker(store, app.open_storage(settings), lambda: EngineProcess(command, environment), config)
-    signals = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
+        if supervised:
+            from vitascope.fleet.supervisor import when_orphaned
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
-        running.stop(at_once=signals > 1)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    if supervised:
-        from vitascope.fleet.supervisor import when_orphaned
-
-        when_orphaned(lambda: running.stop(at_once=True))
-    try:
+            when_orphaned(lambda: running.stop(at_once=True))
         running.run()
-    finally:
-        store.close()
 
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:

@@ -39,6 +39,16 @@ class Engine(Protocol):
         """Whether its work competes with other processes for the cores."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Kind of device, such as `cuda NVIDIA H200`: on devices of one kind a model takes the same time."""
+        ...
+
+    @property
+    def loaded_models(self) -> tuple[str, ...]:
+        """Ids of the models that would start at once."""
+        ...
+
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None
     ) -> Generator[Step | Clip, None, None]:

@@ -20,7 +20,7 @@ from vitascope.domain.step import STAGE_STARTS, Step
 from .contract import Clip, Locate
 from .families import generic
 from .generation import pause_at_blocks
-from .memory import LoadedModel, choose_device, choose_threads, load_model
+from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
 from .slots import Slot
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class DiffusersEngine:
     @property
     def runs_on_cpu(self) -> bool:
         return bool(self._device.type == "cpu")
+
+    @property
+    def device(self) -> str:
+        return device_kind(self._device)
+
+    @property
+    def loaded_models(self) -> tuple[str, ...]:
+        return () if self._loaded is None else (self._loaded.spec.id,)
 
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None

@@ -33,6 +33,11 @@ class FakeEngine:
         self.step_seconds = step_seconds
 
     runs_on_cpu = True
+    loaded_models = ()
+
+    @property
+    def device(self) -> str:
+        return f"fake {self.step_seconds:g} s a step"
 
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None

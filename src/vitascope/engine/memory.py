@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,17 @@ def choose_device(asked: str) -> tuple[torch.device, Choice]:
     if torch.backends.mps.is_available():
         return torch.device("mps"), Choice("device", "mps", "found Apple's GPU")
     return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
+
+
+def device_kind(device: torch.device) -> str:
+    """Name the kind of a device, for speeds that were measured on it: a GPU by its model, a CPU by its threads."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device.type == "xpu":
+        return f"xpu {torch.xpu.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu {platform.machine()} with {torch.get_num_threads()} threads"
+    return str(device.type)
 
 
 def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, Choice]:

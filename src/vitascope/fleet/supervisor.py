@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,9 @@ HEALTHY_SECONDS = 30.0
 
 HAND_BACK_SECONDS = 3.0
 """How long members have after a second signal: enough to write down that a job waits again."""
+
+LAST_ANSWERS_SECONDS = 15.0
+"""How long the members that end last may take: answers that are being sent have 10 s."""
 
 
 @dataclass
@@ -70,15 +73,22 @@ class Supervisor:
         commands: command lines by name.
         environment: the members' whole environment.
         stop_seconds: how long members may take to stop before they are killed.
+        ends_last: names of those that go on, though they are told at once, until all others have ended.
     """
 
     def __init__(
-        self, commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], stop_seconds: float
+        self,
+        commands: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        stop_seconds: float,
+        ends_last: Collection[str] = (),
     ) -> None:
         self._members = [_Member(name, command) for name, command in commands.items()]
         self._environment = dict(environment)
         self._stop_seconds = stop_seconds
+        self._ends_last = ends_last
         self._signals = 0
+        self._signals_told = 0
         self._first_signal = 0
         self._wake = threading.Event()
 
@@ -130,24 +140,38 @@ class Supervisor:
             logger.info("process started", extra={"member": member.name, "pid": member.process.pid})
 
     def _stop_all(self) -> None:
+        """Tell all members to stop; those that end last are told a second time, by the end of their standard input."""
         logger.info("stopping: running videos may finish; the same signal again hands them back")
-        alive = [m.process for m in self._members if m.process is not None and m.process.poll() is None]
-        for process in alive:
+        self._tell()
+        last = [member for member in self._members if member.name in self._ends_last]
+        self._await([member for member in self._members if member not in last], self._stop_seconds)
+        for process in _running(last):
+            assert process.stdin is not None
+            process.stdin.close()
+        self._await(last, LAST_ANSWERS_SECONDS)
+
+    def _tell(self) -> None:
+        """Pass a signal on to all members that still run."""
+        self._signals_told = self._signals
+        for process in _running(self._members):
             process.terminate()
-        deadline = time.monotonic() + self._stop_seconds
-        told = self._signals
-        while any(p.poll() is None for p in alive) and time.monotonic() < deadline:
-            if self._signals > told:  # asked again: they shall hand back what they have, at once
-                told = self._signals
+
+    def _await(self, members: Sequence[_Member], seconds: float) -> None:
+        """Wait until these have ended, and kill those that take longer."""
+        deadline = time.monotonic() + seconds
+        while _running(members) and time.monotonic() < deadline:
+            if self._signals > self._signals_told:  # asked again: hand back what there is, at once
+                self._tell()
                 deadline = min(deadline, time.monotonic() + HAND_BACK_SECONDS)
-                for process in alive:
-                    process.terminate()
             time.sleep(0.05)
-        for process in alive:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        for process in _running(members):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _running(members: Sequence[_Member]) -> list[subprocess.Popen[bytes]]:
+    return [m.process for m in members if m.process is not None and m.process.poll() is None]
 
 
 def when_orphaned(act: Callable[[], None]) -> None:

@@ -8,12 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from vitascope.domain.errors import StorageError
 
-from .protocol import check_key
+from .protocol import StoredFile, check_key, is_key
 
 
 class LocalStorage:
@@ -70,6 +71,16 @@ class LocalStorage:
             target.unlink()
             _flush(target.parent)
 
+    def files_in(self, folder: str) -> Iterator[StoredFile]:
+        top = self._target(folder)
+        with _storing(folder), contextlib.suppress(FileNotFoundError):
+            for entry in _files_below(top):
+                key = Path(entry.path).relative_to(self._folder).as_posix()
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    written_at = entry.stat(follow_symlinks=False).st_mtime
+                    if is_key(key):
+                        yield StoredFile(key, datetime.now(UTC).timestamp() - written_at)
+
     def _target(self, key: str) -> Path:
         return self._folder / check_key(key)
 
@@ -102,7 +113,8 @@ def _make_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target`, which it becomes once it is written and on the disk."""
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")  # no key starts with a dot
+    # a key too, so that it can be found and deleted if this process is killed
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         _flush(temporary)
@@ -111,6 +123,17 @@ def _replacing(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _flush(target.parent)
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Walk as the caller goes on: a folder of a million files is not read at once."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    yield from _files_below(Path(entry.path))
+            else:
+                yield entry
 
 
 def _flush(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -12,6 +14,15 @@ MAX_KEY_CHARS = 200
 
 #: Names of our own making, joined by slashes. None starts with a dot, so there is no way up and nothing is hidden.
 _KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]*(/[a-z0-9_-][a-z0-9_.-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as a listing knows it."""
+
+    key: str
+    #: Time since it was written, by the wall clocks of whoever wrote it and of this machine.
+    age_seconds: float
 
 
 class Storage(Protocol):
@@ -45,6 +56,13 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove a file. If it is not there, that is what was asked."""
 
+    def files_in(self, folder: str) -> Iterator[StoredFile]:
+        """List the files whose keys begin with `folder/`, in no order, reading on as the caller goes on.
+
+        A file that comes or goes meanwhile may be left out or listed. What an interrupted `put` has left is listed under a
+        key of its own, which continues that of the file it was to become, after a dot.
+        """
+
 
 def check_key(key: str) -> str:
     """Give the key back if it is legal.
@@ -52,6 +70,11 @@ def check_key(key: str) -> str:
     Raises:
         StorageError: it is empty, too long, or holds more than lower-case names joined by slashes.
     """
-    if len(key) > MAX_KEY_CHARS or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise StorageError(f"{shorten(key)} is not a storage key")
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether it is a legal key."""
+    return len(text) <= MAX_KEY_CHARS and _KEY.fullmatch(text) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -90,7 +91,13 @@ class ForWorkers(Base):
         return bool(row.cancel_requested)
 
     def succeed(
-        self, lease: Lease, video: Video, details: dict[str, Any], speed: Speed | None = None
+        self,
+        lease: Lease,
+        video: Video,
+        details: dict[str, Any],
+        *,
+        speed: Speed | None = None,
+        device: str = "",
     ) -> list[str]:
         """End the job with its video, which the storage must have by now.
 
@@ -99,6 +106,7 @@ class ForWorkers(Base):
             video: the file.
             details: what was chosen and measured.
             speed: what the job took, to estimate others by.
+            device: the kind of device on which it took that.
 
         Returns:
             Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
@@ -108,7 +116,7 @@ class ForWorkers(Base):
             row = changes.held(connection, lease)
             queue.charge(connection, row, self._lease_time(connection))
             if speed is not None:
-                queue.learn_speed(connection, row.worker_id, speed)
+                queue.learn_speed(connection, device, speed)
             if row.deleted_at is not None:
                 changes.move(connection, row, JobStatus.CANCELLED, self._now())
                 return [*storage_keys(row), video.key]
@@ -182,6 +190,27 @@ class ForWorkers(Base):
             return 0
         with self._database.write_soon() as connection:
             return history.prune(connection, ended_before)
+
+    def unowned(self, keys: Collection[str]) -> set[str]:
+        """Tell which of these files no job needs or will need. Made for a few hundred at once.
+
+        The name of a job's file begins with the job's id, up to the first dot. A job that has not ended needs all that bear
+        its name. Files of jobs that are unknown here and would be older than the first one are another database's.
+        """
+        job_ids = {key: key.rpartition("/")[2].partition(".")[0] for key in keys}
+        named = sa.select(jobs).where(jobs.c.id.in_(set(job_ids.values())))
+        with self._database.read() as connection:
+            rows = {row.id: row for row in connection.execute(named)}
+            first_id = connection.scalar(sa.select(jobs.c.id).order_by(jobs.c.number).limit(1))
+
+        def is_needed(key: str, job_id: str) -> bool:
+            if (row := rows.get(job_id)) is None:
+                return first_id is None or job_id < first_id  # ids sort by time
+            if not JobStatus(row.status).is_terminal:
+                return True
+            return row.deleted_at is None and key in storage_keys(row)
+
+        return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
 
     def worker_seen(self, worker_id: str, device: str | None = None) -> None:
         """Note that a worker is alive; the first time makes it known.

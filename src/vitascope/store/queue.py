@@ -20,7 +20,7 @@ from vitascope.domain.cost import Effort, Speed, learn, mean_seconds, work_class
 from vitascope.domain.job import JobStatus
 
 from .rows import Row, Running
-from .tables import jobs, shares, speeds, workers
+from .tables import jobs, shares, speeds
 
 JOBS_PER_KEY = 8
 """Candidates of a key, of each kind: its oldest and its shortest jobs. More could only matter where workers of several models
@@ -165,9 +165,8 @@ def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
     _put(connection, shares, {"key_id": row.key_id}, blend)
 
 
-def learn_speed(connection: sa.Connection, worker_id: str, speed: Speed) -> None:
-    """Blend what a job took into what is known of its worker's kind of device."""
-    device = connection.scalar(sa.select(workers.c.device).where(workers.c.id == worker_id)) or ""
+def learn_speed(connection: sa.Connection, device: str, speed: Speed) -> None:
+    """Blend what a job took into what is known of that kind of device."""
     key = {"device": device, "model": speed.model, "work_class": work_class(speed.work)}
 
     def blend(old: Row | None) -> dict[str, Any]:

@@ -55,10 +55,13 @@ class _Child:
 
     def serve(self) -> NoReturn:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        self._pipe.send({"is": "ready"})
+        self._pipe.send({"is": "ready", **self._engine_now()})
         while True:
             order = self._orders.get()
-            self._pipe.send(self._make(order))
+            self._pipe.send({**self._make(order), **self._engine_now()})
+
+    def _engine_now(self) -> Message:
+        return {"device": self._engine.device, "loaded": self._engine.loaded_models}
 
     def _listen(self) -> None:
         """Take messages while the engine works; a closed pipe means that the parent is gone."""
@@ -106,9 +109,8 @@ class _Child:
                     return None
                 if isinstance(event, Product):
                     return event
-                self._pipe.send(
-                    {"is": "step", "job": job_id, "stage": event.stage, "percent": percent(event)}
-                )
+                step = {"stage": event.stage, "index": event.index, "percent": percent(event)}
+                self._pipe.send({"is": "step", "job": job_id, **step})
         finally:
             making.close()
         return None

@@ -3,10 +3,11 @@
 parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": PATH, "key": KEY}
                  {"do": "cancel", "job": ID}
 child → parent   {"is": "ready"}
-                 {"is": "step", "job": ID, "stage": …, "percent": …}
+                 {"is": "step", "job": ID, "stage": …, "index": …, "percent": …}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
+               All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …]
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The worker: claim, have the engine process make it, store, finish. Imports no torch.
 
 The loop of one job is `_run_one`. While it waits for the engine process it renews the lease and looks whether the job shall
-stop; every write carries the lease's token, so that a worker which lost its lease changes nothing.
+stop (`watch`); every write carries the lease's token, so that a worker which lost its lease changes nothing. A store that is
+away for a while costs nothing: the engine goes on, and what became of the job is written down as soon as the store answers.
 """
 
 from __future__ import annotations
@@ -11,34 +12,29 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psutil
 
-from vitascope.domain.errors import LeaseLost, StorageError, StoreUnavailable
+from vitascope.domain.cost import effort_of, measured
+from vitascope.domain.errors import JobNotFound, LeaseLost, StorageError, StoreUnavailable
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
+from vitascope.storage import StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
 from .messages import Message
+from .patience import Patience, StepTimes
+from .sweep import Sweep
+from .watch import STORE_RETRY_SECONDS, EngineDied, Watch
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 0.25
-"""Progress is written at most so often: a fast model must not spend its time in the database."""
-
-CANCEL_POLL_SECONDS = 0.5
-"""How often a running job looks whether it shall stop."""
-
-STORE_RETRY_SECONDS = 1.0
-"""Pause before a store that did not answer is asked again."""
-
-KILL_AFTER_SECONDS = 10.0
-"""A cancelled engine that has not come back after so long is killed: its step may take minutes."""
+T = TypeVar("T")
 
 
 class Files(Protocol):
@@ -49,6 +45,8 @@ class Files(Protocol):
     def path_for(self, key: str) -> Path: ...
 
     def delete(self, key: str) -> None: ...
+
+    def files_in(self, folder: str) -> Iterator[StoredFile]: ...
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,6 @@ class WorkerConfig:
 
 class _HandBack(Exception):
     """The worker stops: the job goes back to the queue."""
-
-
-class _EngineDied(Exception):
-    """The engine process ended, or was killed because it hung."""
 
 
 class Worker:
@@ -90,6 +84,11 @@ class Worker:
         self._start_engine = start_engine
         self._config = config
         self._engine: EngineProcess | None = None
+        #: Kind of the engine's device; empty until it has told.
+        self._device = ""
+        self._warm_models: frozenset[str] = frozenset()
+        self._step_times = StepTimes()
+        self._sweep = Sweep(store, files)
         self._stopping = threading.Event()
         self._stop_at: float | None = None
         self._seen_at = float("-inf")
@@ -102,14 +101,13 @@ class Worker:
     def run(self) -> None:
         """Claim and run jobs until stopped."""
         self._config.work_folder.mkdir(parents=True, exist_ok=True)
-        _sweep(self._config.work_folder)
+        _remove_abandoned(self._config.work_folder)
         try:
             while not self._stopping.is_set():
                 try:
                     self._work_once()
                 except StoreUnavailable as error:
                     logger.warning("store unavailable: %s", error.message)
-                    self._drop_engine()  # whose job's lease may run out meanwhile
                     self._stopping.wait(STORE_RETRY_SECONDS)
         finally:
             self._drop_engine()
@@ -120,16 +118,23 @@ class Worker:
     def _work_once(self) -> None:
         """Run the next job, or wait a moment for one."""
         if time.monotonic() - self._seen_at > self._config.lease_seconds / 3:
-            self._store.worker_seen(self._config.worker_id)
+            self._store.worker_seen(self._config.worker_id, self._device or None)
             self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
             self._store.prune()
             self._seen_at = time.monotonic()
-        self._ready_engine()
-        lease = self._store.claim(self._config.worker_id, self._config.lease_seconds)
+        self._sweep.advance()
+        self._hear_idle_engine(self._ready_engine())
+        asked_at = time.monotonic()
+        lease = self._store.claim(
+            self._config.worker_id,
+            self._config.lease_seconds,
+            device=self._device,
+            warm_models=self._warm_models,
+        )
         if lease is None:
             self._stopping.wait(self._config.poll_seconds)
         else:
-            self._run_one(lease)
+            self._run_one(lease, asked_at)
 
     def _ready_engine(self) -> EngineProcess:
         """Return the engine process; starts one if there is none, or if it died without a job."""
@@ -138,54 +143,76 @@ class Worker:
             self._drop_engine()
         if self._engine is None:
             self._engine = self._start_engine()
+            self._warm_models = frozenset()
+            self._step_times = StepTimes()
             logger.info("engine started", extra={"pid": self._engine.pid})
         return self._engine
 
-    def _run_one(self, lease: Lease) -> None:
+    def _hear_idle_engine(self, engine: EngineProcess) -> None:
+        """Take what an engine says on its own, which is that it is ready."""
+        with contextlib.suppress(EOFError):  # it has died, which the next look finds out
+            if (message := engine.receive(0)) is not None:
+                self._know_engine(message)
+
+    def _know_engine(self, message: Message) -> None:
+        """Note on what kind of device the engine works, and which models it has loaded."""
+        if self._device != message["device"]:
+            self._device = message["device"]
+            self._seen_at = float("-inf")  # let the store know soon
+        self._warm_models = frozenset(message["loaded"])
+
+    def _run_one(self, lease: Lease, leased_at: float) -> None:
         """Run one job to its end, whatever that is."""
         job = lease.job
         out = self._config.work_folder / f"{job.id}.{lease.token}.{job.plan.format}"
         try:
-            ending = self._have_it_made(lease, out)
-            self._finish(lease, ending, out)
+            ending = self._have_it_made(lease, leased_at, out)
         except LeaseLost:
             logger.warning("lease lost", extra={"job_id": job.id})
             self._drop_engine()  # it may still be at a job that is now another worker's
-        except _HandBack:
-            logger.info("job handed back", extra={"job_id": job.id})
+        except (_HandBack, StoreUnavailable) as reason:
+            logger.info("job handed back", extra={"job_id": job.id, "reason": type(reason).__name__})
             self._drop_engine()
             self._hand_back(lease, count_attempt=False)
-        except _EngineDied:
+        except EngineDied:
             self._engine = None
             self._hand_back(lease, count_attempt=True)
         except StorageError as error:  # its first frame is gone
-            self._forget(self._store.fail(lease, JobError(error.code, error.message)))
+            self._fail(lease, JobError(error.code, error.message))
+        else:
+            self._finish(lease, ending, out)
         finally:
             for (
                 leftover
             ) in self._config.work_folder.iterdir():  # this worker's own, and it makes one job at a time
                 leftover.unlink(missing_ok=True)
 
-    def _have_it_made(self, lease: Lease, out: Path) -> Message:
+    def _have_it_made(self, lease: Lease, leased_at: float, out: Path) -> Message:
         """Send the job to the engine process and wait for the message that ends it."""
+        plan = lease.job.plan
         engine = self._ready_engine()
         engine.send(self._order(lease, out))
-        watch = _Watch(lease, self._store, self._config, engine)
+        known_step_seconds = self._step_times.of(plan)
+        patience = Patience(plan.num_inference_steps, known_step_seconds, self._config.hang_seconds)
+        watch = Watch(lease, leased_at, self._config.lease_seconds, self._store, engine, patience)
         while True:
-            if self._stop_at is not None and time.monotonic() > self._stop_at:
+            if self._is_time_over():
                 raise _HandBack
             try:
-                message = engine.receive(watch.patience())
+                message = engine.receive(watch.pause_seconds)
             except EOFError:
                 status = engine.kill()
                 logger.warning("engine died", extra={"job_id": lease.job.id, "status": status})
-                raise _EngineDied from None
-            watch.tick()
-            if message is None or message["is"] == "ready":
-                continue
-            watch.heard(message)
-            if message["is"] != "step":
-                return message
+                raise EngineDied from None
+            if message is not None and message["is"] != "step":
+                self._know_engine(message)
+                if message["is"] != "ready":
+                    self._step_times.learn(plan, patience.step_seconds)
+                    return message
+            watch.tick(message)
+
+    def _is_time_over(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def _order(self, lease: Lease, out: Path) -> Message:
         plan = lease.job.plan.to_dict()
@@ -195,35 +222,77 @@ class Worker:
         return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
 
     def _finish(self, lease: Lease, ending: Message, out: Path) -> None:
-        """Store the file and write down how the job ended; then remove what nobody needs any more."""
+        """Store the file and write down how the job ended."""
         if ending["is"] == "made":
-            unneeded = self._deliver(lease, ending, out)
+            self._deliver(lease, ending, out)
         elif ending["is"] == "cancelled":
-            unneeded = self._store.finish_cancelled(lease)
+            self._settle(lease, lambda: self._store.finish_cancelled(lease))
         else:
-            unneeded = self._store.fail(lease, JobError(ending["code"], ending["message"]))
-        self._forget(unneeded)
+            self._fail(lease, JobError(ending["code"], ending["message"]))
 
-    def _deliver(self, lease: Lease, ending: Message, out: Path) -> list[str]:
+    def _deliver(self, lease: Lease, ending: Message, out: Path) -> None:
         """Put the file into the storage, then tell the store: in this order, so that a job with a video has its file."""
         video = Video(**ending["video"])
         try:
             self._files.put(out, video.key)
         except StorageError as error:
-            return self._store.fail(lease, JobError(error.code, error.message))
+            self._fail(lease, JobError(error.code, error.message))
+            return
+        details = ending["details"]
+        speed = measured(effort_of(lease.job.plan), details["seconds"])
+        is_told = self._settle(
+            lease,
+            lambda: self._store.succeed(lease, video, details, speed=speed, device=self._device),
+        )
+        # the store may have taken it down although its answer was lost; then the job has ended, and the file is its video
+        if not is_told and not self._insist(lambda: self._is_video(video.key, lease.job.id)):
+            self._forget([video.key])
+
+    def _is_video(self, key: str, job_id: str) -> bool:
         try:
-            return self._store.succeed(lease, video, ending["details"])
-        except LeaseLost:
-            self._files.delete(video.key)
-            raise
+            video = self._store.get(job_id).video
+        except JobNotFound:
+            return False
+        return video is not None and video.key == key
+
+    def _fail(self, lease: Lease, error: JobError) -> None:
+        self._settle(lease, lambda: self._store.fail(lease, error))
 
     def _hand_back(self, lease: Lease, *, count_attempt: bool) -> None:
         """Let the job be queued again; if that was wished it is cancelled, and after too many attempts it fails."""
+        limit = self._config.max_attempts
+        self._settle(
+            lease, lambda: self._store.release(lease, count_attempt=count_attempt, max_attempts=limit)
+        )
+
+    def _settle(self, lease: Lease, end: Callable[[], list[str]]) -> bool:
+        """Write down how the job leaves this worker, and remove what nobody needs any more.
+
+        Returns:
+            Whether the store has said so; if not, the job is another worker's, or the answer to an earlier try was lost.
+        """
         try:
-            limit = self._config.max_attempts
-            self._forget(self._store.release(lease, count_attempt=count_attempt, max_attempts=limit))
+            unneeded = self._insist(end)
         except LeaseLost:
             logger.warning("lease lost", extra={"job_id": lease.job.id})
+            return False
+        self._forget(unneeded)
+        return True
+
+    def _insist(self, ask: Callable[[], T]) -> T:
+        """Ask the store until it answers: until then there is nothing else to do. A stopping worker gives up in time.
+
+        Raises:
+            StoreUnavailable: the time to stop is over.
+        """
+        while True:
+            try:
+                return ask()
+            except StoreUnavailable as error:
+                if self._is_time_over():
+                    raise
+                logger.warning("%s: asked again", error.message)
+                time.sleep(STORE_RETRY_SECONDS)
 
     def _forget(self, keys: Sequence[str]) -> None:
         """Remove files that nobody needs any more; one that stays behind has no row and is swept later."""
@@ -237,59 +306,10 @@ class Worker:
             self._engine = None
 
 
-def _sweep(work_folder: Path) -> None:
+def _remove_abandoned(work_folder: Path) -> None:
     """Remove what workers of this machine left behind when they were killed: folders named after a process that is gone."""
     host = work_folder.name.rpartition("-")[0]
     for folder in work_folder.parent.glob(f"{host}-*"):
         pid = folder.name.rpartition("-")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Watch:
-    """What a worker does beside waiting: heartbeat, progress, cancel, and the limit on silence."""
-
-    def __init__(self, lease: Lease, store: Store, config: WorkerConfig, engine: EngineProcess) -> None:
-        self._lease = lease
-        self._store = store
-        self._config = config
-        self._engine = engine
-        now = time.monotonic()
-        self._checked_at = self._heard_at = now
-        self._reported_at = float("-inf")
-        self._stage = ""
-        self._cancel_sent_at: float | None = None
-
-    def patience(self) -> float:
-        """Seconds to wait for a message before `tick` is due."""
-        return min(CANCEL_POLL_SECONDS, self._config.lease_seconds / 3)
-
-    def tick(self) -> None:
-        """Renew the lease, pass a wish to cancel on, and kill an engine that is silent for too long."""
-        now = time.monotonic()
-        if now - self._checked_at >= self.patience():
-            self._checked_at = now
-            is_cancelled = self._store.renew(self._lease, self._config.lease_seconds)
-            if is_cancelled and self._cancel_sent_at is None:
-                self._engine.send({"do": "cancel", "job": self._lease.job.id})
-                self._cancel_sent_at = now
-        if self._cancel_sent_at is not None and now - self._cancel_sent_at > KILL_AFTER_SECONDS:
-            self._kill("engine did not stop")
-        if now - self._heard_at > self._config.hang_seconds:
-            self._kill("engine hung")
-
-    def heard(self, message: Message) -> None:
-        """Note that the engine is alive and write its progress down, but not too often."""
-        now = time.monotonic()
-        self._heard_at = now
-        if message["is"] != "step":
-            return
-        if message["stage"] != self._stage or now - self._reported_at >= PROGRESS_SECONDS:
-            self._reported_at = now
-            self._stage = message["stage"]
-            self._store.report(self._lease, message["percent"], message["stage"])
-
-    def _kill(self, why: str) -> None:
-        logger.warning(why, extra={"job_id": self._lease.job.id})
-        self._engine.kill()
-        raise _EngineDied
