@@ -72,7 +72,10 @@ class Bench:
         return self.store.create(f"job{self._count}", request, plan(request, spec), max_queued=100)
 
     def wait(self, job: Job, condition: Callable[[Job], object]) -> Job:
-        return eventually(lambda: found if condition(found := self.store.get(job.id)) else None)
+        def look() -> Job | None:
+            return found if condition(found := self.store.get(job.id)) else None
+
+        return eventually(look, timeout_seconds=120)  # engines are nice: beside busy processes they take long
 
     def ended(self, job: Job) -> Job:
         return self.wait(job, lambda found: found.status.is_terminal)
