@@ -60,14 +60,21 @@ def _keep(folder: Path) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description="Kill processes while clients submit.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.chaos", description="Kill processes while clients submit."
+    )
     add = parser.add_argument
     add("--kills", type=int, default=1000, help="processes to kill")
     add("--jobs", type=int, default=10000, help="jobs to have acknowledged")
     add("--seed", type=int, default=1)
     add("--seconds", type=float, help="stop the trouble after so long, whatever was reached")
     add("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    add("--database-restarts", type=int, default=0, help="pull the PostgreSQL server's plug so often, 2 s each")
+    add(
+        "--database-restarts",
+        type=int,
+        default=0,
+        help="pull the PostgreSQL server's plug so often, 2 s each",
+    )
     add("--lease-seconds", type=float, default=2.0)
     add("--pause", type=float, default=0.7, help="mean seconds between two kills")
     add("--workers", type=int, default=3, help="beside the one of `serve`")

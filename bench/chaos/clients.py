@@ -231,9 +231,11 @@ class Clients:
                     last = event.id
                     seen.append(event)
                     if may_drop and self.rng.random() < DROP_SHARE:
-                        raise Unreachable
+                        self.findings.count("streams that a client left and resumed")
+                        connection.close()
+                        return True
         except Unreachable:
-            self.findings.count("streams that broke off and were resumed")
+            self.findings.count("streams that broke off")
             await asyncio.sleep(RETRY_SECONDS)
         return True
 

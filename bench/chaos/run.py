@@ -8,7 +8,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,7 @@ class Run:
 
     async def _ready(self) -> None:
         async with asyncio.timeout(START_SECONDS):
-            while (await self._clients.ask("GET", "/readyz")).status != 200:
-                await asyncio.sleep(0.1)
+            await _until(self._is_ready)
 
     # trouble
 
@@ -170,7 +169,9 @@ class Run:
         return len(self._clients.records) / self._plan.jobs
 
     def _may_kill(self) -> bool:
-        return self._killer.kills < self._plan.kills and self._share_of_kills() <= self._share_of_jobs() + LEAD
+        return (
+            self._killer.kills < self._plan.kills and self._share_of_kills() <= self._share_of_jobs() + LEAD
+        )
 
     async def _submit(self, rng: random.Random) -> None:
         """Be one of several clients that create jobs; what they do with them goes on beside."""
@@ -210,7 +211,9 @@ class Run:
     def _say(self, words: str) -> None:
         done = f"kills {self._killer.kills}/{self._plan.kills}, jobs {len(self._clients.records)}/{self._plan.jobs}"
         broken = sum(self._findings.broken.values())
-        sys.stderr.write(f"{done}, database restarts {self._restarts}, broken promises {broken} {words}".rstrip() + "\n")
+        sys.stderr.write(
+            f"{done}, database restarts {self._restarts}, broken promises {broken} {words}".rstrip() + "\n"
+        )
 
     # afterwards
 
@@ -219,8 +222,7 @@ class Run:
         self._say("waiting for the rest")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
-                while await self._unfinished():
-                    await asyncio.sleep(0.2)
+                await _until(self._is_idle)
                 await asyncio.gather(*self._lives)
         for life in self._lives:  # of jobs that did not end; the audit will say so
             life.cancel()
@@ -232,10 +234,20 @@ class Run:
             for _ in range(SUBMITTERS):
                 group.create_task(self._look_at_all(waiting))
 
-    async def _unfinished(self) -> int:
+    async def _is_ready(self) -> bool:
+        return (await self._clients.ask("GET", "/readyz")).status == 200
+
+    async def _is_idle(self) -> bool:
         queue = (await self._clients.ask("GET", "/api/v1/queue")).json()
-        return int(queue["queued"] + queue["running"])
+        return queue["queued"] == queue["running"] == 0
 
     async def _look_at_all(self, records: asyncio.Queue[Record]) -> None:
         while not records.empty():
             await self._clients.look_closely(records.get_nowait())
+
+
+async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        if await condition():
+            return
+        await asyncio.sleep(0.2)
