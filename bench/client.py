@@ -17,6 +17,9 @@ from typing import Any
 ANSWER_SECONDS = 60.0
 """A server that says nothing for so long counts as unreachable."""
 
+IDLE_SECONDS = 3.0
+"""A connection that was idle for so long is opened anew: servers close theirs after 5 s, perhaps just as it is used again."""
+
 
 class Unreachable(Exception):
     """There is no answer, or not all of it."""
@@ -48,6 +51,7 @@ class Connection:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self._used_at = time.monotonic()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -104,6 +108,9 @@ class Connection:
     async def _send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None
     ) -> asyncio.StreamReader:
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self.close()
+        self._used_at = time.monotonic()
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
         lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]

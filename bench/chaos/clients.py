@@ -130,17 +130,27 @@ class Clients:
         if draft.fate == "follow":
             await self._follow(record)
         elif draft.fate == "watch":
-            while record.ended is None:
-                await self.look(record)
-                await asyncio.sleep(0.3 + draft.delay)
+            await self._wait(record, draft, TERMINAL)
         elif draft.fate == "cancel":
-            await asyncio.sleep(draft.delay)
+            await self._wait_for_moment(record, draft)
             answer = await self.ask("POST", record.native_path + "/cancel")
-            self.findings.count("cancels")
+            self.findings.count(f"cancels ({draft.moment})")
             self._note(record, answer)
         elif draft.fate == "delete":
-            await asyncio.sleep(draft.delay)
+            await self._wait_for_moment(record, draft)
             await self._delete(record)
+            self.findings.count(f"deletes ({draft.moment})")
+
+    async def _wait_for_moment(self, record: Record, draft: Draft) -> None:
+        if draft.moment == "soon":
+            await asyncio.sleep(draft.delay)
+        else:
+            await self._wait(record, draft, TERMINAL | ({"running"} if draft.moment == "running" else set()))
+
+    async def _wait(self, record: Record, draft: Draft, statuses: frozenset[str]) -> None:
+        """Look at the job again and again until it has one of these statuses."""
+        while (job := await self.look(record)) is not None and job["status"] not in statuses:
+            await asyncio.sleep(0.1 + draft.delay)
 
     async def look(self, record: Record) -> dict[str, Any] | None:
         """Read the job, in either API, and compare it with what was seen before; returns it as the native API shows it."""
@@ -189,7 +199,6 @@ class Clients:
 
     async def _delete(self, record: Record) -> None:
         answer = await self.ask("DELETE", record.path)
-        self.findings.count("deletes")
         record.is_deleted = True  # 404 means that an earlier try did it, whose answer was lost
         if answer.status not in (200, 204, 404):
             text = f"DELETE: {answer.status} {answer.body[:200]!r}"

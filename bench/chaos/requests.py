@@ -14,6 +14,7 @@ from PIL import Image
 
 Dialect = Literal["native", "openai"]
 Fate = Literal["keep", "watch", "follow", "cancel", "delete"]
+Moment = Literal["soon", "running", "ended"]
 
 #: Steps are short sleeps of the fake engine; with these a job takes about 0.3 s at 0.05 s a step.
 MOST_STEPS = 10
@@ -34,8 +35,10 @@ class Draft:
     content_type: str
     body: bytes
     fate: Fate
-    #: Seconds until the client acts on its job.
+    #: Seconds that the client lets pass before it looks at its job or acts on it.
     delay: float
+    #: When it cancels or deletes.
+    moment: Moment
 
 
 def draw(rng: random.Random, number: int) -> Draft:
@@ -51,7 +54,8 @@ def draw(rng: random.Random, number: int) -> Draft:
         path, fields = "/v1/videos", {**fields, "size": "32x32", "num_frames": 5}
     as_form = dialect == "openai" and rng.random() < FORM_SHARE
     content_type, body = _form(fields) if as_form else ("application/json", json.dumps(fields).encode())
-    return Draft(dialect, path, content_type, body, fate, rng.uniform(0, 2))
+    moment: Moment = rng.choice(("soon", "running", "ended"))
+    return Draft(dialect, path, content_type, body, fate, rng.uniform(0, 1), moment)
 
 
 def _picture(rng: random.Random) -> str:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.client import Unreachable
 from bench.deployment import Deployment
 from tests.postgres import Server
 
@@ -183,7 +184,7 @@ class Run:
             draft = requests.draw(rng, self._drafted)
             record = await self._clients.create(draft)
             if record is None:
-                await asyncio.sleep(rng.uniform(0, 0.4))
+                await asyncio.sleep(rng.uniform(0, 1))
             else:
                 self._lives.add(asyncio.create_task(self._clients.live(record, draft)))
 
@@ -235,11 +236,13 @@ class Run:
                 group.create_task(self._look_at_all(waiting))
 
     async def _is_ready(self) -> bool:
-        return (await self._clients.ask("GET", "/readyz")).status == 200
+        with contextlib.suppress(Unreachable):
+            return (await self._clients.pool().ask("GET", "/readyz")).status == 200
+        return False
 
     async def _is_idle(self) -> bool:
         queue = (await self._clients.ask("GET", "/api/v1/queue")).json()
-        return queue["queued"] == queue["running"] == 0
+        return not queue["queued"] and not queue["running"]
 
     async def _look_at_all(self, records: asyncio.Queue[Record]) -> None:
         while not records.empty():
