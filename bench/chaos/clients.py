@@ -149,7 +149,10 @@ class Clients:
 
     async def _wait(self, record: Record, draft: Draft, statuses: frozenset[str]) -> None:
         """Look at the job again and again until it has one of these statuses."""
-        while (job := await self.look(record)) is not None and job["status"] not in statuses:
+        while True:
+            job = await self.look(record)
+            if job is None or job["status"] in statuses:
+                return
             await asyncio.sleep(0.1 + draft.delay)
 
     async def look(self, record: Record) -> dict[str, Any] | None:
