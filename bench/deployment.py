@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,16 @@ class Deployment:
                 member.process.kill()
                 member.process.wait()
         return problems + self._end_orphans()
+
+    def run_worker_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Run a worker alone until the condition is true or the time is over."""
+        worker = self._member("worker", None)
+        self.members = [worker]
+        self.tend()
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.stop()
 
     def _end_orphans(self) -> list[str]:
         deadline = time.monotonic() + LOST_PROCESS_SECONDS

@@ -77,25 +77,37 @@ def _check_history(row: Row, history: Sequence[Row], max_attempts: int, findings
 
 def _check_files(home: Path, rows: Sequence[Row], findings: Findings) -> None:
     """Each succeeded job has its file and each job its inputs; nothing else is there."""
-    files = home / "files"
-    there = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
-    wanted = set()
-    for row in rows:
-        if row.deleted_at is not None:
-            continue
-        if row.request.get("image"):
-            wanted.add(row.request["image"])
-        if row.video is not None:
-            wanted.add(row.video["key"])
-            if row.video["key"] in there and not _is_as_stated(files / row.video["key"], row.video):
-                findings.break_promise("files missing or not as stated", row.video["key"])
+    there, wanted = _files_there(home), _files_wanted(rows)
     for key in sorted(wanted - there):
         findings.break_promise("files missing or not as stated", f"{key} is missing")
     for key in sorted(there - wanted):
         findings.break_promise("files left over", key)
+    for row in rows:
+        video = row.video if row.deleted_at is None else None
+        if video is not None and video["key"] in there:
+            if not _is_as_stated(home / "files" / video["key"], video):
+                findings.break_promise("files missing or not as stated", video["key"])
     for path in sorted((home / "work").rglob("*")):
         if path.is_file():
             findings.break_promise("files left over", path.relative_to(home).as_posix())
+
+
+def files_left_over(url: str, home: Path) -> list[Path]:
+    """Find files in the storage that belong to no job."""
+    with closing(connect(url)) as database, database.read() as connection:
+        wanted = _files_wanted(connection.execute(sa.select(jobs)).all())
+    return [home / "files" / key for key in sorted(_files_there(home) - wanted)]
+
+
+def _files_there(home: Path) -> set[str]:
+    files = home / "files"
+    return {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
+
+
+def _files_wanted(rows: Sequence[Row]) -> set[str]:
+    kept = [row for row in rows if row.deleted_at is None]
+    videos = {row.video["key"] for row in kept if row.video is not None}
+    return videos | {row.request["image"] for row in kept if row.request.get("image")}
 
 
 def _is_as_stated(path: Path, video: Mapping[str, Any]) -> bool:

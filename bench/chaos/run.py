@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import random
 import sys
 import time
@@ -18,7 +19,7 @@ from bench.deployment import Deployment
 from tests.postgres import Server
 
 from . import requests
-from .audit import audit
+from .audit import audit, files_left_over
 from .clients import Clients, Record
 from .findings import Findings
 from .killer import Killer
@@ -31,6 +32,9 @@ MAX_QUEUED = 64
 START_SECONDS = 60.0
 END_SECONDS = 300.0
 """After the last kill all that was begun has so long to end."""
+
+SWEPT_AFTER_SECONDS = 86_400.0
+"""Any file without a job that is so old is removed by workers."""
 
 DATABASE_AWAY_SECONDS = 2.0
 SUBMITTERS = 4
@@ -106,6 +110,7 @@ class Run:
             problems = await asyncio.to_thread(self._deployment.stop)
         for problem in problems:
             self._findings.break_promise("processes left over", problem)
+        await asyncio.to_thread(self._let_sweep)
         self._findings.facts = {
             "kills": self._killer.kills,
             "database restarts": self._restarts,
@@ -234,6 +239,16 @@ class Run:
         async with asyncio.TaskGroup() as group:
             for _ in range(SUBMITTERS):
                 group.create_task(self._look_at_all(waiting))
+
+    def _let_sweep(self) -> None:
+        """Give a worker the time to remove what kills have left in the storage: it does so when a file is an hour old."""
+        left = files_left_over(self._url, self._home)
+        self._findings.count("files that kills left in the storage, for the sweep", len(left))
+        long_ago = time.time() - SWEPT_AFTER_SECONDS
+        for path in left:
+            os.utime(path, (long_ago, long_ago))
+        if left:
+            self._deployment.run_worker_until(lambda: not any(path.exists() for path in left), START_SECONDS)
 
     async def _is_ready(self) -> bool:
         with contextlib.suppress(Unreachable):
