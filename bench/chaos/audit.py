@@ -82,11 +82,11 @@ def _check_files(home: Path, rows: Sequence[Row], findings: Findings) -> None:
         findings.break_promise("files missing or not as stated", f"{key} is missing")
     for key in sorted(there - wanted):
         findings.break_promise("files left over", key)
+    both = wanted & there
     for row in rows:
-        video = row.video if row.deleted_at is None else None
-        if video is not None and video["key"] in there:
-            if not _is_as_stated(home / "files" / video["key"], video):
-                findings.break_promise("files missing or not as stated", video["key"])
+        key = row.video and row.video["key"]
+        if key in both and not _is_as_stated(home / "files" / key, row.video):
+            findings.break_promise("files missing or not as stated", key)
     for path in sorted((home / "work").rglob("*")):
         if path.is_file():
             findings.break_promise("files left over", path.relative_to(home).as_posix())
