@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_when_a_job_ends_keeps_it_until_there_is_space(serve
     job = server.create(num_inference_steps=10)
     server.wait(job, lambda found: found["stage"] == "denoise")
     server.limit_files("worker", 1000)
-    eventually(lambda: "store unavailable" in server.deployment.log.read_text())
+    eventually(lambda: "the job store does not answer" in server.deployment.log.read_text())
     assert server.get(job)["finished_at"] is None, "it has not ended, and does not say so"
     server.limit_files("worker", resource.RLIM_INFINITY)
     assert server.ended(job)["status"] == "succeeded"
