@@ -90,6 +90,7 @@ class Run:
         self._killer = Killer(self._deployment, findings, self._rng("kills"), plan.pause_seconds)
         self._lives: set[asyncio.Task[None]] = set()
         self._drafted = 0
+        self._asked = 0
         self._restarts = 0
         self._is_over = False
 
@@ -181,13 +182,15 @@ class Run:
 
     async def _submit(self, rng: random.Random) -> None:
         """Be one of several clients that create jobs; what they do with them goes on beside."""
-        while len(self._clients.records) < self._plan.jobs and not self._is_over:
+        while len(self._clients.records) + self._asked < self._plan.jobs and not self._is_over:
             if self._share_of_jobs() > self._share_of_kills() + LEAD:
                 await asyncio.sleep(0.05)
                 continue
             self._drafted += 1
             draft = requests.draw(rng, self._drafted)
+            self._asked += 1
             record = await self._clients.create(draft)
+            self._asked -= 1
             if record is None:
                 await asyncio.sleep(rng.uniform(0, 1))
             else:
