@@ -44,6 +44,9 @@ def audit(url: str, home: Path, records: Mapping[str, Record], max_attempts: int
         _check_record(record, rows.get(record.id), findings)
     for row in rows.values():
         _check_history(row, histories.get(row.number, []), max_attempts, findings)
+    for prompt, number in Counter(row.request["prompt"] for row in rows.values()).items():
+        if number > 1:  # each request has a prompt of its own
+            findings.break_promise("requests that made two jobs", f"{prompt}: {number}")
     _check_files(home, list(rows.values()), findings)
     _count(rows, records, histories, findings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,9 +88,11 @@ class Clients:
                 pass
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _ask_once(self, method: str, path: str, body: bytes = b"", kind: str = "") -> Answer:
+    async def _ask_once(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
         try:
-            answer = await self.pool().ask(method, path, body, {"content-type": kind} if kind else {})
+            answer = await self.pool().ask(method, path, body, headers)
         except Unreachable:
             self.findings.count("requests without an answer")
             raise
@@ -106,12 +109,10 @@ class Clients:
 
     async def create(self, draft: Draft) -> Record | None:
         """Create a job; None if the server said no, or nothing."""
-        try:
-            answer = await self._ask_once("POST", draft.path, draft.body, draft.content_type)
-        except Unreachable:
+        answer = await self._send(draft)
+        if answer is None:
             self.findings.count("creates without an answer")
-            return None
-        if answer.status == 429:
+        elif answer.status == 429:
             self.findings.count("creates refused because the queue was full")
         elif answer.status in (200, 201):
             job_id = answer.json()["id"].removeprefix("video_")
@@ -122,6 +123,22 @@ class Clients:
         elif answer.status < 500:
             self.findings.break_promise("requests refused without reason", f"{answer.body[:200]!r}")
         return None
+
+    async def _send(self, draft: Draft) -> Answer | None:
+        """Send a create; one with a key is repeated until there is an answer."""
+        headers = {"content-type": draft.content_type}
+        if draft.key is not None:
+            headers["idempotency-key"] = draft.key
+        while True:
+            try:
+                answer = await self._ask_once("POST", draft.path, draft.body, headers)
+                if draft.key is None or answer.status != 503:
+                    return answer
+            except Unreachable:
+                if draft.key is None:
+                    return None
+            self.findings.count("creates repeated with their key")
+            await asyncio.sleep(RETRY_SECONDS)
 
     # what clients do with their jobs
 

@@ -14,6 +14,7 @@ PROMISES = (
     "acknowledged jobs lost",
     "jobs finished twice",
     "jobs that changed after their end",
+    "requests that made two jobs",
     "jobs that did not end",
     "jobs with more attempts than allowed",
     "files missing or not as stated",

@@ -22,6 +22,7 @@ MOST_STEPS = 10
 FATES: Mapping[Fate, float] = {"keep": 0.55, "watch": 0.15, "follow": 0.1, "cancel": 0.1, "delete": 0.1}
 
 PICTURE_SHARE = 0.04
+KEY_SHARE = 0.5
 FORM_SHARE = 0.5
 """Of the OpenAI dialect's creates: its own SDK sends forms."""
 
@@ -34,6 +35,8 @@ class Draft:
     path: str
     content_type: str
     body: bytes
+    #: Idempotency-Key; with one the client repeats the create until there is an answer.
+    key: str | None
     fate: Fate
     #: Seconds that the client lets pass before it looks at its job or acts on it.
     delay: float
@@ -42,7 +45,7 @@ class Draft:
 
 
 def draw(rng: random.Random, number: int) -> Draft:
-    """Draw the request of that number."""
+    """Draw the request of that number, which is in its prompt."""
     dialect: Dialect = rng.choice(("native", "openai"))
     fate = rng.choices(list(FATES), list(FATES.values()))[0]
     fields: dict[str, Any] = {"prompt": f"job {number}", "num_inference_steps": rng.randint(1, MOST_STEPS)}
@@ -55,7 +58,8 @@ def draw(rng: random.Random, number: int) -> Draft:
     as_form = dialect == "openai" and rng.random() < FORM_SHARE
     content_type, body = _form(fields) if as_form else ("application/json", json.dumps(fields).encode())
     moment: Moment = rng.choice(("soon", "running", "ended"))
-    return Draft(dialect, path, content_type, body, fate, rng.uniform(0, 1), moment)
+    key = f"chaos-{number}" if rng.random() < KEY_SHARE else None
+    return Draft(dialect, path, content_type, body, key, fate, rng.uniform(0, 1), moment)
 
 
 def _picture(rng: random.Random) -> str:
