@@ -1,9 +1,14 @@
 # make test is all that a change must pass; make check is the quick part of it.
-.PHONY: setup test check format lint types imports unit constraints clean
+.PHONY: setup test chaos check format lint types imports unit constraints clean
 bin := .venv/bin
 
 test: check
 	$(bin)/pytest -n 2
+	$(bin)/pytest -m chaos
+
+# kill -9 of real processes for a minute on each database; the full form is bench/chaos
+chaos: setup
+	$(bin)/pytest -m chaos
 
 check: lint types imports unit
 

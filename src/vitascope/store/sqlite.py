@@ -39,14 +39,15 @@ class SqliteDatabase:
     def __init__(self, url: sa.URL, clock: MachineClock | None = None) -> None:
         self._path = _usable_path(url)
         self._clock = clock or MachineClock()
-        self._reads = _engine(url, "BEGIN", "PRAGMA query_only = ON")
+        # each statement is its own transaction: BEGIN and COMMIT would cost a point read more than the reading
+        self._reads = _engine(url, None, "PRAGMA query_only = ON")
         self._writes = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL")
         self._soon = _engine(url, "BEGIN IMMEDIATE", "PRAGMA synchronous = NORMAL")
         self._group = threading.local()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        with _translated(), self._reads.begin() as connection:
+        with _translated(), self._reads.connect() as connection:
             yield connection
 
     @contextmanager
@@ -190,10 +191,12 @@ def _usable_path(url: sa.URL) -> Path:
     return path
 
 
-def _engine(url: sa.URL, begin: str, pragma: str) -> sa.Engine:
+def _engine(url: sa.URL, begin: str | None, pragma: str) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
+        # what has not begun needs no end
+        pool_reset_on_return=None if begin is None else "rollback",
         pool_size=2,
         max_overflow=14,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -205,9 +208,11 @@ def _engine(url: sa.URL, begin: str, pragma: str) -> sa.Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(pragma)
 
-    @sa.event.listens_for(engine, "begin")
-    def start(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+    if begin is not None:
+
+        @sa.event.listens_for(engine, "begin")
+        def start(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
 
     return engine
 
