@@ -89,6 +89,25 @@ def test_waiting_is_told_from_what_was_measured(serve: Callable[..., Any]) -> No
     assert get(jobs[2])["queue_position"] is None
 
 
+def test_a_list_of_some_statuses(serve: Callable[..., Any]) -> None:
+    server = serve()
+    ids = [server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"] for _ in range(4)]
+    server.client.post(f"/api/v1/jobs/{ids[1]}/cancel")
+    server.store.claim("w", 60.0)
+
+    def listed(**query: Any) -> list[str]:
+        page = server.client.get("/api/v1/jobs", params={"order": "asc", **query}).json()
+        return [job["id"] for job in page["jobs"]]
+
+    assert listed(status="cancelled") == [ids[1]]
+    assert listed(status="queued, running") == [ids[0], ids[2], ids[3]]
+    assert listed(status="queued,running", after=ids[0], limit=1) == [ids[2]]
+    assert listed(status="succeeded") == []
+    refused = server.client.get("/api/v1/jobs", params={"status": "queued,done"})
+    assert (refused.status_code, refused.json()["error"]["parameter"]) == (400, "status")
+    assert "'done'" in refused.json()["error"]["message"]
+
+
 def test_defaults_and_duration(call: Callable[..., httpx.Response]) -> None:
     job = call("POST", "/jobs", json={"prompt": "a dog", "duration_seconds": 1.5}).json()
     assert (job["model"], job["num_frames"], job["fps"], job["width"], job["height"]) == (

@@ -290,7 +290,9 @@ class TestStoreAway:
         succeed = bench.store.succeed
         tries = []
 
-        def lose_the_first_answer(lease: Lease, video: Video, details: dict[str, Any], **more: Any) -> list[str]:
+        def lose_the_first_answer(
+            lease: Lease, video: Video, details: dict[str, Any], **more: Any
+        ) -> list[str]:
             tries.append(lease.token)
             if is_deleted and len(tries) == 1:
                 bench.store.delete(lease.job.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
@@ -116,9 +116,13 @@ class Server:
         """Return the new job."""
         return await self._one_job("POST", job_id, "/retry")
 
-    async def jobs(self, page_size: int = JOBS_PER_PAGE) -> AsyncGenerator[dict[str, Any]]:
-        """Yield all jobs, the newest first; reads only as many pages as are asked for."""
+    async def jobs(
+        self, statuses: Collection[str] = (), page_size: int = JOBS_PER_PAGE
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Yield jobs of these statuses, or all, the newest first; reads only as many pages as are asked for."""
         query: dict[str, str | int] = {"limit": min(page_size, JOBS_PER_PAGE)}
+        if statuses:
+            query["status"] = ",".join(sorted(statuses))
         has_more = True
         while has_more:
             page = await self._ask("GET", "/jobs", query)
@@ -130,11 +134,6 @@ class Server:
             has_more = bool(page.get("has_more")) and bool(jobs)
             if jobs:
                 query["after"] = jobs[-1]["id"]
-
-    async def unfinished(self) -> int:
-        """Count the jobs that wait or run."""
-        queue = await self._ask("GET", "/queue")
-        return int(queue.get("queued", 0)) + int(queue.get("running", 0))
 
     async def events(self, job_id: str, after: int) -> AsyncGenerator[dict[str, Any]]:
         """Yield what happened to a job after the event of that number, and what happens, until the server ends it."""

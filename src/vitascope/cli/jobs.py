@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,29 +87,15 @@ def list_jobs(
 
 
 async def _newest(server: Server, statuses: frozenset[str], count: int | None) -> tuple[list[Job], bool]:
-    """Return the newest jobs of those statuses, or of all, and whether there are or may be more."""
+    """Return the newest jobs of those statuses, or of all, and whether there are more."""
     found: list[Job] = []
-    async with aclosing(_of_status(server, statuses, count)) as jobs:
+    page_size = {} if count is None else {"page_size": count + 1}
+    async with aclosing(server.jobs(statuses, **page_size)) as jobs:
         async for job in jobs:
             if len(found) == count:
                 return found, True
             found.append(job)
     return found, False
-
-
-async def _of_status(server: Server, statuses: frozenset[str], count: int | None) -> AsyncGenerator[Job]:
-    """Yield jobs of those statuses, the newest first. The API has no such filter, so it reads through all of them."""
-    page_size = {} if statuses or count is None else {"page_size": count + 1}
-    unfinished = -1
-    if statuses and not statuses & FINAL:
-        unfinished = await server.unfinished()  # behind the last of these need nothing be read
-    async with aclosing(server.jobs(**page_size)) as jobs:
-        async for job in jobs:
-            if unfinished == 0:
-                return
-            unfinished -= job["status"] not in FINAL
-            if not statuses or job["status"] in statuses:
-                yield job
 
 
 def _print_jobs(jobs: list[Job]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,14 +254,19 @@ class Service:
         return self._store.get(job_id)
 
     def page(
-        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        statuses: Collection[JobStatus] = (),
     ) -> Page:
-        """List jobs by arrival.
+        """List jobs by arrival; of some statuses only, or of all if none is named.
 
         Raises:
             InvalidParameter: no job has the id `after`.
         """
-        return self._store.page(after=after, limit=limit, order=order)
+        return self._store.page(after=after, limit=limit, order=order, statuses=statuses)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave an ended one as it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Literal
 
@@ -116,13 +116,28 @@ class ForClients(Base):
             raise JobNotFound
         return job_of(row)
 
-    def page(self, *, after: str | None = None, limit: int = 20, order: Order = "desc") -> Page:
+    def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Order = "desc",
+        statuses: Collection[JobStatus] = (),
+    ) -> Page:
         """List jobs by arrival, from the one that follows `after`. A deleted job still marks its place.
+
+        Args:
+            after: a job's id.
+            limit: how many.
+            order: oldest or newest first.
+            statuses: only jobs of these; empty means all.
 
         Raises:
             InvalidParameter: no job has the id `after`.
         """
         query = sa.select(jobs).where(jobs.c.deleted_at.is_(None))
+        if statuses:
+            query = query.where(jobs.c.status.in_([status.value for status in statuses]))
         with self._database.read() as connection:
             if after is not None:
                 number = connection.scalar(sa.select(jobs.c.number).where(jobs.c.id == after))

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
-from vitascope.domain.job import Job
+from vitascope.domain.job import Job, JobStatus
 
 from . import events, schema
 from .answers import error_response, job_object, model_object
@@ -74,10 +74,14 @@ class NativeDialect:
         """List jobs."""
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
-        query.check_names(("limit", "order", "after"))
+        query.check_names(("limit", "order", "after", "status"))
         limit, order = _http.limit_and_order(query, min_limit=1)
         page = await desk.read(
-            desk.service.page, after=_own(query.text("after") or "") or None, limit=limit, order=order
+            desk.service.page,
+            after=_own(query.text("after") or "") or None,
+            limit=limit,
+            order=order,
+            statuses=_statuses(query.text("status")),
         )
         jobs = [job_object(job, await desk.expectation(job)) for job in page.jobs]
         return JSONResponse({"jobs": jobs, "has_more": page.has_more})
@@ -147,6 +151,18 @@ async def _shown(desk: _http.Desk, job: Job, *, made: bool = False) -> JSONRespo
     if made:
         answer.headers["location"] = f"/api/v1/jobs/{job.id}"
     return answer
+
+
+def _statuses(text: str | None) -> list[JobStatus]:
+    """Read statuses that are joined by commas."""
+    found: list[JobStatus] = []
+    for name in text.split(",") if text else ():
+        try:
+            found.append(JobStatus(name.strip()))
+        except ValueError:
+            rule = f"it must be some of {', '.join(JobStatus)}, joined by commas"
+            raise InvalidParameter("status", name.strip(), rule) from None
+    return found
 
 
 def _own(job_id: str) -> str:

@@ -238,6 +238,12 @@ PAGE: dict[str, Any] = {
             "schema": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
         },
         {"name": "after", "in": "query", "schema": _TEXT, "description": "Id of the last job seen."},
+        {
+            "name": "status",
+            "in": "query",
+            "schema": _TEXT,
+            "description": "Only jobs of these, joined by commas.",
+        },
     ]
 }
 
