@@ -59,6 +59,18 @@ def test_a_stream_resumes_without_loss_or_repetition(server: Any) -> None:
         assert list(read(server.client, job_id, number)) == whole[index + 1 :]
 
 
+def test_a_long_jobs_stream_is_read_to_its_end(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        server.store.events.__func__, "__defaults__", (0, 2)
+    )  # so many events of one answer, not 1,000
+    job_id = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"]
+    lease = server.claim()
+    for percent in range(10, 60, 10):
+        server.store.report(lease, percent, "denoise")
+    server.finish(lease)
+    assert kinds(list(read(server.client, job_id))) == ["queued", "running", *["progress"] * 5, "succeeded"]
+
+
 def test_many_streams_of_many_jobs_are_served_by_one_reader(server: Any) -> None:
     ids = [server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"] for _ in range(5)]
     seen: dict[tuple[str, int], list[str]] = {}

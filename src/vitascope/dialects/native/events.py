@@ -35,11 +35,14 @@ def stream(request: Request, job: Job) -> StreamingResponse:
 
 async def _lines(request: Request, job: Job, after: int) -> AsyncIterator[str]:
     desk = _http.desk_of(request)
-    for event in await desk.read(desk.service.events, job.id, after):
-        yield _line(event)
-        after = event.sequence
-        if event.kind in FINAL_KINDS:
-            return
+    while events := await desk.read(
+        desk.service.events, job.id, after
+    ):  # some at a time: a long job has thousands
+        for event in events:
+            yield _line(event)
+            after = event.sequence
+            if event.kind in FINAL_KINDS:
+                return
     if job.status.is_terminal:
         return
     async for followed in desk.tail.follow(job.id, after, HEARTBEAT_SECONDS):
