@@ -52,6 +52,10 @@ class Tail:
                     self._deliver(await self._read(self._cursors()))
                 except StoreUnavailable as error:
                     logger.warning("store unavailable: %s", error.message)
+                except Exception:
+                    logger.exception(
+                        "events could not be read"
+                    )  # all streams hang on this reader: it goes on
             await asyncio.sleep(POLL_SECONDS)
         for watchers in self._watchers.values():
             for watcher in watchers:

@@ -182,9 +182,13 @@ class Worker:
         else:
             self._finish(lease, ending, out)
         finally:
-            for (
-                leftover
-            ) in self._config.work_folder.iterdir():  # this worker's own, and it makes one job at a time
+            self._clear_work_folder()
+
+    def _clear_work_folder(self) -> None:
+        """Remove what the job left: the folder is this worker's own, and it makes one job at a time."""
+        with contextlib.suppress(OSError):  # the disk may be full, or the folder gone: the next job says so
+            self._config.work_folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self._config.work_folder.iterdir():
                 leftover.unlink(missing_ok=True)
 
     def _have_it_made(self, lease: Lease, leased_at: float, out: Path) -> Message:
