@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -147,8 +147,11 @@ def _framework_error(_request: Request, error: HTTPException) -> Response:
 def _operations() -> APIRouter:
     """Routes for who runs the server."""
     router = APIRouter(tags=["Operations"], route_class=_http.route_class(openai.error_response))
+    probes = APIRouter(
+        tags=["Operations"], route_class=_http.route_class(openai.error_response, is_public=True)
+    )
 
-    @router.get("/livez")
+    @probes.get("/livez")
     async def livez() -> JSONResponse:
         """Tell that the web process runs."""
         return JSONResponse({"status": "ok"})
@@ -157,8 +160,8 @@ def _operations() -> APIRouter:
         503: {"description": "Jobs are not being made, or the server is stopping; `reason` says why."}
     }
 
-    @router.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
-    @router.get("/health", responses=not_ready)  # type: ignore[arg-type]
+    @probes.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
+    @probes.get("/health", responses=not_ready)  # type: ignore[arg-type]
     async def readyz(request: Request) -> JSONResponse:
         """Tell whether jobs are being made and new ones are welcome; 503 with a reason if not."""
         desk = _http.desk_of(request)
@@ -177,31 +180,32 @@ def _operations() -> APIRouter:
         text = await desk.read(metrics.render, desk.service)
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
+    router.include_router(probes)
     return router
 
 
 def check_address(settings: Settings) -> None:
-    """Find out before anything starts whether the address can be listened on, and whether it may be.
+    """Find out before anything starts whether the address can be listened on.
 
     Raises:
-        SettingsError: it cannot, or it can be reached from other machines and nothing says that this is wanted.
+        SettingsError: it cannot.
     """
-    check_host(settings)
     _listen(settings.server.host, settings.server.port).close()
 
 
-def check_host(settings: Settings) -> None:
+def check_host(settings: Settings, store: Store) -> None:
     """Refuse to be reachable from other machines by mistake.
 
     Raises:
-        SettingsError: the host is not loopback, and nothing says that this is wanted.
+        SettingsError: the host is not loopback, there are no API keys, and nothing says that this is wanted.
     """
     host = settings.server.host
-    if settings.server.allow_public or _is_loopback(host):
+    if settings.server.allow_public or _is_loopback(host) or store.has_keys():
         return
     message = f"`{host}` can be reached from other machines, and there are no API keys"
     raise SettingsError(
-        message, hint="set VITASCOPE_SERVER__ALLOW_PUBLIC=true if everybody there may use the server"
+        message,
+        hint="make one with `vitascope keys create NAME`, or set VITASCOPE_SERVER__ALLOW_PUBLIC=true if everybody there may use the server",
     )
 
 
@@ -251,11 +255,10 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
     Raises:
         SettingsError: the address, the data folder or the database cannot be used.
     """
-    check_host(settings)
     app = create_web_app(settings)
-    open_store(
-        settings
-    ).close()  # what is wrong with it shows here as one sentence, not as a traceback in the lifespan
+    # what is wrong with the store shows here as one sentence, not as a traceback in the lifespan
+    with closing(open_store(settings)) as store:
+        check_host(settings, store)
     listener = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         app,

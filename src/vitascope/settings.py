@@ -33,7 +33,7 @@ class ServerSettings(_Section):
     """The web process."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default; another address needs `allow_public` as long as there are no API keys."""
+    """Address to listen on. Loopback by default; another address needs an API key (`vitascope keys create`) or `allow_public`."""
     allow_public: bool = False
     """Listen beyond loopback although there are no API keys: whoever reaches the address may use the server."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
+from vitascope.domain.access import ApiKey, KeyLimits, Scope
 from vitascope.domain.cost import Speed, effort_of
-from vitascope.domain.errors import IdempotencyConflict, JobNotFound, QueueFull
+from vitascope.domain.errors import (
+    IdempotencyConflict,
+    JobNotFound,
+    KeyNotFound,
+    QueueFull,
+    StorageLimitReached,
+)
 from vitascope.domain.job import Job, JobError
 from vitascope.domain.once import Once
 from vitascope.domain.video import Video
@@ -244,3 +251,68 @@ class TestTogether:
                 store.request_cancel("b")
             store.request_cancel("a")
         assert store.get("a").status == "cancelled"
+
+
+class TestKeys:
+    @pytest.fixture
+    def key(self, clock: Any) -> ApiKey:
+        return ApiKey(
+            id="k", name="test", prefix="vsk_abcd", last4="wxyz", scopes=frozenset({Scope.READ, Scope.GENERATE}),
+            limits=KeyLimits(max_running=1, models=("a",)), created_at=clock.now,
+        )  # fmt: skip
+
+    def test_a_key_is_kept_by_its_digest(self, store: Store, key: ApiKey) -> None:
+        assert not store.has_keys()
+        store.add_key(key, "d" * 64)
+        assert store.has_keys()
+        assert store.find_key("d" * 64) == key
+        assert store.find_key("e" * 64) is None
+        assert store.all_keys() == [key]
+
+    def test_a_revoked_key_stays_so(self, store: Store, key: ApiKey, clock: Any) -> None:
+        store.add_key(key, "d" * 64)
+        revoked_at = clock.now
+        assert store.revoke_key("k").revoked_at == revoked_at
+        clock.advance(60)
+        assert store.revoke_key("k").revoked_at == revoked_at
+        with pytest.raises(KeyNotFound):
+            store.replace_digest("k", "e" * 64, "a", "b")
+
+    def test_a_key_has_so_many_jobs_running(self, store: Store, key: ApiKey, create: Create) -> None:
+        store.add_key(key, "d" * 64)
+        for number in range(3):
+            create(f"k{number}", key_id="k")
+        create("other", key_id="o")
+        claimed = [store.claim(f"w{number}", 15.0) for number in range(4)]
+        assert sorted(lease.job.id for lease in claimed if lease) == ["k0", "other"]
+        first = next(lease for lease in claimed if lease and lease.job.id == "k0")
+        store.fail(first, JobError("internal_error", "-"))
+        lease = store.claim("w", 15.0)
+        assert lease is not None
+        assert lease.job.id == "k1"
+
+    def test_requests_are_counted_exactly(self, store: Store, clock: Any) -> None:
+        left: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: left.append(store.count_request("k", 10))) for _ in range(50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(left) == [-1] * 40 + list(range(10))
+        assert store.count_request("other", 10) == 9
+        clock.advance(60)
+        assert store.count_request("k", 10) == 9
+
+    def test_files_count_until_they_are_deleted(self, store: Store, create: Create) -> None:
+        create("a", key_id="k")
+        lease = store.claim("w", 15.0)
+        assert lease is not None
+        store.succeed(lease, VIDEO, {})
+        with pytest.raises(StorageLimitReached, match="take 10 bytes, and 10 are allowed"):
+            create("b", key_id="k", max_storage_bytes=10)
+        create("c", key_id="k", max_storage_bytes=11)
+        create("d", key_id="o", max_storage_bytes=10)
+        store.delete("a")
+        create("e", key_id="k", max_storage_bytes=10)

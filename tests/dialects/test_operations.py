@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vitascope import app, settings
 from vitascope.dialects.openai import create, schema
 from vitascope.domain.errors import SettingsError, StoreUnavailable
 from vitascope.service import Service
+from vitascope.service.keys import Keys
 from vitascope.store import Store
 
 
@@ -118,7 +120,7 @@ class TestOpenapi:
             "GET /v1/videos/{video_id}/content", "GET /v1/models",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "GET /api/v1/models",
-            "GET /api/v1/queue",
+            "GET /api/v1/queue", "POST /api/v1/keys", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}", "POST /api/v1/keys/{key_id}/rotate",
             "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
         }  # fmt: skip
         for path, methods in document["paths"].items():
@@ -178,14 +180,18 @@ class TestOpenapi:
 
 class TestStart:
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
-    def test_loopback_is_allowed(self, host: str) -> None:
-        app.check_host(settings.load(server={"host": host}))
+    def test_loopback_is_allowed(self, server: Any, host: str) -> None:
+        app.check_host(settings.load(server={"host": host}), server.store)
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", ""])
-    def test_a_public_address_needs_a_decision(self, host: str) -> None:
-        with pytest.raises(SettingsError, match="other machines"):
+    def test_a_public_address_needs_a_key_or_a_decision(self, server: Any, tmp_path: Path, host: str) -> None:
+        with pytest.raises(SettingsError, match="other machines") as error:
             app.run_web(settings.load(server={"host": host}))
-        app.check_host(settings.load(server={"host": host, "allow_public": True}))
+        assert "vitascope keys create" in str(error.value.hint)
+        app.check_host(settings.load(server={"host": host, "allow_public": True}), server.store)
+        with closing(Store.open(f"sqlite:///{tmp_path / 'keys.db'}")) as store:
+            Keys(store).create("mine")
+            app.check_host(settings.load(server={"host": host}), store)
 
     def test_a_port_in_use_is_a_clear_error(self, server: Any, tmp_path: Path) -> None:
         port = int(server.url.rpartition(":")[2])

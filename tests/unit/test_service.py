@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from vitascope.domain.access import OPEN
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     InvalidParameter,
@@ -100,21 +101,21 @@ def test_ids_sort_by_time_and_are_told_from_anything_else() -> None:
 
 
 def test_a_seed_is_drawn_once_and_kept(service: Service) -> None:
-    first, second = service.submit(REQUEST), service.submit(REQUEST)
+    first, second = service.submit(REQUEST, OPEN), service.submit(REQUEST, OPEN)
     assert first.plan.seed != second.plan.seed
-    assert service.get(first.id).plan.seed == first.plan.seed == first.request.seed
+    assert service.get(first.id, OPEN).plan.seed == first.plan.seed == first.request.seed
     assert 0 <= first.plan.seed < 2**32
 
 
 def test_a_given_seed_stays(service: Service) -> None:
     request = GenerationRequest(prompt="a dog", model="sora-2", seed=7)
-    job = service.submit(request)
+    job = service.submit(request, OPEN)
     assert (job.request, job.plan.seed, job.plan.model) == (request, 7, "small")
 
 
 def test_choices_of_the_dialect_come_first(service: Service) -> None:
     choice = Choice("model", "small", "no other")
-    draft = service.prepare(REQUEST, choices=[choice])
+    draft = service.prepare(REQUEST, OPEN, choices=[choice])
     assert draft.plan.choices[0] == choice
 
 
@@ -122,31 +123,31 @@ def test_what_cannot_be_made_is_refused_before_anything_is_stored(
     service: Service, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidParameter):
-        service.submit(GenerationRequest(prompt="a", model="small", fps=999), picture())
+        service.submit(GenerationRequest(prompt="a", model="small", fps=999), OPEN, picture())
     with pytest.raises(UnknownModel):
-        service.submit(GenerationRequest(prompt="a", model="other"), picture())
+        service.submit(GenerationRequest(prompt="a", model="other"), OPEN, picture())
     with pytest.raises(InvalidParameter) as refused:
-        service.submit(REQUEST, b"no picture")
+        service.submit(REQUEST, OPEN, b"no picture")
     assert refused.value.parameter == "image"
     assert store.page().jobs == ()
     assert stored(tmp_path) == []
 
 
 def test_a_picture_is_stored_as_png_and_goes_with_its_job(service: Service, tmp_path: Path) -> None:
-    job = service.submit(REQUEST, picture())
+    job = service.submit(REQUEST, OPEN, picture())
     assert job.request.image == job.plan.image == f"inputs/{job.id}.png"
     assert stored(tmp_path) == [job.request.image]
     with Image.open(tmp_path / "files" / f"inputs/{job.id}.png") as kept:
         assert kept.format == "PNG"
-    service.remove(service.delete(job.id))
+    service.remove(service.delete(job.id, OPEN))
     assert stored(tmp_path) == []
 
 
 def test_a_full_queue_keeps_no_picture(service: Service, tmp_path: Path) -> None:
-    service.submit(REQUEST)
-    service.submit(REQUEST)
+    service.submit(REQUEST, OPEN)
+    service.submit(REQUEST, OPEN)
     with pytest.raises(QueueFull):
-        service.submit(REQUEST, picture())
+        service.submit(REQUEST, OPEN, picture())
     assert stored(tmp_path) == []
 
 
@@ -154,32 +155,32 @@ def test_a_full_queue_keeps_no_picture(service: Service, tmp_path: Path) -> None
 def test_unknown_and_malformed_ids_are_the_same(service: Service, job_id: str) -> None:
     for call in (service.get, service.cancel, service.delete):
         with pytest.raises(JobNotFound):
-            call(job_id)
+            call(job_id, OPEN)
 
 
 def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store, tmp_path: Path) -> None:
-    job = service.submit(REQUEST)
+    job = service.submit(REQUEST, OPEN)
     with pytest.raises(VideoNotReady, match="queued"):
         service.open_video(job)
     finish(store, tmp_path)
-    job = service.get(job.id)
+    job = service.get(job.id, OPEN)
     assert service.open_video(job).read_bytes() == b"video"
-    service.remove(service.delete(job.id))
+    service.remove(service.delete(job.id, OPEN))
     assert stored(tmp_path) == []
     with pytest.raises(StorageError):
         service.open_video(job)
 
 
 def test_a_job_without_a_video_says_why(service: Service, store: Store) -> None:
-    failed, cancelled = service.submit(REQUEST), service.submit(REQUEST)
+    failed, cancelled = service.submit(REQUEST, OPEN), service.submit(REQUEST, OPEN)
     lease = store.claim("w1", 15)
     assert lease is not None
     store.fail(lease, JobError("out_of_memory", "The device ran out of memory."))
     with pytest.raises(VideoFailed, match="ran out of memory"):
-        service.open_video(service.get(failed.id))
-    assert service.cancel(cancelled.id).status is JobStatus.CANCELLED
+        service.open_video(service.get(failed.id, OPEN))
+    assert service.cancel(cancelled.id, OPEN).status is JobStatus.CANCELLED
     with pytest.raises(VideoFailed, match="cancelled"):
-        service.open_video(service.get(cancelled.id))
+        service.open_video(service.get(cancelled.id, OPEN))
 
 
 def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: Any) -> None:
@@ -191,29 +192,29 @@ def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: An
 
 
 def test_a_retry_keeps_seed_picture_and_what_was_told(service: Service, tmp_path: Path) -> None:
-    draft = service.prepare(REQUEST, picture(), [Choice("model", "small", "no other")])
+    draft = service.prepare(REQUEST, OPEN, picture(), [Choice("model", "small", "no other")])
     service.store_image(draft)
-    first = service.enqueue(draft)
+    first = service.enqueue(draft, OPEN)
     with pytest.raises(JobConflict, match="queued"):
-        service.retry(first.id)
-    service.cancel(first.id)
-    second = service.retry(first.id)
+        service.retry(first.id, OPEN)
+    service.cancel(first.id, OPEN)
+    second = service.retry(first.id, OPEN)
     assert (second.plan.seed, second.plan.choices) == (first.plan.seed, first.plan.choices)
     assert second.request.image == f"inputs/{second.id}.png"
     assert stored(tmp_path) == [first.request.image, second.request.image], "each has its own"
-    service.remove(service.delete(first.id))
+    service.remove(service.delete(first.id, OPEN))
     with pytest.raises(JobNotFound):
-        service.retry(first.id)
+        service.retry(first.id, OPEN)
 
 
 def test_a_retry_is_planned_by_the_card_of_today(
     store: Store, tmp_path: Path, small_spec: ModelSpec, service: Service
 ) -> None:
-    first = service.submit(REQUEST)
-    service.cancel(first.id)
+    first = service.submit(REQUEST, OPEN)
+    service.cancel(first.id, OPEN)
     slower = dataclasses.replace(small_spec, fps=4, num_inference_steps=Bounds(20, 1, 100))
     later = Service(store, Shelf(slower), LocalStorage(tmp_path / "files"))
-    assert later.retry(first.id).plan.num_inference_steps == 20
+    assert later.retry(first.id, OPEN).plan.num_inference_steps == 20
     gone = Service(store, Shelf(dataclasses.replace(small_spec, id="new")), LocalStorage(tmp_path / "files"))
     with pytest.raises(UnknownModel):
-        gone.retry(first.id)
+        gone.retry(first.id, OPEN)

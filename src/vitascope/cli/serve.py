@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import closing
 from typing import Annotated, Any, Literal
 
 import typer
@@ -39,13 +40,19 @@ def serve(
     app.check_address(settings)
     Catalog.open(settings.cards_folder, settings.engine.default_model)
     with lock_folder(settings.home):
-        app.open_store(settings).close()  # upgrades the database before two processes open it
+        with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it
+            app.check_host(settings, store)
+            access = (
+                "an API key is needed."
+                if store.has_keys()
+                else "there are no API keys: whoever reaches this address may use it."
+            )
         commands = {
             name: [sys.executable, "-m", "vitascope", name, "--supervised"] for name in ("web", "worker")
         }
         stderr.print(
             f"Vitascope listens on [bold]http://{settings.server.host}:{settings.server.port}[/]; "
-            "there are no API keys: whoever reaches this address may use it. Stop with Ctrl-C.",
+            f"{access} Stop with Ctrl-C.",
             soft_wrap=True,
         )
         stop_seconds = settings.worker.drain_seconds + 10

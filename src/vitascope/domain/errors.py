@@ -9,6 +9,11 @@
     │   ├── VideoFailed
     │   ├── JobConflict
     │   ├── IdempotencyConflict
+    │   ├── InvalidApiKey
+    │   ├── PermissionDenied
+    │   ├── RateLimitExceeded       .retry_after_seconds .limit
+    │   ├── StorageLimitReached
+    │   ├── KeyNotFound
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
@@ -114,6 +119,31 @@ class JobConflict(RequestError):
 
 class IdempotencyConflict(RequestError):
     """The Idempotency-Key was used for another request."""
+
+
+class InvalidApiKey(RequestError):
+    """The API key is not known."""
+
+
+class PermissionDenied(RequestError):
+    """The API key may not do this."""
+
+
+class RateLimitExceeded(RequestError):
+    """The API key has sent too many requests."""
+
+    def __init__(self, message: str = "", *, limit: int, retry_after_seconds: int) -> None:
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class StorageLimitReached(RequestError):
+    """The API key's videos take as much space as they may."""
+
+
+class KeyNotFound(RequestError):
+    """There is no such API key."""
 
 
 class UnreadableBody(RequestError):

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from vitascope.domain.access import OPEN
 from vitascope.domain.job import JobStatus
 
 from .service import Service
@@ -34,7 +35,7 @@ class _Queue(Collector):
         stats = self._service.queue_stats()
         queued = GaugeMetricFamily("vitascope_jobs_queued", "Jobs that wait.", labels=["model"])
         # a model that nobody waits for shows 0, so that a graph has no holes
-        for model in sorted({*stats.queued, *(spec.id for spec in self._service.models())}):
+        for model in sorted({*stats.queued, *(spec.id for spec in self._service.models(OPEN))}):
             queued.add_metric([model], stats.queued.get(model, 0))
         yield queued
         total = CounterMetricFamily("vitascope_jobs", "Jobs that have ended.", labels=["status"])

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from vitascope import media
+from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     IdempotencyConflict,
     InvalidParameter,
     JobConflict,
     JobNotFound,
+    PermissionDenied,
     QueueFull,
+    RateLimitExceeded,
     StorageError,
+    StorageLimitReached,
     StoreUnavailable,
     UnreadableImage,
     VideoFailed,
@@ -34,10 +38,8 @@ from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids
+from .keys import Keys
 from .outlook import Outlook
-
-OPEN = ""
-"""Whose jobs all are on a server without keys."""
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
@@ -91,13 +93,14 @@ class Service:
         self._max_queued = max_queued
         self._max_queued_per_key = max_queued_per_key
         self._worker_silence_seconds = worker_silence_seconds
+        self.keys = Keys(store)
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
 
-    def models(self) -> list[ModelSpec]:
-        """Return all models, the default one first."""
-        return self._models.all()
+    def models(self, caller: Caller) -> list[ModelSpec]:
+        """Return all models that the caller may use, the default one first."""
+        return [spec for spec in self._models.all() if caller.may_use(spec.id)]
 
     def spec(self, name: str | None) -> ModelSpec:
         """Find a model by any of its names; None is the default.
@@ -110,17 +113,23 @@ class Service:
     # submitting: prepare is quick and pure, store_image reads a picture, enqueue writes to the database
 
     def prepare(
-        self, request: GenerationRequest, image: bytes | None = None, choices: Sequence[Choice] = ()
+        self,
+        request: GenerationRequest,
+        caller: Caller,
+        image: bytes | None = None,
+        choices: Sequence[Choice] = (),
     ) -> Draft:
         """Check and plan a request.
 
         Args:
             request: what is asked for; a missing seed is drawn here.
+            caller: who asks.
             image: bytes of the first frame's picture, as uploaded. `request.image` is then set.
             choices: what the dialect decided on its own; kept with the job.
 
         Raises:
             UnknownModel: there is no such model.
+            PermissionDenied: the caller may not use it.
             InvalidParameter: it asks for something that cannot be made.
         """
         job_id = ids.new_id()
@@ -128,7 +137,10 @@ class Service:
             request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
         if image is not None:
             request = dataclasses.replace(request, image=f"inputs/{job_id}.png")
-        planned = plan(request, self._models.resolve(request.model))
+        spec = self._models.resolve(request.model)
+        if not caller.may_use(spec.id):
+            raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
+        planned = plan(request, spec)
         if choices:
             planned = dataclasses.replace(planned, choices=(*choices, *planned.choices))
         return Draft(job_id, request, planned, image)
@@ -152,22 +164,38 @@ class Service:
         frame = media.fit_frame(picture, **native, fit="crop")
         self._files.put_bytes(media.image_to_png(frame), draft.request.image)
 
-    def check_room(self) -> None:
+    def count_request(self, caller: Caller) -> None:
+        """Count a request that makes a job.
+
+        Raises:
+            RateLimitExceeded: there were as many in this minute as the caller may send.
+        """
+        limit = caller.limits.requests_per_minute
+        if limit is not None and self._store.count_request(caller.key_id, limit) < 0:
+            seconds = self._store.seconds_to_next_minute()
+            message = f"this API key may make {limit} jobs a minute"
+            raise RateLimitExceeded(message, limit=limit, retry_after_seconds=seconds)
+
+    def check_room(self, caller: Caller) -> None:
         """Find out quickly whether the queue is full, before any work is done for a request; `enqueue` looks again.
 
         Raises:
             QueueFull: too many jobs wait.
         """
         try:
-            self._store.check_room(OPEN, self._max_queued, self._max_queued_per_key)
+            self._store.check_room(caller.key_id, self._max_queued, self._max_queued_of(caller))
         except QueueFull as error:
             raise self._in_time(error) from None
 
-    def enqueue(self, draft: Draft, once: Once | None = None) -> Job:
+    def _max_queued_of(self, caller: Caller) -> int | None:
+        return caller.limits.max_queued or self._max_queued_per_key
+
+    def enqueue(self, draft: Draft, caller: Caller, once: Once | None = None) -> Job:
         """Make the draft a job. When this returns, the job is durable.
 
         Args:
             draft: what `prepare` made; its picture is stored.
+            caller: whose job it will be.
             once: by what a repetition of the request is known.
 
         Returns:
@@ -175,6 +203,7 @@ class Service:
 
         Raises:
             QueueFull: too many jobs wait; nothing was stored.
+            StorageLimitReached: the caller's videos take as much space as they may; nothing was stored.
             IdempotencyConflict: the request's name was another request's; nothing was stored.
         """
         try:
@@ -183,11 +212,12 @@ class Service:
                 draft.request,
                 draft.plan,
                 self._max_queued,
-                key_id=OPEN,
-                max_queued_per_key=self._max_queued_per_key,
+                key_id=caller.key_id,
+                max_queued_per_key=self._max_queued_of(caller),
+                max_storage_bytes=caller.limits.max_storage_bytes,
                 once=once,
             )
-        except (QueueFull, IdempotencyConflict) as error:
+        except (QueueFull, StorageLimitReached, IdempotencyConflict) as error:
             # after any other error the job may be stored all the same: its picture must stay
             self._drop_image(draft)
             raise self._in_time(error) if isinstance(error, QueueFull) else error from None
@@ -202,13 +232,13 @@ class Service:
     def _in_time(self, error: QueueFull) -> QueueFull:
         return QueueFull(error.message, retry_after_seconds=self.outlook.retry_seconds())
 
-    def submit(self, request: GenerationRequest, image: bytes | None = None) -> Job:
+    def submit(self, request: GenerationRequest, caller: Caller, image: bytes | None = None) -> Job:
         """Do the three steps in one."""
-        draft = self.prepare(request, image)
+        draft = self.prepare(request, caller, image)
         self.store_image(draft)
-        return self.enqueue(draft)
+        return self.enqueue(draft, caller)
 
-    def prepare_again(self, job: Job) -> Draft:
+    def prepare_again(self, job: Job, caller: Caller) -> Draft:
         """Plan a job's request anew, with the seed that it had and a picture of its own. Reads the picture.
 
         Raises:
@@ -219,18 +249,18 @@ class Service:
         if not job.status.is_terminal:
             message = f"the job is {job.status}: only one that has ended can be made again"
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
-        draft = self.prepare(job.request, self._picture(job))
+        draft = self.prepare(job.request, caller, self._picture(job))
         own = draft.plan.choices
         if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
             return draft
         # planned as before, so what its dialect had decided is true of this one too
         return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=job.plan.choices))
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, caller: Caller) -> Job:
         """Make a new job of an ended one's request and seed; raises what `get` and the steps raise."""
-        draft = self.prepare_again(self.get(job_id))
+        draft = self.prepare_again(self.get(job_id, caller), caller)
         self.store_image(draft)
-        return self.enqueue(draft)
+        return self.enqueue(draft, caller)
 
     def _picture(self, job: Job) -> bytes | None:
         if job.request.image is None:
@@ -243,18 +273,19 @@ class Service:
 
     # jobs
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, caller: Caller) -> Job:
         """Return a job.
 
         Raises:
-            JobNotFound: there is none; malformed ids are no other case.
+            JobNotFound: there is none of the caller's; malformed ids and others' jobs are no other case.
         """
         if not ids.is_id(job_id):
             raise JobNotFound
-        return self._store.get(job_id)
+        return self._store.get(job_id, caller.owner)
 
     def page(
         self,
+        caller: Caller,
         *,
         after: str | None = None,
         limit: int = 20,
@@ -266,9 +297,9 @@ class Service:
         Raises:
             InvalidParameter: no job has the id `after`.
         """
-        return self._store.page(after=after, limit=limit, order=order, statuses=statuses)
+        return self._store.page(after=after, limit=limit, order=order, statuses=statuses, owner=caller.owner)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave an ended one as it is.
 
         Raises:
@@ -276,13 +307,13 @@ class Service:
         """
         if not ids.is_id(job_id):
             raise JobNotFound
-        return self._store.request_cancel(job_id)
+        return self._store.request_cancel(job_id, caller.owner)
 
     def mark_read(self, job_id: str) -> None:
         """Note that the job's client knows its id."""
         self._store.mark_read(job_id)
 
-    def delete(self, job_id: str) -> Sequence[str]:
+    def delete(self, job_id: str, caller: Caller) -> Sequence[str]:
         """Hide a job for good and stop it if it has not ended.
 
         Returns:
@@ -293,7 +324,7 @@ class Service:
         """
         if not ids.is_id(job_id):
             raise JobNotFound
-        return self._store.delete(job_id)
+        return self._store.delete(job_id, caller.owner)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Remove files that nobody needs any more."""

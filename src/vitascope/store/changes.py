@@ -25,13 +25,15 @@ SQLite had not forced to the disk, though a client had seen it: that is less tha
 checkpoints, a page or more an event. The client resumes after the last number it saw, so none may be given twice."""
 
 
-def locked(connection: sa.Connection, job_id: str) -> Row:
+def locked(connection: sa.Connection, job_id: str, owner: str | None = None) -> Row:
     """Return the job's row and keep others from changing it until the transaction ends.
 
     Raises:
-        JobNotFound: there is none, or it has been deleted.
+        JobNotFound: there is none, it has been deleted, or it is not the job of the key `owner`.
     """
     query = sa.select(jobs).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None)).with_for_update()
+    if owner is not None:
+        query = query.where(jobs.c.key_id == owner)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise JobNotFound

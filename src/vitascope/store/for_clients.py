@@ -9,7 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from vitascope.domain.cost import effort_of
-from vitascope.domain.errors import InvalidParameter, JobNotFound, QueueFull
+from vitascope.domain.errors import InvalidParameter, JobNotFound, QueueFull, StorageLimitReached
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan
@@ -29,6 +29,8 @@ MANY_EVENTS = 1000
 #: Made once: every poll reads a job, and making the statement anew takes as long as running it.
 _ONE = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"), jobs.c.deleted_at.is_(None))
 
+_OWN = _ONE.where(jobs.c.key_id == sa.bindparam("owner"))
+
 
 class ForClients(Base):
     """Jobs as their clients see them."""
@@ -42,6 +44,7 @@ class ForClients(Base):
         *,
         key_id: str = "",
         max_queued_per_key: int | None = None,
+        max_storage_bytes: int | None = None,
         once: Once | None = None,
     ) -> Job:
         """Add a queued job; when this returns, nothing but its deletion takes it away.
@@ -53,6 +56,7 @@ class ForClients(Base):
             max_queued: jobs that may wait.
             key_id: whose job it is.
             max_queued_per_key: jobs that may wait of one key; None is no limit beside the other.
+            max_storage_bytes: bytes of the key's videos above which it makes none.
             once: by what a repetition of the request is known.
 
         Returns:
@@ -60,6 +64,7 @@ class ForClients(Base):
 
         Raises:
             QueueFull: as many as allowed wait already.
+            StorageLimitReached: the key's videos take as much space as they may.
             IdempotencyConflict: the request's name was another request's.
         """
         now = self._now()
@@ -83,6 +88,8 @@ class ForClients(Base):
             if first is not None:
                 return job_of(first)
             _check_room(connection, key_id, max_queued, max_queued_per_key)
+            if max_storage_bytes is not None:
+                _check_storage(connection, key_id, max_storage_bytes)
             row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
             changes.add_event(connection, row, JobStatus.QUEUED.value, now)
             if once is not None:
@@ -104,14 +111,21 @@ class ForClients(Base):
         with self._database.write_soon() as connection:
             connection.execute(sa.update(jobs).where(is_unread).values(read_at=self._now()))
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, owner: str | None = None) -> Job:
         """Return the job.
 
+        Args:
+            job_id: of the job.
+            owner: id of the key whose job it must be; None for anybody's.
+
         Raises:
-            JobNotFound: there is none of that id, or it has been deleted.
+            JobNotFound: there is none of that id, it has been deleted, or it is another's.
         """
+        query, values = (
+            (_ONE, {"job_id": job_id}) if owner is None else (_OWN, {"job_id": job_id, "owner": owner})
+        )
         with self._database.read() as connection:
-            row = connection.execute(_ONE, {"job_id": job_id}).one_or_none()
+            row = connection.execute(query, values).one_or_none()
         if row is None:
             raise JobNotFound
         return job_of(row)
@@ -123,6 +137,7 @@ class ForClients(Base):
         limit: int = 20,
         order: Order = "desc",
         statuses: Collection[JobStatus] = (),
+        owner: str | None = None,
     ) -> Page:
         """List jobs by arrival, from the one that follows `after`. A deleted job still marks its place.
 
@@ -131,16 +146,20 @@ class ForClients(Base):
             limit: how many.
             order: oldest or newest first.
             statuses: only jobs of these; empty means all.
+            owner: id of the key whose jobs are listed; None for everybody's.
 
         Raises:
             InvalidParameter: no job has the id `after`.
         """
         query = sa.select(jobs).where(jobs.c.deleted_at.is_(None))
+        anchor = sa.select(jobs.c.number).where(jobs.c.id == after)
+        if owner is not None:
+            query, anchor = query.where(jobs.c.key_id == owner), anchor.where(jobs.c.key_id == owner)
         if statuses:
             query = query.where(jobs.c.status.in_([status.value for status in statuses]))
         with self._database.read() as connection:
             if after is not None:
-                number = connection.scalar(sa.select(jobs.c.number).where(jobs.c.id == after))
+                number = connection.scalar(anchor)
                 if number is None:
                     raise InvalidParameter("after", after, "no job has this id")
                 query = query.where(jobs.c.number < number if order == "desc" else jobs.c.number > number)
@@ -169,17 +188,17 @@ class ForClients(Base):
         with self._database.read() as connection:
             return history.events_after(connection, cursors, limit)
 
-    def request_cancel(self, job_id: str) -> Job:
+    def request_cancel(self, job_id: str, owner: str | None = None) -> Job:
         """Cancel a queued job at once, ask the worker of a running one to stop, leave an ended one as it is.
 
         Raises:
             JobNotFound: there is none of that id, or it has been deleted.
         """
         with self._database.write() as connection:
-            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id), self._now())
+            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id, owner), self._now())
         return job_of(row)
 
-    def delete(self, job_id: str) -> list[str]:
+    def delete(self, job_id: str, owner: str | None = None) -> list[str]:
         """Hide a job for good, and cancel it if it has not ended.
 
         Returns:
@@ -190,7 +209,7 @@ class ForClients(Base):
         """
         now = self._now()
         with self._database.write() as connection:
-            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id), now)
+            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id, owner), now)
             changes.note(connection, row, "deleted", now, deleted_at=now)
         return [] if row.status == JobStatus.RUNNING else storage_keys(row)
 
@@ -205,3 +224,11 @@ def _check_room(
         return
     if connection.scalars(count.where(jobs.c.key_id == key_id)).one() >= max_queued_per_key:
         raise QueueFull(f"as many jobs of this key are waiting as may: {max_queued_per_key}")
+
+
+def _check_storage(connection: sa.Connection, key_id: str, max_bytes: int) -> None:
+    is_kept = (jobs.c.key_id == key_id) & jobs.c.deleted_at.is_(None)
+    used = connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0
+    if used >= max_bytes:
+        message = f"the videos of this API key take {used} bytes, and {max_bytes} are allowed"
+        raise StorageLimitReached(message, hint="delete some of them")

@@ -112,6 +112,7 @@ class ForWorkers(Base):
             Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
         """
         values = {"video": video_values(video), "details": details, "progress": 100, "stage": ""}
+        values["num_bytes"] = video.num_bytes
         with self._database.write() as connection:
             row = changes.held(connection, lease)
             queue.charge(connection, row, self._lease_time(connection))

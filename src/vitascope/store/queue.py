@@ -20,7 +20,7 @@ from vitascope.domain.cost import Effort, Speed, learn, mean_seconds, work_class
 from vitascope.domain.job import JobStatus
 
 from .rows import Row, Running
-from .tables import jobs, shares, speeds
+from .tables import jobs, keys, shares, speeds
 
 JOBS_PER_KEY = 8
 """Candidates of a key, of each kind: its oldest and its shortest jobs. More could only matter where workers of several models
@@ -62,14 +62,14 @@ def lock_next(
         device: of the asking worker.
         warm_models: that the asking worker has loaded.
     """
-    keys = _waiting_keys(connection)
-    if not keys:
+    waiting_keys = _waiting_keys(connection)
+    if not waiting_keys:
         return None
     estimate = estimate_on(connection, [device])
     served: Mapping[str, float] = {}
-    if len(keys) > 1:
+    if len(waiting_keys) > 1:
         served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
-    rows = [row for key in _due(keys, served) for row in _window(connection, key)]
+    rows = [row for key in _due(waiting_keys, served) for row in _window(connection, key)]
     candidates = [candidate_of(row, now, estimate) for row in sorted(rows, key=lambda row: int(row.number))]
     while (chosen := arbiter.next_of(candidates, served, warm_models)) is not None:
         query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
@@ -80,17 +80,26 @@ def lock_next(
     return None
 
 
-def _waiting_keys(connection: sa.Connection) -> Sequence[Row]:
+def _waiting_keys(connection: sa.Connection) -> list[Any]:
     first, oldest = sa.func.min(jobs.c.precedence), sa.func.min(jobs.c.number)
     query = sa.select(jobs.c.key_id, first.label("precedence"), oldest.label("oldest"))
-    rows: Sequence[Any] = connection.execute(query.where(is_queued).group_by(jobs.c.key_id)).all()
-    return rows
+    query = query.where(is_queued).group_by(jobs.c.key_id)
+    full = _keys_at_their_limit(connection)
+    return [row for row in connection.execute(query) if row.key_id not in full]
 
 
-def _due(keys: Sequence[Row], served: Mapping[str, float]) -> Iterable[str]:
+def _keys_at_their_limit(connection: sa.Connection) -> frozenset[str]:
+    """Find the keys that have as many jobs running as they may."""
+    at_work = sa.select(jobs.c.key_id, sa.func.count().label("count")).where(_is_running)
+    at_work_by_key = at_work.group_by(jobs.c.key_id).subquery()
+    query = sa.select(keys.c.id).join(at_work_by_key, keys.c.id == at_work_by_key.c.key_id)
+    return frozenset(connection.scalars(query.where(at_work_by_key.c.count >= keys.c.max_running)))
+
+
+def _due(waiting_keys: Sequence[Row], served: Mapping[str, float]) -> Iterable[str]:
     """Choose the keys that may come next: those before the others by the arbiter's rules, and who has waited longest."""
-    ranked = sorted(keys, key=lambda row: (row.precedence, served.get(row.key_id, 0.0), row.oldest))
-    patient = min(keys, key=lambda row: row.oldest)
+    ranked = sorted(waiting_keys, key=lambda row: (row.precedence, served.get(row.key_id, 0.0), row.oldest))
+    patient = min(waiting_keys, key=lambda row: row.oldest)
     return {row.key_id: None for row in (*ranked[:KEYS_PER_CLAIM], patient)}
 
 

@@ -8,12 +8,13 @@ from datetime import datetime
 
 from .database import connect
 from .for_clients import ForClients
+from .for_keys import ForKeys
 from .for_operators import ForOperators
 from .for_workers import ForWorkers
 from .upgrade import upgrade
 
 
-class Store(ForClients, ForWorkers, ForOperators):
+class Store(ForClients, ForWorkers, ForOperators, ForKeys):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 
     All methods raise StoreUnavailable when the database does not answer. They work again as soon as it does.

@@ -12,7 +12,7 @@ from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0003"
+HEAD = "0004"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -105,6 +105,8 @@ jobs = sa.Table(
     sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
     # the priority's negative, so that all columns of an index of what goes first rise
     sa.Column("precedence", sa.Integer, nullable=False, server_default="0"),
+    # of its finished file
+    sa.Column("num_bytes", sa.BigInteger, nullable=False, server_default="0"),
     # what decides how long it takes: `domain.cost.Effort`; and their product, by which jobs are sorted
     sa.Column("work", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
@@ -125,6 +127,7 @@ jobs = sa.Table(
     sa.Index(None, "status", "number"),
     sa.Index(None, "deleted_at", "number"),
     sa.Index(None, "fingerprint"),
+    sa.Index(None, "key_id", "number"),
     # the two ends of each key's queue
     sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
     sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
@@ -182,6 +185,34 @@ shares = sa.Table(
     sa.Column("key_id", sa.String(64), primary_key=True),
     sa.Column("served_seconds", sa.Float, nullable=False),
     sa.Column("at", Instant, nullable=False),
+)
+
+# API keys; never the keys themselves
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # SHA-256 of the key: it is random and long, so that guessing from this is hopeless
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("prefix", sa.String(16), nullable=False),
+    sa.Column("last4", sa.String(4), nullable=False),
+    sa.Column("scopes", _Json, nullable=False),
+    sa.Column("limits", _Json, nullable=False),
+    # beside the other limits, because the claim asks for it
+    sa.Column("max_running", sa.Integer),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+)
+
+# requests that each key has sent in a minute of the clock
+rates = sa.Table(
+    "rates",
+    metadata,
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("minute", _BigId, primary_key=True, autoincrement=False),
+    sa.Column("num_requests", sa.Integer, nullable=False),
 )
 
 # requests that shall be carried out once, by the name that their client gave them

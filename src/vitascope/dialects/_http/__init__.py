@@ -1,8 +1,9 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
 from .body import read_body
+from .credentials import caller_of
 from .desk import Desk, desk_of
-from .edge import Edge, RenderError, route_class
+from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
 from .fields import Fields
 from .files import VideoFile
@@ -10,6 +11,7 @@ from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
 from .pictures import picture_bytes
+from .routes import route_class
 
 __all__ = [
     "Desk",
@@ -18,6 +20,7 @@ __all__ = [
     "LoopbackGuard",
     "RenderError",
     "VideoFile",
+    "caller_of",
     "desk_of",
     "limit_and_order",
     "once_of",

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from vitascope.domain.access import Caller
 from vitascope.domain.errors import QueueFull
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
@@ -60,13 +61,13 @@ class Desk:
             return await self._writer.run(lambda: function(*args, **kwargs))
         return await self._in_thread(lambda: function(*args, **kwargs))
 
-    async def find(self, job_id: str) -> Job:
+    async def find(self, caller: Caller, job_id: str) -> Job:
         """Read a job for its client, who therefore knows its id: later, an equal request is no repetition of this one's.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: there is none, or none of the caller's.
         """
-        job = await self.read(self.service.get, job_id)
+        job = await self.read(self.service.get, job_id, caller)
         if not job.is_read and datetime.now(UTC) - job.created_at < RETRY_WINDOW:
             noted = asyncio.ensure_future(self.write(self.service.mark_read, job.id))
             self._background.add(noted)
@@ -78,21 +79,26 @@ class Desk:
         if not noted.cancelled():
             noted.exception()  # it is no more than a note: the client has its answer
 
-    async def check_room(self, once: Once) -> None:
-        """Refuse quickly what a full queue has no room for.
+    async def admit(self, caller: Caller, once: Once | None = None) -> None:
+        """Count a request that makes a job, and refuse quickly what there is no room for.
 
         Raises:
+            RateLimitExceeded: the caller has sent too many.
             QueueFull: too many jobs wait.
         """
-        if once.name is not None or once.is_retry:  # those may be answered with a job that is there
+        if caller.limits.requests_per_minute is not None:
+            await self.write(self.service.count_request, caller)
+        if once is not None and (
+            once.name is not None or once.is_retry
+        ):  # those may be answered with a job that is there
             return
         try:
-            await self.read(self.service.check_room)
+            await self.read(self.service.check_room, caller)
         except QueueFull:
             await self._look()  # for a true Retry-After
-            await self.read(self.service.check_room)
+            await self.read(self.service.check_room, caller)
 
-    async def submit(self, draft: Draft, once: Once | None = None) -> Job:
+    async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
         """Store a draft's picture, then make it a job.
 
         Raises:
@@ -102,15 +108,15 @@ class Desk:
         """
         if draft.image is not None:
             await asyncio.to_thread(self.service.store_image, draft)
-        return await self.write(self.service.enqueue, draft, once)
+        return await self.write(self.service.enqueue, draft, caller, once)
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, caller: Caller, job_id: str) -> None:
         """Delete a job, then its files.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: there is none, or none of the caller's.
         """
-        keys = await self.write(self.service.delete, job_id)
+        keys = await self.write(self.service.delete, job_id, caller)
         await asyncio.to_thread(self.service.remove, keys)
 
     async def expectation(self, job: Job) -> Expectation:

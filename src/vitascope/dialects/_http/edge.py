@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
-from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,28 +16,6 @@ from vitascope.domain.errors import InternalError, VitascopeError
 logger = logging.getLogger(__name__)
 
 RenderError = Callable[[VitascopeError], Response]
-
-
-def route_class(render: RenderError) -> type[APIRoute]:
-    """Make a route class whose endpoints just raise: errors that we know are answered in the dialect's own form."""
-
-    class DialectRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
-
-            async def answer(request: Request) -> Response:
-                try:
-                    return await handle(request)
-                except VitascopeError as error:
-                    if not 400 <= (response := render(error)).status_code < 500:
-                        logger.warning(
-                            "request failed", exc_info=error, extra={"request_id": request.state.request_id}
-                        )
-                    return response
-
-            return answer
-
-    return DialectRoute
 
 
 class Edge:

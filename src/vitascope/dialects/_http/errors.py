@@ -6,10 +6,15 @@ from vitascope.domain.errors import (
     BodyTooLarge,
     ForbiddenOrigin,
     IdempotencyConflict,
+    InvalidApiKey,
     JobConflict,
     JobNotFound,
+    KeyNotFound,
+    PermissionDenied,
     QueueFull,
+    RateLimitExceeded,
     RequestError,
+    StorageLimitReached,
     StoreUnavailable,
     UnsupportedContentType,
     VideoFailed,
@@ -24,6 +29,11 @@ _STATUS: dict[type[VitascopeError], int] = {
     VideoNotReady: 404,
     VideoFailed: 404,
     JobConflict: 409,
+    InvalidApiKey: 401,
+    PermissionDenied: 403,
+    StorageLimitReached: 403,
+    KeyNotFound: 404,
+    RateLimitExceeded: 429,
     IdempotencyConflict: 409,
     BodyTooLarge: 413,
     UnsupportedContentType: 415,
@@ -42,6 +52,15 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
     """Tell when to try again, where that helps, and not to where it does not."""
     if isinstance(error, IdempotencyConflict):
         return {"x-should-retry": "false"}  # the SDKs would retry a 409
+    if isinstance(error, InvalidApiKey):
+        return {"www-authenticate": "Bearer"}
+    if isinstance(error, RateLimitExceeded):
+        return {
+            "retry-after": str(error.retry_after_seconds),
+            "x-ratelimit-limit-requests": str(error.limit),
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": f"{error.retry_after_seconds}s",
+        }
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable):

@@ -1,4 +1,4 @@
-"""Keeps web pages away from a server that has no keys.
+"""Keeps web pages away from a server as long as it has no keys.
 
 A browser on this machine reaches loopback addresses for any page that it shows: a form needs no permission, and a name that
 resolves to 127.0.0.1 makes the page and the server one origin. So an open server answers only to names of this machine, and takes
@@ -16,6 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vitascope.domain.errors import ForbiddenOrigin, VitascopeError
+
+from .desk import Desk
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -38,8 +40,10 @@ class LoopbackGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
-            await self._render(refusal)(scope, receive, send)
-            return
+            desk: Desk = scope["state"]["desk"]
+            if await desk.read(desk.service.keys.is_open):
+                await self._render(refusal)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ForbiddenOrigin | None:

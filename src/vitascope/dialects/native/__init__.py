@@ -16,7 +16,7 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
-from . import events, schema
+from . import events, keys, schema
 from .answers import error_response, job_object, model_object
 from .create import PARAMETERS, to_request
 
@@ -27,6 +27,13 @@ class NativeDialect:
     """The routes."""
 
     def router(self) -> APIRouter:
+        """Make the routes for clients and those for operators."""
+        both = APIRouter()
+        both.include_router(self._for_clients())
+        both.include_router(keys.router())
+        return both
+
+    def _for_clients(self) -> APIRouter:
         router = APIRouter(
             prefix="/api/v1", tags=["Vitascope"], route_class=_http.route_class(error_response)
         )
@@ -65,9 +72,10 @@ class NativeDialect:
         fields.check_names(PARAMETERS)
         wanted, image = to_request(fields, desk.service.spec)
         once = _http.once_of(request, fields)
-        await desk.check_room(once)
-        draft = desk.service.prepare(wanted, image)
-        job = await desk.submit(draft, once)
+        caller = _http.caller_of(request)
+        await desk.admit(caller, once)
+        draft = desk.service.prepare(wanted, caller, image)
+        job = await desk.submit(caller, draft, once)
         return await _shown(desk, job, made=job.id == draft.job_id)
 
     async def page(self, request: Request) -> Response:
@@ -78,6 +86,7 @@ class NativeDialect:
         limit, order = _http.limit_and_order(query, min_limit=1)
         page = await desk.read(
             desk.service.page,
+            _http.caller_of(request),
             after=_own(query.text("after") or "") or None,
             limit=limit,
             order=order,
@@ -89,24 +98,28 @@ class NativeDialect:
     async def get(self, job_id: str, request: Request) -> Response:
         """Show a job. It is found by the id that any dialect showed for it."""
         desk = _http.desk_of(request)
-        return await _shown(desk, await desk.find(_own(job_id)))
+        return await _shown(desk, await desk.find(_http.caller_of(request), _own(job_id)))
 
     async def cancel(self, job_id: str, request: Request) -> Response:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
-        return await _shown(desk, await desk.write(desk.service.cancel, _own(job_id)))
+        return await _shown(
+            desk, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
+        )
 
     async def retry(self, job_id: str, request: Request) -> Response:
         """Make a new job of the request of one that has ended, with the same seed, and answer with the new one."""
         desk = _http.desk_of(request)
-        ended = await desk.read(desk.service.get, _own(job_id))
-        draft = await asyncio.to_thread(desk.service.prepare_again, ended)
-        return await _shown(desk, await desk.submit(draft), made=True)
+        caller = _http.caller_of(request)
+        ended = await desk.find(caller, _own(job_id))
+        await desk.admit(caller)
+        draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
+        return await _shown(desk, await desk.submit(caller, draft), made=True)
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
         desk = _http.desk_of(request)
-        await desk.delete(_own(job_id))
+        await desk.delete(_http.caller_of(request), _own(job_id))
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
@@ -115,19 +128,19 @@ class NativeDialect:
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """
         desk = _http.desk_of(request)
-        return events.stream(request, await desk.find(_own(job_id)))
+        return events.stream(request, await desk.find(_http.caller_of(request), _own(job_id)))
 
     async def content(self, job_id: str, request: Request) -> Response:
         """Download the file; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
-        job = await desk.find(_own(job_id))
+        job = await desk.find(_http.caller_of(request), _own(job_id))
         path = desk.service.open_video(job)
         assert job.video is not None
         return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
 
     async def models(self, request: Request) -> Response:
         """List the models with all that they accept, the default one first."""
-        specs = _http.desk_of(request).service.models()
+        specs = _http.desk_of(request).service.models(_http.caller_of(request))
         return JSONResponse({"models": [model_object(spec) for spec in specs]})
 
     async def queue(self, request: Request) -> Response:

@@ -145,6 +145,36 @@ class Queue(BaseModel):
     live_workers: int
 
 
+class Key(BaseModel):
+    """What is kept of an API key."""
+
+    id: str
+    name: str
+    prefix: str
+    last4: str
+    scopes: list[Literal["generate", "read", "admin"]]
+    requests_per_minute: int | None
+    max_running: int | None
+    max_queued: int | None
+    max_storage_bytes: int | None
+    models: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKey(Key):
+    """A key with its secret, which nobody can show again."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """All keys that ever were, oldest first."""
+
+    keys: list[Key]
+
+
 class ErrorDetail(BaseModel):
     """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
 
@@ -223,6 +253,35 @@ CREATE: dict[str, Any] = {
             "multipart/form-data": _body({"type": "string", "format": "binary"}),
         },
     },
+}
+
+_KEY_FIELDS = {
+    "name": _field({**_TEXT, "minLength": 1, "maxLength": 255}, "Your own word for it."),
+    "scopes": _field(
+        {"type": "array", "items": {"enum": ["generate", "read", "admin"]}, "default": ["generate"]},
+        "What it is for.",
+    ),
+    "requests_per_minute": _field(_INTEGER, "Requests that make a job, in each minute of the clock."),
+    "max_running": _field(_INTEGER, "Jobs that may run at the same time; more wait."),
+    "max_queued": _field(_INTEGER, "Jobs that may wait."),
+    "max_storage_bytes": _field(_INTEGER, "Bytes of finished videos above which it makes no more."),
+    "models": _field({"type": "array", "items": _TEXT}, "Models that it may use; by default all."),
+    "expires_at": _field(_TEXT, "An instant such as 2027-01-31T12:00:00Z."),
+}
+CREATE_KEY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": _KEY_FIELDS,
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
 }
 
 PAGE: dict[str, Any] = {

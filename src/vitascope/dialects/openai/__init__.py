@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
+from vitascope.domain.access import Caller
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 from vitascope.service import Draft, Service
@@ -59,9 +60,10 @@ class OpenAIDialect:
         fields = await _http.read_body(request, desk.max_body_bytes)
         order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
         once = _http.once_of(request, fields)
-        await desk.check_room(once)
+        caller = _http.caller_of(request)
+        await desk.admit(caller, once)
         try:
-            job = await desk.submit(_prepare(desk.service, order), once)
+            job = await desk.submit(caller, _prepare(desk.service, order, caller), once)
         except InvalidParameter as error:
             raise order.in_clients_words(error) from None
         return video_response(job)
@@ -72,7 +74,9 @@ class OpenAIDialect:
         query = _http.Fields(dict(request.query_params))
         limit, order = _http.limit_and_order(query, min_limit=0)
         after = _after(query.text("after"))
-        page = await desk.read(desk.service.page, after=after, limit=limit, order=order)
+        page = await desk.read(
+            desk.service.page, _http.caller_of(request), after=after, limit=limit, order=order
+        )
         data = [video_object(job) for job in page.jobs]
         ends = (
             {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
@@ -87,7 +91,7 @@ class OpenAIDialect:
 
     async def delete(self, video_id: str, request: Request) -> Response:
         """Delete a video and its file; one that has not ended is cancelled."""
-        await _http.desk_of(request).delete(_job_id(video_id))
+        await _http.desk_of(request).delete(_http.caller_of(request), _job_id(video_id))
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     async def content(self, video_id: str, request: Request) -> Response:
@@ -103,7 +107,7 @@ class OpenAIDialect:
 
     async def models(self, request: Request) -> Response:
         """List the models that are served, the default one first."""
-        specs = _http.desk_of(request).service.models()
+        specs = _http.desk_of(request).service.models(_http.caller_of(request))
         data = [
             {
                 "id": spec.id,
@@ -118,18 +122,18 @@ class OpenAIDialect:
         return JSONResponse({"object": "list", "data": data})
 
 
-def _prepare(service: Service, order: Order) -> Draft:
+def _prepare(service: Service, order: Order, caller: Caller) -> Draft:
     try:
-        return service.prepare(order.request, order.image, order.choices)
+        return service.prepare(order.request, caller, order.image, order.choices)
     except InvalidParameter as error:
         shorter = order.shortened(error)
         if shorter is None:
             raise
-        return service.prepare(shorter.request, shorter.image, shorter.choices)
+        return service.prepare(shorter.request, caller, shorter.image, shorter.choices)
 
 
 async def _job(request: Request, video_id: str) -> Job:
-    return await _http.desk_of(request).find(_job_id(video_id))
+    return await _http.desk_of(request).find(_http.caller_of(request), _job_id(video_id))
 
 
 def _job_id(video_id: str) -> str:

@@ -1,0 +1,51 @@
+"""What happens around every endpoint of a dialect: who calls is found out before, errors become answers after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vitascope.domain.access import Scope
+from vitascope.domain.errors import VitascopeError
+
+from .credentials import authenticate
+from .edge import RenderError
+
+logger = logging.getLogger(__name__)
+
+
+def route_class(
+    render: RenderError, *, scope: Scope | None = None, is_public: bool = False
+) -> type[APIRoute]:
+    """Make a route class whose endpoints just raise: errors that we know are answered in the dialect's own form.
+
+    Args:
+        render: makes the answer of an error.
+        scope: what an API key needs for these routes; None is reading or generating, by the method.
+        is_public: whether nobody needs a key.
+    """
+
+    class DialectRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    if not is_public:
+                        await authenticate(request, scope)
+                    return await handle(request)
+                except VitascopeError as error:
+                    if not 400 <= (response := render(error)).status_code < 500:
+                        logger.warning(
+                            "request failed", exc_info=error, extra={"request_id": request.state.request_id}
+                        )
+                    return response
+
+            return answer
+
+    return DialectRoute

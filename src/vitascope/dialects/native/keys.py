@@ -1,0 +1,118 @@
+"""/api/v1/keys: for operators, with a key of the scope `admin`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vitascope.dialects import _http
+from vitascope.domain.access import ApiKey, KeyLimits, Scope
+from vitascope.domain.errors import InvalidParameter
+
+from . import schema
+from .answers import error_response
+
+LIMITS = ("requests_per_minute", "max_running", "max_queued", "max_storage_bytes")
+PARAMETERS = ("name", "scopes", "expires_at", "models", *LIMITS)
+
+
+def router() -> APIRouter:
+    """Make the routes."""
+    made = APIRouter(
+        prefix="/api/v1/keys", tags=["Keys"], route_class=_http.route_class(error_response, scope=Scope.ADMIN)
+    )
+    add, errors = made.add_api_route, schema.ERRORS
+    new = {201: {"model": schema.NewKey}, **errors}
+    add("", create, methods=["POST"], status_code=201, responses=new, openapi_extra=schema.CREATE_KEY)
+    add("", page, responses={200: {"model": schema.KeyList}, **errors})
+    add("/{key_id}", revoke, methods=["DELETE"], responses={200: {"model": schema.Key}, **errors})
+    rotated = {200: {"model": schema.NewKey}, **errors}
+    add("/{key_id}/rotate", rotate, methods=["POST"], responses=rotated)
+    return made
+
+
+async def create(request: Request) -> Response:
+    """Make a key. It is in this answer and nowhere else: nobody can show it again."""
+    desk = _http.desk_of(request)
+    fields = await _http.read_body(request, desk.max_body_bytes)
+    fields.check_names(PARAMETERS)
+    limits = KeyLimits(
+        **{name: fields.integer(name) for name in LIMITS},
+        models=tuple(desk.service.spec(name).id for name in _names(fields, "models")),
+    )
+    name, scopes = fields.text("name") or "", _scopes(fields)
+    key, secret = await desk.write(desk.service.keys.create, name, scopes, limits, _expiry(fields))
+    return JSONResponse({**key_object(key), "key": secret}, status_code=201)
+
+
+async def page(request: Request) -> Response:
+    """List all keys that ever were, oldest first."""
+    desk = _http.desk_of(request)
+    return JSONResponse({"keys": [key_object(key) for key in await desk.read(desk.service.keys.all)]})
+
+
+async def revoke(key_id: str, request: Request) -> Response:
+    """End a key for good. Its jobs stay, and run."""
+    desk = _http.desk_of(request)
+    return JSONResponse(key_object(await desk.write(desk.service.keys.revoke, key_id)))
+
+
+async def rotate(key_id: str, request: Request) -> Response:
+    """Give a key another secret; the old one ends at once, jobs and limits stay."""
+    desk = _http.desk_of(request)
+    key, secret = await desk.write(desk.service.keys.rotate, key_id)
+    return JSONResponse({**key_object(key), "key": secret})
+
+
+def key_object(key: ApiKey) -> dict[str, Any]:
+    """Show what is kept of a key."""
+    limits = {name: getattr(key.limits, name) for name in LIMITS}
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "last4": key.last4,
+        "scopes": sorted(key.scopes),
+        **limits,
+        "models": list(key.limits.models),
+        "created_at": key.created_at.isoformat(),
+        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
+        "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
+    }
+
+
+def _names(fields: _http.Fields, name: str) -> list[str]:
+    """Read a list of names, or names joined by commas."""
+    value = fields.raw(name)
+    if value is None:
+        return []
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
+        raise InvalidParameter(name, "given", "it must be a list of names")
+    return [item.strip() for item in names]
+
+
+def _scopes(fields: _http.Fields) -> list[Scope]:
+    found = []
+    for name in _names(fields, "scopes") or [Scope.GENERATE]:
+        try:
+            found.append(Scope(name))
+        except ValueError:
+            raise InvalidParameter("scopes", name, f"it must be some of {', '.join(Scope)}") from None
+    return found
+
+
+def _expiry(fields: _http.Fields) -> datetime | None:
+    text = fields.text("expires_at")
+    if not text:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        rule = "it must be an instant such as 2027-01-31T12:00:00Z"
+        raise InvalidParameter("expires_at", text, rule) from None
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)

@@ -1,0 +1,88 @@
+"""Who calls, and what they may do.
+
+generate    make jobs, and read, cancel and delete one's own
+read        read one's own jobs
+admin       everything, with everybody's jobs, and keys
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """What a key is for."""
+
+    GENERATE = "generate"
+    READ = "read"
+    ADMIN = "admin"
+
+
+#: What each scope allows beside itself.
+_IMPLIED = {
+    Scope.READ: frozenset({Scope.READ}),
+    Scope.GENERATE: frozenset({Scope.READ, Scope.GENERATE}),
+    Scope.ADMIN: frozenset(Scope),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may use at most; None is no limit of its own."""
+
+    #: Requests that make a job, in any 60 seconds of the clock's minutes.
+    requests_per_minute: int | None = None
+    #: Jobs that may run at the same time; more wait.
+    max_running: int | None = None
+    #: Jobs that may wait.
+    max_queued: int | None = None
+    #: Bytes of finished videos that are kept.
+    max_storage_bytes: int | None = None
+    #: Ids of models; empty means all.
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as it is kept: never the key itself."""
+
+    id: str
+    #: The operator's own word for it.
+    name: str
+    #: Its first characters and its last four, to recognise it by.
+    prefix: str
+    last4: str
+    scopes: frozenset[Scope]
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request."""
+
+    #: Empty where the server has no keys: everybody is the same then.
+    key_id: str
+    scopes: frozenset[Scope]
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether one of the caller's scopes allows this one."""
+        return any(scope in _IMPLIED[own] for own in self.scopes)
+
+    def may_use(self, model: str) -> bool:
+        """Whether the caller may have videos made by the model of this id."""
+        return not self.limits.models or model in self.limits.models
+
+    @property
+    def owner(self) -> str | None:
+        """Whose jobs the caller sees: a key's id, or None for everybody's."""
+        return None if Scope.ADMIN in self.scopes else self.key_id
+
+
+#: Who calls a server that has no keys.
+OPEN = Caller("", frozenset(Scope))

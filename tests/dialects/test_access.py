@@ -1,0 +1,317 @@
+"""API keys at the edge: who is let in, what they see, and how much they may do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from vitascope.domain.access import KeyLimits, Scope
+from vitascope.service.keys import Keys
+
+BODY = {"prompt": "a dog"}
+
+
+@dataclass
+class Closed:
+    """A server that has keys."""
+
+    server: Any
+    keys: Keys
+
+    def key(self, *scopes: Scope, **limits: Any) -> str:
+        return self.keys.create("test", scopes or (Scope.GENERATE,), KeyLimits(**limits))[1]
+
+    def call(self, key: str | None, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = options.pop("headers", {})
+        if key is not None:
+            headers = {"Authorization": f"Bearer {key}", **headers}
+        answer: httpx.Response = self.server.client.request(method, path, headers=headers, **options)
+        return answer
+
+    def create(self, key: str, **body: Any) -> httpx.Response:
+        return self.call(key, "POST", "/api/v1/jobs", json={**BODY, **body})
+
+
+@pytest.fixture
+def closed(serve: Callable[..., Any]) -> Closed:
+    server = serve()
+    keys = Keys(server.store)
+    keys.create("first", (Scope.ADMIN,))
+    return Closed(server, keys)
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_without_keys_anything_is_accepted(serve: Callable[..., Any]) -> None:
+    client = serve().client
+    for headers in (
+        {},
+        {"Authorization": "Bearer x"},
+        {"Authorization": "Basic eDp5"},
+        {"X-Api-Key": "a", "Api-Key": "b"},
+    ):
+        assert client.get("/v1/videos", headers=headers).status_code == 200
+        assert client.get("/api/v1/keys", params={"key": ""}, headers=headers).status_code == 200
+
+
+def test_the_first_key_closes_the_server_at_once(serve: Callable[..., Any]) -> None:
+    server = serve()
+    made = server.client.post("/api/v1/keys", json={"name": "mine", "scopes": ["admin"]})
+    assert made.status_code == 201
+    for path in (
+        "/v1/videos",
+        "/v1/models",
+        "/api/v1/jobs",
+        "/api/v1/models",
+        "/api/v1/queue",
+        "/api/v1/keys",
+        "/metrics",
+    ):
+        answer = server.client.get(path)
+        assert code_of(answer) == (401, "invalid_api_key"), path
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for path in ("/livez", "/readyz", "/health"):
+        assert server.client.get(path).status_code in (200, 503)
+    assert server.client.get("/api/v1/keys", headers={"X-Api-Key": made.json()["key"]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "params", "words"),
+    [
+        ({}, {}, "no API key was sent"),
+        ({"Authorization": "Bearer"}, {}, "no API key was sent"),
+        ({"Authorization": "Bearer vsk_unknown"}, {}, "not known"),
+        ({"Authorization": "Bearer " + "x" * 5000}, {}, "not known"),
+        ({"Authorization": b"Bearer \xff\xfe"}, {}, "not known"),
+        ({"Authorization": "Basic dnNrOnZzaw=="}, {}, "not of the kind `Bearer`"),
+        ({"Authorization": "KEY"}, {}, "not of the kind `Bearer`"),
+        ({"Authorization": "Bearer a", "X-Api-Key": "b"}, {}, "two different API keys"),
+        ({}, {"api_key": "KEY"}, "in the address"),
+        ({}, {"key": "KEY"}, "in the address"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/videos", "/api/v1/jobs"])
+def test_each_bad_credential_has_its_answer(
+    closed: Closed, path: str, headers: dict[str, Any], params: dict[str, str], words: str
+) -> None:
+    key = closed.key()
+    headers = {k: v.replace("KEY", key) if isinstance(v, str) else v for k, v in headers.items()}
+    answer = closed.call(
+        None, "GET", path, headers=headers, params={k: v.replace("KEY", key) for k, v in params.items()}
+    )
+    assert code_of(answer) == (401, "invalid_api_key")
+    assert words in answer.json()["error"]["message"]
+    assert key not in answer.text
+
+
+def test_a_key_is_good_until_it_ends(closed: Closed) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    kept, key = closed.keys.create("a", (Scope.READ,), expires_at=soon)
+    assert closed.call(key, "GET", "/v1/videos").status_code == 200
+    assert closed.call(key[:-1], "GET", "/v1/videos").status_code == 401
+    with closing(sqlite3.connect(closed.server.settings.home / "vitascope.db")) as database:
+        database.execute("UPDATE keys SET expires_at = '2026-01-01 00:00:00.000000' WHERE id = ?", (kept.id,))
+        database.commit()
+    assert "has expired" in closed.call(key, "GET", "/v1/videos").json()["error"]["message"]
+    other, secret = closed.keys.create("b")
+    _, rotated = closed.keys.rotate(other.id)
+    assert closed.call(secret, "GET", "/v1/videos").status_code == 401
+    assert closed.call(rotated, "GET", "/v1/videos").status_code == 200
+    closed.keys.revoke(other.id)
+    assert "was revoked" in closed.call(rotated, "GET", "/v1/videos").json()["error"]["message"]
+
+
+def test_the_vendors_sdk_understands(closed: Closed) -> None:
+    url = f"{closed.server.url}/v1"
+    with openai.OpenAI(base_url=url, api_key=closed.key(), max_retries=0) as client:
+        assert client.videos.create(prompt="a dog").status == "queued"
+    with (
+        openai.OpenAI(base_url=url, api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as error,
+    ):
+        client.videos.list()
+    assert error.value.code == "invalid_api_key"
+    with (
+        openai.OpenAI(base_url=url, api_key=closed.key(Scope.READ), max_retries=0) as client,
+        pytest.raises(openai.PermissionDeniedError),
+    ):
+        client.videos.create(prompt="a dog")
+
+
+def test_scopes_decide_what_a_key_may_do(closed: Closed) -> None:
+    read, generate, admin = (closed.key(scope) for scope in (Scope.READ, Scope.GENERATE, Scope.ADMIN))
+    job_id = closed.create(generate).json()["id"]
+    table = [
+        ("GET", "/api/v1/jobs", (200, 200, 200)),
+        ("POST", "/api/v1/jobs", (403, 201, 201)),
+        ("POST", "/v1/videos", (403, 200, 200)),
+        ("POST", f"/api/v1/jobs/{job_id}/cancel", (403, 200, 200)),
+        ("DELETE", f"/api/v1/jobs/{job_id}", (403, 204, 404)),
+        ("GET", "/api/v1/keys", (403, 403, 200)),
+        ("POST", "/api/v1/keys", (403, 403, 400)),
+        ("GET", "/metrics", (200, 200, 200)),
+    ]
+    for method, path, statuses in table:
+        body = {"json": BODY} if method == "POST" and "cancel" not in path else {}
+        found = tuple(closed.call(key, method, path, **body).status_code for key in (read, generate, admin))
+        assert found == statuses, (method, path)
+
+
+def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
+    """Every route of the description that takes an id, with every id of another key."""
+    mine, other = closed.key(), closed.key()
+    ids = [closed.create(mine).json()["id"] for _ in range(3)]
+    closed.server.finish(closed.server.store.claim("w", 60.0))
+    closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
+    paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
+    routes = [
+        (method.upper(), path)
+        for path, methods in paths.items()
+        for method in methods
+        if "{job_id}" in path or "{video_id}" in path
+    ]
+    assert len(routes) >= 9
+    unknown = "01" + "0" * 24
+    for method, path in routes:
+        answers = {}
+        for job_id in (unknown, *ids):
+            shown = re.sub(r"\{\w+\}", f"video_{job_id}" if "video_id" in path else job_id, path)
+            answer = closed.call(other, method, shown)
+            headers = {k: v for k, v in answer.headers.items() if k not in ("x-request-id", "date")}
+            answers[answer.status_code, answer.text, tuple(sorted(headers.items()))] = job_id
+        assert len(answers) == 1, f"{method} {path} tells another key's job from an unknown one"
+        assert next(iter(answers))[0] == 404
+    for path in ("/v1/videos", "/api/v1/jobs"):
+        assert closed.call(other, "GET", path).json()["has_more"] is False
+        assert ids[0] not in closed.call(other, "GET", path).text
+        prefix = "video_" if path == "/v1/videos" else ""
+        theirs, nobodys = (
+            closed.call(other, "GET", path, params={"after": f"{prefix}{job_id}"})
+            for job_id in (ids[0], unknown)
+        )
+        assert theirs.status_code == nobodys.status_code == 400
+        assert theirs.text.replace(ids[0], unknown) == nobodys.text
+    assert [
+        job["id"] for job in closed.call(mine, "GET", "/api/v1/jobs", params={"order": "asc"}).json()["jobs"]
+    ] == ids
+    assert closed.call(closed.key(Scope.ADMIN), "GET", f"/v1/videos/video_{ids[0]}").status_code == 200
+
+
+def test_names_of_requests_are_each_keys_own(closed: Closed) -> None:
+    headers = {"Idempotency-Key": "order 1"}
+    answers = [closed.call(closed.key(), "POST", "/v1/videos", json=BODY, headers=headers) for _ in range(2)]
+    assert answers[0].json()["id"] != answers[1].json()["id"]
+
+
+def test_exactly_as_many_requests_as_allowed_pass(closed: Closed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitascope.store.for_keys.MINUTE_SECONDS", 10**9)  # no minute ends during the test
+    key = closed.key(requests_per_minute=10)
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda _: closed.create(key), range(50)))
+    assert sorted(answer.status_code for answer in answers) == [201] * 10 + [429] * 40
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert code_of(refused) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-ratelimit-limit-requests"] == "10"
+    assert closed.call(key, "GET", "/api/v1/jobs").status_code == 200, "reading is not counted"
+
+
+def test_each_limit_of_a_key_is_kept(closed: Closed) -> None:
+    key = closed.key(max_queued=1)
+    assert closed.create(key).status_code == 201
+    assert code_of(closed.create(key)) == (429, "queue_full")
+    assert closed.create(closed.key()).status_code == 201
+    picky = closed.key(models=("short",))
+    assert code_of(closed.create(picky)) == (403, "permission_denied")
+    assert closed.create(picky, model="short").status_code == 201
+    assert [model["id"] for model in closed.call(picky, "GET", "/api/v1/models").json()["models"]] == [
+        "short"
+    ]
+    assert [model["id"] for model in closed.call(picky, "GET", "/v1/models").json()["data"]] == ["short"]
+
+
+def test_a_key_whose_videos_fill_its_space_makes_no_more(closed: Closed) -> None:
+    key = closed.key(max_storage_bytes=1)
+    first = closed.create(key).json()["id"]
+    lease = closed.server.store.claim("w", 60.0)
+    assert lease.job.id == first
+    closed.server.finish(lease)
+    assert code_of(closed.create(key)) == (403, "storage_limit_reached")
+    closed.call(key, "DELETE", f"/api/v1/jobs/{first}")
+    assert closed.create(key).status_code == 201
+
+
+def test_keys_are_made_and_ended_over_the_api(closed: Closed) -> None:
+    admin = closed.key(Scope.ADMIN)
+    asked = {
+        "name": "ci", "scopes": ["read", "generate"], "max_running": 2, "models": ["sora-2"],
+        "expires_at": "2099-01-01T00:00:00Z",
+    }  # fmt: skip
+    made = closed.call(admin, "POST", "/api/v1/keys", json=asked)
+    assert made.status_code == 201
+    key = made.json()
+    assert (key["scopes"], key["max_running"], key["models"]) == (["generate", "read"], 2, ["small"])
+    secret = key.pop("key")
+    assert (key["prefix"], key["last4"]) == (secret[:8], secret[-4:])
+    listed = closed.call(admin, "GET", "/api/v1/keys")
+    assert listed.json()["keys"][-1] == key
+    assert secret not in listed.text
+    rotated = closed.call(admin, "POST", f"/api/v1/keys/{key['id']}/rotate").json()["key"]
+    assert closed.call(secret, "GET", "/v1/videos").status_code == 401
+    assert closed.call(rotated, "GET", "/v1/videos").status_code == 200
+    ended = closed.call(admin, "DELETE", f"/api/v1/keys/{key['id']}").json()
+    assert ended["revoked_at"] is not None
+    assert closed.call(admin, "DELETE", f"/api/v1/keys/{key['id']}").json() == ended
+    assert code_of(closed.call(admin, "POST", f"/api/v1/keys/{key['id']}/rotate")) == (404, "key_not_found")
+    assert code_of(closed.call(admin, "DELETE", "/api/v1/keys/none")) == (404, "key_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({}, "name"),
+        ({"name": "a\x07"}, "name"),
+        ({"name": "a" * 256}, "name"),
+        ({"name": "a", "scopes": ["root"]}, "scopes"),
+        ({"name": "a", "scopes": 7}, "scopes"),
+        ({"name": "a", "max_running": 0}, "max_running"),
+        ({"name": "a", "requests_per_minute": -1}, "requests_per_minute"),
+        ({"name": "a", "expires_at": "tomorrow"}, "expires_at"),
+        ({"name": "a", "expires_at": "2020-01-01"}, "expires_at"),
+        ({"name": "a", "secret": "mine"}, "secret"),
+    ],
+)
+def test_a_bad_wish_for_a_key_is_refused(closed: Closed, body: dict[str, Any], parameter: str) -> None:
+    answer = closed.call(closed.key(Scope.ADMIN), "POST", "/api/v1/keys", json=body)
+    assert (answer.status_code, answer.json()["error"].get("parameter")) == (400, parameter)
+
+
+def test_a_key_is_in_no_log_and_not_in_the_database(closed: Closed, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    key = closed.key()
+    closed.create(key)
+    closed.call(key, "GET", "/v1/videos", params={"api_key": key})
+    closed.call(None, "GET", "/v1/videos", params={"api_key": key})
+    ours = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
+    assert key not in ours
+    for path in closed.server.settings.home.glob("vitascope.db*"):
+        assert key.encode() not in path.read_bytes()
+
+
+def test_with_keys_other_names_are_answered(closed: Closed) -> None:
+    key = closed.key()
+    assert closed.call(key, "GET", "/v1/videos", headers={"Host": "videos.example"}).status_code == 200
+    assert closed.call(None, "GET", "/v1/videos", headers={"Host": "videos.example"}).status_code == 401

@@ -1,0 +1,78 @@
+"""`vitascope keys`, as an operator uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "server"
+
+
+def keys(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vitascope", "keys", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VITASCOPE_HOME": str(home), "COLUMNS": "200"},
+    )
+
+
+def test_a_key_from_its_making_to_its_end(home: Path) -> None:
+    made = keys(
+        home,
+        "create",
+        "my app",
+        "--scope",
+        "generate",
+        "--max-running",
+        "2",
+        "--days",
+        "30",
+        "--model",
+        "pocket",
+    )
+    assert made.returncode == 0
+    secret = made.stdout.strip()
+    assert re.fullmatch(r"vsk_[A-Za-z0-9]{40}", secret), "the key and nothing else is on stdout"
+    assert "every call to the server needs a key" in made.stderr
+    (row,) = json.loads(keys(home, "list", "--json").stdout)
+    assert (row["name"], row["scopes"], row["max_running"], row["models"]) == (
+        "my app",
+        ["generate"],
+        2,
+        ["pocket"],
+    )
+    assert secret not in keys(home, "list").stdout
+    rotated = keys(home, "rotate", row["id"])
+    assert rotated.stdout.strip() not in ("", secret)
+    assert keys(home, "revoke", row["id"]).returncode == 0
+    assert "revoked" in keys(home, "list").stdout
+    assert keys(home, "rotate", row["id"]).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["create", ""], "`name` is ''"),
+        (["create", "a", "--max-running", "0"], "`max_running` is 0"),
+        (["create", "a", "--days", "-1"], "it must be in the future"),
+        (["create", "a", "--model", "none"], "none"),
+        (["create", "a", "--scope", "root"], "root"),
+        (["revoke", "none"], "no such API key"),
+    ],
+)
+def test_a_bad_wish_is_one_clear_line(home: Path, arguments: list[str], words: str) -> None:
+    done = keys(home, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
