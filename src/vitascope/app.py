@@ -17,10 +17,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -43,6 +45,15 @@ WORKER_SILENCE_LEASES = 2.0
 
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
+
+SILENT_SECONDS = 30.0
+"""A connection on which no whole request head has come for so long is closed. uvicorn alone would wait for ever."""
+
+CORS_REQUEST_HEADERS = ["Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range"]
+CORS_ANSWER_HEADERS = [
+    "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
+    "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",
+]  # fmt: skip
 
 LAST_LOOK_SECONDS = 1.0
 """How long a supervised web process outlives the workers: streams and who polls learn how the last jobs ended."""
@@ -128,8 +139,20 @@ def create_web_app(settings: Settings) -> FastAPI:
     )
     app.state.is_stopping = False
     if not settings.server.allow_public:
-        public_url = settings.server.public_url
-        app.add_middleware(_http.LoopbackGuard, render=openai.error_response, public_url=public_url)
+        app.add_middleware(
+            _http.LoopbackGuard,
+            render=openai.error_response,
+            public_url=settings.server.public_url,
+            origins=settings.server.cors_origins,
+        )
+    if settings.server.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.server.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
+        )
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
     app.include_router(native.NativeDialect().router())
@@ -265,7 +288,8 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
         log_config=None,  # who starts the process has set up logging
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.server.trusted_proxies),
+        forwarded_allow_ips=list(settings.server.trusted_proxies),
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -294,6 +318,7 @@ class _Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._signal: int = signal.SIGTERM
         self._end_at: float | None = None
+        self._silent_since: dict[Any, float] = {}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # only notes: what follows must not happen in the middle of whatever the signal interrupted
@@ -309,7 +334,21 @@ class _Server(uvicorn.Server):
         end_at = math.inf if self._end_at is None else self._end_at
         self._end_at = min(end_at, time.monotonic() + LAST_LOOK_SECONDS)
 
+    def _close_silent_connections(self) -> None:
+        """Close what has been open without a request for too long; what is being answered has its request."""
+        now = time.monotonic()
+        silent: dict[Any, float] = {}
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is None or cycle.response_complete:
+                silent[connection] = self._silent_since.get(connection, now)
+                if now - silent[connection] > SILENT_SECONDS:
+                    connection.transport.close()
+        self._silent_since = silent
+
     async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            self._close_silent_connections()
         if self._end_at is not None and not self._app.state.is_stopping:
             self._app.state.is_stopping = True
             logger.info("stopping: requests are answered for a while; the same signal again ends at once")

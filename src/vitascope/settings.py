@@ -40,6 +40,10 @@ class ServerSettings(_Section):
     """TCP port; 0 takes a free one."""
     public_url: str | None = None
     """Where clients reach a server behind a proxy. Without API keys no other host name than this and loopback is answered."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API from a browser, such as `["https://app.example"]`. None by default."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. None by default."""
     drain_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
@@ -175,7 +179,11 @@ def to_environment(settings: Settings) -> dict[str, str]:
     for name, value in json.loads(settings.model_dump_json(exclude_none=True)).items():
         if isinstance(value, dict):
             for key, inner in value.items():
-                variables[f"VITASCOPE_{name}__{key}".upper()] = str(inner)
+                variables[f"VITASCOPE_{name}__{key}".upper()] = _as_text(inner)
         else:
-            variables[f"VITASCOPE_{name}".upper()] = str(value)
+            variables[f"VITASCOPE_{name}".upper()] = _as_text(value)
     return {**os.environ, **variables}
+
+
+def _as_text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, list) else str(value)

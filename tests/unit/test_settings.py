@@ -27,6 +27,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "allow_public": False,
             "port": 8000,
             "public_url": None,
+            "cors_origins": (),
+            "trusted_proxies": (),
             "drain_seconds": 5.0,
             "max_body_bytes": 32 * 1024 * 1024,
         },
@@ -72,7 +74,9 @@ def test_database_url_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings.load(
-        home=tmp_path / "data", server={"port": 9, "allow_public": True}, engine={"kind": "fake"}
+        home=tmp_path / "data",
+        server={"port": 9, "allow_public": True, "cors_origins": ["https://a.example"]},
+        engine={"kind": "fake"},
     )
     for name, value in settings.to_environment(given).items():
         monkeypatch.setenv(name, value)

@@ -17,6 +17,7 @@
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
     │   ├── ForbiddenOrigin
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
@@ -156,6 +157,10 @@ class UnsupportedContentType(RequestError):
 
 class BodyTooLarge(RequestError):
     """The request body is larger than the server accepts."""
+
+
+class BodyTooSlow(RequestError):
+    """The request body came too slowly."""
 
 
 class ForbiddenOrigin(RequestError):

@@ -5,10 +5,12 @@ Strict where a guess could change the meaning (encodings, duplicates, numbers th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -16,9 +18,19 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from vitascope.domain.errors import BodyTooLarge, InvalidParameter, UnreadableBody, UnsupportedContentType
+from vitascope.domain.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InvalidParameter,
+    UnreadableBody,
+    UnsupportedContentType,
+)
 
 from .fields import Fields
+
+GAP_SECONDS = 20.0
+BODY_SECONDS = 300.0
+"""How long a body may pause, and take: 32 MiB in so long is a megabit a second."""
 
 MAX_FIELDS = 1000
 MAX_NAME_BYTES = 1024
@@ -30,6 +42,7 @@ async def read_body(request: Request, max_bytes: int) -> Fields:
 
     Raises:
         BodyTooLarge: it has more than `max_bytes`.
+        BodyTooSlow: it did not come in time.
         UnsupportedContentType: it is neither JSON nor a form.
         UnreadableBody: it is not what its content type says.
         InvalidParameter: a field is given twice.
@@ -60,7 +73,7 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     received = 0
     if announced <= 4 * max_bytes:
-        async for chunk in request.stream():
+        async for chunk in _in_time(request.stream()):
             received += len(chunk)
             if received <= max_bytes:
                 chunks.append(chunk)
@@ -69,6 +82,20 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
     if max(received, announced) > max_bytes:
         raise BodyTooLarge(f"the request body has more than {max_bytes} bytes")
     return b"".join(chunks)
+
+
+async def _in_time(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Pass chunks on as long as they keep coming: who sends a byte a minute would hold a connection for days."""
+    until = time.monotonic() + BODY_SECONDS
+    while True:
+        left = min(GAP_SECONDS, until - time.monotonic())
+        try:
+            chunk = await asyncio.wait_for(anext(stream), max(0.0, left))
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise BodyTooSlow from None
+        yield chunk
 
 
 # JSON

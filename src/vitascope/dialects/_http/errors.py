@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitascope.domain.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     ForbiddenOrigin,
     IdempotencyConflict,
     InvalidApiKey,
@@ -36,6 +37,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     RateLimitExceeded: 429,
     IdempotencyConflict: 409,
     BodyTooLarge: 413,
+    BodyTooSlow: 408,
     UnsupportedContentType: 415,
     QueueFull: 429,
     StoreUnavailable: 503,

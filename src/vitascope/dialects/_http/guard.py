@@ -8,7 +8,7 @@ nothing that a page from elsewhere sends.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -29,13 +29,19 @@ class LoopbackGuard:
         app: what it guards.
         render: makes the answer of an error.
         public_url: where a proxy shows the server; its host is answered too.
+        origins: of pages from elsewhere that may write.
     """
 
     def __init__(
-        self, app: ASGIApp, render: Callable[[VitascopeError], Response], public_url: str | None
+        self,
+        app: ASGIApp,
+        render: Callable[[VitascopeError], Response],
+        public_url: str | None,
+        origins: Collection[str] = (),
     ) -> None:
         self._app = app
         self._render = render
+        self._origins = origins
         self._public_host = urlsplit(public_url).hostname if public_url else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +61,8 @@ class LoopbackGuard:
             )
             return ForbiddenOrigin("a server without API keys does not answer to this host name", hint=hint)
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in SAFE_METHODS and not self._is_ours(origin):
+        is_foreign = origin is not None and origin not in self._origins and not self._is_ours(origin)
+        if is_foreign and scope["method"] not in SAFE_METHODS:
             return ForbiddenOrigin("a server without API keys takes nothing from pages of other sites")
         return None
 
