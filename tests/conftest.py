@@ -94,6 +94,8 @@ def _migrated(postgres: postgres_server.Server) -> Iterator[tuple[str, psycopg.C
 def postgres_url(_migrated: tuple[str, psycopg.Connection]) -> str:
     """A database with all tables and no rows."""
     url, connection = _migrated
-    for table in reversed(metadata.sorted_tables):  # TRUNCATE takes 10 ms, this 0.4 ms
+    for table in reversed(
+        [table for table in metadata.sorted_tables if table.name != "deployment"]
+    ):  # TRUNCATE takes 10 ms, this 0.4 ms
         connection.execute(f"DELETE FROM {table.name}".encode())
     return url

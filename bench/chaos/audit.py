@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from vitascope.store import maintenance
 from vitascope.store.database import connect
 from vitascope.store.tables import events, jobs
+from vitascope.worker.sweep import MARKER
 
 from .clients import TERMINAL, Record
 from .findings import Findings
@@ -104,7 +105,8 @@ def files_left_over(url: str, home: Path) -> list[Path]:
 
 def _files_there(home: Path) -> set[str]:
     files = home / "files"
-    return {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
+    there = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
+    return there - {MARKER}
 
 
 def _files_wanted(rows: Sequence[Row]) -> set[str]:

@@ -45,7 +45,7 @@ def _round(deployment: Deployment, client: httpx.Client) -> float:
     with contextlib.closing(sqlite3.connect(deployment.home / "vitascope.db")) as database:
         (worker_id,) = database.execute("SELECT worker_id FROM jobs WHERE status = 'running'").fetchone()
     killed_at = time.monotonic()
-    kill(int(worker_id.rpartition("-")[2]), signal.SIGKILL)
+    kill(int(worker_id.split("-")[-2]), signal.SIGKILL)
     _until(lambda: (job := client.get(path).json())["status"] == "running" and job["attempt"] == 2)
     seconds = time.monotonic() - killed_at
     print(f"{worker_id} killed: the job ran again after {seconds:.1f} s", flush=True)

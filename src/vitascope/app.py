@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -123,7 +124,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         finally:
             desk.tail.close()
             await reader
-            desk.close()
+            await desk.close()
             store.close()
 
     app = FastAPI(
@@ -251,7 +252,8 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
 
-    worker_id = f"{socket.gethostname()}-{os.getpid()}"
+    # containers may share a name and process ids
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     config = WorkerConfig(
         worker_id=worker_id,
         work_folder=settings.home / "work" / worker_id,

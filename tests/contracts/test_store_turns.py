@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from vitascope.domain import arbiter
 from vitascope.domain.access import ApiKey, KeyLimits, Scope
 from vitascope.domain.cost import Speed, effort_of
 from vitascope.domain.errors import (
@@ -139,6 +141,46 @@ class TestTurns:
             thread.join()
         assert sorted(found) == sorted(ids)
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_the_claim_takes_whom_the_arbiter_would_take_of_all(
+        self, store: Store, create: Create, clock: Any, seed: int
+    ) -> None:
+        """More keys, priorities and jobs than a claim looks at."""
+        rng = random.Random(seed)
+        num_keys = rng.randrange(6, 12)
+        for number in range(150):
+            more = {"priority": rng.choice([0, 1, 5])} if seed % 2 else {}
+            create(
+                f"j{number}",
+                key_id=f"k{rng.randrange(num_keys)}",
+                num_inference_steps=rng.choice([1, 5, 20]),
+                **more,
+            )
+            clock.advance(rng.choice([0, 1, 30, 60]))
+        for _ in range(12):
+            situation = store.situation(60)
+            expected = arbiter.next_of(situation.waiting, situation.served_seconds)
+            lease = store.claim("w", 600.0)
+            assert lease is not None
+            assert expected is not None
+            assert lease.job.id == expected.job_id
+            clock.advance(rng.choice([5, 60, 700]))
+            store.fail(lease, JobError("internal_error", "-"))
+
+    def test_a_waiting_key_is_seen_beside_many_urgent_ones(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        create("old", key_id="a")
+        create("patient", key_id="b")
+        for number in range(300):
+            create(f"urgent{number}", key_id=f"u{number % 6}", priority=1)
+        turns = 0
+        while (lease := store.claim("w", 60.0)) is not None and lease.job.id != "patient":
+            clock.advance(10)
+            store.succeed(lease, VIDEO, {})
+            turns += 1
+        assert turns * 10 <= 600 + 80, "its priority has risen, and it has had nothing yet"
+
     def test_the_situation_tells_what_runs(self, store: Store, create: Create, clock: Any) -> None:
         create("a")
         create("b")
@@ -209,13 +251,16 @@ class TestOnce:
         first, retry = Once("f" * 64), Once("f" * 64, is_retry=True)
         assert create("a", once=retry).id == "a", "the first try never arrived"
         assert create("b", once=first).id == "b", "not a retry: the same again is wanted"
+        assert create("c", once=retry).id == "b", "the newest one"
+        store.mark_read("b")
         assert create("c", once=retry).id == "a"
         assert create("c", once=Once("0" * 64, is_retry=True)).id == "c", "another request"
         assert create("d", once=retry, key_id="other").id == "d"
         store.mark_read("a")
         assert store.get("a").is_read
-        assert create("e", once=retry).id == "b"
-        store.delete("b")
+        create("e0", once=first)
+        assert create("e", once=retry).id == "e0", "the newest one"
+        store.delete("e0")
         assert create("f", once=retry).id == "f"
         clock.advance(601)
         assert create("g", once=retry).id == "g"

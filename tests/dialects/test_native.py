@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitascope.dialects.native import schema
 from vitascope.domain.cost import Speed, effort_of
+from vitascope.domain.errors import StoreUnavailable
 from waiting import eventually
 
 
@@ -87,6 +88,20 @@ def test_waiting_is_told_from_what_was_measured(serve: Callable[..., Any]) -> No
     server.store.report(lease, 50, "denoise")
     eventually(lambda: 0 < (get(jobs[2])["eta_seconds"] or 0) < 8)
     assert get(jobs[2])["queue_position"] is None
+
+
+def test_a_job_that_is_stored_is_told_whatever_else_fails(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr("vitascope.store.Store.situation", away)
+    client = serve().client
+    made = client.post("/api/v1/jobs", json={"prompt": "a"})
+    assert (made.status_code, made.json()["eta_seconds"]) == (201, None)
+    assert client.post(f"/api/v1/jobs/{made.json()['id']}/cancel").status_code == 200
+    assert client.get("/api/v1/jobs").status_code == 200
 
 
 def test_a_list_of_some_statuses(serve: Callable[..., Any]) -> None:

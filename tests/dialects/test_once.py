@@ -79,6 +79,31 @@ def test_only_a_count_above_zero_is_a_retry(server: Any, count: str) -> None:
     assert num_jobs(server) == 2
 
 
+def test_a_cancelled_video_is_known_to_its_client(server: Any) -> None:
+    first = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()
+    server.client.post(f"/api/v1/jobs/{first['id']}/cancel")
+    again = server.client.post("/api/v1/jobs", json={"prompt": "a"}, headers={"x-stainless-retry-count": "1"})
+    assert (again.status_code, again.json()["status"]) == (201, "queued")
+
+
+def test_a_named_retry_makes_one_job(server: Any) -> None:
+    first = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()
+    server.client.post(f"/api/v1/jobs/{first['id']}/cancel")
+    retries = [
+        server.client.post(f"/api/v1/jobs/{first['id']}/retry", headers={"Idempotency-Key": "again"})
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in retries] == [201, 200]
+    assert retries[0].json()["id"] == retries[1].json()["id"]
+
+
+@pytest.mark.parametrize("depth", [10, 200, 900, 950, 961, 970, 1000, 100_000])
+def test_a_deeply_nested_body_is_no_error_of_ours(server: Any, depth: int) -> None:
+    body = b'{"prompt": "a", "extra": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = server.client.post("/v1/videos", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400)
+
+
 class Lossy(httpx.HTTPTransport):
     """Delivers the first requests, and loses their answers."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from vitascope.catalog import Catalog
 from vitascope.domain.cost import (
+    Effort,
     Speed,
     effort_of,
     learn,
@@ -64,6 +65,12 @@ def test_learning_follows_a_change() -> None:
         speed = learn(speed, Speed(WAN.id, 1000, 3.0, 2.0))
     assert speed.step_seconds == pytest.approx(3.0, rel=0.01)
     assert learn(None, speed) is speed
+
+
+@pytest.mark.parametrize("effort", [Effort("m", 0, 0), Effort("m", 0, 10), Effort("m", 1000, 0)])
+def test_of_an_effort_that_nobody_wrote_down_nothing_is_said(effort: Effort) -> None:
+    speeds = [Speed("m", 1000, 1.0, 1.0), Speed("m", 4000, 4.0, 1.0)]
+    assert seconds_of(effort, speeds) is None
 
 
 def test_guidance_doubles_the_work() -> None:

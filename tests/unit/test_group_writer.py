@@ -57,7 +57,7 @@ def test_what_comes_during_a_commit_shares_the_next() -> None:
 
     assert asyncio.run(run()) == list(range(251))
     assert disk.sizes == [1, 100, 100, 50]
-    writer.close()
+    asyncio.run(writer.close())
 
 
 def test_one_that_fails_leaves_the_others_alone() -> None:
@@ -72,7 +72,7 @@ def test_one_that_fails_leaves_the_others_alone() -> None:
     one, missing, three = asyncio.run(run())
     assert (one, three) == (1, 3)
     assert isinstance(missing, JobNotFound)
-    writer.close()
+    asyncio.run(writer.close())
 
 
 @pytest.mark.parametrize("where", ["call", "commit"])
@@ -90,7 +90,28 @@ def test_a_database_that_is_away_fails_all_of_a_transaction(where: str) -> None:
         return outcomes
 
     assert all(isinstance(outcome, StoreUnavailable) for outcome in asyncio.run(run()))
-    writer.close()
+    asyncio.run(writer.close())
+
+
+def test_what_was_asked_before_the_end_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk()
+    writer = GroupWriter(disk.together)
+
+    async def run() -> list[object]:
+        disk.may_commit.clear()
+        calls = [asyncio.ensure_future(writer.run(lambda: disk.call(1)))]
+        await asyncio.to_thread(disk.was_called.wait)
+        calls.append(asyncio.ensure_future(writer.run(lambda: disk.call(2))))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(writer.close())
+        disk.may_commit.set()
+        await closing
+        with pytest.raises(StoreUnavailable):
+            await writer.run(lambda: disk.call(3))
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(run()) == [1, 2]
+    assert caplog.records == []
 
 
 def test_who_leaves_does_not_disturb_the_others() -> None:
@@ -107,4 +128,4 @@ def test_who_leaves_does_not_disturb_the_others() -> None:
         return await stayer
 
     assert asyncio.run(run()) == 2
-    writer.close()
+    asyncio.run(writer.close())

@@ -96,6 +96,13 @@ def test_a_running_job_of_an_unknown_model_is_judged_by_its_progress(job: Job) -
     assert queue.of(job, "a") == Expectation(1, None)
 
 
+def test_what_a_dead_worker_holds_ends_nobody_knows_when(job: Job) -> None:
+    at_work = [running("r", "dead", 20.0, progress=50, elapsed=10.0)]
+    queue = Queue(Situation([waiting("a")], at_work, {"w"}, {}))
+    assert queue.of(job, "r", JobStatus.RUNNING) == Expectation()
+    assert queue.of(job, "a") == Expectation(1, pytest.approx(10.0))
+
+
 def test_answers_count_the_time_since_the_look(job: Job) -> None:
     queue = Queue(Situation([waiting("a")], [], {"w"}, {}))
     assert queue.of(job, "a").eta_seconds == pytest.approx(10.0)

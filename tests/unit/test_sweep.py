@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -21,6 +22,11 @@ class Owners:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.is_away = False
+
+    name = "one"
+
+    def deployment_id(self) -> str:
+        return self.name
 
     def unowned(self, keys: Collection[str]) -> set[str]:
         if self.is_away:
@@ -51,6 +57,19 @@ def test_only_old_files_that_no_job_needs_go(files: LocalStorage) -> None:
     put(files, "others/orphan.bin")
     Sweep(Owners(), files).advance()
     assert kept(files) == {"inputs/owned.png", "videos/owned.1.mp4", "inputs/fresh.png", "others/orphan.bin"}
+
+
+def test_files_of_another_database_stay(files: LocalStorage, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = Owners(), Owners()
+    second.name = "two"
+    Sweep(first, files).advance()
+    put(files, "videos/orphan.1.mp4")
+    Sweep(second, files).advance()
+    assert kept(files) == {"videos/orphan.1.mp4"}
+    assert second.asked == []
+    assert "files of another database" in caplog.text
+    Sweep(first, files).advance()
+    assert kept(files) == set()
 
 
 def test_a_pass_goes_in_pieces(files: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +115,12 @@ def test_without_the_store_nothing_goes(files: LocalStorage) -> None:
 
 def test_a_storage_that_cannot_be_read_stops_no_worker(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
+        def open(self, key: str) -> BinaryIO:
+            raise StorageError
+
+        def put_bytes(self, data: bytes, key: str) -> None:
+            pass
+
         def files_in(self, folder: str) -> Iterator[StoredFile]:
             raise StorageError("the file `videos` could not be reached")
             yield

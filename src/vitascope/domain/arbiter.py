@@ -60,6 +60,7 @@ def next_of(
     candidates: Sequence[Candidate],
     served_seconds: Mapping[str, float],
     warm_models: frozenset[str] = frozenset(),
+    top: int | None = None,
 ) -> Candidate | None:
     """Choose the job that goes next; None only if there is none.
 
@@ -68,11 +69,14 @@ def next_of(
             longest-waiting and its shortest jobs.
         served_seconds: device seconds that each key has had lately, running jobs included.
         warm_models: models that the asking worker has loaded.
+        top: highest priority of all that wait, where `candidates` are only some of them.
     """
     if not candidates:
         return None
-    top = max(candidate.priority for candidate in candidates)
-    urgent = [candidate for candidate in candidates if _priority(candidate, top) == top]
+    if top is None:
+        top = max(candidate.priority for candidate in candidates)
+    highest = max(_priority(candidate, top) for candidate in candidates)
+    urgent = [candidate for candidate in candidates if _priority(candidate, top) == highest]
     least = min(served_seconds.get(candidate.key, 0.0) for candidate in urgent)
     due = [candidate for candidate in urgent if served_seconds.get(candidate.key, 0.0) <= least]
     first = min(due, key=_rank)
@@ -141,8 +145,13 @@ def expected_seconds(candidate: Candidate) -> float:
     return UNKNOWN_SECONDS if candidate.seconds is None else candidate.seconds
 
 
+def raised(priority: int, waited_seconds: float, top: int) -> int:
+    """What a priority counts as after so long a wait; never more than `top`, the highest that waits."""
+    return min(top, priority + int(waited_seconds / PRIORITY_PATIENCE_SECONDS))
+
+
 def _priority(candidate: Candidate, top: int) -> int:
-    return min(top, candidate.priority + int(candidate.waited_seconds / PRIORITY_PATIENCE_SECONDS))
+    return raised(candidate.priority, candidate.waited_seconds, top)
 
 
 def _rank(candidate: Candidate) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def work_class(work: int) -> int:
 
 
 def seconds_of(effort: Effort, speeds: Sequence[Speed]) -> float | None:
-    """Estimate how long a plan takes; None if its model was never measured.
+    """Estimate how long a plan takes; None if its model was never measured, or if nothing is known of the effort.
 
     Between two measured amounts of work the time is interpolated as a power law, beyond them extended with the slope of the
     nearest two, within what is physically plausible.
@@ -77,7 +77,7 @@ def seconds_of(effort: Effort, speeds: Sequence[Speed]) -> float | None:
         speeds: measured on the device in question; of other models too.
     """
     known = sorted((s for s in speeds if s.model == effort.model and s.work > 0), key=lambda s: s.work)
-    if not known:
+    if not known or effort.work < 1 or effort.num_steps < 1:
         return None
     step = _along([(s.work, s.step_seconds) for s in known], effort.work)
     other = _along([(s.work, s.other_seconds) for s in known], effort.work)

@@ -24,6 +24,9 @@ HEALTHY_SECONDS = 30.0
 """A process that ran for so long starts again without waiting."""
 
 
+TEND_SECONDS = 0.1
+"""How often members and signals are looked at."""
+
 HAND_BACK_SECONDS = 3.0
 """How long members have after a second signal: enough to write down that a job waits again."""
 
@@ -90,7 +93,6 @@ class Supervisor:
         self._signals = 0
         self._signals_told = 0
         self._first_signal = 0
-        self._wake = threading.Event()
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT, which let running jobs finish; a second one makes them be handed back.
@@ -104,15 +106,14 @@ class Supervisor:
             while self._signals == 0:
                 for member in self._members:
                     self._tend(member)
-                self._wake.wait(0.2)
+                time.sleep(TEND_SECONDS)
         finally:
             self._stop_all()
         return self._first_signal
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._first_signal = self._first_signal or number
-        self._signals += 1
-        self._wake.set()
+        self._signals += 1  # no lock: the signal may have come while this very thread held it
 
     def _tend(self, member: _Member) -> None:
         """Start the member, or start it again after a pause that grows with each early death."""

@@ -15,6 +15,9 @@ from vitascope.store import Running, Situation
 FRESH_SECONDS = 1.0
 """How long a look at the queue is good for; answers count the seconds since."""
 
+OUTDATED_SECONDS = 5.0
+"""After so much longer a look is good for nothing: answers wait for the next one."""
+
 SHARE_OF_TIME = 0.05
 """Looking at a long queue may take at most this share of a process's time: then it is looked at less often."""
 
@@ -66,6 +69,11 @@ class Outlook:
         """Whether `refresh` would look again."""
         return self._clock() > self._view.good_until
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the last look is too old to answer from while there is a new one."""
+        return self._clock() > self._view.good_until + OUTDATED_SECONDS
+
     def refresh(self) -> None:
         """Look at the queue, if the last look is too old. Another thread that looks already is waited for.
 
@@ -105,13 +113,15 @@ class Outlook:
 
 def _view(situation: Situation, started_at: float, now: float) -> _View:
     at_work = {job.worker_id: job for job in situation.running}
-    remaining = {job.job_id: _remaining(job) for job in situation.running}
+    # what a dead worker holds will begin again, nobody knows when
+    lost = {job.job_id for job in situation.running if job.worker_id not in situation.workers}
+    remaining = {job.job_id: None if job.job_id in lost else _remaining(job) for job in situation.running}
     free_in = [
         _or_unknown(remaining[at_work[worker].job_id]) if worker in at_work else 0.0
         for worker in situation.workers
     ]
     turns = forecast(situation.waiting, situation.served_seconds, free_in)
-    is_known = all(seconds is not None for seconds in remaining.values())
+    is_known = all(remaining[job.job_id] is not None for job in situation.running if job.job_id not in lost)
     known: set[str] = set()
     for candidate in sorted(situation.waiting, key=lambda candidate: turns[candidate.job_id].position):
         is_known = is_known and candidate.seconds is not None

@@ -112,8 +112,18 @@ def add_event(
     )
 
 
+def mark_read(connection: sa.Connection, job_id: str, now: datetime) -> None:
+    """Note that a job's client knows its id, if that was not known."""
+    is_unread = (jobs.c.id == job_id) & jobs.c.read_at.is_(None)
+    connection.execute(sa.update(jobs).where(is_unread).values(read_at=now))
+
+
 def wish_to_cancel(connection: sa.Connection, row: Row, now: datetime) -> Row:
-    """Cancel at once what has not begun; ask the worker to stop what has; leave alone what has ended. Returns the row."""
+    """Cancel at once what has not begun; ask the worker to stop what has; leave alone what has ended. Returns the row.
+
+    Who wishes that knows the job's id.
+    """
+    mark_read(connection, row.id, now)
     if row.status == JobStatus.QUEUED:
         return move(connection, row, JobStatus.CANCELLED, now, cancel_requested=True)
     if row.status == JobStatus.RUNNING and not row.cancel_requested:

@@ -107,9 +107,8 @@ class ForClients(Base):
 
     def mark_read(self, job_id: str) -> None:
         """Note that the job's client knows its id."""
-        is_unread = (jobs.c.id == job_id) & jobs.c.read_at.is_(None)
         with self._database.write_soon() as connection:
-            connection.execute(sa.update(jobs).where(is_unread).values(read_at=self._now()))
+            changes.mark_read(connection, job_id, self._now())
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """Return the job.
@@ -194,8 +193,9 @@ class ForClients(Base):
         Raises:
             JobNotFound: there is none of that id, or it has been deleted.
         """
+        now = self._now()
         with self._database.write() as connection:
-            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id, owner), self._now())
+            row = changes.wish_to_cancel(connection, changes.locked(connection, job_id, owner), now)
         return job_of(row)
 
     def delete(self, job_id: str, owner: str | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from . import changes, history, queue
 from .base import Base
 from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
-from .tables import idempotency, jobs, workers
+from .tables import deployment, idempotency, jobs, workers
 
 
 class ForWorkers(Base):
@@ -191,6 +191,11 @@ class ForWorkers(Base):
             return 0
         with self._database.write_soon() as connection:
             return history.prune(connection, ended_before)
+
+    def deployment_id(self) -> str:
+        """Return this database's own name; a copy of it has the same."""
+        with self._database.read() as connection:
+            return str(connection.scalars(sa.select(deployment.c.id)).one())
 
     def unowned(self, keys: Collection[str]) -> set[str]:
         """Tell which of these files no job needs or will need. Made for a few hundred at once.

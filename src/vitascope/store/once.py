@@ -21,7 +21,7 @@ def find_first(connection: sa.Connection, key_id: str, once: Once, now: datetime
     """Return the job that the request made when it was first sent; None if it is new.
 
     By its name, or else, if it is an automatic retry, by being the same as that of a job about which its client has not
-    asked yet: who never had the answer does not know the id.
+    asked yet: who never had the answer does not know the id. Of several such jobs it is the newest.
 
     Raises:
         IdempotencyConflict: the name was another request's, or its job has been deleted.
@@ -51,7 +51,7 @@ def _unread(connection: sa.Connection, key_id: str, once: Once, now: datetime) -
     is_it = (jobs.c.fingerprint == once.fingerprint) & (jobs.c.key_id == key_id)
     is_unknown = jobs.c.read_at.is_(None) & jobs.c.deleted_at.is_(None)
     is_recent = jobs.c.created_at >= now - RETRY_WINDOW
-    query = sa.select(jobs).where(is_it, is_unknown, is_recent).order_by(jobs.c.number).limit(1)
+    query = sa.select(jobs).where(is_it, is_unknown, is_recent).order_by(jobs.c.number.desc()).limit(1)
     return connection.execute(query).one_or_none()
 
 

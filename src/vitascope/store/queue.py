@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,12 +23,12 @@ from vitascope.domain.job import JobStatus
 from .rows import Row, Running
 from .tables import jobs, keys, shares, speeds
 
-JOBS_PER_KEY = 8
-"""Candidates of a key, of each kind: its oldest and its shortest jobs. More could only matter where workers of several models
-ask, or where other claims have locked so many."""
+JOBS_PER_LINE = 8
+"""Candidates of a key and a priority, of each kind: the oldest and the shortest jobs. More could only matter where workers of
+several models ask, or where others have locked so many."""
 
 KEYS_PER_CLAIM = 4
-"""Keys that a claim looks at, of the highest priority: those that have had the least. Only one of them can come next."""
+"""Keys that a claim looks at: of those with urgent jobs the ones that have had the least, one of which is the next."""
 
 #: Estimates the seconds of an effort; None if nothing is known.
 Estimate = Callable[[Effort], float | None]
@@ -62,16 +63,17 @@ def lock_next(
         device: of the asking worker.
         warm_models: that the asking worker has loaded.
     """
-    waiting_keys = _waiting_keys(connection)
-    if not waiting_keys:
+    lines = _lines(connection, now)
+    if not lines:
         return None
     estimate = estimate_on(connection, [device])
     served: Mapping[str, float] = {}
-    if len(waiting_keys) > 1:
+    if len({line.key_id for line in lines}) > 1:
         served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
-    rows = [row for key in _due(waiting_keys, served) for row in _window(connection, key)]
+    top = max(line.priority for line in lines)
+    rows = [row for line in _due(lines, served, top) for row in _window(connection, line)]
     candidates = [candidate_of(row, now, estimate) for row in sorted(rows, key=lambda row: int(row.number))]
-    while (chosen := arbiter.next_of(candidates, served, warm_models)) is not None:
+    while (chosen := arbiter.next_of(candidates, served, warm_models, top)) is not None:
         query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
         row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
         if row is not None:
@@ -80,12 +82,28 @@ def lock_next(
     return None
 
 
-def _waiting_keys(connection: sa.Connection) -> list[Any]:
-    first, oldest = sa.func.min(jobs.c.precedence), sa.func.min(jobs.c.number)
-    query = sa.select(jobs.c.key_id, first.label("precedence"), oldest.label("oldest"))
-    query = query.where(is_queued).group_by(jobs.c.key_id)
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Jobs of a key and a priority."""
+
+    key_id: str
+    priority: int
+    #: Of the one that has waited longest.
+    oldest: int
+    waited_seconds: float
+
+
+def _lines(connection: sa.Connection, now: datetime) -> list[_Line]:
+    """Find who waits, without the keys that have as many jobs running as they may."""
+    oldest, since = sa.func.min(jobs.c.number), sa.func.min(jobs.c.created_at)
+    query = sa.select(jobs.c.key_id, jobs.c.precedence, oldest.label("oldest"), since.label("since"))
+    query = query.where(is_queued).group_by(jobs.c.key_id, jobs.c.precedence)
     full = _keys_at_their_limit(connection)
-    return [row for row in connection.execute(query) if row.key_id not in full]
+    return [
+        _Line(row.key_id, -row.precedence, row.oldest, _seconds(now - row.since))
+        for row in connection.execute(query)
+        if row.key_id not in full
+    ]
 
 
 def _keys_at_their_limit(connection: sa.Connection) -> frozenset[str]:
@@ -96,20 +114,21 @@ def _keys_at_their_limit(connection: sa.Connection) -> frozenset[str]:
     return frozenset(connection.scalars(query.where(at_work_by_key.c.count >= keys.c.max_running)))
 
 
-def _due(waiting_keys: Sequence[Row], served: Mapping[str, float]) -> Iterable[str]:
-    """Choose the keys that may come next: those before the others by the arbiter's rules, and who has waited longest."""
-    ranked = sorted(waiting_keys, key=lambda row: (row.precedence, served.get(row.key_id, 0.0), row.oldest))
-    patient = min(waiting_keys, key=lambda row: row.oldest)
-    return {row.key_id: None for row in (*ranked[:KEYS_PER_CLAIM], patient)}
+def _due(lines: Sequence[_Line], served: Mapping[str, float], top: int) -> list[_Line]:
+    """Choose the lines that may come next, by the arbiter's rules: the urgent ones of the keys that have had the least."""
+    urgent = [line for line in lines if arbiter.raised(line.priority, line.waited_seconds, top) == top]
+    urgent.sort(key=lambda line: (served.get(line.key_id, 0.0), line.oldest))
+    due = list(dict.fromkeys(line.key_id for line in urgent))[:KEYS_PER_CLAIM]
+    return [line for line in urgent if line.key_id in due]
 
 
-def _window(connection: sa.Connection, key_id: str) -> Sequence[Row]:
-    """Return a key's oldest and shortest jobs, the urgent ones first."""
-    waiting = sa.select(*_COLUMNS).where(is_queued, jobs.c.key_id == key_id)
+def _window(connection: sa.Connection, line: _Line) -> Sequence[Row]:
+    """Return a line's oldest and shortest jobs."""
+    is_in_line = (jobs.c.key_id == line.key_id) & (jobs.c.precedence == -line.priority)
+    waiting = sa.select(*_COLUMNS).where(is_queued, is_in_line)
     ends = (
-        waiting.order_by(jobs.c.precedence, jobs.c.number).limit(JOBS_PER_KEY),
-        waiting.order_by(jobs.c.precedence, jobs.c.total_work, jobs.c.number).limit(JOBS_PER_KEY),
-        waiting.order_by(jobs.c.number).limit(1),
+        waiting.order_by(jobs.c.number).limit(JOBS_PER_LINE),
+        waiting.order_by(jobs.c.total_work, jobs.c.number).limit(JOBS_PER_LINE),
     )
     either: sa.CompoundSelect[Any] = sa.union(*(sa.select(end.subquery()) for end in ends))
     rows: Sequence[Any] = connection.execute(either).all()
@@ -121,8 +140,12 @@ def effort_of(row: Row) -> Effort:
 
 
 def candidate_of(row: Row, now: datetime, estimate: Estimate) -> Candidate:
-    waited = max(0.0, (now - row.created_at).total_seconds())
+    waited = _seconds(now - row.created_at)
     return Candidate(row.id, row.key_id, row.model, estimate(effort_of(row)), waited, -row.precedence)
+
+
+def _seconds(elapsed: timedelta) -> float:
+    return max(0.0, elapsed.total_seconds())  # the clock may have been set back
 
 
 def waiting(connection: sa.Connection, now: datetime, estimate: Estimate, limit: int) -> list[Candidate]:

@@ -12,7 +12,7 @@ from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0004"
+HEAD = "0005"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -234,6 +234,9 @@ clock = sa.Table(
     sa.Column("boot_id", sa.String(64), primary_key=True),
     sa.Column("zero", Instant, nullable=False),
 )
+
+# one row: this database's own name, by which a storage knows whose files it holds
+deployment = sa.Table("deployment", metadata, sa.Column("id", sa.String(32), primary_key=True))
 
 #: Alembic's own; only read, to see which revision a database has.
 alembic_version = sa.table("alembic_version", sa.column("version_num", sa.String(32)))

@@ -8,16 +8,15 @@ away for a while costs nothing: the engine goes on, and what became of the job i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-import psutil
+from typing import IO, BinaryIO, Protocol, TypeVar
 
 from vitascope.domain.cost import effort_of, measured
 from vitascope.domain.errors import JobNotFound, LeaseLost, StorageError, StoreUnavailable
@@ -36,6 +35,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PAUSE_SECONDS = 0.1
+"""An idle worker looks so often whether it shall stop."""
+
+SWEEP_SECONDS = 10.0
+"""A busy worker looks at some files so often, between two jobs; an idle one at any time."""
+
 
 class Files(Protocol):
     """What the worker needs of the storage."""
@@ -45,6 +50,10 @@ class Files(Protocol):
     def path_for(self, key: str) -> Path: ...
 
     def delete(self, key: str) -> None: ...
+
+    def open(self, key: str) -> BinaryIO: ...
+
+    def put_bytes(self, data: bytes, key: str) -> None: ...
 
     def files_in(self, folder: str) -> Iterator[StoredFile]: ...
 
@@ -89,26 +98,36 @@ class Worker:
         self._warm_models: frozenset[str] = frozenset()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
-        self._stopping = threading.Event()
         self._stop_at: float | None = None
-        self._seen_at = float("-inf")
+        self._tidied_at = self._swept_at = float("-inf")
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more; a running job has `drain_seconds` left, or none. Safe to call from a signal handler."""
+        # nothing with a lock: the signal may have come while this very thread held it
         self._stop_at = time.monotonic() + (0.0 if at_once else self._config.drain_seconds)
-        self._stopping.set()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for much longer than until the worker is told to stop."""
+        until = time.monotonic() + seconds
+        while self._stop_at is None and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, PAUSE_SECONDS))
 
     def run(self) -> None:
         """Claim and run jobs until stopped."""
-        self._config.work_folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self._config.work_folder)
+        with _lock(self._config.work_folder) as lock:
+            self._config.work_folder.mkdir(exist_ok=True)
+            _remove_abandoned(self._config.work_folder)
+            self._work()
+            Path(lock.name).unlink(missing_ok=True)
+
+    def _work(self) -> None:
         try:
-            while not self._stopping.is_set():
+            while self._stop_at is None:
                 try:
                     self._work_once()
                 except StoreUnavailable as error:
                     logger.warning("store unavailable: %s", error.message)
-                    self._stopping.wait(STORE_RETRY_SECONDS)
+                    self._pause(STORE_RETRY_SECONDS)
         finally:
             self._drop_engine()
             shutil.rmtree(self._config.work_folder, ignore_errors=True)
@@ -117,12 +136,7 @@ class Worker:
 
     def _work_once(self) -> None:
         """Run the next job, or wait a moment for one."""
-        if time.monotonic() - self._seen_at > self._config.lease_seconds / 3:
-            self._store.worker_seen(self._config.worker_id, self._device or None)
-            self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
-            self._store.prune()
-            self._seen_at = time.monotonic()
-        self._sweep.advance()
+        self._tidy()
         self._hear_idle_engine(self._ready_engine())
         asked_at = time.monotonic()
         lease = self._store.claim(
@@ -131,10 +145,22 @@ class Worker:
             device=self._device,
             warm_models=self._warm_models,
         )
+        if lease is None or asked_at - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = asked_at
+            self._sweep.advance()
         if lease is None:
-            self._stopping.wait(self._config.poll_seconds)
+            self._pause(self._config.poll_seconds)
         else:
             self._run_one(lease, asked_at)
+
+    def _tidy(self) -> None:
+        """A few times in the length of a lease: be seen, and queue what dead workers held again."""
+        if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
+            return
+        self._tidied_at = time.monotonic()
+        self._store.worker_seen(self._config.worker_id, self._device or None)
+        self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
+        self._store.prune()
 
     def _ready_engine(self) -> EngineProcess:
         """Return the engine process; starts one if there is none, or if it died without a job."""
@@ -158,7 +184,7 @@ class Worker:
         """Note on what kind of device the engine works, and which models it has loaded."""
         if self._device != message["device"]:
             self._device = message["device"]
-            self._seen_at = float("-inf")  # let the store know soon
+            self._tidied_at = float("-inf")  # let the store know soon
         self._warm_models = frozenset(message["loaded"])
 
     def _run_one(self, lease: Lease, leased_at: float) -> None:
@@ -198,7 +224,7 @@ class Worker:
         engine.send(self._order(lease, out))
         known_step_seconds = self._step_times.of(plan)
         patience = Patience(plan.num_inference_steps, known_step_seconds, self._config.hang_seconds)
-        watch = Watch(lease, leased_at, self._config.lease_seconds, self._store, engine, patience)
+        watch = Watch(lease, leased_at, self._config.lease_seconds, self._store, engine, patience, self._tidy)
         while True:
             if self._is_time_over():
                 raise _HandBack
@@ -310,10 +336,26 @@ class Worker:
             self._engine = None
 
 
+def _lock(work_folder: Path) -> IO[bytes]:
+    """Mark a work folder as in use for as long as this process lives. Kept beside it: the folder is emptied after each job."""
+    path = work_folder.with_name(f"{work_folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # another worker took it for abandoned in between
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
 def _remove_abandoned(work_folder: Path) -> None:
-    """Remove what workers of this machine left behind when they were killed: folders named after a process that is gone."""
-    host = work_folder.name.rpartition("-")[0]
-    for folder in work_folder.parent.glob(f"{host}-*"):
-        pid = folder.name.rpartition("-")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what killed workers left behind: folders whose lock nobody holds.
+
+    Names and process ids would say nothing: workers in containers, and on machines that share the data folder, may have the same.
+    """
+    for path in work_folder.parent.glob("*.lock"):
+        with contextlib.suppress(OSError), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink()

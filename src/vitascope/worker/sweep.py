@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from itertools import chain, islice
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from vitascope.domain.errors import StorageError
 from vitascope.storage import StoredFile
@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 FOLDERS = ("inputs", "videos")
 """Where jobs' files are."""
+
+MARKER = "deployment"
+"""Key of the file that names the database whose files these are."""
 
 PASS_SECONDS = 3600.0
 """How often all files are looked at."""
@@ -29,6 +32,8 @@ FILES_AT_ONCE = 200
 class Owners(Protocol):
     """What the sweep needs of the store."""
 
+    def deployment_id(self) -> str: ...
+
     def unowned(self, keys: Collection[str]) -> set[str]: ...
 
 
@@ -36,6 +41,10 @@ class SweptFiles(Protocol):
     """What the sweep needs of the storage."""
 
     def files_in(self, folder: str) -> Iterator[StoredFile]: ...
+
+    def open(self, key: str) -> BinaryIO: ...
+
+    def put_bytes(self, data: bytes, key: str) -> None: ...
 
     def delete(self, key: str) -> None: ...
 
@@ -74,8 +83,25 @@ class Sweep:
             if time.monotonic() < self._next_pass_at:
                 return []
             self._next_pass_at = time.monotonic() + PASS_SECONDS
+            if not self._is_ours():
+                return []
             self._listing = chain.from_iterable(self._files.files_in(folder) for folder in FOLDERS)
         some = list(islice(self._listing, FILES_AT_ONCE))
         if len(some) < FILES_AT_ONCE:
             self._listing = None
         return some
+
+    def _is_ours(self) -> bool:
+        """Whether these are the files of this very database: to another one they would all seem to be nobody's."""
+        own = self._store.deployment_id()
+        try:
+            with self._files.open(MARKER) as file:
+                found = file.read(1000).decode("ascii", errors="replace")
+        except StorageError:  # nobody has written it yet
+            self._files.put_bytes(own.encode("ascii"), MARKER)
+            return True
+        if found != own:
+            logger.warning(
+                "the storage holds files of another database: none are removed", extra={"key": MARKER}
+            )
+        return found == own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Lease
@@ -45,6 +46,7 @@ class Watch:
         store: where the heartbeat goes.
         engine: what is watched.
         patience: how long it may be silent.
+        tidy: called whenever the store has answered: a job of half an hour must not keep the worker from its other duties.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Watch:
         store: Store,
         engine: EngineProcess,
         patience: Patience,
+        tidy: Callable[[], None],
     ) -> None:
         self._lease = lease
         self._lease_seconds = lease_seconds
         self._store = store
         self._engine = engine
         self._patience = patience
+        self._tidy = tidy
         self._ours_until = leased_at + lease_seconds
         self._renew_at = leased_at + self.pause_seconds
         self._is_store_away = False
@@ -115,6 +119,7 @@ class Watch:
         asked_at = time.monotonic()
         try:
             is_cancelled = self._store.renew(self._lease, self._lease_seconds)
+            self._tidy()
         except StoreUnavailable as error:
             self._store_is_away(error)
             return

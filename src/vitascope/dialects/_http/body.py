@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -28,9 +28,14 @@ from vitascope.domain.errors import (
 
 from .fields import Fields
 
+T = TypeVar("T")
+
 GAP_SECONDS = 20.0
 BODY_SECONDS = 300.0
 """How long a body may pause, and take: 32 MiB in so long is a megabit a second."""
+
+LARGE_BYTES = 256 * 1024
+"""Longer bodies are decoded in a thread: 32 MiB of JSON would hold the event loop for 0.3 s."""
 
 MAX_FIELDS = 1000
 MAX_NAME_BYTES = 1024
@@ -51,15 +56,22 @@ async def read_body(request: Request, max_bytes: int) -> Fields:
     header = request.headers.get("content-type", "")
     kind = header.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return Fields(_multipart(data, header))
-    if kind == "application/x-www-form-urlencoded":
-        return Fields(_urlencoded(data))
-    if kind == "application/json" or kind.endswith("+json") or not kind:
-        return Fields(_json(data))
-    raise UnsupportedContentType(
-        f"the content type `{kind[:60]}` is not read here",
-        hint="send application/json or multipart/form-data",
-    )
+        values = await in_thread_if_large(len(data), lambda: _multipart(data, header))
+    elif kind == "application/x-www-form-urlencoded":
+        values = await in_thread_if_large(len(data), lambda: _urlencoded(data))
+    elif kind == "application/json" or kind.endswith("+json") or not kind:
+        values = await in_thread_if_large(len(data), lambda: _json(data))
+    else:
+        raise UnsupportedContentType(
+            f"the content type `{kind[:60]}` is not read here",
+            hint="send application/json or multipart/form-data",
+        )
+    return Fields(values, len(data))
+
+
+async def in_thread_if_large(num_bytes: int, function: Callable[[], T]) -> T:
+    """Do what takes time in proportion to a body's length where it keeps nobody waiting."""
+    return function() if num_bytes <= LARGE_BYTES else await asyncio.to_thread(function)
 
 
 async def _receive(request: Request, max_bytes: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import HTTPConnection
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import QueueFull
+from vitascope.domain.errors import QueueFull, StoreUnavailable
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.service import Draft, Service
@@ -44,6 +45,7 @@ class Desk:
     _writer: GroupWriter = field(init=False)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "store"))
     _background: set[asyncio.Future[None]] = field(default_factory=set)
+    _looking: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self.tail = Tail(lambda cursors: self.read(self.service.events_after, cursors))
@@ -95,8 +97,8 @@ class Desk:
         try:
             await self.read(self.service.check_room, caller)
         except QueueFull:
-            await self._look()  # for a true Retry-After
-            await self.read(self.service.check_room, caller)
+            self._look()  # for the Retry-After of the next ones: this one is not kept waiting
+            raise
 
     async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
         """Store a draft's picture, then make it a job.
@@ -120,22 +122,35 @@ class Desk:
         await asyncio.to_thread(self.service.remove, keys)
 
     async def expectation(self, job: Job) -> Expectation:
-        """Tell where a job is in the queue and when it will be ready."""
+        """Tell where a job is in the queue and when it will be ready. Never fails: what was asked for has happened."""
         if job.status.is_terminal:
             return Expectation()
-        await self._look()
+        look = self._look()
+        if look is not None and self.service.outlook.is_outdated:
+            await asyncio.wait([look])
         return self.service.outlook.of(job)
 
-    async def _look(self) -> None:
-        if self.service.outlook.is_stale:
+    def _look(self) -> asyncio.Task[None] | None:
+        """Begin a look at the queue if the last one is too old. One at a time: meanwhile answers come from the last one."""
+        if not self.service.outlook.is_stale:
+            return None
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_once())
+        return self._looking
+
+    async def _look_once(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # then nothing is told of waiting times
             await self._in_thread(self.service.outlook.refresh)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what has begun."""
-        self._writer.close()
+        await self._writer.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
         self._threads.shutdown()
 
 

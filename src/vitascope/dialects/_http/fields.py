@@ -23,7 +23,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 class Fields:
     """Values by the client's own names. All getters raise InvalidParameter under that name."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], num_bytes: int = 0) -> None:
+        #: Length of the body that they came in.
+        self.num_bytes = num_bytes
         self._values = {name: value for name, value in values.items() if value is not None}
 
     def raw(self, name: str) -> Any:

@@ -37,9 +37,16 @@ class GroupWriter:
         self._thread = ThreadPoolExecutor(1, "store-writer")
         self._calls: list[_Call] = []
         self._runner: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call `function`, which only writes to the store; when this returns, that is durable."""
+        """Call `function`, which only writes to the store; when this returns, that is durable.
+
+        Raises:
+            StoreUnavailable: the database does not answer, or the writer is closed.
+        """
+        if self._is_closed:
+            raise StoreUnavailable("the server is stopping")
         loop = asyncio.get_running_loop()
         call = _Call(function, loop.create_future())
         self._calls.append(call)
@@ -51,9 +58,9 @@ class GroupWriter:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._calls:
-            batch, self._calls = self._calls[:MOST_TOGETHER], self._calls[MOST_TOGETHER:]
-            outcomes = await loop.run_in_executor(self._thread, self._write, batch)
-            for call, (result, error) in zip(batch, outcomes, strict=True):
+            group, self._calls = self._calls[:MOST_TOGETHER], self._calls[MOST_TOGETHER:]
+            outcomes = await loop.run_in_executor(self._thread, self._write, group)
+            for call, (result, error) in zip(group, outcomes, strict=True):
                 if call.future.done():  # who asked is gone; it has happened all the same
                     continue
                 if error is None:
@@ -61,16 +68,19 @@ class GroupWriter:
                 else:
                     call.future.set_exception(error)
 
-    def _write(self, batch: list[_Call]) -> list[tuple[Any, Exception | None]]:
+    def _write(self, group: list[_Call]) -> list[tuple[Any, Exception | None]]:
         try:
             with self._together():
-                outcomes = [_outcome(call.function) for call in batch]
+                outcomes = [_outcome(call.function) for call in group]
         except Exception as error:  # noqa: BLE001  each of those who wait raises it
-            return [(None, error)] * len(batch)
+            return [(None, error)] * len(group)
         return outcomes
 
-    def close(self) -> None:
-        """Finish what has begun."""
+    async def close(self) -> None:
+        """Finish what was asked for; nothing more is taken."""
+        self._is_closed = True
+        if self._runner is not None and not self._runner.done():
+            await asyncio.wait([self._runner])
         self._thread.shutdown()
 
 

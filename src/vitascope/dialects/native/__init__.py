@@ -71,7 +71,7 @@ class NativeDialect:
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
         wanted, image = to_request(fields, desk.service.spec)
-        once = _http.once_of(request, fields)
+        once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(caller, once)
         draft = desk.service.prepare(wanted, caller, image)
@@ -112,9 +112,11 @@ class NativeDialect:
         desk = _http.desk_of(request)
         caller = _http.caller_of(request)
         ended = await desk.find(caller, _own(job_id))
-        await desk.admit(caller)
+        once = await _http.once_of(request, _http.Fields({}))
+        await desk.admit(caller, once)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
-        return await _shown(desk, await desk.submit(caller, draft), made=True)
+        job = await desk.submit(caller, draft, once)
+        return await _shown(desk, job, made=job.id == draft.job_id)
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""

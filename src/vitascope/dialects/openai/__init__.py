@@ -59,7 +59,7 @@ class OpenAIDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
-        once = _http.once_of(request, fields)
+        once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(caller, once)
         try:
