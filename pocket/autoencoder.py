@@ -1,32 +1,32 @@
-"""Train the video autoencoder: 16x16 pixels and four frames become one cell of 24 numbers.
+"""Train the video autoencoder: 16x16 pixels and four frames become one cell of 24 or 32 numbers.
 
 The class is diffusers' `AutoencoderKLWan`. It runs frame group by frame group with a cache, which is
 slow in training; `encode_clip` and `decode_clip` compute the same numbers over whole clips (checked by
 `--check`). The one attention block is left at zero: a purely convolutional network trained on crops
 runs unchanged on whole frames of any size.
 
-`python pocket/autoencoder.py --minutes 25` trains (and resumes), measures the latents' mean and spread
+`python pocket/autoencoder.py --minutes 25` trains (and goes on from its checkpoint), measures the latents' mean and spread
 and writes WORK/vae. `--decoder` goes on with the decoder alone while the latents stay as they are, so it can
 run beside the denoiser's training.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import queue
 import random
 import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from data import BACKGROUNDS, MOTIONS, SUBJECTS, Scene, Sprites, compose, compose_any, default_work, sheet
+from clips import Clips, open_clips
+from data import sheet
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanCausalConv3d,
@@ -35,23 +35,20 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     patchify,
     unpatchify,
 )
+from diffusers.models.modeling_utils import ModelMixin
 from muon import Muon
+from presets import Setup, parser_of, setup_of
+from sources import need_space
 from torch import Tensor, nn
 
-Z_DIM = 24
 
-
-def new_autoencoder() -> AutoencoderKLWan:
+def new_autoencoder(sizes: dict[str, Any]) -> AutoencoderKLWan:
     """A fresh autoencoder; the encoder is the narrower half, because latents are cheap to find."""
     vae = AutoencoderKLWan(
-        base_dim=32,
-        decoder_base_dim=40,
-        z_dim=Z_DIM,
-        dim_mult=[1, 2, 2],
-        num_res_blocks=1,
+        **sizes,
         temperal_downsample=[True, True],
-        latents_mean=[0.0] * Z_DIM,
-        latents_std=[1.0] * Z_DIM,
+        latents_mean=[0.0] * sizes["z_dim"],
+        latents_std=[1.0] * sizes["z_dim"],
         is_residual=True,
         in_channels=48,
         out_channels=48,
@@ -132,7 +129,7 @@ def encode_clip(vae: AutoencoderKLWan, x: Tensor) -> Tensor:
             x = _block(block, x)
         x = (x if down.downsampler is None else _resample(down.downsampler, x)) + shortcut
     x = _norm_silu(encoder.norm_out, _middle(encoder.mid_block, x))
-    return _conv(vae.quant_conv, _conv(encoder.conv_out, x))[:, :Z_DIM]
+    return _conv(vae.quant_conv, _conv(encoder.conv_out, x))[:, : vae.config.z_dim]
 
 
 def decode_clip(vae: AutoencoderKLWan, z: Tensor) -> Tensor:
@@ -162,57 +159,14 @@ def check(vae: AutoencoderKLWan) -> None:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def _clip(rng: random.Random, sprites: Sprites, codes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mostly the scenes the model will be asked for, some with anything anywhere."""
-    roll = rng.random()
-    if roll < 0.12:
-        return compose_any(rng, sprites, codes)
-    loose = roll < 0.27
-    return compose(
-        Scene(
-            rng.choice(SUBJECTS).name,
-            rng.choice(tuple(BACKGROUNDS)),
-            rng.choice(MOTIONS),
-            rng.randint(-40, 40) if loose else rng.choice((-16, 0, 16)),
-            (rng.uniform(-1, 1), rng.uniform(-1, 1)),
-            rng.randint(-20, 20) if loose else 0,
-        ),
-        sprites,
-    )
-
-
-def crops(
-    rng: random.Random, sprites: Sprites, codes: list[str], count: int, size: int, length: int = 17
-) -> tuple[Tensor, Tensor]:
-    """`count` crops of `size` pixels and `length` frames aligned to cells, most of them on the subject."""
-    clips, masks = [], []
-    while len(clips) < count:
-        frames, mask = _clip(rng, sprites, codes)
-        ys, xs = np.nonzero(mask.max(0))
-        for _ in range(1 if size >= 192 else 4):
-            limit = (frames.shape[1] - size) // 16
-            if len(ys) and rng.random() < 0.8:
-                k = rng.randrange(len(ys))
-                y = min(limit, max(0, (int(ys[k]) - size // 2 + 8) // 16)) * 16
-                x = min(limit, max(0, (int(xs[k]) - size // 2 + 8) // 16)) * 16
-            else:
-                y, x = rng.randint(0, limit) * 16, rng.randint(0, limit) * 16
-            t = rng.randint(0, (frames.shape[0] - length) // 4) * 4
-            clips.append(frames[t : t + length, y : y + size, x : x + size])
-            masks.append(mask[t : t + length, y : y + size, x : x + size])
-    clip = torch.from_numpy(np.stack(clips[:count])).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-    return clip, torch.from_numpy(np.stack(masks[:count])).float() / 255
-
-
-def start_loader(sprites: Sprites, seed: int, count: int, size: int, length: int) -> queue.Queue:
+def start_loader(clips: Clips, seed: int, count: int, side: int) -> queue.Queue:
     """Compose batches in one thread beside the training."""
     batches: queue.Queue = queue.Queue(2)
-    codes = sprites.codes()
 
     def run() -> None:
         rng = random.Random(seed)
         while True:
-            batches.put(crops(rng, sprites, codes, count, size, length))
+            batches.put(clips.crops(rng, count, side))
 
     threading.Thread(target=run, daemon=True).start()
     return batches
@@ -222,19 +176,22 @@ def start_loader(sprites: Sprites, seed: int, count: int, size: int, length: int
 
 
 def loss_of(y: Tensor, x: Tensor, mask: Tensor, edges: float) -> Tensor:
-    """Squared and absolute error; the subject counts four times.
+    """Squared and absolute error, and the absolute error of a Laplacian pyramid; the subject counts four times.
 
-    Differences of neighbours sharpen edges, but in the beginning they are all that the network sees and
-    it stalls at 14 dB: `edges` lets them in slowly.
+    The pyramid sharpens edges, but in the beginning edges are all that the network sees of such a loss
+    and it stalls at 14 dB: `edges` lets it in slowly.
     """
     weight = (1 + 3 * mask)[:, None]
     error = y.float() - x
     diff = error * weight
     loss = (diff * error).mean() + 0.5 * diff.abs().mean()
-    sides = (diff[..., 1:] - diff[..., :-1]).abs().mean() + (
-        diff[..., 1:, :] - diff[..., :-1, :]
-    ).abs().mean()
-    return loss + edges * sides
+    bands = diff.transpose(1, 2).flatten(0, 1)
+    for _ in range(3 if edges else 0):
+        coarse = F.avg_pool2d(bands, 2)
+        fine = F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        loss = loss + edges * (bands - fine).abs().mean()
+        bands = coarse
+    return loss
 
 
 def noisy(z: Tensor, amount: float = 0.08) -> Tensor:
@@ -263,30 +220,30 @@ def save(path: Path, state: dict) -> None:
 class Trainer:
     """Network, average, optimizers and counters: all that a checkpoint holds."""
 
-    def __init__(self, args: argparse.Namespace, vae: AutoencoderKLWan) -> None:
-        self.args, self.vae = args, vae
-        self.checkpoint = args.work / ("decoder.pt" if args.decoder else "autoencoder.pt")
-        if args.decoder:
+    def __init__(self, setup: Setup, vae: AutoencoderKLWan, *, decoder: bool) -> None:
+        self.setup, self.vae, self.decoder = setup, vae, decoder
+        self.checkpoint = setup.work / ("decoder.pt" if decoder else "autoencoder.pt")
+        if decoder:
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
         named = {n: p for n, p in vae.named_parameters() if p.requires_grad}
         matrices = [p for n, p in named.items() if p.ndim > 4 or "resample.1.weight" in n]
         chosen = {id(p) for p in matrices}
         self.parameters = list(named.values())
+        others = [p for p in self.parameters if id(p) not in chosen]
         self.optimizers = [
             Muon(matrices, weight_decay=0.05),
-            torch.optim.AdamW(
-                [p for p in self.parameters if id(p) not in chosen], betas=(0.9, 0.98), weight_decay=0.0
-            ),
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.average = {k: v.detach().clone() for k, v in vae.state_dict().items()}
         self.step, self.spent = 0, 0.0
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
+            state = torch.load(self.checkpoint, weights_only=True, map_location=setup.device)
             vae.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.average, self.step, self.spent = state["average"], state["step"], state["spent"]
+        self.first = self.step
 
     def keep(self) -> None:
         state = {
@@ -298,18 +255,17 @@ class Trainer:
         }
         save(self.checkpoint, state)
 
-    def advance(self, x: Tensor, mask: Tensor) -> tuple[float, Tensor]:
-        """One step; returns the loss and the reconstruction."""
-        done = min(1, self.spent / (self.args.minutes * 60))
-        rate = self.args.lr * min(1, (self.step + 1) / 30) * (0.5 + 0.5 * math.cos(math.pi * done)) + 2e-5
+    def advance(self, x: Tensor, mask: Tensor, rate: float, done: float) -> tuple[float, Tensor]:
+        """One step, `done` of the run being behind; returns the loss and the reconstruction."""
+        rate *= min(1, (self.step - self.first + 1) / 30) * (0.5 + 0.5 * math.cos(math.pi * done)) + 2e-3
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(not self.args.decoder):
+        with self.setup.autocast():
+            with torch.set_grad_enabled(not self.decoder):
                 z = encode_clip(self.vae, x)
             y = decode_clip(self.vae, noisy(z))
-        edges = 0.3 if self.args.decoder else 0.5 * done
+        edges = 0.3 if self.first else 0.5 * done
         loss = loss_of(y, x, mask, edges) + 1e-3 * z.float().square().mean()
         self.vae.zero_grad()
         loss.backward()
@@ -317,94 +273,111 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        decay = min(0.997, self.step / (self.step + 20))
-        with torch.no_grad():
-            for key, value in self.vae.state_dict().items():
-                self.average[key].lerp_(value, 1 - decay)
+        self._follow(min(0.997, self.step / (self.step + 20)))
         return loss.item(), y.detach().float()
 
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        for key, value in self.vae.state_dict().items():
+            self.average[key].lerp_(value, 1 - decay)
 
-def train(args: argparse.Namespace, vae: AutoencoderKLWan, sprites: Sprites) -> None:
-    trainer = Trainer(args, vae)
-    budget, before, started = args.minutes * 60, trainer.spent, time.monotonic()
-    loader = start_loader(sprites, args.seed + trainer.step, args.batch, args.crop, args.length)
+
+def train(trainer: Trainer, clips: Clips, minutes: float) -> None:
+    """Crops, then whole frames in the last minute (or tenth); logs twice a minute."""
+    preset, seed = trainer.setup.preset, trainer.setup.args.seed
+    budget, before, started = minutes * 60, trainer.spent, time.monotonic()
+    shapes = [preset.crop, min(s.height for s in preset.shapes)]
+    loader = start_loader(clips, seed + trainer.step, preset.crops, shapes[0])
     shown, losses = before, []
-    while trainer.spent < budget:
+    while (ran := time.monotonic() - started) < budget:
+        if len(shapes) > 1 and budget - ran < min(60, budget / 10):
+            whole = max(1, round(preset.crops * (shapes.pop(0) / shapes[0]) ** 2))
+            loader = start_loader(clips, seed + trainer.step, whole, shapes[0])
         x, mask = loader.get()
-        loss, y = trainer.advance(x, mask)
+        loss, y = trainer.advance(x, mask, trainer.setup.args.lr or preset.autoencoder_rate, ran / budget)
         losses.append(loss)
-        trainer.spent = before + time.monotonic() - started
+        trainer.spent = before + ran
         if trainer.spent - shown > 30:
             shown = trainer.spent
-            whole, subject = psnr(y, x, mask)
-            line = {
-                "step": trainer.step, "s": round(shown), "loss": round(float(np.mean(losses)), 4),
-                "psnr": round(whole, 2), "subject": round(subject, 2),
-            }  # fmt: skip
+            whole_db, subject_db = psnr(y, x, mask)
+            log(trainer.checkpoint.with_suffix(".jsonl"), step=trainer.step, s=round(shown), loss=round(float(np.mean(losses)), 4),
+                psnr=round(whole_db, 2), subject=round(subject_db, 2))  # fmt: skip
             losses.clear()
-            print(json.dumps(line), flush=True)
-            with trainer.checkpoint.with_suffix(".jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if trainer.step % 100 == 0:
             trainer.keep()
     trainer.keep()
-    vae.load_state_dict(trainer.average)
+    trainer.vae.load_state_dict(trainer.average)
 
 
-def finish(args: argparse.Namespace, vae: AutoencoderKLWan, sprites: Sprites) -> None:
-    """Measure the latents, store their mean and spread in the config, write WORK/vae and a sheet."""
-    rng = random.Random(99)
-    latents, shown = [], []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for index in range(40):
-            x, mask = crops(rng, sprites, sprites.codes(), 1, 192)
+def log(path: Path, **figures: float) -> None:
+    """One line for a loss log and for whoever watches."""
+    line = json.dumps(figures)
+    print(line, flush=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+@torch.no_grad()
+def measure(setup: Setup, vae: AutoencoderKLWan, clips: Clips, count: int) -> tuple[Tensor, list, list]:
+    """Latents of unseen compositions (channels, all), PSNR pairs, and some clips beside their originals."""
+    rng, latents, figures, shown = random.Random(99), [], [], []
+    for index in range(count):
+        shape = setup.preset.shapes[index % len(setup.preset.shapes)]
+        x, mask, *_ = clips.clips(rng, 1, shape, hidden=True)
+        with setup.autocast():
             z = encode_clip(vae, x).float()
-            latents.append(z)
-            if index < 6:
-                y = decode_clip(vae, z).float()
-                print("whole frame psnr, subject:", psnr(y, x, mask), flush=True)
-                pair = torch.cat([x, y.clamp(-1, 1)], 3)[0].permute(1, 2, 3, 0)
-                shown.append(((pair + 1) * 127.5).round().byte().numpy())
-    z = torch.cat(latents).transpose(0, 1).flatten(1)
-    if not args.decoder:  # a frozen encoder keeps its scale: the denoiser has learnt it
+            y = decode_clip(vae, z).float()
+        latents.append(z[0].flatten(1))
+        figures.append(psnr(y, x, mask))
+        if len(shown) < 6 and shape == setup.preset.shapes[0]:
+            pair = torch.cat([x, y.clamp(-1, 1)], 3)[0].permute(1, 2, 3, 0)
+            shown.append(((pair + 1) * 127.5).round().byte().cpu().numpy())
+    return torch.cat(latents, 1), figures, shown
+
+
+def finish(setup: Setup, vae: AutoencoderKLWan, clips: Clips, *, decoder: bool) -> None:
+    """Measure the latents, store their mean and spread in the config, write WORK/vae and a sheet."""
+    z, figures, shown = measure(setup, vae, clips, 36)
+    if not decoder:  # a frozen encoder keeps its scale: the denoiser has learnt it
         vae.register_to_config(latents_mean=z.mean(1).tolist(), latents_std=z.std(1).tolist())
-    folder = args.work / "vae.tmp"
+    whole, subject = np.mean(figures, 0)
+    print(f"held-out compositions: {whole:.2f} dB, on the subject {subject:.2f} dB", flush=True)
+    replace_folder(vae, setup.work / "vae")
+    sheet(shown, setup.work / "autoencoder.png", 6)
+
+
+def replace_folder(model: ModelMixin, folder: Path, shard: str = "10GB") -> None:
+    """Save a model under another name first, then rename."""
+    part = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, max_shard_size=shard)
     shutil.rmtree(folder, ignore_errors=True)
-    vae.save_pretrained(folder)
-    shutil.rmtree(args.work / "vae", ignore_errors=True)
-    folder.rename(args.work / "vae")
-    sheet(shown, args.work / "autoencoder.png", 6)
-    print("latent std", [round(v, 2) for v in z.std(1).tolist()])
+    part.rename(folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=default_work())
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--crop", type=int, default=64)
+    parser = parser_of(__doc__)
     parser.add_argument(
-        "--length", type=int, default=17, help="frames of a crop: shorter than a clip and the end drifts"
+        "--minutes", type=float, default=25, help="of this run; it goes on from the checkpoint"
     )
-    parser.add_argument("--lr", type=float, default=6e-3)
+    parser.add_argument("--lr", type=float, help="default: the preset's")
     parser.add_argument("--decoder", action="store_true", help="train only the decoder of WORK/vae further")
     parser.add_argument("--check", action="store_true", help="only compare with diffusers' own path")
     args = parser.parse_args()
-    torch.set_num_threads(min(args_threads(), os.cpu_count() or 1))
-    torch.manual_seed(args.seed)
-    vae = AutoencoderKLWan.from_pretrained(args.work / "vae") if args.decoder else new_autoencoder()
+    setup = setup_of(args)
+    need_space(args.work, 1)
+    vae = (
+        AutoencoderKLWan.from_pretrained(args.work / "vae")
+        if args.decoder
+        else new_autoencoder(setup.preset.vae)
+    )
     print(sum(p.numel() for p in vae.parameters()), "parameters", flush=True)
     check(vae)
     if args.check:
         return
-    sprites = Sprites(args.work)
-    train(args, vae, sprites)
-    finish(args, vae, sprites)
-
-
-def args_threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", "2"))
+    vae.to(setup.device)
+    clips = open_clips(setup)
+    train(Trainer(setup, vae, decoder=args.decoder), clips, args.minutes)
+    finish(setup, vae, clips, decoder=args.decoder)
 
 
 if __name__ == "__main__":

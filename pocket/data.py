@@ -1,8 +1,8 @@
-"""Training clips for the embedded model: sprites, drawn backgrounds, motions, captions.
+"""The small world, in which the shipped weights were trained: ten still subjects, eight backgrounds, six motions.
 
 Nothing here knows about torch or training: a `Scene` goes in, uint8 frames, the subject's mask and
 captions come out, the same for the same scene. Composed clips teach the model; they are never shown
-as its output.
+as its output. The full world (`pack.py`, `world.py`, `stage.py`) takes its place once a GPU has trained it.
 
 `python pocket/data.py` fetches the sprites and writes a sheet of composed scenes to look at.
 """
@@ -10,26 +10,17 @@ as its output.
 from __future__ import annotations
 
 import argparse
-import base64
-import functools
 import hashlib
 import io
 import itertools
-import os
 import random
-import shutil
-import subprocess
-import tarfile
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-
-PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
-INTEGRITY = "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
+from sources import STILLS, default_work, fetch, pictures
 
 SIZE = 192
 """Native height and width in pixels."""
@@ -102,6 +93,18 @@ _VERBS = {
     "jump": ("jumps", "hops", "leaps", "jumps up and down", "is jumping", "jumping", "bounces"),
     "stay": ("stands still", "stays", "is standing", "waits", "does not move", "is", "rests"),
 }
+
+PLAIN_VERBS = {
+    "left": "{} moves to the left {}", "right": "{} moves to the right {}", "up": "{} flies up {}",
+    "down": "{} falls down {}", "jump": "{} jumps {}", "stay": "{} stands still {}",
+}  # fmt: skip
+"""How evaluation asks."""
+ASIDE = {
+    "dog": ("puppy", "hound"), "cat": ("kitten", "kitty"), "duck": ("mallard", "drake"), "fish": ("goldfish", "blue fish"),
+    "car": ("automobile", "vehicle"), "rocket": ("spaceship", "spacecraft"), "balloon": ("red balloon", "party balloon"),
+    "butterfly": ("orange butterfly", "moth"), "turtle": ("tortoise", "sea turtle"), "penguin": ("little penguin", "penguins"),
+}  # fmt: skip
+"""Other names that evaluation asks with; about half of them are in no caption."""
 
 
 @dataclass(frozen=True)
@@ -200,48 +203,11 @@ def vocabulary_words() -> set[str]:
 # --- sprites -------------------------------------------------------------------------------------
 
 
-def default_work() -> Path:
-    """The user's cache folder, so that nothing large lands in a checkout."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vitascope" / "pocket"
-
-
-def fetch(work: Path) -> Path:
-    """Return the verified package archive, downloading it once by name."""
-    work.mkdir(parents=True, exist_ok=True)
-    archive = work / "fluent-emoji-3d-1.1.0.tgz"
-    if not archive.exists():
-        if shutil.disk_usage(work).free < 1 << 30:
-            raise SystemExit(f"pocket: less than 1 GiB free in {work}; use --work another folder")
-        with tempfile.TemporaryDirectory(dir=work) as tmp:
-            try:
-                subprocess.run(
-                    ["npm", "pack", "--silent", PACKAGE], cwd=tmp, check=True, stdout=subprocess.DEVNULL
-                )
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise SystemExit(f"pocket: `npm pack {PACKAGE}` did not work: {error}") from error
-            next(Path(tmp).glob("*.tgz")).rename(archive)
-    digest = hashlib.sha512(archive.read_bytes()).digest()
-    if "sha512-" + base64.b64encode(digest).decode() != INTEGRITY:
-        raise SystemExit(f"pocket: {archive} is not {PACKAGE} ({INTEGRITY}); delete it and try again")
-    return archive
-
-
-@functools.cache
-def _archive(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        return {
-            Path(m.name).stem: tar.extractfile(m).read()  # type: ignore[union-attr]
-            for m in tar.getmembers()
-            if m.name.endswith(".webp")
-        }
-
-
 class Sprites:
     """The subjects' pictures, trimmed, scaled and turned to where they go."""
 
     def __init__(self, work: Path) -> None:
-        self._files = _archive(fetch(work))
+        self._files = pictures(fetch(work, STILLS))
         self._cache: dict[tuple[object, ...], Image.Image] = {}
 
     def codes(self) -> list[str]:
@@ -403,12 +369,19 @@ def centre(scene: Scene, frame: int, height: int) -> tuple[int, int]:
     return x, y + scene.lift
 
 
-def compose(scene: Scene, sprites: Sprites) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (T, H, W, 3) uint8 and the subject's alpha (T, H, W) uint8."""
+def compose(
+    scene: Scene, sprites: Sprites, back: Image.Image | None = None, only: Sequence[int] = range(FRAMES)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T, H, W, 3) uint8 and the subject's alpha (T, H, W) uint8.
+
+    Args:
+        back: a background instead of the scene's own.
+        only: the frames that are wanted.
+    """
     subject = SUBJECT[scene.subject]
-    back = backdrop(scene.background, scene.tint)
+    back = back or backdrop(scene.background, scene.tint)
     frames, masks = [], []
-    for index in range(FRAMES):
+    for index in only:
         image = sprites.pose(subject, scene.motion, index)
         x, y = centre(scene, index, image.height)
         at = (x - image.width // 2, y - image.height // 2)
@@ -420,22 +393,29 @@ def compose(scene: Scene, sprites: Sprites) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(masks)
 
 
-def compose_any(rng: random.Random, sprites: Sprites, codes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def compose_any(
+    rng: random.Random,
+    sprites: Sprites,
+    codes: list[str],
+    back: Image.Image | None = None,
+    only: Sequence[int] = range(FRAMES),
+) -> tuple[np.ndarray, np.ndarray]:
     """Any emoji of any size on any path: keeps the autoencoder honest on pictures users bring."""
     image = sprites.picture(
         rng.choice(codes), rng.choice((72, 88, 104, 120)), turn=rng.choice((0, 0, 0, 30, -30))
     )
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    back = backdrop(rng.choice(tuple(BACKGROUNDS)), (rng.uniform(-1, 1), rng.uniform(-1, 1)))
-    if rng.random() < 0.3:
+    own = back is None
+    back = back or backdrop(rng.choice(tuple(BACKGROUNDS)), (rng.uniform(-1, 1), rng.uniform(-1, 1)))
+    if own and rng.random() < 0.3:
         back = back.transpose(Image.Transpose.FLIP_LEFT_RIGHT).filter(
             ImageFilter.GaussianBlur(rng.choice((0, 1, 3)))
         )
     x0, y0 = rng.randint(40, 150), rng.randint(40, 150)
     dx, dy = rng.uniform(-5, 5), rng.uniform(-3, 3)
     frames, masks = [], []
-    for index in range(FRAMES):
+    for index in only:
         at = (
             round(x0 + dx * (index - 8)) - image.width // 2,
             round(y0 + dy * (index - 8)) - image.height // 2,

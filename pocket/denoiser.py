@@ -3,39 +3,41 @@
 The class is diffusers' `WanTransformer3DModel` in the Wan 2.2 TI2V layout: every token has a timestep of
 its own, so a first frame that is given (timestep zero, no noise) needs no other network than text alone.
 
-`python pocket/denoiser.py bank --clips 8000` encodes composed clips with the frozen autoencoder (in
-shards: it can be stopped and goes on where it was). `python pocket/denoiser.py train --minutes 60`
-trains on the shards that exist, takes in new ones as they appear, resumes, and writes WORK/transformer.
+`python pocket/denoiser.py bank` encodes composed clips with the frozen autoencoder into WORK/bank (in shards: it
+can be stopped and goes on where it was). `python pocket/denoiser.py train --minutes 60` trains on those shards, or,
+where there are fewer than the preset wants, on clips that it composes itself and keeps in memory; it goes on
+from its checkpoint, else from the averaged weights in WORK/transformer, and writes them anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import random
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from autoencoder import encode_clip, save
-from data import Sprites, caption, compose, default_work, random_scene, sheet
+from autoencoder import encode_clip, log, replace_folder, save
+from clips import open_clips
+from data import sheet
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from muon import Muon
+from presets import Preset, Setup, parser_of, setup_of
+from sources import need_space
 from text_encoder import MAX_SEQUENCE_LENGTH
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
+from world import Shape
 
-SHARD = 250
-CAPTIONS = 4
-TOKENS = 32
-"""Longest caption in pieces; the rest of the text length is zeros, as the pipeline pads."""
+SHARD = 256
 PROMPTS = (
     "a dog walks along the beach",
     "a puppy runs to the right in the snow",
@@ -48,23 +50,27 @@ PROMPTS = (
 )
 
 
-def new_denoiser() -> WanTransformer3DModel:
-    """A fresh denoiser: 7 layers, 256 wide; 180 tokens for a native clip."""
+def new_denoiser(preset: Preset) -> WanTransformer3DModel:
+    """A fresh denoiser that predicts nothing yet."""
+    channels = preset.vae["z_dim"]
     model = WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=4,
-        attention_head_dim=64,
-        in_channels=24,
-        out_channels=24,
+        in_channels=channels,
+        out_channels=channels,
         text_dim=384,
-        freq_dim=128,
-        ffn_dim=768,
-        num_layers=7,
         cross_attn_norm=True,
-        rope_max_seq_len=256,
+        **preset.transformer,
     )
     nn.init.zeros_(model.proj_out.weight)
     nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def compiled(model: WanTransformer3DModel, setup: Setup) -> nn.Module:
+    """Block by block on a GPU, where several shapes would each compile for a minute; whole on a CPU."""
+    if setup.device.type == "cpu":
+        return torch.compile(model)
+    model.compile_repeated_blocks(dynamic=False)
     return model
 
 
@@ -101,118 +107,151 @@ class PlainAttention:
 # --- bank ----------------------------------------------------------------------------------------
 
 
-def make_bank(args: argparse.Namespace) -> None:
-    """Compose and encode clips; each shard has its own seed and is written whole or not at all."""
-    folder = args.work / "bank"
-    folder.mkdir(exist_ok=True)
-    sprites = Sprites(args.work)
-    vae = AutoencoderKLWan.from_pretrained(args.work / "vae").eval()
+@torch.no_grad()
+def shards(setup: Setup, first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Compose and encode clips; each shard has one shape and a seed of its own."""
+    preset = setup.preset
+    if not (setup.work / "vae").is_dir():
+        raise SystemExit(
+            f"pocket: {setup.work / 'vae'} is not there; `python pocket/autoencoder.py` makes it"
+        )
+    clips = open_clips(setup)
+    vae = AutoencoderKLWan.from_pretrained(setup.work / "vae").to(setup.device).eval()
     mean, std = (
-        torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std)
+        torch.tensor(v, device=setup.device).view(1, -1, 1, 1, 1)
+        for v in (vae.config.latents_mean, vae.config.latents_std)
     )
-    for shard in range(math.ceil(args.clips / SHARD)):
-        path = folder / f"{shard:04d}.pt"
-        if path.exists():
-            continue
-        rng = random.Random(f"bank {args.seed} {shard}")
+    for number in range(first, last):
+        rng = random.Random(f"bank {setup.args.seed} {number}")
+        shape = preset.shapes[(number * 2) % (len(preset.shapes) + 1) % len(preset.shapes)]
         latents, weights, captions = [], [], []
-        for _ in range(SHARD):
-            scene = random_scene(rng)
-            frames, mask = compose(scene, sprites)
-            x = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(0, shard_size(preset), preset.bank_batch):
+            x, mask, words, _ = clips.clips(rng, preset.bank_batch, shape, wordings=preset.captions)
+            with setup.autocast():
                 z = encode_clip(vae, x).float()
-            latents.append(((z - mean) / std)[0].half())
-            cells = torch.from_numpy(mask).float().view(17, 12, 16, 12, 16).amax((2, 4)) > 128
-            weights.append(torch.cat([cells[:1], cells[1:].view(4, 4, 12, 12).any(1)]))
-            captions.append([caption(scene, rng) for _ in range(CAPTIONS)])
-        save(path, {"latents": torch.stack(latents), "subject": torch.stack(weights), "captions": captions})
-        if shard % 4 == 0:
-            print("bank", (shard + 1) * SHARD, flush=True)
+            latents.append(((z - mean) / std).half())
+            weights.append(cells_of(mask))
+            captions += words
+        yield number, {"latents": torch.cat(latents), "subject": torch.cat(weights), "captions": captions}
+
+
+def shard_size(preset: Preset) -> int:
+    return min(SHARD, max(preset.bank_batch, preset.bank // 4))
+
+
+def shard_count(preset: Preset) -> int:
+    return math.ceil(preset.bank / shard_size(preset))
+
+
+def cells_of(mask: Tensor) -> Tensor:
+    """Which latent cells hold some of the subject, (n, t, h, w)."""
+    spatial = nn.functional.max_pool2d(mask, 16) > 0.5
+    rest = spatial[:, 1:].unflatten(1, (-1, 4)).any(2)
+    return torch.cat([spatial[:, :1], rest], 1)
+
+
+def make_bank(setup: Setup) -> None:
+    """Write what is missing; each shard whole or not at all."""
+    folder = setup.work / "bank"
+    folder.mkdir(exist_ok=True)
+    for number in range(shard_count(setup.preset)):
+        path = folder / f"{number:04d}.pt"
+        if not path.exists():
+            save(path, next(shards(setup, number, number + 1))[1])
+            print("bank", (number + 1) * shard_size(setup.preset), flush=True)
 
 
 class Texts:
-    """Text states as the pipeline makes them, computed once per distinct caption."""
+    """Text states as the pipeline makes them."""
 
-    def __init__(self, work: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
-        self.encoder = BertModel.from_pretrained(work / "text_encoder", dtype=torch.float32).eval()
-        self.index: dict[str, int] = {}
-        self.states = torch.zeros(0, TOKENS, 384, dtype=torch.half)
+    def __init__(self, setup: Setup) -> None:
+        self.tokens, self.device = setup.preset.tokens, setup.device
+        self.tokenizer = AutoTokenizer.from_pretrained(setup.work / "tokenizer")
+        self.encoder = BertModel.from_pretrained(setup.work / "text_encoder", dtype=torch.float32)
+        self.encoder.to(setup.device).eval()
+
+    def ids(self, captions: list[str]) -> Tensor:
+        """Piece numbers (n, tokens), zeros after the end."""
+        out = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
+        )
+        return (out.input_ids * out.attention_mask).short()
 
     @torch.no_grad()
-    def add(self, captions: list[str]) -> None:
-        new = sorted(set(captions) - self.index.keys(), key=len)
-        parts = [self.states]
-        for start in range(0, len(new), 256):
-            chunk = new[start : start + 256]
-            ids = self.tokenizer(chunk, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
-            states = self.encoder(ids.input_ids, ids.attention_mask).last_hidden_state
-            states = states * ids.attention_mask[..., None]
-            parts.append(nn.functional.pad(states, (0, 0, 0, TOKENS - states.shape[1])).half())
-        for text in new:
-            self.index[text] = len(self.index)
-        self.states = torch.cat(parts)
-
-    def get(self, captions: list[str]) -> Tensor:
-        rows = self.states[[self.index[c] for c in captions]].float()
-        return nn.functional.pad(rows, (0, 0, 0, MAX_SEQUENCE_LENGTH - TOKENS))
+    def states(self, ids: Tensor) -> Tensor:
+        ids = ids.to(self.device).long()
+        mask = (ids > 0).long()
+        longest = int(mask.sum(1).max()) if self.device.type == "cpu" else ids.shape[1]
+        states = self.encoder(ids[:, :longest], mask[:, :longest]).last_hidden_state
+        states = states * mask[:, :longest, None]
+        return nn.functional.pad(states, (0, 0, 0, MAX_SEQUENCE_LENGTH - longest))
 
 
 class Bank:
-    """All shards in memory; `refresh` takes in what has been written since."""
+    """All clips in memory, by shape."""
 
-    def __init__(self, folder: Path, texts: Texts) -> None:
-        self.folder, self.texts, self.seen = folder, texts, set[str]()
-        self.latents: list[Tensor] = []
-        self.subject: list[Tensor] = []
-        self.captions: list[list[str]] = []
-        texts.add([""])
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.texts = setup, Texts(setup)
+        self.nothing = self.texts.ids([""])
+        self.parts: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self.clips = 0
 
-    def refresh(self) -> int:
-        for path in sorted(self.folder.glob("*.pt")):
-            if path.name in self.seen:
-                continue
-            data = torch.load(path, weights_only=True)
-            self.seen.add(path.name)
-            self.latents += list(data["latents"])
-            self.subject += list(data["subject"])
-            self.captions += data["captions"]
-            self.texts.add([c for cs in data["captions"] for c in cs])
-        return len(self.latents)
+    def take(self, shard: dict[str, Any]) -> None:
+        wordings = max(map(len, shard["captions"]))
+        said = [words[i % len(words)] for words in shard["captions"] for i in range(wordings)]
+        ids = self.texts.ids(said).unflatten(0, (-1, wordings))
+        part = tuple(t.to(self.setup.device) for t in (shard["latents"], shard["subject"], ids))
+        self.parts.setdefault(tuple(shard["latents"].shape[2:]), []).append(part)  # type: ignore[arg-type]
+        self.clips += len(ids)
+
+    def fill(self) -> None:
+        """Read the shards that exist and compose the rest."""
+        found = sorted((self.setup.work / "bank").glob("*.pt"))
+        for path in found:
+            self.take(torch.load(path, weights_only=True))
+        for _, shard in shards(self.setup, len(found), shard_count(self.setup.preset)):
+            self.take(shard)
+        self.parts = {k: [tuple(torch.cat(c) for c in zip(*v, strict=True))] for k, v in self.parts.items()}  # type: ignore[misc]
+        self.shapes = list(self.parts)
+        self.sizes = [len(self.parts[k][0][0]) for k in self.shapes]
 
     def batch(self, rng: random.Random, count: int, drop: float) -> tuple[Tensor, Tensor, Tensor]:
-        picks = [rng.randrange(len(self.latents)) for _ in range(count)]
-        texts = ["" if rng.random() < drop else rng.choice(self.captions[i]) for i in picks]
-        latents = torch.stack([self.latents[i] for i in picks]).float()
-        weight = 1 + 2 * torch.stack([self.subject[i] for i in picks]).float()[:, None]
-        return latents, weight, self.texts.get(texts)
+        """Normalised latents, weight of every cell, text states: clips of one shape."""
+        shape = rng.choices(self.shapes, self.sizes)[0]
+        latents, subject, ids = self.parts[shape][0]
+        picks = torch.randint(len(latents), (count,), device=latents.device)
+        wording = torch.randint(ids.shape[1], (count,), device=latents.device)
+        said = ids[picks, wording]
+        said[torch.rand(count, device=said.device) < drop] = self.nothing.to(said.device)
+        weight = 1 + 2 * subject[picks].float()[:, None]
+        return latents[picks].float(), weight, self.texts.states(said)
 
 
 # --- training ------------------------------------------------------------------------------------
 
 
-def flow_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], shift: float, *, given: bool) -> Tensor:
+def flow_loss(setup: Setup, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], *, given: bool) -> Tensor:
     """Squared error of the velocity (noise - clean) that the flow schedulers of diffusers expect.
 
     `given`: the first latent frame is clean, its tokens have timestep zero and no loss.
     """
     clean, weight, text = batch
-    sigma = torch.sigmoid(torch.randn(clean.shape[0]))
+    shift = setup.preset.shift
+    sigma = torch.sigmoid(torch.randn(clean.shape[0], device=clean.device))
     sigma = shift * sigma / (1 + (shift - 1) * sigma)
     noise = torch.randn_like(clean)
     s = sigma.view(-1, 1, 1, 1, 1)
     mixed = (1 - s) * clean + s * noise
     timestep = sigma * 1000
+    if given or setup.device.type != "cpu":  # a GPU compiles one form only
+        frames, height, width = clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2
+        timestep = timestep.view(-1, 1).repeat(1, frames * height * width)
     if given:
         mixed[:, :, 0] = clean[:, :, 0]
-        frames, height, width = clean.shape[2], clean.shape[3] // 2, clean.shape[4] // 2
-        timestep = timestep.view(-1, 1, 1, 1).expand(-1, frames, height, width).clone()
-        timestep[:, 0] = 0
-        timestep = timestep.flatten(1)
+        timestep[:, : height * width] = 0
         weight = weight.clone()
         weight[:, :, 0] = 0
-    with torch.autocast("cpu", torch.bfloat16):
+    with setup.autocast():
         velocity = model(mixed, timestep, text, return_dict=False)[0]
     error = (velocity.float() - (noise - clean)).square() * weight
     return error.sum() / (weight.sum() * clean.shape[1])
@@ -235,6 +274,8 @@ class Team:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.rank, self.size = args.rank, args.team
+        if self.size > 1 and args.device not in (None, "cpu"):
+            raise SystemExit("pocket: --team is for CPU cores")
         meeting = args.work / "team"
         if self.rank == 0:
             meeting.unlink(missing_ok=True)
@@ -263,24 +304,34 @@ class Team:
 class Trainer:
     """Model, average, optimizers and counters: all that a checkpoint holds."""
 
-    def __init__(self, args: argparse.Namespace, team: Team) -> None:
-        self.args, self.team = args, team
-        self.checkpoint = args.work / "denoiser.pt"
-        torch.manual_seed(args.seed)
-        self.model = new_denoiser()
-        self.model.set_attn_processor(PlainAttention())
-        self.run = torch.compile(self.model) if args.compile else self.model
+    def __init__(self, setup: Setup, team: Team) -> None:
+        self.setup, self.team = setup, team
+        args, preset = setup.args, setup.preset
+        self.checkpoint = setup.work / "denoiser.pt"
+        self.model = new_denoiser(preset)
+        start = setup.work / "transformer"
+        if start.exists() and not self.checkpoint.exists():
+            self.model.load_state_dict(WanTransformer3DModel.from_pretrained(start).state_dict())
+            print("going on from the averaged weights in", start, flush=True)
+        self.model.to(setup.device)
+        if setup.device.type == "cpu":
+            self.model.set_attn_processor(PlainAttention())
+        self.run = compiled(self.model, setup) if args.compile else self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = optimizers_of(self.model)
         self.step, self.samples, self.spent = 0, 0, 0.0
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.spent, self.samples = state["step"], state["spent"], state["samples"]
+            self._resume()
+        self.first = self.step
         torch.manual_seed(args.seed + self.step + 7919 * team.rank)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.setup.device)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.spent, self.samples = state["step"], state["spent"], state["samples"]
 
     def keep(self) -> None:
         """Save the checkpoint and export the averaged weights."""
@@ -293,19 +344,23 @@ class Trainer:
             "samples": self.samples,
         }
         save(self.checkpoint, state)
-        export(self.average, self.args.work)
+        replace_folder(self.average, self.setup.work / "transformer")
 
-    def advance(self, batch: tuple[Tensor, Tensor, Tensor], *, given: bool, more: bool) -> tuple[float, bool]:
-        """One step; returns the loss and whether the team goes on."""
-        budget = self.args.minutes * 60
-        fade = (
-            min(1, (self.step + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * min(1, self.spent / budget)))
-            + 0.005
-        )
-        for optimizer, rate in zip(self.optimizers, (self.args.lr, self.args.lr / 2), strict=True):
+    def pace(self, done: float) -> None:
+        """Warm up, then a cosine over the run's wall clock."""
+        preset = self.setup.preset
+        warm = min(1, (self.step - self.first + 1) / preset.warm_up)
+        fade = warm * (0.5 + 0.5 * math.cos(math.pi * min(1, done))) + 0.005
+        rate = self.setup.args.lr or preset.rate
+        for optimizer, part in zip(self.optimizers, (rate, rate / 2), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * fade
-        loss = flow_loss(self.run, batch, self.args.shift, given=given)
+                group["lr"] = part * fade
+
+    def advance(
+        self, batch: tuple[Tensor, Tensor, Tensor], *, given: bool, more: bool
+    ) -> tuple[Tensor, bool]:
+        """One step; returns the loss and whether the team goes on."""
+        loss = flow_loss(self.setup, self.run, batch, given=given)
         self.model.zero_grad()
         loss.backward()
         more = self.team.average(self.model, more)
@@ -313,121 +368,114 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        self.samples += self.args.batch * self.team.size
-        decay = min(self.args.ema, self.step / (self.step + 30))
-        for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            a.lerp_(p.detach(), 1 - decay)
-        return loss.item(), more
+        self.samples += len(batch[0]) * self.team.size
+        decay = min(self.setup.preset.ema, self.step / (self.step + 30))
+        theirs = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), theirs, 1 - decay)
+        return loss.detach(), more
 
 
-def train(args: argparse.Namespace) -> None:
+def train(setup: Setup) -> None:
+    args, preset = setup.args, setup.preset
     team = Team(args)
-    trainer = Trainer(args, team)
-    bank = Bank(args.work / "bank", Texts(args.work))
-    while not bank.refresh():
-        time.sleep(5)
+    trainer = Trainer(setup, team)
+    started = time.monotonic()
+    bank = Bank(setup)
+    bank.fill()
     first = team.rank == 0
-    print(
-        sum(p.numel() for p in trainer.model.parameters()),
-        "parameters,",
-        len(bank.latents),
-        "clips",
-        flush=True,
-    )
+    size = sum(p.numel() for p in trainer.model.parameters())
+    print(f"{size} parameters, {bank.clips} clips after {time.monotonic() - started:.0f} s", flush=True)
     rng = random.Random(args.seed + trainer.step + 7919 * team.rank)
-    budget, before, started = args.minutes * 60, trainer.spent, time.monotonic()
+    budget, before = args.minutes * 60, trainer.spent
     shown = sampled = before
-    losses: list[float] = []
-    going = before < budget
+    losses: list[Tensor] = []
+    going = True
     while going:
-        batch = bank.batch(rng, args.batch, 0.12)
-        given = rng.random() < 0.2
-        more = before + time.monotonic() - started < budget
-        loss, going = trainer.advance(batch, given=given, more=more)
+        ran = time.monotonic() - started
+        trainer.pace(ran / budget)
+        batch = bank.batch(rng, (args.batch or preset.batch) // team.size, preset.drop)
+        loss, going = trainer.advance(batch, given=rng.random() < preset.given, more=ran < budget)
         losses.append(loss)
         trainer.spent = before + time.monotonic() - started
-        if trainer.spent - shown > 60:
+        if first and trainer.spent - shown > args.every:
             shown = trainer.spent
-            clips = bank.refresh()
-            if first:
-                report(args.work, trainer, losses, clips)
+            log(setup.work / "denoiser.jsonl", step=trainer.step, samples=trainer.samples, s=round(shown),
+                loss=round(torch.stack(losses).mean().item(), 4), clips=bank.clips)  # fmt: skip
             losses.clear()
         if first and trainer.spent - sampled > args.sheet * 60:
             sampled = trainer.spent
             trainer.keep()
-            samples_sheet(args.work, args.work / f"samples-{trainer.step:06d}.png")
+            samples_sheet(setup, setup.work / f"samples-{trainer.step:06d}.png")
     if first:
         trainer.keep()
-        samples_sheet(args.work, args.work / "samples.png")
+        samples_sheet(setup, setup.work / "samples.png")
 
 
-def report(work: Path, trainer: Trainer, losses: list[float], clips: int) -> None:
-    """One line for the loss log."""
-    line = json.dumps(
-        {"step": trainer.step, "samples": trainer.samples, "s": round(trainer.spent),
-         "loss": round(float(np.mean(losses)), 4), "clips": clips}
-    )  # fmt: skip
-    print(line, flush=True)
-    with (work / "denoiser.jsonl").open("a") as log:
-        log.write(line + "\n")
-
-
-def export(model: WanTransformer3DModel, work: Path) -> None:
-    """Write WORK/transformer in one rename."""
-    folder = work / "transformer.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
-    shutil.rmtree(work / "transformer", ignore_errors=True)
-    folder.rename(work / "transformer")
-
-
-def pipeline(work: Path, shift: float = 3.0, dtype: torch.dtype = torch.bfloat16) -> WanPipeline:
+def pipeline(setup: Setup, shift: float = 3.0, dtype: torch.dtype = torch.bfloat16) -> WanPipeline:
     """The parts in WORK as the pipeline that serves them."""
-    return WanPipeline(
+    work = setup.work
+    pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(work / "tokenizer"),
         text_encoder=BertModel.from_pretrained(work / "text_encoder", dtype=dtype).eval(),
         vae=AutoencoderKLWan.from_pretrained(work / "vae", dtype=dtype).eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         transformer=WanTransformer3DModel.from_pretrained(work / "transformer", dtype=dtype).eval(),
         expand_timesteps=True,
-    )
-
-
-def samples_sheet(work: Path, path: Path, guidance: float = 3.0, steps: int = 12) -> None:
-    """Draw the standing prompts, to look at while training goes on."""
-    pipe = pipeline(work)
+    ).to(setup.device)
     pipe.set_progress_bar_config(disable=True)
-    clips = []
-    for prompt in PROMPTS:
-        video = pipe(prompt, height=192, width=192, num_frames=17, num_inference_steps=steps, guidance_scale=guidance,
-                     max_sequence_length=MAX_SEQUENCE_LENGTH, generator=torch.Generator().manual_seed(3)).frames[0]  # fmt: skip
-        clips.append((video * 255).round().astype(np.uint8))
-    sheet(clips, path, 6)
+    return pipe
+
+
+def draw(
+    pipe: WanPipeline,
+    prompts: list[str],
+    shape: Shape,
+    seed: int,
+    *,
+    steps: int = 12,
+    guidance: float = 3.0,
+    batch: int = 4,
+) -> list[np.ndarray]:
+    """Clips as uint8 frames; every clip has a seed of its own."""
+    clips: list[np.ndarray] = []
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        seeds = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        video = pipe(
+            part, height=shape.height, width=shape.width, num_frames=shape.frames, num_inference_steps=steps,
+            guidance_scale=guidance, max_sequence_length=MAX_SEQUENCE_LENGTH, generator=seeds,
+        ).frames  # fmt: skip
+        clips += list((video * 255).round().astype(np.uint8))
+    return clips
+
+
+def samples_sheet(setup: Setup, path: Path) -> None:
+    """Draw the standing prompts, to look at while training goes on."""
+    sheet(draw(pipeline(setup), list(PROMPTS), setup.preset.shapes[0], 3), path, 6)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=("bank", "train", "sheet"))
-    parser.add_argument("--work", type=Path, default=default_work())
-    parser.add_argument("--clips", type=int, default=8000)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of this run, the bank's composing included"
+    )
     parser.add_argument("--sheet", type=float, default=8, help="minutes between checkpoints with samples")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--shift", type=float, default=2.0)
-    parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--team", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--every", type=float, default=60, help="seconds between lines of the loss log")
+    parser.add_argument("--batch", type=int, help="default: the preset's")
+    parser.add_argument("--lr", type=float, help="default: the preset's")
+    parser.add_argument("--team", type=int, default=1, help="CPU processes of one thread each")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    setup = setup_of(args)
+    need_space(args.work, 1)
     if args.what == "bank":
-        make_bank(args)
+        make_bank(setup)
     elif args.what == "train":
-        train(args)
+        train(setup)
     else:
-        samples_sheet(args.work, args.work / "samples.png")
+        samples_sheet(setup, args.work / "samples.png")
 
 
 if __name__ == "__main__":

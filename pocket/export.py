@@ -6,22 +6,21 @@ SHA256SUMS. Files are replaced one by one, each by a rename, so a running server
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from data import FPS, FRAMES, SIZE, default_work
-from denoiser import MAX_SEQUENCE_LENGTH, pipeline
+from denoiser import draw, pipeline
 from diffusers import UniPCMultistepScheduler, WanPipeline
+from presets import parser_of, setup_of
+from sources import need_space
 
-LIMIT_FILE = 15_000_000
-LIMIT_ALL = 38_000_000
+LIMIT_FILE = 16_000_000
+LIMIT_ALL = 56_000_000
+SHARD = "15MB"
 FLOW_SHIFT = 3.0
-STEPS = 12
-GUIDANCE = 3.0
 
 
 def scheduler() -> UniPCMultistepScheduler:
@@ -55,32 +54,36 @@ def replace(source: Path, target: Path) -> None:
             path.unlink()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--work", type=Path, default=default_work())
-    args = parser.parse_args()
-    parts = pipeline(args.work)
-    pipe = WanPipeline(
-        tokenizer=parts.tokenizer,
-        text_encoder=parts.text_encoder,
-        vae=parts.vae,
-        scheduler=scheduler(),
-        transformer=parts.transformer,
-        expand_timesteps=True,
-    )
-    folder = args.work / "export"
-    shutil.rmtree(folder, ignore_errors=True)
-    pipe.save_pretrained(folder)
-    tokenizer = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())
+def tidy(folder: Path) -> None:
+    """Take the working machine's paths and settings out of the configurations."""
+    tokenizer = folder / "tokenizer/tokenizer_config.json"
+    data = json.loads(tokenizer.read_text())
     for key in ("is_local", "local_files_only", "name_or_path"):
-        tokenizer.pop(key, None)
-    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+        data.pop(key, None)
+    tokenizer.write_text(json.dumps(data, indent=2) + "\n")
     for path in folder.rglob("*.json"):
         data = json.loads(path.read_text())
         if isinstance(data, dict) and data.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(data, indent=2) + "\n")
-    table = args.work / "evaluation.md"
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--table", default="evaluation", help="the evaluation's name in WORK")
+    args = parser.parse_args()
+    setup = setup_of(args)
+    need_space(args.work, 0.5)
+    for name in ("tokenizer", "text_encoder", "vae", "transformer"):
+        if not (args.work / name).is_dir():
+            raise SystemExit(f"pocket: {args.work / name} is not there; README.md says which script makes it")
+    pipe = pipeline(setup)
+    pipe.scheduler = scheduler()
+    folder = args.work / "export"
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.to("cpu").save_pretrained(folder, max_shard_size=SHARD)
+    tidy(folder)
+    table = args.work / f"{args.table}.md"
     (folder / "README.md").write_text(card(table.read_text() if table.exists() else "Not measured yet."))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder)}" for p in files]
@@ -89,13 +92,15 @@ def main() -> None:
     sizes = {p: p.stat().st_size for p in files}
     if max(sizes.values()) > LIMIT_FILE or sum(sizes.values()) > LIMIT_ALL:
         raise SystemExit(f"pocket: too big: {sum(sizes.values())} bytes, largest {max(sizes.values())}")
+    shape = setup.preset.shapes[0]
     check = WanPipeline.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-    video = check("a dog", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=2,
-                  max_sequence_length=MAX_SEQUENCE_LENGTH, guidance_scale=GUIDANCE).frames[0]  # fmt: skip
-    if video.shape != (FRAMES, SIZE, SIZE, 3) or not (video == video).all():
-        raise SystemExit(f"pocket: the exported folder gave {video.shape}")
+    video = draw(check, ["a dog"], shape, 1, steps=2)[0]
+    if video.shape != (shape.frames, shape.height, shape.width, 3) or video.std() < 1:
+        raise SystemExit(f"pocket: the exported folder gave {video.shape}, spread {video.std():.2f}")
     replace(folder, args.out)
-    print(f"{args.out}: {sum(sizes.values()) / 1e6:.1f} MB, {SIZE}x{SIZE}x{FRAMES} at {FPS} fps")
+    print(
+        f"{args.out}: {sum(sizes.values()) / 1e6:.1f} MB, {shape.width}x{shape.height}x{shape.frames} at {setup.preset.fps} fps"
+    )
 
 
 if __name__ == "__main__":

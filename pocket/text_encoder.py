@@ -5,20 +5,23 @@ first layers already put "puppy" beside "dog". The vocabulary keeps the words th
 people are likely to ask with, the most common words, common endings and single letters, so that any
 Latin text still becomes pieces; other scripts become [UNK].
 
-`python pocket/text_encoder.py` writes WORK/text_encoder and WORK/tokenizer.
+`python pocket/text_encoder.py` writes WORK/text_encoder and WORK/tokenizer; `--preset gpu` keeps the words of the
+full world (`pack.py` first).
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from data import default_work, vocabulary_words
+from data import vocabulary_words
+from pack import read
+from presets import Setup, parser_of, setup_of
 from transformers import AutoTokenizer, BertConfig, BertModel
+from world import World
 
 LAYERS = 3
 PIECES = 4650
@@ -66,7 +69,15 @@ def source() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def choose(vocabulary: list[str]) -> list[int]:
+def words_of(setup: Setup) -> list[str]:
+    """Every word of the preset's captions."""
+    words = vocabulary_words()
+    if setup.preset.world == "full":
+        words |= World(read(setup.work / "pack.zip")[0], 1).words()
+    return sorted(words)
+
+
+def choose(vocabulary: list[str], words: list[str]) -> list[int]:
     """Ids of the pieces to keep, in the old order (the old order is by how common a word is)."""
     index = {piece: i for i, piece in enumerate(vocabulary)}
     keep = {index[t] for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
@@ -75,7 +86,7 @@ def choose(vocabulary: list[str]) -> list[int]:
         if len(bare) == 1 and ord(bare) < 0x250:
             keep.add(i)
     tokenizer = AutoTokenizer.from_pretrained(source())
-    for word in (*vocabulary_words(), *USEFUL):
+    for word in (*words, *USEFUL):
         keep.update(tokenizer(word, add_special_tokens=False).input_ids)
     endings = [i for i, p in enumerate(vocabulary) if p.startswith("##") and p[2:].isascii() and len(p) > 3]
     keep.update(endings[:500])
@@ -88,14 +99,13 @@ def choose(vocabulary: list[str]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=default_work())
-    work = parser.parse_args().work
-    work.mkdir(parents=True, exist_ok=True)
-    folder = source()
+    setup = setup_of(parser_of(__doc__).parse_args())
+    work, folder = setup.work, source()
     full = BertModel.from_pretrained(folder, dtype=torch.float32)
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[: full.config.vocab_size]
-    kept = choose(vocabulary)
+    kept = choose(vocabulary, words_of(setup))
+    if len(kept) > PIECES:
+        print(f"{len(kept)} pieces where {PIECES} were meant", flush=True)
 
     config = BertConfig(
         **{

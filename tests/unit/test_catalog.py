@@ -168,6 +168,9 @@ def test_a_damaged_embedded_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     (copy / name).unlink()
     with pytest.raises(ModelUnavailable, match="no file"):
         locate(spec)
+    (copy / CHECKSUMS).unlink()
+    with pytest.raises(ModelUnavailable, match=f"`{CHECKSUMS}` of the embedded model `pocket` is missing"):
+        locate(spec)
 
 
 def test_a_hub_model_without_a_card_is_described_from_the_cache(

@@ -42,7 +42,13 @@ def _embedded_folder(name: str) -> Path:
 
 def _verify(model_id: str, folder: Path) -> None:
     """Compare every file of an embedded model with its checksum; 35 MB take some 30 ms."""
-    for line in (folder / CHECKSUMS).read_text("utf-8").splitlines():
+    hint = "reinstall vitascope, or run `git checkout` on the file"
+    try:
+        lines = (folder / CHECKSUMS).read_text("utf-8").splitlines()
+    except OSError:
+        message = f"`{CHECKSUMS}` of the embedded model `{model_id}` is missing"
+        raise ModelUnavailable(message, hint=hint) from None
+    for line in lines:
         expected, _, name = line.partition("  ")
         path = folder / name
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
@@ -50,7 +56,7 @@ def _verify(model_id: str, folder: Path) -> None:
             message = (
                 f"`{name}` of the embedded model `{model_id}` is damaged: sha256 {found}, expected {expected}"
             )
-            raise ModelUnavailable(message, hint="reinstall vitascope, or run `git checkout` on the file")
+            raise ModelUnavailable(message, hint=hint)
 
 
 def spec_of_folder(folder: Path) -> ModelSpec:
