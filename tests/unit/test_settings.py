@@ -46,6 +46,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
         },
+        "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -72,7 +73,10 @@ def test_database_url_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings.load(
-        home=tmp_path / "data", server={"port": 9, "allow_public": True}, engine={"kind": "fake"}
+        home=tmp_path / "data",
+        server={"port": 9, "allow_public": True},
+        engine={"kind": "fake"},
+        outbound={"allow": ["minio.internal", "10.0.0.0/8"]},
     )
     for name, value in settings.to_environment(given).items():
         monkeypatch.setenv(name, value)

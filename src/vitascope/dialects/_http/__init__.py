@@ -9,7 +9,7 @@ from .files import VideoFile
 from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
-from .pictures import picture_bytes
+from .pictures import picture_of
 
 __all__ = [
     "Desk",
@@ -21,7 +21,7 @@ __all__ = [
     "desk_of",
     "limit_and_order",
     "once_of",
-    "picture_bytes",
+    "picture_of",
     "read_body",
     "retry_headers",
     "route_class",

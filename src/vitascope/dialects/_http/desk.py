@@ -93,14 +93,15 @@ class Desk:
             await self.read(self.service.check_room)
 
     async def submit(self, draft: Draft, once: Once | None = None) -> Job:
-        """Store a draft's picture, then make it a job.
+        """Fetch a draft's picture if it is a URL, store it, then make the draft a job.
 
         Raises:
-            InvalidParameter: the picture cannot be read.
-            QueueFull: too many jobs wait.
+            InvalidParameter: the picture cannot be fetched or read.
+            QueueFull: too many jobs wait, or too many pictures are being fetched.
             IdempotencyConflict: the request's name was another request's.
         """
         if draft.image is not None:
+            draft = await self.service.fetch_image(draft)
             await asyncio.to_thread(self.service.store_image, draft)
         return await self.write(self.service.enqueue, draft, once)
 
