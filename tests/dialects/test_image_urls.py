@@ -126,6 +126,22 @@ def test_a_retry_does_not_need_the_url(server: Any, pictures: Pictures) -> None:
     assert pictures.asked == []
 
 
+def test_a_repeated_request_does_not_need_the_url(server: Any, pictures: Pictures) -> None:
+    """Signed URLs may be good for one time only."""
+    pictures.asked.clear()
+    body = {"prompt": "a", "image": f"{pictures.url}/green"}
+    sent = [
+        server.client.post("/v1/videos", json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)
+    ]
+    assert sent[0].json()["id"] == sent[1].json()["id"]
+    assert pictures.asked == ["/green"]
+    other = server.client.post(
+        "/v1/videos", json={**body, "prompt": "b"}, headers={"Idempotency-Key": "once"}
+    )
+    assert other.status_code == 409
+    assert pictures.asked == ["/green"]
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import ipaddress
 import itertools
+import logging
 import shutil
 import socket
 import ssl
@@ -35,14 +36,17 @@ _seen: list[tuple[str, Any]] | None = None
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _seen is not None and event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
-        _seen.append((event, args[1] if event == "socket.connect" else args))
+    if _seen is None or event not in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        return
+    _seen.append((event, args[1] if event == "socket.connect" else args))
+    if event == "socket.connect" and not args[1][0].startswith("127."):
+        raise ConnectionRefusedError("a test goes nowhere else, even where what it tries has failed")
 
 
 sys.addaudithook(_hook)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def seen() -> Iterator[list[tuple[str, Any]]]:
     """Every connection and every look-up of a name that is tried during the test."""
     global _seen
@@ -100,6 +104,15 @@ def refused(way: Outbound, url: str, max_bytes: int = 1000) -> str:
     with pytest.raises(UrlRefused) as caught:
         get(way, url, max_bytes)
     return caught.value.rule
+
+
+def test_signed_links_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    served(to("http://127.0.0.1/?sig=secret"), path="/?sig=secret")
+    served(ok(), path="/?sig=secret")
+    refused(outbound(), "http://127.0.0.1/?sig=secret")
+    assert "127.0.0.1" in str([vars(record) for record in caplog.records]), "the operator sees the host"
+    assert "secret" not in str([vars(record) for record in caplog.records])
 
 
 # servers

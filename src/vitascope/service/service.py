@@ -142,6 +142,14 @@ class Service:
             planned = dataclasses.replace(planned, choices=(*choices, *planned.choices))
         return Draft(job_id, request, planned, image)
 
+    def made_before(self, once: Once) -> Job | None:
+        """Find the job of a repeated request before anything slow is done for it; `enqueue` looks again.
+
+        Raises:
+            IdempotencyConflict: the request's name was another request's.
+        """
+        return self._store.made_before(once, key_id=OPEN)
+
     async def fetch_image(self, draft: Draft) -> Draft:
         """Fetch the draft's picture if it is a URL, so that nothing later depends on that; does nothing if it is none.
 

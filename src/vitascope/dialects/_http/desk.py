@@ -100,8 +100,13 @@ class Desk:
             QueueFull: too many jobs wait, or too many pictures are being fetched.
             IdempotencyConflict: the request's name was another request's.
         """
-        if draft.image is not None:
+        if isinstance(draft.image, str):
+            # looked for before the URL is: it may be good for one time only
+            first = None if once is None else await self.write(self.service.made_before, once)
+            if first is not None:
+                return first
             draft = await self.service.fetch_image(draft)
+        if draft.image is not None:
             await asyncio.to_thread(self.service.store_image, draft)
         return await self.write(self.service.enqueue, draft, once)
 
