@@ -414,6 +414,12 @@ def test_strangers_cannot_tell_what_is_inside() -> None:
     assert len(naps.seconds) == 7 and all(0.5 < seconds <= 1 for seconds in naps.seconds), "on a whole second"
 
 
+def test_the_systems_own_names_for_this_machine_are_refused(seen: list[tuple[str, Any]]) -> None:
+    for name in ("localhost", "LOCALHOST"):
+        assert refused(Outbound(sleep=Naps()), f"http://{name}/") == NOT_TOLD
+    assert {event for event, _ in seen} == {"socket.getaddrinfo"}
+
+
 def test_names_that_dns_is_silent_about_do_not_pile_up() -> None:
     silent = threading.Event()
     asked: list[str] = []
@@ -697,6 +703,25 @@ def test_a_server_that_speaks_no_tls_is_one_that_does_not_answer(monkeypatch: py
         async with serving(ok()) as plain:
             with pytest.raises(UrlRefused, match=NOT_TOLD):
                 await outbound(HERE).fetch(f"https://{HERE}:{plain.port}/", max_bytes=100)
+
+    asyncio.run(run())
+
+
+def test_a_handshake_that_takes_too_long_leaves_no_connection_open() -> None:
+    async def run() -> None:
+        is_closed = asyncio.Event()
+
+        async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()  # to the end
+            is_closed.set()
+            writer.close()
+
+        listener = socket.create_server((HERE, 0))
+        async with await asyncio.start_server(say_nothing, sock=listener):
+            with pytest.raises(UrlRefused, match="within"):
+                url = f"https://{HERE}:{listener.getsockname()[1]}/"
+                await outbound(HERE, seconds=0.2).fetch(url, max_bytes=100)
+            await asyncio.wait_for(is_closed.wait(), 30)
 
     asyncio.run(run())
 

@@ -57,10 +57,11 @@ class Connections:
         """
         addresses = await self._gate.addresses_of(target)
         scheme, host, path = (text.encode("ascii") for text in (target.scheme, target.host, target.path))
+        network = _Checked(addresses)
         connection = httpcore.AsyncHTTPConnection(
             httpcore.Origin(scheme, host, target.port),
             ssl_context=self._ssl_context,
-            network_backend=_Checked(addresses),
+            network_backend=network,
         )
         request = httpcore.Request(
             method,
@@ -76,6 +77,7 @@ class Connections:
                 yield await connection.handle_async_request(request)
         finally:
             await connection.aclose()
+            await network.aclose()
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
@@ -96,6 +98,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses[:MAX_ADDRESSES]
         self._backend = httpcore.AnyIOBackend()
+        self._stream: httpcore.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
@@ -105,13 +108,20 @@ class _Checked(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        *others, last = self._addresses
-        for address in others:
+        failure: Exception | None = None
+        for address in self._addresses:
             try:
-                return await self._backend.connect_tcp(str(address), port, timeout=timeout)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._backend.connect_tcp(str(last), port, timeout=timeout)
+                self._stream = await self._backend.connect_tcp(str(address), port, timeout=timeout)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return self._stream
+        raise failure or NotConnected
+
+    async def aclose(self) -> None:
+        """Close what httpcore leaves open: a connection whose handshake was cancelled by the time limit."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
 
 @contextmanager
