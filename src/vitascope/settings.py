@@ -175,7 +175,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting `{name}`: {first['msg']}") from None
+        raise SettingsError(f"setting `{name}`: {first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"`{CONFIG_FILE}` cannot be read: {error}") from None
     try:

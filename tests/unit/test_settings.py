@@ -89,6 +89,10 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         ({"server": {"port": 70000}}, "`server.port`"),
         ({"server": {"colour": 1}}, "`server.colour`"),
         ({"engine": {"kind": "magic"}}, "`engine.kind`"),
+        (
+            {"outbound": {"allow": "minio"}},
+            r"`outbound.allow`: it must be a JSON list, such as \[\"minio\"\]",
+        ),
     ],
 )
 def test_a_bad_value_is_named(overrides: dict[str, object], words: str) -> None:
