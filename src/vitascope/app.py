@@ -32,6 +32,7 @@ from .catalog import Catalog
 from .dialects import _http, native, openai
 from .domain.errors import SettingsError
 from .fleet.supervisor import when_orphaned
+from .outbound import AllowList, Outbound
 from .service import Service, metrics
 from .settings import Settings, to_environment
 from .storage import LocalStorage
@@ -89,6 +90,16 @@ def open_catalog(settings: Settings) -> Catalog:
     return Catalog.open(settings.cards_folder, settings.engine.default_model)
 
 
+def open_outbound(settings: Settings) -> Outbound | None:
+    """Make the way to URLs that users give; None if it is switched off.
+
+    Raises:
+        SettingsError: an allowed host cannot be read.
+    """
+    allow = AllowList.of(settings.outbound.allow)
+    return Outbound(allow, seconds=settings.outbound.max_seconds) if settings.outbound.enabled else None
+
+
 def _make_home(settings: Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -101,9 +112,10 @@ def create_web_app(settings: Settings) -> FastAPI:
     """Make the web app. Its store is opened when it starts, and closed when it ends.
 
     Raises:
-        SettingsError: a card cannot be read.
+        SettingsError: a card or an allowed host cannot be read.
     """
     catalog = open_catalog(settings)
+    outbound = open_outbound(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
@@ -115,6 +127,8 @@ def create_web_app(settings: Settings) -> FastAPI:
             max_queued=settings.store.max_queued,
             max_queued_per_key=settings.store.max_queued_per_key,
             worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
+            outbound=outbound,
+            max_fetched_bytes=settings.outbound.max_bytes,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail

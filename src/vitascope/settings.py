@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -93,6 +94,29 @@ class EngineSettings(_Section):
     """CPU threads of torch; 0 is one per physical core."""
 
 
+def _json_list(value: object) -> object:
+    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
+
+
+class OutboundSettings(_Section):
+    """What the server fetches from URLs that its users give."""
+
+    enabled: bool = True
+    """Fetch http and https URLs that users give for images. Off, they send the files themselves."""
+    allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ()
+    """Hosts (`minio.internal`), addresses and networks (`10.0.0.0/8`) that users' URLs may lead to beyond the public internet; a host or address may name its only port (`minio.internal:9000`). In the environment a JSON list."""
+    max_bytes: Annotated[int, Field(ge=1024)] = 20 * 1024 * 1024
+    """Largest file that is fetched. 20 MiB: no vendor takes a bigger reference image."""
+    max_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """What a fetch may take, redirects included; its client waits for it."""
+
+
 class Settings(BaseSettings):
     """All settings. Values are checked at start, never during a request."""
 
@@ -117,6 +141,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
+    outbound: OutboundSettings = OutboundSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -154,7 +179,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting `{name}`: {first['msg']}") from None
+        raise SettingsError(f"setting `{name}`: {first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"`{CONFIG_FILE}` cannot be read: {error}") from None
     try:

@@ -221,6 +221,16 @@ class TestOnce:
         assert create("d", once=Once("f" * 64, name="order-2")).id == "d"
         assert create("e", once=Once("f" * 64)).id == "e"
 
+    def test_a_repetition_is_found_before_it_is_created(self, store: Store, create: Create) -> None:
+        once = Once("f" * 64, name="order-1")
+        assert store.made_before(once) is None
+        first = create("a", once=once)
+        assert store.made_before(once) == first
+        assert store.made_before(once, key_id="other") is None
+        assert store.made_before(Once("f" * 64)) is None
+        with pytest.raises(IdempotencyConflict):
+            store.made_before(Once("0" * 64, name="order-1"))
+
     def test_a_full_queue_still_knows_what_it_has(self, store: Store, create: Create) -> None:
         once = Once("f" * 64, name="order-1")
         create("a", max_queued=1, once=once)

@@ -272,7 +272,7 @@ def test_models_and_queue(call: Callable[..., httpx.Response]) -> None:
         ({"prompt": "a", "scheduler": "Euler"}, "scheduler", "accepts UniPC"),
         ({"prompt": "a", "seed": -1}, "seed", "nearest legal value is 0"),
         ({"prompt": "a", "format": "avi"}, "format", "mp4, gif"),
-        ({"prompt": "a", "image": "http://127.0.0.1/x.png"}, "image", "not fetched"),
+        ({"prompt": "a", "image": "http://127.1/x.png"}, "image", "its host must be a name"),
         ({"prompt": "a", "image": "AAAA"}, "image", "cannot be read"),
         ({"prompt": "a", "image": [1]}, "image", "must be a file"),
         ({"prompt": "a", "metadata": []}, "metadata", "must be an object"),

@@ -48,6 +48,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
         },
+        "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -77,6 +78,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         home=tmp_path / "data",
         server={"port": 9, "allow_public": True, "cors_origins": ["https://a.example"]},
         engine={"kind": "fake"},
+        outbound={"allow": ["minio.internal", "10.0.0.0/8"]},
     )
     for name, value in settings.to_environment(given).items():
         monkeypatch.setenv(name, value)
@@ -89,6 +91,10 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         ({"server": {"port": 70000}}, "`server.port`"),
         ({"server": {"colour": 1}}, "`server.colour`"),
         ({"engine": {"kind": "magic"}}, "`engine.kind`"),
+        (
+            {"outbound": {"allow": "minio"}},
+            r"`outbound.allow`: it must be a JSON list, such as \[\"minio\"\]",
+        ),
     ],
 )
 def test_a_bad_value_is_named(overrides: dict[str, object], words: str) -> None:

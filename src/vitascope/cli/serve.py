@@ -38,6 +38,9 @@ def serve(
     settings = settings_module.load(**{name: values for name, values in overrides.items() if values})
     configure_logging()
     app.check_address(settings)
+    app.open_outbound(
+        settings
+    )  # what is wrong with its setting shows here, not in a process that is started again and again
     Catalog.open(settings.cards_folder, settings.engine.default_model)
     with lock_folder(settings.home):
         with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it

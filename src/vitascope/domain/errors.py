@@ -19,6 +19,7 @@
     │   ├── BodyTooLarge
     │   ├── BodyTooSlow
     │   ├── ForbiddenOrigin
+    │   ├── UrlRefused              .rule
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
@@ -165,6 +166,18 @@ class BodyTooSlow(RequestError):
 
 class ForbiddenOrigin(RequestError):
     """The request comes from a page, or under a name, that may not use this server."""
+
+
+class UrlRefused(RequestError):
+    """The URL is not one that the server fetches, or what it leads to cannot be had.
+
+    Args:
+        rule: the rule that it breaks, as in `InvalidParameter`; tells nothing of what is in the server's own network.
+    """
+
+    def __init__(self, rule: str = "", *, hint: str | None = None) -> None:
+        self.rule = rule
+        super().__init__(f"the URL is refused: {rule}" if rule else "", hint=hint)
 
 
 class QueueFull(RequestError):

@@ -26,6 +26,7 @@ from vitascope.domain.errors import (
     StorageLimitReached,
     StoreUnavailable,
     UnreadableImage,
+    UrlRefused,
     VideoFailed,
     VideoNotReady,
 )
@@ -34,6 +35,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
+from vitascope.outbound import Outbound
 from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
@@ -61,8 +63,8 @@ class Draft:
     job_id: str
     request: GenerationRequest
     plan: Plan
-    #: Bytes of the picture that `request.image` will be the key of.
-    image: bytes | None = None
+    #: Bytes of the picture that `request.image` will be the key of, or the URL from which they are fetched.
+    image: bytes | str | None = None
 
 
 class Service:
@@ -75,6 +77,8 @@ class Service:
         max_queued: jobs that may wait.
         max_queued_per_key: jobs of one key that may wait; None is no limit beside the other.
         worker_silence_seconds: a worker that was not seen for so long counts as dead.
+        outbound: the way to URLs that users give; None refuses them.
+        max_fetched_bytes: the largest file that is fetched from them.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class Service:
         max_queued: int = 1000,
         max_queued_per_key: int | None = None,
         worker_silence_seconds: float = 30.0,
+        outbound: Outbound | None = None,
+        max_fetched_bytes: int = 20 * 1024 * 1024,
     ) -> None:
         self._store = store
         self._models = models
@@ -94,6 +100,8 @@ class Service:
         self._max_queued_per_key = max_queued_per_key
         self._worker_silence_seconds = worker_silence_seconds
         self.keys = Keys(store)
+        self._outbound = outbound
+        self._max_fetched_bytes = max_fetched_bytes
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -110,13 +118,14 @@ class Service:
         """
         return self._models.resolve(name)
 
-    # submitting: prepare is quick and pure, store_image reads a picture, enqueue writes to the database
+    # submitting: prepare is quick and pure, fetch_image waits for other servers, store_image reads a picture, enqueue writes
+    # to the database
 
     def prepare(
         self,
         request: GenerationRequest,
         caller: Caller,
-        image: bytes | None = None,
+        image: bytes | str | None = None,
         choices: Sequence[Choice] = (),
     ) -> Draft:
         """Check and plan a request.
@@ -124,7 +133,7 @@ class Service:
         Args:
             request: what is asked for; a missing seed is drawn here.
             caller: who asks.
-            image: bytes of the first frame's picture, as uploaded. `request.image` is then set.
+            image: bytes of the first frame's picture, as uploaded, or its URL. `request.image` is then set.
             choices: what the dialect decided on its own; kept with the job.
 
         Raises:
@@ -145,6 +154,32 @@ class Service:
             planned = dataclasses.replace(planned, choices=(*choices, *planned.choices))
         return Draft(job_id, request, planned, image)
 
+    def made_before(self, once: Once, caller: Caller) -> Job | None:
+        """Find the job of a repeated request before anything slow is done for it; `enqueue` looks again.
+
+        Raises:
+            IdempotencyConflict: the request's name was another request's.
+        """
+        return self._store.made_before(once, key_id=caller.key_id)
+
+    async def fetch_image(self, draft: Draft) -> Draft:
+        """Fetch the draft's picture if it is a URL, so that nothing later depends on that; does nothing if it is none.
+
+        Raises:
+            InvalidParameter: the URL is not one that is fetched, or there is no file of a bearable size.
+            QueueFull: too many are being fetched.
+        """
+        if not isinstance(draft.image, str):
+            return draft
+        if self._outbound is None:
+            hint = "send the file itself, or a data: URL"
+            raise InvalidParameter("image", draft.image, "URLs are not fetched by this server", hint=hint)
+        try:
+            fetched = await self._outbound.fetch(draft.image, max_bytes=self._max_fetched_bytes)
+        except UrlRefused as error:
+            raise InvalidParameter("image", draft.image, error.rule, hint=error.hint) from None
+        return dataclasses.replace(draft, image=fetched.data)
+
     def store_image(self, draft: Draft) -> None:
         """Check the draft's picture and store it, as PNG whatever it was; does nothing if there is none.
 
@@ -153,6 +188,7 @@ class Service:
         """
         if draft.image is None or draft.request.image is None:
             return
+        assert isinstance(draft.image, bytes), "fetch_image comes first"
         try:
             picture = media.read_image(draft.image)
         except UnreadableImage as error:

@@ -96,6 +96,16 @@ class ForClients(Base):
                 remember(connection, row, once, now)
         return job_of(row)
 
+    def made_before(self, once: Once, *, key_id: str = "") -> Job | None:
+        """Return the job that the request has made before; None if it is new. `create` looks again.
+
+        Raises:
+            IdempotencyConflict: the request's name was another request's.
+        """
+        with self._database.write() as connection:  # a name that has expired is forgotten here
+            first = find_first(connection, key_id, once, self._now())
+        return None if first is None else job_of(first)
+
     def check_room(self, key_id: str, max_queued: int, max_queued_per_key: int | None) -> None:
         """Find out quickly whether the queue is full; `create` looks again.
 

@@ -10,7 +10,7 @@ from .files import VideoFile
 from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
-from .pictures import picture_bytes
+from .pictures import picture_of
 from .routes import route_class
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "desk_of",
     "limit_and_order",
     "once_of",
-    "picture_bytes",
+    "picture_of",
     "read_body",
     "retry_headers",
     "route_class",

@@ -101,13 +101,19 @@ class Desk:
             raise
 
     async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
-        """Store a draft's picture, then make it a job.
+        """Fetch a draft's picture if it is a URL, store it, then make the draft a job.
 
         Raises:
-            InvalidParameter: the picture cannot be read.
-            QueueFull: too many jobs wait.
+            InvalidParameter: the picture cannot be fetched or read.
+            QueueFull: too many jobs wait, or too many pictures are being fetched.
             IdempotencyConflict: the request's name was another request's.
         """
+        if isinstance(draft.image, str):
+            # looked for before the URL is: it may be good for one time only
+            first = None if once is None else await self.write(self.service.made_before, once, caller)
+            if first is not None:
+                return first
+            draft = await self.service.fetch_image(draft)
         if draft.image is not None:
             await asyncio.to_thread(self.service.store_image, draft)
         return await self.write(self.service.enqueue, draft, caller, once)

@@ -1,4 +1,4 @@
-"""Pictures in fields: a file, a data: URL or base64 alone."""
+"""Pictures in fields: a file, a URL, a data: URL or base64 alone."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 from vitascope.domain.errors import InvalidParameter
 
 
-def picture_bytes(name: str, value: Any) -> bytes | None:
-    """Decode a picture's field; None if it is empty. What the bytes hold is not looked at here.
+def picture_of(name: str, value: Any) -> bytes | str | None:
+    """Decode a picture's field; None if it is empty. What the bytes hold, or where a URL leads, is not looked at here.
+
+    Returns:
+        The bytes; or the URL as it was sent, if it is one of http or https.
 
     Raises:
-        InvalidParameter: it is none of the forms, or a URL, which this server does not fetch yet.
+        InvalidParameter: it is none of the forms.
     """
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        return _decoded(name, value)
+        is_url = value[:8].lower().startswith(("http://", "https://"))
+        return value if is_url else _decoded(name, value)
     if not isinstance(value, bytes):
-        raise InvalidParameter(name, type(value).__name__, "it must be a file, a data: URL or base64")
+        raise InvalidParameter(name, type(value).__name__, "it must be a file, a URL or base64")
     return value
 
 
 def _decoded(name: str, text: str) -> bytes:
-    if text[:8].lower().startswith(("http://", "https://")):
-        hint = "send the file itself, or a data: URL"
-        raise InvalidParameter(name, text, "URLs are not fetched by this server yet", hint=hint)
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
@@ -34,7 +35,7 @@ def _decoded(name: str, text: str) -> bytes:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
-        raise InvalidParameter(name, text, "it must be a data: URL of base64") from None
+        raise InvalidParameter(name, text, "it must be an http, https or data: URL, or base64") from None
     if not data:
         raise InvalidParameter(name, "empty", "it must hold a picture")
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from vitascope.dialects._http import Fields, picture_bytes
+from vitascope.dialects._http import Fields, picture_of
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
@@ -21,8 +21,8 @@ MAX_COUNTED_SECONDS = 1e6
 
 def to_request(
     fields: Fields, resolve: Callable[[str | None], ModelSpec]
-) -> tuple[GenerationRequest, bytes | None]:
-    """Read a body: the request, and the bytes of its first frame's picture.
+) -> tuple[GenerationRequest, bytes | str | None]:
+    """Read a body: the request, and the bytes or the URL of its first frame's picture.
 
     Raises:
         InvalidParameter: a field is of the wrong type or form.
@@ -50,7 +50,7 @@ def to_request(
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
     )
-    return request, picture_bytes("image", fields.raw("image"))
+    return request, picture_of("image", fields.raw("image"))
 
 
 def _num_frames(fields: Fields, spec: ModelSpec) -> int | None:

@@ -227,7 +227,12 @@ _FIELDS = {
 
 
 def _body(image: dict[str, Any]) -> dict[str, Any]:
-    properties = {**_FIELDS, "image": _field(image, "First frame: PNG, JPEG or WebP.")}
+    properties = {
+        **_FIELDS,
+        "image": _field(
+            image, "First frame: PNG, JPEG or WebP; where it is text, an http, https or data: URL or base64."
+        ),
+    }
     schema = {
         "type": "object",
         "required": ["prompt"],

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from vitascope.dialects._http import picture_bytes
+from vitascope.dialects._http import picture_of
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
@@ -44,8 +44,8 @@ class Order:
     """A request in our words, and what is needed to speak of it in the client's."""
 
     request: GenerationRequest
-    #: Bytes of the picture that the video shall start from.
-    image: bytes | None = None
+    #: Bytes or URL of the picture that the video shall start from.
+    image: bytes | str | None = None
     #: What was decided without the client's asking.
     choices: list[Choice] = field(default_factory=list)
     #: The client's name of our parameter, where it is another.
@@ -195,15 +195,15 @@ def _read_image(order: Order, fields: FieldReader) -> None:
         return
     if name == "input_reference" and fields.raw("image") not in (None, ""):
         raise InvalidParameter("image", "given", "it must not be given beside `input_reference`")
-    order.names["image"] = name
     if isinstance(value, dict):
         name, value = _referenced(name, value)
-    order.image = picture_bytes(name, value)
+    order.names["image"] = name
+    order.image = picture_of(name, value)
 
 
 def _referenced(name: str, value: dict[str, Any]) -> tuple[str, object]:
     if value.get("file_id"):
         raise InvalidParameter(f"{name}[file_id]", value["file_id"], "files are not kept by this server yet")
     if not value.get("image_url"):
-        raise InvalidParameter(f"{name}[image_url]", "missing", "it must be a data: URL")
+        raise InvalidParameter(f"{name}[image_url]", "missing", "it must be a URL")
     return f"{name}[image_url]", value["image_url"]

@@ -136,7 +136,7 @@ _CREATE_FIELDS: dict[str, dict[str, Any]] = {
 _IMAGE = "The first frame: JPEG, PNG or WebP."
 _reference = {
     "anyOf": [
-        {"type": "string", "description": "A data: URL, or base64 alone."},
+        {"type": "string", "description": "An http, https or data: URL, or base64 alone."},
         {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
     ],
     "description": _IMAGE,
