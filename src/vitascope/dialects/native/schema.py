@@ -197,7 +197,7 @@ _FIELDS = {
 
 
 def _body(image: dict[str, Any]) -> dict[str, Any]:
-    properties = {**_FIELDS, "image": _field(image, "First frame: PNG, JPEG or WebP.")}
+    properties = {**_FIELDS, "image": _field(image, "First frame: PNG, JPEG, WebP or GIF.")}
     schema = {
         "type": "object",
         "required": ["prompt"],
