@@ -1,4 +1,4 @@
-"""`python -m bench.fuzz`: 10,000 damaged pictures through the way in; prints what came of them.
+"""`python -m bench.fuzz`: 10,000 damaged pictures and videos through the way in; prints what came of them.
 
 The exit status is 1 if an error told more than it should. A file that ends badly can be made again from its number and
 the seed.

@@ -7,7 +7,11 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from typing import cast
 
+import av
+import numpy as np
+from av.video.stream import VideoStream
 from PIL import Image
 
 Change = Callable[[bytearray, random.Random, list[bytes]], bytearray]
@@ -40,6 +44,23 @@ def valid_files() -> dict[str, bytes]:
             rgb, "GIF", save_all=True, append_images=frames, loop=0, comment=b"a comment"
         ),
     }
+
+
+def valid_videos() -> dict[str, bytes]:
+    """Make a small video of each container that is read."""
+    return {"mp4": _video("libx264", "mp4"), "webm": _video("libvpx-vp9", "webm")}
+
+
+def _video(codec: str, container: str) -> bytes:
+    content = io.BytesIO()
+    with av.open(content, "w", format=container) as output:
+        stream = cast(VideoStream, output.add_stream(codec, rate=8, options={"threads": "1"}))
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for index in range(6):
+            picture = Image.radial_gradient("L").resize((48, 32)).rotate(40 * index).convert("RGB")
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
+        output.mux(stream.encode(None))
+    return content.getvalue()
 
 
 def _packed(picture: Image.Image, format: str, **options: object) -> bytes:

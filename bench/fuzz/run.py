@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vitascope import media
-from vitascope.domain.errors import UnreadableImage
+from vitascope.domain.errors import UnreadableImage, UnreadableVideo
+from vitascope.media.signature import video_kind
 
-from .files import mutated, valid_files
+from .files import mutated, valid_files, valid_videos
 
 SIZE = (48, 64)
 
@@ -46,7 +47,7 @@ class Outcome:
 def run(num_files: int, seed: int) -> Outcome:
     """Open `num_files` damaged files; the same seed makes the same files."""
     outcome = Outcome()
-    sources = valid_files()
+    sources = {**valid_files(), **valid_videos()}
     names, contents = list(sources), list(sources.values())
     opener = media.Opener(media.Limits(processes=1))
     try:
@@ -65,16 +66,24 @@ def run(num_files: int, seed: int) -> Outcome:
 def _try(opener: media.Opener, content: bytes, name: str, outcome: Outcome) -> None:
     started = time.perf_counter()
     try:
-        picture = opener.open_picture(content, size=SIZE)
-    except UnreadableImage as error:
+        pictures = _opened(opener, content)
+    except (UnreadableImage, UnreadableVideo) as error:
         reason = re.sub(r"\d+x\d+", "WxH", error.message)
         outcome.refused[reason] += 1
         if TELLTALE.search(error.message) or error.__context__ is not None:
             outcome.bad.append(f"{name}: {error.message!r}")
     else:
         outcome.accepted += 1
-        if (picture.height, picture.width, len(picture.pixels)) != (*SIZE, 3 * SIZE[0] * SIZE[1]):
-            outcome.bad.append(f"{name}: {picture.width}x{picture.height}")
+        if any(
+            (one.height, one.width, len(one.pixels)) != (*SIZE, 3 * SIZE[0] * SIZE[1]) for one in pictures
+        ):
+            outcome.bad.append(f"{name}: not of the size that was asked for")
     seconds = time.perf_counter() - started
     if seconds > outcome.slowest_seconds:
         outcome.slowest_seconds, outcome.slowest = seconds, name
+
+
+def _opened(opener: media.Opener, content: bytes) -> list[media.Picture]:
+    if video_kind(content) is None:
+        return [opener.open_picture(content, size=SIZE)]
+    return [one.picture for one in opener.open_video(content, size=SIZE, max_frames=50, max_seconds=60)]

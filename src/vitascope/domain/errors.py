@@ -19,6 +19,7 @@
     │   ├── OutOfMemory
     │   ├── InvalidOutput
     │   ├── UnreadableImage
+    │   ├── UnreadableVideo
     │   ├── WriteFailed
     │   ├── WorkerLost
     │   └── InternalError
@@ -158,6 +159,10 @@ class InvalidOutput(GenerationError):
 
 class UnreadableImage(GenerationError):
     """The image could not be read."""
+
+
+class UnreadableVideo(GenerationError):
+    """The video that was sent could not be read."""
 
 
 class WriteFailed(GenerationError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .frames import Frame, Frames
     from .image import contact_sheet, image_to_png, save_image
     from .measure import VideoInfo, probe, read_frames
-    from .opener import MAX_IMAGE_PIXELS, Limits, Opener, Picture, open_picture, read_image
+    from .opener import MAX_IMAGE_PIXELS, Limits, Opener, Picture, ShownPicture, open_picture, read_image
     from .resample import resample_frames
     from .target import check_target
     from .write import write_video
@@ -33,7 +33,15 @@ _MODULES = {
     "fit": ("fit_frame", "fit_frames"),
     "frames": ("Frame", "Frames"),
     "image": ("contact_sheet", "image_to_png", "save_image"),
-    "opener": ("MAX_IMAGE_PIXELS", "Limits", "Opener", "Picture", "open_picture", "read_image"),
+    "opener": (
+        "MAX_IMAGE_PIXELS",
+        "Limits",
+        "Opener",
+        "Picture",
+        "ShownPicture",
+        "open_picture",
+        "read_image",
+    ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),
     "target": ("check_target",),
@@ -48,6 +56,7 @@ __all__ = [
     "Limits",
     "Opener",
     "Picture",
+    "ShownPicture",
     "VideoInfo",
     "check_target",
     "contact_sheet",

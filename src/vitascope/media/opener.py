@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from vitascope.domain.errors import QueueFull, StorageError, UnreadableImage
+from vitascope.domain.errors import QueueFull, StorageError, UnreadableImage, UnreadableVideo
 
 from .exchange import Broken, Header, Line, TooSlow
 from .refusal import Refusal
-from .signature import PictureKind, name_of, picture_kind
+from .signature import PictureKind, VideoKind, name_of, picture_kind, video_kind
 
 if TYPE_CHECKING:
     from .frames import Frame
@@ -40,6 +40,9 @@ MAX_IMAGE_PIXELS = 50_000_000
 MAX_IMAGE_BYTES = 128 * 1024 * 1024
 """Largest picture file that is looked at; 50 megapixels of noise are 150 MB as PNG, of a photo 90 MB."""
 
+MAX_VIDEO_PIXELS = 3840 * 2160
+"""Largest picture of a video."""
+
 MEMORY_BYTES = 1280 * 1024 * 1024
 """Address space of the process that reads one file. 50 megapixels take 448 to 640 MiB of it, with transparency up to 896 as
 PNG and 1,280 as WebP (docs/experiments.md)."""
@@ -52,24 +55,30 @@ _GRACE_SECONDS = 2.0
 
 _SEND_A_PICTURE = "send a PNG, JPEG, WebP or GIF file"
 _SAVE_AGAIN = "open it in another program and save it again"
-_SMALLER = "send a smaller picture"
+_SEND_A_VIDEO = "send an MP4 or WebM file with H.264, HEVC, VP8, VP9 or AV1"
+_SMALLER = "send a smaller {what}"
 _TOO_MANY = "too many pictures are being read"
 _NUMBERS = ("width", "height", "limit")
 
-#: What the opening process's codes mean to who sent a picture.
-_SENTENCES: dict[str, tuple[str, str | None]] = {
-    "size": ("the picture is {width}x{height}, but at most {megapixels:g} megapixels are read", _SMALLER),
-    "bomb": ("the picture is far too large, but at most {megapixels:g} megapixels are read", _SMALLER),
+#: What the opening process's codes mean to who sent the file.
+_SENTENCES: dict[str, tuple[str, str]] = {
+    "size": ("the {what} is {width}x{height}, but at most {megapixels:g} megapixels are read", _SMALLER),
+    "bomb": ("the {what} is far too large, but at most {megapixels:g} megapixels are read", _SMALLER),
     "two_things": (
-        "the file is a picture and something else at once, such as a document, an archive or a page",
+        "the file is a {what} and something else at once, such as a document, an archive or a page",
         _SAVE_AGAIN,
     ),
-    "metadata": ("the picture carries more than {limit} MiB beside its pixels", _SAVE_AGAIN),
-    "frames": ("the animation has more than {limit} frames", "send a single picture"),
-    "damaged": ("the picture is damaged or incomplete", _SAVE_AGAIN),
-    "crash": ("the picture is damaged: its reader failed on it", _SAVE_AGAIN),
-    "memory": ("reading the picture takes more memory than is allowed", _SMALLER),
-    "time": ("reading the picture takes longer than is allowed", _SMALLER),
+    "metadata": ("the {what} carries more than {limit} MiB beside its pixels", _SAVE_AGAIN),
+    "frames": (
+        "the animation or video has more than {limit} frames",
+        "send a shorter one, or a single picture",
+    ),
+    "duration": ("the video lasts longer than {limit} s", "send a shorter one"),
+    "no_video": ("the file holds no video in a format that can be read", _SEND_A_VIDEO),
+    "damaged": ("the {what} is damaged or incomplete", _SAVE_AGAIN),
+    "crash": ("the {what} is damaged: its reader failed on it", _SAVE_AGAIN),
+    "memory": ("reading the {what} takes more memory than is allowed", _SMALLER),
+    "time": ("reading the {what} takes longer than is allowed", _SMALLER),
 }
 
 
@@ -99,6 +108,14 @@ class Picture:
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
             for name, data in chunks
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPicture:
+    """One picture of a video, and when it is shown."""
+
+    seconds: float
+    picture: Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +181,56 @@ class Opener:
                 raise Broken
             return Picture(height, width, line.receive_bytes(height * width * 3))
 
-        return self._open(order, content, read)
+        outcome = self._open(order, content, read)
+        if isinstance(outcome, Refusal):
+            message, hint = _sentence(outcome, "picture")
+            raise UnreadableImage(message, hint=hint)
+        return outcome
+
+    def open_video(
+        self, content: bytes, *, size: tuple[int, int], max_frames: int, max_seconds: float
+    ) -> list[ShownPicture]:
+        """Read the pictures of an MP4 or WebM video that somebody sent; sound is left out.
+
+        Args:
+            content: the file.
+            size: (height, width) that the pictures are to cover.
+            max_frames: a video with more is refused.
+            max_seconds: a video that lasts longer is refused.
+
+        Raises:
+            UnreadableVideo: it is none of these formats, damaged, too large, or too long.
+            QueueFull: too many others wait.
+        """
+        order = {
+            "do": "video",
+            "kind": _checked_video_kind(content),
+            "height": size[0],
+            "width": size[1],
+            "max_pixels": MAX_VIDEO_PIXELS,
+            "max_frames": max_frames,
+            "max_seconds": max_seconds,
+        }
+
+        def read(line: Line, header: Header) -> list[ShownPicture] | Refusal:
+            pictures: list[ShownPicture] = []
+            while header.get("is") == "picture":
+                if (header.get("height"), header.get("width")) != size or len(pictures) >= max_frames:
+                    raise Broken
+                picture = Picture(*size, line.receive_bytes(size[0] * size[1] * 3))
+                pictures.append(ShownPicture(count(header, "microseconds") / 1e6, picture))
+                header = line.receive()
+            if header.get("is") == "refused":  # after some good ones
+                return _refusal(header)
+            if header.get("is") != "end" or not pictures:
+                raise Broken
+            return pictures
+
+        outcome = self._open(order, content, read)
+        if isinstance(outcome, Refusal):
+            message, hint = _sentence(outcome, "video")
+            raise UnreadableVideo(message, hint=hint)
+        return outcome
 
     def close(self) -> None:
         """End the processes. Files that are being read are read on; afterwards the opener can be used again."""
@@ -173,16 +239,15 @@ class Opener:
         for process in idle:
             process.end()
 
-    def _open(self, order: Header, content: bytes, read: Callable[[Line, Header], Answer]) -> Answer:
+    def _open(
+        self, order: Header, content: bytes, read: Callable[[Line, Header], Answer | Refusal]
+    ) -> Answer | Refusal:
         with self._turn():
             process = self._take()
             try:
-                outcome = process.open(order, content, self._limits, read)
+                return process.open(order, content, self._limits, read)
             finally:
                 self._give_back(process)
-        if isinstance(outcome, Refusal):
-            raise _error(outcome)
-        return outcome
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -253,7 +318,7 @@ class _Process:
         return self._process.poll() is None
 
     def open(
-        self, order: Header, content: bytes, limits: Limits, read: Callable[[Line, Header], Answer]
+        self, order: Header, content: bytes, limits: Limits, read: Callable[[Line, Header], Answer | Refusal]
     ) -> Answer | Refusal:
         """Have one file read; `read` takes the answer from the line."""
         self.is_free = False
@@ -280,17 +345,12 @@ class _Process:
         order: Header,
         content: bytes,
         limits: Limits,
-        read: Callable[[Line, Header], Answer],
+        read: Callable[[Line, Header], Answer | Refusal],
     ) -> Answer | Refusal:
         limited = {"memory_bytes": limits.memory_bytes, "seconds": limits.seconds, "bytes": len(content)}
         line.send({**order, **limited}, content)
         header = line.receive()
-        if header.get("is") != "refused":
-            return read(line, header)
-        code, numbers = header.get("code"), header.get("numbers")
-        if not isinstance(code, str) or not isinstance(numbers, dict):
-            raise Broken
-        return Refusal(code, **{name: count(numbers, name) for name in numbers})
+        return _refusal(header) if header.get("is") == "refused" else read(line, header)
 
     def end(self) -> None:
         """End it and what it has forked, at once."""
@@ -314,6 +374,13 @@ def count(header: Header, name: str) -> int:
     return value
 
 
+def _refusal(header: Header) -> Refusal:
+    code, numbers = header.get("code"), header.get("numbers")
+    if not isinstance(code, str) or not isinstance(numbers, dict):
+        raise Broken
+    return Refusal(code, **{name: count(numbers, name) for name in _NUMBERS if name in numbers})
+
+
 def _why(status: int) -> str:
     """Say what the end of a fork means that gave no answer; a negative status is a signal."""
     if status in (-signal.SIGXCPU, -signal.SIGALRM):
@@ -330,17 +397,27 @@ def _checked_kind(content: bytes) -> PictureKind:
         raise UnreadableImage(f"the file is {what} in a format that can be read", hint=_SEND_A_PICTURE)
     if len(content) > MAX_IMAGE_BYTES:
         limit = MAX_IMAGE_BYTES >> 20
-        raise UnreadableImage(f"the file is larger than the {limit} MiB that are read", hint=_SMALLER)
+        raise UnreadableImage(
+            f"the file is larger than the {limit} MiB that are read", hint="send a smaller picture"
+        )
     return kind
 
 
-def _error(refusal: Refusal) -> UnreadableImage:
-    numbers = refusal.numbers
+def _checked_video_kind(content: bytes) -> VideoKind:
+    kind = video_kind(content)
+    if kind is None:
+        name = name_of(content)
+        what = f"{name}, not a video" if name else "not a video"
+        raise UnreadableVideo(f"the file is {what} in a format that can be read", hint=_SEND_A_VIDEO)
+    return kind
+
+
+def _sentence(refusal: Refusal, what: str) -> tuple[str, str | None]:
+    """Say what a refusal means: the message and the hint."""
+    numbers = {**dict.fromkeys(_NUMBERS, 0), **refusal.numbers}
     message, hint = _SENTENCES.get(refusal.code, _SENTENCES["damaged"])
-    message = message.format_map(
-        {**dict.fromkeys(_NUMBERS, 0), **numbers, "megapixels": numbers.get("limit", 0) / 1e6}
-    )
-    return UnreadableImage(message, hint=hint)
+    message = message.format_map({**numbers, "what": what, "megapixels": numbers["limit"] / 1e6})
+    return message, hint.format(what=what)
 
 
 _shared = Opener()

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 from .exchange import Broken, Header, Line
 from .refusal import Refusal
@@ -109,10 +110,17 @@ def _wait(control: socket.socket, pid: int, ended: int) -> int:
 
 def _answer(line: Line) -> None:
     order = line.receive()
+    if order["do"] == "video":
+        from . import decode_video  # loads FFmpeg's libraries: files, so before the limits
     _limit(order)
     content = bytes(line.receive_bytes(order["bytes"]))
     try:
-        _answer_picture(line, content, order)
+        if has_second_face(content):
+            raise Refusal("two_things")  # noqa: TRY301  it is answered below as any other
+        if order["do"] == "video":
+            _answer_video(line, content, order, decode_video)
+        else:
+            _answer_picture(line, content, order)
     except Refusal as refusal:
         line.send({"is": "refused", "code": refusal.code, "numbers": refusal.numbers})
     except MemoryError:
@@ -122,12 +130,19 @@ def _answer(line: Line) -> None:
 def _answer_picture(line: Line, content: bytes, order: Header) -> None:
     from .decode import Wish, decode
 
-    if has_second_face(content):
-        raise Refusal("two_things")
     size = (order["height"], order["width"]) if order["height"] else None
     picture = decode(content, order["kind"], Wish(order["max_pixels"], size))
     pixels = picture.tobytes()
     line.send({"is": "picture", "height": picture.height, "width": picture.width}, pixels)
+
+
+def _answer_video(line: Line, content: bytes, order: Header, decoder: ModuleType) -> None:
+    size = (order["height"], order["width"])
+    wish = decoder.VideoWish(size, order["max_frames"], order["max_pixels"], order["max_seconds"])
+    for seconds, picture in decoder.decode_video(content, order["kind"], wish):
+        shown = {"height": picture.height, "width": picture.width, "microseconds": round(seconds * 1e6)}
+        line.send({"is": "picture", **shown}, picture.tobytes())
+    line.send({"is": "end"})
 
 
 def _limit(order: Header) -> None:
