@@ -292,3 +292,36 @@ def test_many_at_once_take_turns_and_too_many_are_told_to_come_later() -> None:
     assert len(read_ones) >= 4
     assert all(isinstance(result, QueueFull) for result in results if result != 1500)
     assert opener.started <= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_all_formats_are_read_by_who_may_start_no_thread() -> None:
+    """For root the limit on processes and threads does not hold: a decoder that wants one would work in tests only."""
+    program = """
+import os
+from bench.fuzz.files import valid_files, valid_videos
+from vitascope.media import decode, decode_video, opening_process
+from vitascope.media.signature import picture_kind
+pictures, videos = valid_files(), valid_videos()
+opening_process._warm_up()
+if pid := os.fork():  # making the files has started threads, which a limited user would be charged for
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+opening_process._limit({"memory_bytes": 1280 << 20, "seconds": 20})
+for content in pictures.values():
+    decode.decode(content, picture_kind(content), decode.Wish(10**6, (16, 24)))
+for kind, content in videos.items():
+    wish = decode_video.VideoWish((16, 24), 9, 10**6, 9.0)
+    assert len(list(decode_video.decode_video(content, kind, wish))) == 6
+try:
+    os.fork()
+except OSError:
+    os._exit(0)
+os._exit(9)
+"""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), *filter(None, sys.path)])
+    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": path}, check=False, timeout=120)
+    assert done.returncode == 0

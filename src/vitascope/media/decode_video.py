@@ -94,7 +94,9 @@ def _check_size(width: int, height: int, wish: VideoWish) -> None:
 
 
 def _shaped(reformatter: VideoReformatter, picture: av.VideoFrame, size: tuple[int, int]) -> Image.Image:
-    rgb = reformatter.reformat(picture, format="rgb24", dst_color_range=ColorRange.JPEG)
+    rgb = reformatter.reformat(
+        picture, format="rgb24", dst_color_range=ColorRange.JPEG, threads=1
+    )  # a fork may start none
     plane = rgb.planes[0]
     image = Image.frombytes("RGB", (rgb.width, rgb.height), bytes(plane), "raw", "RGB", plane.line_size, 1)
     turn = _TURNS.get(picture.rotation)
