@@ -34,7 +34,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     ] = None,
     model: Annotated[str | None, typer.Option(help="A card's name, a diffusers folder, or a hub id.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What the video must not show.")] = "",
-    image: Annotated[Path | None, typer.Option(help="First frame: a PNG, JPEG or WebP file.")] = None,
+    image: Annotated[Path | None, typer.Option(help="First frame: a PNG, JPEG, WebP or GIF file.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; instead of --num-frames.")] = None,

@@ -26,6 +26,7 @@
     │   ├── OutOfMemory
     │   ├── InvalidOutput
     │   ├── UnreadableImage
+    │   ├── UnreadableVideo
     │   ├── WriteFailed
     │   ├── WorkerLost
     │   └── InternalError
@@ -206,6 +207,10 @@ class InvalidOutput(GenerationError):
 
 class UnreadableImage(GenerationError):
     """The image could not be read."""
+
+
+class UnreadableVideo(GenerationError):
+    """The video that was sent could not be read."""
 
 
 class WriteFailed(GenerationError):

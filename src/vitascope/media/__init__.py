@@ -3,6 +3,9 @@
 Belongs here: writing, reading, measuring and reshaping pictures and videos, with PyAV, Pillow and numpy.
 Never here: jobs, models, settings, HTTP, where finished files are kept.
 
+What strangers send is opened in a process of its own (`opener`). Names are imported when they are used: a process that
+opens nothing itself, as the web process, loads neither FFmpeg nor Pillow.
+
 Frames are `uint8` RGB arrays in sRGB: one frame is `(height, width, 3)`, a clip is `(num_frames, height, width, 3)`.
 What works frame by frame takes and gives iterators, so that a long video at its full size is never in memory:
 
@@ -11,24 +14,56 @@ What works frame by frame takes and gives iterators, so that a long video at its
     media.write_video(large, path, fps=24, format="mp4")
 """
 
-from .fit import fit_frame, fit_frames
-from .frames import Frame, Frames
-from .image import MAX_IMAGE_PIXELS, contact_sheet, image_to_png, read_image, save_image
-from .probe import VideoInfo, probe, read_frames
-from .resample import resample_frames
-from .target import check_target
-from .write import write_video
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .fit import fit_frame, fit_frames
+    from .frames import Frame, Frames
+    from .image import contact_sheet, image_to_png, save_image
+    from .measure import VideoInfo, probe, read_frames
+    from .opener import MAX_IMAGE_PIXELS, Limits, Opener, Picture, ShownPicture, open_picture, read_image
+    from .resample import resample_frames
+    from .target import check_target
+    from .write import write_video
+
+_MODULES = {
+    "fit": ("fit_frame", "fit_frames"),
+    "frames": ("Frame", "Frames"),
+    "image": ("contact_sheet", "image_to_png", "save_image"),
+    "opener": (
+        "MAX_IMAGE_PIXELS",
+        "Limits",
+        "Opener",
+        "Picture",
+        "ShownPicture",
+        "open_picture",
+        "read_image",
+    ),
+    "measure": ("VideoInfo", "probe", "read_frames"),
+    "resample": ("resample_frames",),
+    "target": ("check_target",),
+    "write": ("write_video",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "MAX_IMAGE_PIXELS",
     "Frame",
     "Frames",
+    "Limits",
+    "Opener",
+    "Picture",
+    "ShownPicture",
     "VideoInfo",
     "check_target",
     "contact_sheet",
     "fit_frame",
     "fit_frames",
     "image_to_png",
+    "open_picture",
     "probe",
     "read_frames",
     "read_image",
@@ -36,3 +71,11 @@ __all__ = [
     "save_image",
     "write_video",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -183,22 +183,24 @@ class Service:
     def store_image(self, draft: Draft) -> None:
         """Check the draft's picture and store it, as PNG whatever it was; does nothing if there is none.
 
+        It is opened in another process, so what is stored is a file of our own making.
+
         Raises:
             InvalidParameter: it is not a picture that can be read.
+            QueueFull: too many pictures are being read.
         """
         if draft.image is None or draft.request.image is None:
             return
         assert isinstance(draft.image, bytes), "fetch_image comes first"
         try:
-            picture = media.read_image(draft.image)
+            # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
+            size = (draft.plan.native_height, draft.plan.native_width)
+            picture = media.open_picture(draft.image, size=size)
         except UnreadableImage as error:
             raise InvalidParameter(
                 "image", f"{len(draft.image)} bytes", f"it cannot be read: {error.message}"
             ) from None
-        # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
-        native = {"height": draft.plan.native_height, "width": draft.plan.native_width}
-        frame = media.fit_frame(picture, **native, fit="crop")
-        self._files.put_bytes(media.image_to_png(frame), draft.request.image)
+        self._files.put_bytes(picture.to_png(), draft.request.image)
 
     def count_request(self, caller: Caller) -> None:
         """Count a request that makes a job.

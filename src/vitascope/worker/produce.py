@@ -136,8 +136,7 @@ def _first_frame(plan: Plan) -> Frames | None:
     """Read the first frame and bring it to the native size: covered, and cut in the middle."""
     if plan.image is None:
         return None
-    image = media.read_image(Path(plan.image))
-    return media.fit_frame(image, height=plan.native_height, width=plan.native_width, fit="crop")
+    return media.read_image(Path(plan.image), size=(plan.native_height, plan.native_width))
 
 
 def _describe(path: Path, plan: Plan, key: str) -> Video:

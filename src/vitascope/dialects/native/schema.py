@@ -230,7 +230,8 @@ def _body(image: dict[str, Any]) -> dict[str, Any]:
     properties = {
         **_FIELDS,
         "image": _field(
-            image, "First frame: PNG, JPEG or WebP; where it is text, an http, https or data: URL or base64."
+            image,
+            "First frame: PNG, JPEG, WebP or GIF; where it is text, an http, https or data: URL or base64.",
         ),
     }
     schema = {

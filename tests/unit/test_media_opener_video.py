@@ -1,0 +1,105 @@
+"""Videos that strangers send come in the same way as pictures."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from vitascope import media
+from vitascope.domain.errors import UnreadableVideo
+
+ASKED = {"size": (24, 32), "max_frames": 20, "max_seconds": 10.0}
+
+
+@pytest.fixture(scope="module")
+def opener() -> Iterator[media.Opener]:
+    opener = media.Opener(media.Limits(processes=1))
+    yield opener
+    opener.close()
+
+
+def frames(count: int = 12, height: int = 48, width: int = 64) -> Iterator[media.Frame]:
+    for index in range(count):
+        frame = np.full((height, width, 3), 20 * index, np.uint8)
+        frame[: height // 2] = (200, 30, 30)
+        yield frame
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path: Path = tmp_path_factory.mktemp("video") / "a.mp4"
+    media.write_video(frames(), path, fps=8, format="mp4")
+    return path.read_bytes()
+
+
+def webm(codec: str = "libvpx-vp9", container: str = "webm") -> bytes:
+    content = io.BytesIO()
+    with av.open(content, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in frames():
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    return content.getvalue()
+
+
+def test_videos_are_read(opener: media.Opener, mp4: bytes) -> None:
+    for content in (mp4, webm()):
+        shown = opener.open_video(content, **ASKED)
+        assert [round(one.seconds * 8) for one in shown] == list(range(12))
+        for index, one in enumerate(shown):
+            frame = one.picture.frame()
+            assert frame.shape == (24, 32, 3)
+            assert np.abs(frame[18:].astype(int) - 20 * index).max() < 12
+            assert np.abs(frame[:6].astype(int) - (200, 30, 30)).max() < 16
+
+
+def test_a_phones_turned_video_is_upright(opener: media.Opener, mp4: bytes) -> None:
+    start = mp4.index(b"tkhd") + 4 + 40  # version and flags, times, ids and so on stand before the matrix
+    one = 1 << 16
+    turned = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)  # a quarter clockwise
+    assert struct.unpack(">9i", mp4[start : start + 36]) == (one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    content = mp4[:start] + turned + mp4[start + 36 :]
+    first = opener.open_video(content, size=(64, 48), max_frames=20, max_seconds=10)[0].picture.frame()
+    assert np.abs(first[:, 28:].astype(int) - (200, 30, 30)).max() < 16, "what was above is right"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [({"max_frames": 11}, "more than 11 frames"), ({"max_seconds": 1.0}, "lasts longer than 1 s")],
+)
+def test_long_videos_are_refused(
+    opener: media.Opener, mp4: bytes, limits: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UnreadableVideo, match=message):
+        opener.open_video(mp4, **{**ASKED, **limits})  # type: ignore[arg-type]
+
+
+def test_large_videos_are_refused(opener: media.Opener, mp4: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitascope.media.opener.MAX_VIDEO_PIXELS", 64 * 48 - 1)
+    with pytest.raises(UnreadableVideo, match="the video is 64x48, but at most"):
+        opener.open_video(mp4, **ASKED)
+
+
+def test_other_codecs_and_containers_are_refused(opener: media.Opener) -> None:
+    with pytest.raises(UnreadableVideo):
+        opener.open_video(webm("ffv1", "matroska"), **ASKED)
+    for content in (
+        b"#EXTM3U\nfile:///etc/passwd",
+        b"RIFF\0\0\0\0AVI LIST",
+        b"\x89PNG\r\n\x1a\n",
+        b"ffconcat version 1.0",
+    ):
+        with pytest.raises(UnreadableVideo, match="in a format that can be read"):
+            opener.open_video(content, **ASKED)
+
+
+def test_a_playlist_in_a_videos_clothes_is_refused(opener: media.Opener) -> None:
+    with pytest.raises(UnreadableVideo, match="something else at once"):
+        opener.open_video(b"\0\0\0\x18ftypisom\n#EXTM3U\nfile:///etc/passwd\n", **ASKED)
