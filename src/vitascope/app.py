@@ -334,7 +334,8 @@ class _Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._signal: int = signal.SIGTERM
         self._end_at: float | None = None
-        self._silent_since: dict[Any, float] = {}
+        #: Connections on which nothing is being answered: their last request, and since when.
+        self._silent: dict[Any, tuple[Any, float]] = {}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # only notes: what follows must not happen in the middle of whatever the signal interrupted
@@ -353,14 +354,17 @@ class _Server(uvicorn.Server):
     def _close_silent_connections(self) -> None:
         """Close what has been open without a request for too long; what is being answered has its request."""
         now = time.monotonic()
-        silent: dict[Any, float] = {}
+        silent: dict[Any, tuple[Any, float]] = {}
         for connection in list(self.server_state.connections):
             cycle = getattr(connection, "cycle", None)
             if cycle is None or cycle.response_complete:
-                silent[connection] = self._silent_since.get(connection, now)
-                if now - silent[connection] > SILENT_SECONDS:
+                last_cycle, since = self._silent.get(connection, (None, now))
+                if cycle is not last_cycle:  # there has been a request since the last look
+                    since = now
+                silent[connection] = cycle, since
+                if now - since > SILENT_SECONDS:
                     connection.transport.close()
-        self._silent_since = silent
+        self._silent = silent
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # once a second
