@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,12 +72,12 @@ def test_a_connection_without_a_request_is_closed(web: str, monkeypatch: pytest.
 
 def test_a_connection_that_is_used_stays(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "SILENT_SECONDS", 1.0)
-    address = urlsplit(web)
-    with socket.create_connection((address.hostname, address.port), timeout=30) as used:
-        until = time.monotonic() + 3.5
-        while time.monotonic() < until:
-            used.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert used.recv(65536).startswith(b"HTTP/1.1 200 ")
+    used = HTTPConnection(urlsplit(web).netloc, timeout=30)
+    until = time.monotonic() + 3.5
+    while time.monotonic() < until:
+        used.request("GET", "/livez")
+        assert used.getresponse().read() == b'{"status":"ok"}'
+    used.close()
 
 
 def test_pages_of_named_sites_may_call(serve: Callable[..., Any]) -> None:

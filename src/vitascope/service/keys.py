@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
+import time
 from collections.abc import Collection
 from datetime import UTC, datetime
 
@@ -20,6 +21,9 @@ PREFIX = "vsk_"
 _ALPHABET = string.ascii_letters + string.digits
 _RANDOM_CHARS = 40
 """238 random bits: a digest of so much needs no salt and no slow hash, and finding a key by it tells nothing by its timing."""
+
+OPEN_SECONDS = 1.0
+"""How long a look whether there are keys is good for: on an open server it would cost each request a read."""
 
 SHOWN_CHARS = 8
 MAX_SECRET_CHARS = 200
@@ -37,6 +41,7 @@ class Keys:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._is_closed = False
+        self._look_at = float("-inf")
 
     def create(
         self,
@@ -67,6 +72,7 @@ class Keys:
             expires_at=expires_at,
         )
         self._store.add_key(key, _digest(secret))
+        self._look_at = float("-inf")
         return key, secret
 
     def rotate(self, key_id: str) -> tuple[ApiKey, str]:
@@ -91,9 +97,14 @@ class Keys:
         return self._store.all_keys()
 
     def is_open(self) -> bool:
-        """Whether there has never been a key; then everybody may do everything."""
-        if not self._is_closed:
+        """Whether there has never been a key; then everybody may do everything.
+
+        The first key that another process makes is noticed within OPEN_SECONDS.
+        """
+        now = time.monotonic()
+        if not self._is_closed and now >= self._look_at:
             self._is_closed = self._store.has_keys()
+            self._look_at = now + OPEN_SECONDS
         return not self._is_closed
 
     def identify(self, secret: str | None) -> Caller:
