@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -27,7 +27,12 @@ MANY_EVENTS = 1000
 """Events of one answer: all of most jobs, and a few hundred kilobytes."""
 
 #: Made once: every poll reads a job, and making the statement anew takes as long as running it.
-_ONE = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"), jobs.c.deleted_at.is_(None))
+#: Request and plan come as the text that is stored: see `rows.job_of`.
+_ONE: sa.Select[Any] = sa.select(
+    *(column for column in jobs.c if column.name not in ("request", "plan")),
+    sa.cast(jobs.c.request, sa.Text).label("request"),
+    sa.cast(jobs.c.plan, sa.Text).label("plan"),
+).where(jobs.c.id == sa.bindparam("job_id"), jobs.c.deleted_at.is_(None))
 
 _OWN = _ONE.where(jobs.c.key_id == sa.bindparam("owner"))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +18,9 @@ from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 
 Row = sa.Row[Any]
+
+JOBS_REMEMBERED = 4096
+"""Jobs whose request and plan are kept decoded: who polls reads the same job again and again, and they never change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,14 @@ class Situation:
 
 
 def job_of(row: Row) -> Job:
-    """Make the domain's job of a row of `jobs`."""
+    """Make the domain's job of a row of `jobs`; `request` and `plan` may also be the JSON text that is stored."""
     return Job(
         id=row.id,
         status=JobStatus(row.status),
-        request=GenerationRequest.from_dict(row.request),
-        plan=Plan.from_dict(row.plan),
+        request=_request_of(row.request)
+        if isinstance(row.request, str)
+        else GenerationRequest.from_dict(row.request),
+        plan=_plan_of(row.plan) if isinstance(row.plan, str) else Plan.from_dict(row.plan),
         cancel_requested=row.cancel_requested,
         progress=row.progress,
         stage=row.stage,
@@ -109,6 +116,16 @@ def job_of(row: Row) -> Job:
         key_id=row.key_id,
         is_read=row.read_at is not None,
     )
+
+
+@lru_cache(JOBS_REMEMBERED)
+def _request_of(text: str) -> GenerationRequest:
+    return GenerationRequest.from_dict(json.loads(text))
+
+
+@lru_cache(JOBS_REMEMBERED)
+def _plan_of(text: str) -> Plan:
+    return Plan.from_dict(json.loads(text))
 
 
 def event_of(job_id: str, row: Row) -> Event:
