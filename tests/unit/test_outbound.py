@@ -42,7 +42,10 @@ def test_addresses_that_are_not_anybodys(text: str) -> None:
 def test_the_standard_library_would_have_let_some_pass() -> None:
     """The reason for a table of our own; where Python learns more, this list may shrink."""
     passed = {text for text in INTERNAL if ipaddress.ip_address(text).is_global}
-    assert {"168.63.129.16", "64:ff9b::127.0.0.1", "2002:7f00:1::1", "5f00::1", "224.0.0.1"} <= passed
+    assert {
+        "168.63.129.16",
+        "64:ff9b::127.0.0.1",
+    } <= passed  # in Python 3.11 also 6to4, SRv6 and multicast addresses
 
 
 @pytest.mark.parametrize(
