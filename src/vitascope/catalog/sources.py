@@ -99,7 +99,7 @@ def _spec_by_class(index: Path, values: dict[str, str], hint: str) -> ModelSpec:
         class_name = json.loads(index.read_text("utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UnknownModel(f"the model index of `{values['id']}` cannot be read", hint=hint) from None
-    if not isinstance(class_name, str):  # a list names code that comes with the checkpoint, which is never run
+    if not isinstance(class_name, str):  # a list names the checkpoint's own code, which is never run
         raise UnknownModel(f"`{values['id']}` needs code of its own, which is not run", hint=hint)
     if class_name not in pipeline_defaults():
         raise UnknownModel(f"`{values['id']}` is a {class_name}, for which there are no defaults", hint=hint)
