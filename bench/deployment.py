@@ -74,7 +74,9 @@ class Deployment:
         self.ports = free_ports(num_webs + 1)
         scrubbed = {k: v for k, v in os.environ.items() if not k.startswith("VITASCOPE_")}
         scrubbed.pop("DATABASE_URL", None)
-        self._environment = {**scrubbed, "VITASCOPE_HOME": str(self.home), **settings}
+        # Python 3.11 does not notice when a full disk cuts a .pyc short, and trips over it ever after
+        kept = {"VITASCOPE_HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._environment = {**scrubbed, **kept, **settings}
         self.members = [self._member("serve", self.ports[0])]
         self.members += [self._member("web", port) for port in self.ports[1:]]
         self.members += [self._member("worker", None) for _ in range(num_workers)]
