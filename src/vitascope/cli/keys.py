@@ -77,7 +77,7 @@ def list_keys(
     with _keys() as keys:
         found = keys.all()
     if as_json:
-        typer.echo(json.dumps([_plain(key) for key in found], indent=2))
+        typer.echo(json.dumps([key.to_dict() for key in found], indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("id", "name", "key", "scopes", "limits", "state"):
@@ -134,21 +134,3 @@ def _limits(limits: KeyLimits) -> str:
     }
     words = [f"{count} {what}" for what, count in counts.items() if count is not None]
     return "; ".join([*words, *limits.models]) or "none"
-
-
-def _plain(key: ApiKey) -> dict[str, object]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "prefix": key.prefix,
-        "last4": key.last4,
-        "scopes": sorted(key.scopes),
-        "requests_per_minute": key.limits.requests_per_minute,
-        "max_running": key.limits.max_running,
-        "max_queued": key.limits.max_queued,
-        "max_storage_bytes": key.limits.max_storage_bytes,
-        "models": list(key.limits.models),
-        "created_at": key.created_at.isoformat(),
-        "expires_at": key.expires_at and key.expires_at.isoformat(),
-        "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
-    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class Scope(StrEnum):
@@ -59,6 +60,24 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON values of it, as operators see it: the limits beside the rest."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "prefix": self.prefix,
+            "last4": self.last4,
+            "scopes": sorted(self.scopes),
+            "requests_per_minute": self.limits.requests_per_minute,
+            "max_running": self.limits.max_running,
+            "max_queued": self.limits.max_queued,
+            "max_storage_bytes": self.limits.max_storage_bytes,
+            "models": list(self.limits.models),
+            "created_at": self.created_at.isoformat(),
+            "expires_at": self.expires_at and self.expires_at.isoformat(),
+            "revoked_at": self.revoked_at and self.revoked_at.isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.access import ApiKey, KeyLimits, Scope
+from vitascope.domain.access import KeyLimits, Scope
 from vitascope.domain.errors import InvalidParameter
 
 from . import schema
@@ -46,43 +45,26 @@ async def create(request: Request) -> Response:
     )
     name, scopes = fields.text("name") or "", _scopes(fields)
     key, secret = await desk.write(desk.service.keys.create, name, scopes, limits, _expiry(fields))
-    return JSONResponse({**key_object(key), "key": secret}, status_code=201)
+    return JSONResponse({**key.to_dict(), "key": secret}, status_code=201)
 
 
 async def page(request: Request) -> Response:
     """List all keys that ever were, oldest first."""
     desk = _http.desk_of(request)
-    return JSONResponse({"keys": [key_object(key) for key in await desk.read(desk.service.keys.all)]})
+    return JSONResponse({"keys": [key.to_dict() for key in await desk.read(desk.service.keys.all)]})
 
 
 async def revoke(key_id: str, request: Request) -> Response:
     """End a key for good. Its jobs stay, and run."""
     desk = _http.desk_of(request)
-    return JSONResponse(key_object(await desk.write(desk.service.keys.revoke, key_id)))
+    return JSONResponse((await desk.write(desk.service.keys.revoke, key_id)).to_dict())
 
 
 async def rotate(key_id: str, request: Request) -> Response:
     """Give a key another secret; the old one ends at once, jobs and limits stay."""
     desk = _http.desk_of(request)
     key, secret = await desk.write(desk.service.keys.rotate, key_id)
-    return JSONResponse({**key_object(key), "key": secret})
-
-
-def key_object(key: ApiKey) -> dict[str, Any]:
-    """Show what is kept of a key."""
-    limits = {name: getattr(key.limits, name) for name in LIMITS}
-    return {
-        "id": key.id,
-        "name": key.name,
-        "prefix": key.prefix,
-        "last4": key.last4,
-        "scopes": sorted(key.scopes),
-        **limits,
-        "models": list(key.limits.models),
-        "created_at": key.created_at.isoformat(),
-        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
-        "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
-    }
+    return JSONResponse({**key.to_dict(), "key": secret})
 
 
 def _names(fields: _http.Fields, name: str) -> list[str]:
