@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -149,3 +151,28 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 def server(serve: Callable[..., Server]) -> Server:
     """One server for the tests of a module; nothing works there but what a test does itself."""
     return serve()
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
+    """A server as `vitascope web` runs it; its address."""
+    servers: list[uvicorn.Server] = []
+    started = threading.Event()
+
+    class Watched(app._Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            servers.append(self)
+            started.set()
+
+    monkeypatch.setattr(app, "_Server", Watched)
+    with caplog.at_level(logging.INFO, logger="vitascope.app"):
+        thread = threading.Thread(
+            target=app.run_web, args=(settings.load(home=tmp_path, server={"port": 0}),)
+        )
+        thread.start()
+        assert started.wait(30)
+    (record,) = [record for record in caplog.records if record.message == "listening"]
+    yield record.url  # type: ignore[attr-defined]
+    servers[0].should_exit = True
+    thread.join()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
-from vitascope import app, settings
+from vitascope import app
 
 ORIGIN = "https://app.example"
 
@@ -31,31 +27,6 @@ def test_a_body_that_stops_coming_is_answered(
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body_too_slow" in answer
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
-    """A server as `vitascope web` runs it; its address."""
-    servers: list[uvicorn.Server] = []
-    started = threading.Event()
-
-    class Watched(app._Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            servers.append(self)
-            started.set()
-
-    monkeypatch.setattr(app, "_Server", Watched)
-    with caplog.at_level(logging.INFO, logger="vitascope.app"):
-        thread = threading.Thread(
-            target=app.run_web, args=(settings.load(home=tmp_path, server={"port": 0}),)
-        )
-        thread.start()
-        assert started.wait(30)
-    (record,) = [record for record in caplog.records if record.message == "listening"]
-    yield record.url  # type: ignore[attr-defined]
-    servers[0].should_exit = True
-    thread.join()
 
 
 def test_a_connection_without_a_request_is_closed(web: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from vitascope import app, settings
 from vitascope.dialects.openai import create, schema
@@ -205,25 +203,5 @@ class TestStart:
             with pytest.raises(SettingsError, match="cannot be made"):
                 opens(loaded)
 
-    def test_run_web_serves_until_it_is_told_to_stop(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        servers: list[uvicorn.Server] = []
-        started = threading.Event()
-
-        class Watched(app._Server):
-            async def startup(self, sockets: Any = None) -> None:
-                await super().startup(sockets)
-                servers.append(self)
-                started.set()
-
-        monkeypatch.setattr(app, "_Server", Watched)
-        loaded = settings.load(home=tmp_path, server={"port": 0})
-        with caplog.at_level(logging.INFO, logger="vitascope.app"):
-            thread = threading.Thread(target=app.run_web, args=(loaded,))
-            thread.start()
-            assert started.wait(30)
-        (record,) = [record for record in caplog.records if record.message == "listening"]
-        assert httpx.get(f"{record.url}/livez").status_code == 200  # type: ignore[attr-defined]
-        servers[0].should_exit = True
-        thread.join()
+    def test_run_web_serves_until_it_is_told_to_stop(self, web: str) -> None:
+        assert httpx.get(f"{web}/livez").status_code == 200
