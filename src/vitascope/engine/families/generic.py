@@ -13,8 +13,9 @@ from PIL import Image
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.plan import Plan, Window
+from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
+from vitascope.domain.windows import Window
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
@@ -33,9 +34,9 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None) -> G
     generator = torch.Generator("cpu").manual_seed(plan.seed)
     parts: list[Frames] = []
     for index, window in enumerate(plan.windows):
-        start = parts[-1][-1] if window.continues else image
+        start = parts[-1][-window.overlap] if window.continues else image
         frames = yield from _run_window(plan, spec, slot, index, window, start, generator)
-        parts.append(frames[1:] if window.continues else frames)
+        parts.append(frames[window.overlap :])
     return np.concatenate(parts)
 
 
