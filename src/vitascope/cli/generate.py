@@ -130,7 +130,7 @@ def _produce(
             threads=settings.engine.threads,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
-        for event in produce(engine, planned, spec, target):
+        for event in produce(engine, planned, spec, target, between=settings.worker.frame_interpolation):
             if isinstance(event, Product):
                 return event
             line.show(event)
