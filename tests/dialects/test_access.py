@@ -226,7 +226,41 @@ def test_exactly_as_many_requests_as_allowed_pass(closed: Closed, monkeypatch: p
     assert code_of(refused) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-ratelimit-limit-requests"] == "10"
+    left = sorted(int(a.headers["x-ratelimit-remaining-requests"]) for a in answers if a.status_code == 201)
+    assert left == list(range(10)), "each request that passed was told what it left"
     assert closed.call(key, "GET", "/api/v1/jobs").status_code == 200, "reading is not counted"
+
+
+def test_counted_requests_are_told_what_is_left_and_others_nothing(
+    closed: Closed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope.store.for_keys.MINUTE_SECONDS", 10**9)
+    key = closed.key(requests_per_minute=6)
+    named = {"Idempotency-Key": "order 1"}
+    calls: list[tuple[int, dict[str, Any]]] = [
+        (201, {"path": "/api/v1/jobs", "json": BODY}),
+        (200, {"path": "/v1/videos", "json": BODY, "headers": named}),
+        (200, {"path": "/v1/videos", "json": BODY, "headers": named}),  # the same video again
+        (400, {"path": "/v1/videos", "json": {**BODY, "input_reference": "data:;base64,AAAA"}}),
+        (400, {"path": "/api/v1/jobs", "json": {**BODY, "image": "http://127.0.0.1/a.png"}}),
+        (400, {"path": "/api/v1/jobs", "json": {}}),  # not read as a request for a job: not counted
+        (409, {"path": "/v1/videos", "json": {"prompt": "a cat"}, "headers": named}),
+        (429, {"path": "/v1/videos", "json": BODY}),
+    ]
+    told = []
+    for status, call in calls:
+        answer = closed.call(key, "POST", **call)
+        assert answer.status_code == status, answer.text
+        told.append(answer.headers.get("x-ratelimit-remaining-requests"))
+        if told[-1] is not None:
+            assert answer.headers["x-ratelimit-limit-requests"] == "6"
+            assert re.fullmatch(r"[1-9]\d*s", answer.headers["x-ratelimit-reset-requests"])
+    assert told == ["5", "4", "3", "2", "1", None, "0", "0"]
+    for free, method in ((key, "GET"), (closed.key(), "POST")):
+        body = {"json": BODY} if method == "POST" else {}
+        answer = closed.call(free, method, "/v1/videos", **body)
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 
 
 def test_each_limit_of_a_key_is_kept(closed: Closed) -> None:
