@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import logging
 import re
 import sqlite3
@@ -311,6 +314,68 @@ def test_keys_are_made_and_ended_over_the_api(closed: Closed) -> None:
     assert closed.call(admin, "DELETE", f"/api/v1/keys/{key['id']}").json() == ended
     assert code_of(closed.call(admin, "POST", f"/api/v1/keys/{key['id']}/rotate")) == (404, "key_not_found")
     assert code_of(closed.call(admin, "DELETE", "/api/v1/keys/none")) == (404, "key_not_found")
+
+
+def test_a_keys_webhook_secret_is_shown_and_replaced(closed: Closed) -> None:
+    admin = closed.key(Scope.ADMIN)
+    made, own = closed.keys.create("mine")
+    path = f"/api/v1/keys/{made.id}/webhook-secret"
+    first = closed.call(own, "GET", path)
+    assert first.headers["cache-control"] == "no-store"
+    (secret,) = first.json()["secrets"]
+    assert 24 <= len(base64.b64decode(secret["secret"].removeprefix("whsec_"), validate=True)) <= 64
+    assert secret["expires_at"] is None
+    assert closed.call(admin, "GET", path).json() == first.json()
+    assert closed.call(own, "GET", "/api/v1/keys/self/webhook-secret").json() == first.json()
+    rotated = closed.call(own, "POST", f"{path}/rotate").json()["secrets"]
+    assert [one["secret"] == secret["secret"] for one in rotated] == [False, True]
+    ends_in = datetime.fromisoformat(rotated[1]["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=23) < ends_in <= timedelta(hours=24)
+    assert closed.call(own, "GET", path).json()["secrets"] == rotated
+    assert closed.call(admin, "POST", f"{path}/rotate").json()["secrets"][1]["secret"] == rotated[0]["secret"]
+    schema = closed.call(own, "GET", "/openapi.json").json()["components"]["schemas"]["WebhookSecrets"]
+    assert set(schema["properties"]) == set(first.json())
+    closed.keys.revoke(made.id)
+    assert code_of(closed.call(admin, "GET", path)) == (404, "key_not_found")
+    assert code_of(closed.call(admin, "POST", f"{path}/rotate")) == (404, "key_not_found")
+
+
+def test_the_vendors_sdk_verifies_with_a_keys_webhook_secret(closed: Closed) -> None:
+    path = "/api/v1/keys/self/webhook-secret"
+    secret = closed.call(closed.key(), "GET", path).json()["secrets"][0]["secret"]
+    body, now = '{"type": "video.completed"}', str(int(datetime.now(UTC).timestamp()))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, f"msg_1.{now}.{body}".encode(), hashlib.sha256).digest()
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": now,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+    with openai.OpenAI(api_key="any", webhook_secret=secret) as client:
+        client.webhooks.verify_signature(body, headers)
+        with pytest.raises(openai.InvalidWebhookSignatureError):
+            client.webhooks.verify_signature(body + " ", headers)
+
+
+def test_anothers_webhook_secret_is_an_unknown_one(closed: Closed) -> None:
+    theirs, _ = closed.keys.create("theirs")
+    reader, generator = closed.key(Scope.READ), closed.key()
+    assert closed.call(reader, "GET", "/api/v1/keys/self/webhook-secret").status_code == 200
+    rotate = closed.call(reader, "POST", "/api/v1/keys/self/webhook-secret/rotate")
+    assert code_of(rotate) == (403, "permission_denied")
+    for method, path in (("GET", "webhook-secret"), ("POST", "webhook-secret/rotate")):
+        answers = {
+            (answer.status_code, answer.text)
+            for key_id in (theirs.id, "unknown")
+            for answer in [closed.call(generator, method, f"/api/v1/keys/{key_id}/{path}")]
+        }
+        assert len(answers) == 1
+        assert next(iter(answers))[0] == 404
+
+
+def test_without_keys_there_is_no_webhook_secret(serve: Callable[..., Any]) -> None:
+    answer = serve().client.get("/api/v1/keys/self/webhook-secret")
+    assert code_of(answer) == (404, "key_not_found")
 
 
 @pytest.mark.parametrize(

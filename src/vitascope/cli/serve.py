@@ -45,6 +45,7 @@ def serve(
     with lock_folder(settings.home):
         with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it
             app.check_host(settings, store)
+            app.check_secrets(store)
             access = (
                 "an API key is needed."
                 if store.has_keys()
