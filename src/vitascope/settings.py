@@ -105,6 +105,10 @@ def _json_list(value: object) -> object:
         raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 class OutboundSettings(_Section):
     """What the server fetches from URLs that its users give."""
 
@@ -154,6 +158,8 @@ class Settings(BaseSettings):
     """Server that commands such as `vitascope jobs` talk to; by default the one of these settings on this machine."""
     api_key: Annotated[str | None, Field(repr=False)] = None
     """Key that these commands show to the server."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -25,6 +25,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "cards": None,
         "server_url": None,
         "api_key": None,
+        "log_level": "info",
         "server": {
             "host": "127.0.0.1",
             "allow_public": False,
@@ -96,6 +97,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         ({"server": {"port": 70000}}, "`server.port`"),
         ({"server": {"colour": 1}}, "`server.colour`"),
         ({"engine": {"kind": "magic"}}, "`engine.kind`"),
+        ({"log_level": "loud"}, "`log_level`"),
         (
             {"outbound": {"allow": "minio"}},
             r"`outbound.allow`: it must be a JSON list, such as \[\"minio\"\]",
