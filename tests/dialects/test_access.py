@@ -104,20 +104,82 @@ def test_the_first_key_closes_the_server_at_once(serve: Callable[..., Any]) -> N
         ({"Authorization": "Bearer a", "X-Api-Key": "b"}, {}, "two different API keys"),
         ({}, {"api_key": "KEY"}, "in the address"),
         ({}, {"key": "KEY"}, "in the address"),
+        ({"Authorization": "Bearer KEY"}, {"api_key": "KEY"}, "in the address"),
+        ({"Authorization": "Bearer KEY"}, {"Access_Token": "OTHER"}, "in the address"),
+        ({"Authorization": "Bearer CUT"}, {}, "not known"),
+        ({"Authorization": "Bearer KEYx"}, {}, "not known"),
+        ({"Authorization": "Bearer EXPIRED"}, {}, "has expired"),
+        ({"X-Api-Key": "REVOKED"}, {}, "was revoked"),
+        ({"Authorization": "Bearer KEY", "Api-Key": "OTHER"}, {}, "two different API keys"),
+        ({"Authorization": "Bearer KEY, Bearer OTHER"}, {}, "not known"),
+        ({"Authorization": "Token KEY"}, {}, "not of the kind `Bearer`"),
+        ({"Cookie": "api_key=KEY; session=KEY"}, {}, "no API key was sent"),
+        ({"User-Agent": "KEY", "X-Token": "KEY"}, {}, "no API key was sent"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/videos", "/api/v1/jobs"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
 def test_each_bad_credential_has_its_answer(
-    closed: Closed, path: str, headers: dict[str, Any], params: dict[str, str], words: str
+    bad: BadKeys,
+    method: str,
+    path: str,
+    headers: dict[str, Any],
+    params: Any,
+    words: str,
 ) -> None:
-    key = closed.key()
-    headers = {k: v.replace("KEY", key) if isinstance(v, str) else v for k, v in headers.items()}
-    answer = closed.call(
-        None, "GET", path, headers=headers, params={k: v.replace("KEY", key) for k, v in params.items()}
-    )
+    def filled(values: dict[str, Any]) -> dict[str, Any]:
+        for name, key in bad.keys.items():
+            values = {k: v.replace(name, key) if isinstance(v, str) else v for k, v in values.items()}
+        return values
+
+    # a key in the body is in the wrong place too: it is not looked for there
+    body = {"json": {**BODY, "key": bad.keys["KEY"], "api_key": bad.keys["KEY"]}} if method == "POST" else {}
+    answer = bad.closed.call(None, method, path, headers=filled(headers), params=filled(params), **body)
     assert code_of(answer) == (401, "invalid_api_key")
-    assert words in answer.json()["error"]["message"]
-    assert key not in answer.text
+    assert answer.headers["www-authenticate"] == "Bearer"
+    error = answer.json()["error"]
+    assert words in error["message"]
+    assert set(error) == ({"message", "type", "param", "code"} if path == "/v1/videos" else {"code", "message", "hint"})  # fmt: skip
+    assert not [name for name, key in bad.keys.items() if key in answer.text]
+    assert bad.closed.call(bad.keys["KEY"], "GET", "/api/v1/jobs").json()["jobs"] == []
+
+
+@dataclass
+class BadKeys:
+    """A server that has keys, and texts by the words that stand for them."""
+
+    closed: Closed
+    keys: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def bad(serve: Callable[..., Any]) -> BadKeys:
+    """Keys by what is wrong with them; there is nothing wrong with KEY and OTHER."""
+    closed = Closed(server := serve(), Keys(server.store))
+    expired, expired_key = closed.keys.create("a")
+    with closing(sqlite3.connect(closed.server.settings.home / "vitascope.db")) as database:
+        past = "2026-01-01 00:00:00.000000"
+        database.execute("UPDATE keys SET expires_at = ? WHERE id = ?", (past, expired.id))
+        database.commit()
+    revoked, revoked_key = closed.keys.create("b")
+    closed.keys.revoke(revoked.id)
+    key = closed.key()
+    keys = {
+        "KEY": key,
+        "OTHER": closed.key(),
+        "CUT": key[:-1],
+        "EXPIRED": expired_key,
+        "REVOKED": revoked_key,
+    }
+    return BadKeys(closed, keys)
+
+
+def test_the_same_key_in_two_places_is_one_key(closed: Closed) -> None:
+    key = closed.key()
+    assert (
+        closed.call(key, "GET", "/v1/videos", headers={"X-Api-Key": key, "Api-Key": key}).status_code == 200
+    )
+    assert closed.call(key, "GET", "/v1/videos", params={"key": ""}).status_code == 200
 
 
 def test_a_key_is_good_until_it_ends(closed: Closed) -> None:
@@ -173,6 +235,10 @@ def test_scopes_decide_what_a_key_may_do(closed: Closed) -> None:
         assert found == statuses, (method, path)
 
 
+def routes_with(paths: dict[str, Any], part: str) -> list[tuple[str, str]]:
+    return [(method.upper(), path) for path, methods in paths.items() if part in path for method in methods]
+
+
 def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     """Every route of the description that takes an id, with every id of another key."""
     mine, other = closed.key(), closed.key()
@@ -180,12 +246,9 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     closed.server.finish(closed.server.store.claim("w", 60.0))
     closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
-    routes = [
-        (method.upper(), path)
-        for path, methods in paths.items()
-        for method in methods
-        if "{job_id}" in path or "{video_id}" in path
-    ]
+    named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
+    assert named == {"job_id", "video_id", "key_id"}, "an id of another kind needs its part of this test"
+    routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
     assert len(routes) >= 9
     unknown = "01" + "0" * 24
     for method, path in routes:
@@ -197,6 +260,11 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
             answers[answer.status_code, answer.text, tuple(sorted(headers.items()))] = job_id
         assert len(answers) == 1, f"{method} {path} tells another key's job from an unknown one"
         assert next(iter(answers))[0] == 404
+    keys = [unknown, *(key.id for key in closed.keys.all()[:2])]
+    for method, path in routes_with(paths, "{key_id}"):
+        tried = [closed.call(other, method, path.replace("{key_id}", key_id)) for key_id in keys]
+        assert len({(answer.status_code, answer.text) for answer in tried}) == 1, f"{method} {path}"
+        assert tried[0].status_code in (403, 404)
     for path in ("/v1/videos", "/api/v1/jobs"):
         assert closed.call(other, "GET", path).json()["has_more"] is False
         assert ids[0] not in closed.call(other, "GET", path).text
