@@ -88,7 +88,7 @@ def test_a_wrong_key_for_secrets_is_told_at_the_start(home: Path) -> None:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vitascope", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
 
     for command in ("serve", "web"):
         refused = run(command, "--port", "0")
