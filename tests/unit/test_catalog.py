@@ -157,7 +157,7 @@ def test_a_damaged_embedded_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     spec = Catalog.open().resolve("pocket")
     copy = tmp_path / "pocket"
     shutil.copytree(locate(spec), copy)
-    monkeypatch.setattr("vitascope.catalog.sources._embedded_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("vitascope.catalog.sources.embedded_folder", lambda name: tmp_path / name)
     name = next(
         line.split("  ")[1] for line in (copy / CHECKSUMS).read_text().splitlines() if "transformer" in line
     )
