@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -113,11 +114,12 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
             is not the one that the hub lists.
         StorageError: the disk has no room for it.
     """
-    from huggingface_hub.utils import logging as client_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    client_logging.set_verbosity(client_logging.ERROR)  # it would say on standard error that a connection broke
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it would say on standard error that a connection broke
     repository = repository_of(spec)
     with only_one(own_folder(repository), report):
         known = None if repair or spec.revision is None else installed(spec)
