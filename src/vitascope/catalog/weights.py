@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def verify(spec: ModelSpec, report: Report) -> list[str]:
         report(Progress("checking", done, made.num_bytes))
 
     return manifest.wrong_files(made, folder or hub.files_of(made, name), counted)
+
+
+def damaged(spec: ModelSpec, problems: Sequence[str]) -> ModelUnavailable:
+    """Say what `verify` has found."""
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    hint = f"`vitascope models pull {spec.id} --repair` mends it"
+    return ModelUnavailable(f"model `{spec.id}` is damaged: {problems[0]}{more}", hint=hint)
 
 
 def _made(spec: ModelSpec, name: str) -> tuple[manifest.Manifest | None, Path]:

@@ -24,7 +24,7 @@ class CommandKind(StrEnum):
 
 ABOUT_MODELS = frozenset(CommandKind) - {CommandKind.CLEAR_CACHES, CommandKind.RESTART}
 
-WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY, CommandKind.REMOVE})
+WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
 """What needs no engine: it is done beside jobs."""
 
 

@@ -40,6 +40,7 @@ from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids
+from .commands import Commands
 from .keys import Keys
 from .outlook import Outlook
 
@@ -100,6 +101,7 @@ class Service:
         self._max_queued_per_key = max_queued_per_key
         self._worker_silence_seconds = worker_silence_seconds
         self.keys = Keys(store)
+        self.commands = Commands(store, worker_silence_seconds)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))

@@ -62,9 +62,9 @@ class ForCommands(Base):
             "created_at": self._now(),
         }
         rows = [{**shared, "worker_id": worker_id} for worker_id in sorted(worker_ids)]
+        insert = sa.insert(commands).returning(commands, sort_by_parameter_order=True)
         with self._database.write() as connection:
-            connection.execute(sa.insert(commands), rows)
-        return self.command(command_id)
+            return _command_of(connection.execute(insert, rows).all())
 
     def command(self, command_id: str) -> Command:
         """Return a command with what came of it.
