@@ -59,9 +59,10 @@ class FakeEngine:
         self.loaded_models = (spec.id,)
 
     def unload(self, model_id: str) -> bool:
-        was_loaded = model_id in self.loaded_models
+        if model_id not in self.loaded_models:
+            return False
         self.loaded_models = ()
-        return was_loaded
+        return True
 
     def clear_caches(self) -> None:
         """Nothing is held."""
