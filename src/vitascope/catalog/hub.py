@@ -78,7 +78,7 @@ def repository_of(spec: ModelSpec) -> str:
     if kind == "hub":
         return name
     rule = "it comes with Vitascope" if kind == "embedded" else "its card names a folder of this machine"
-    raise InvalidParameter("model", spec.id, f"{rule}: there is nothing to download")
+    raise InvalidParameter("model", spec.id, f"{rule}: it has no download")
 
 
 def cache_folder(repository: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitascope.domain.errors import InvalidParameter, ModelUnavailable
+from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
 
 from . import hub, manifest
@@ -98,10 +98,7 @@ def remove(spec: ModelSpec) -> int:
         InvalidParameter: the model comes with Vitascope, or its folder is the operator's own.
         ModelUnavailable: nothing of it is there.
     """
-    kind, _, repository = spec.source.partition(":")
-    if kind != "hub":
-        rule = "it comes with Vitascope" if kind == "embedded" else "its folder is your own"
-        raise InvalidParameter("model", spec.id, f"{rule}: it is not removed")
+    repository = hub.repository_of(spec)
     folder = hub.cache_folder(repository)
     if not folder.is_dir():
         raise ModelUnavailable(f"nothing of model `{spec.id}` is on this machine")
