@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+NAME = "someone/tiny"
+COMMIT = "c0ffee" * 6 + "c0de"
+
 LFS = (".safetensors", ".bin", ".pt")
 
 
@@ -21,7 +24,7 @@ class Repository:
     """Files of one commit, which `main` is."""
 
     files: dict[str, bytes]
-    commit: str = "c0ffee" * 6 + "c0de"
+    commit: str = COMMIT
 
     @classmethod
     def of(cls, folder: Path) -> Repository:

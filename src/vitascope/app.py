@@ -127,6 +127,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             worker_silence_seconds=SILENCE_LEASES * settings.worker.lease_seconds,
             outbound=outbound,
             max_fetched_bytes=settings.outbound.max_bytes,
+            unknown_model_falls_back=settings.server.unknown_model_falls_back,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail

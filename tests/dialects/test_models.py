@@ -168,3 +168,25 @@ def test_operators_only_may_change_anything(serve: Callable[..., Any]) -> None:
         assert call(server, "DELETE", "/models/pocket", headers=headers)[1] == (
             400 if allowed == 202 else 403
         )
+
+
+def test_vendors_clients_get_the_default_model_unless_the_setting_is_off(serve: Callable[..., Any]) -> None:
+    body = {"model": "sora-9", "prompt": "a dog", "seconds": "2"}
+    strict, lenient = serve(server={"unknown_model_falls_back": False}), serve()
+    answer = strict.client.post("/v1/videos", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_not_found")
+    video = lenient.client.post("/v1/videos", json=body).json()
+    job = call(lenient, "GET", f"/jobs/{video['id']}")[0]
+    assert job["model"] == "small"
+    assert job["choices"][0] == {
+        "name": "model",
+        "value": "small",
+        "reason": "there is no model `sora-9` here",
+    }
+    for server in (strict, lenient):
+        answer, status = call(server, "POST", "/jobs", json={"model": "smal", "prompt": "a dog"})
+        assert (status, answer["error"]["code"], answer["error"]["hint"]) == (
+            400,
+            "unknown_model",
+            "did you mean `small`?",
+        )

@@ -20,8 +20,7 @@ import hub as hubs
 import tiny
 from waiting import eventually
 
-NAME = "someone/tiny"
-COMMIT = hubs.Repository({}).commit
+NAME, COMMIT = hubs.NAME, hubs.COMMIT
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 CARD = f"""

@@ -5,24 +5,21 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils._http import close_session
 
 import hub as hubs
 from vitascope.catalog import hub, locate, weights
-from vitascope.catalog.cards import spec_from
 from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError
 from vitascope.domain.model_spec import ModelSpec
 from waiting import eventually
 
-NAME = "someone/tiny"
-COMMIT = hubs.Repository({}).commit
+NAME, COMMIT = hubs.NAME, hubs.COMMIT
 
 
 def tensors(num_bytes: int = 4000, fill: int = 7) -> bytes:
@@ -57,25 +54,9 @@ def checkpoint() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hubs.Hub]:
-    """A hub that the client of this process talks to, and a cache of its own."""
-    with hubs.running() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _seconds: None)
-        running.repositories[NAME] = hubs.Repository(checkpoint())
-        yield running
-        close_session()
-
-
-@pytest.fixture
-def spec() -> ModelSpec:
-    return spec_from({"id": "tiny", "source": f"hub:{NAME}", "revision": COMMIT, "pipeline": "WanPipeline"})
+def server(hub_server: hubs.Hub) -> hubs.Hub:
+    hub_server.repositories[NAME] = hubs.Repository(checkpoint())
+    return hub_server
 
 
 def pull(spec: ModelSpec, **how: Any) -> list[hub.Progress]:

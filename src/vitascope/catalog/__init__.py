@@ -6,6 +6,7 @@ Never here: loading weights (that is the engine's), or anything from a request b
 """
 
 from .catalog import Catalog
+from .convert import convert
 from .hub import Progress, Report, pull, repository_of
 from .sources import locate
 from .weights import Weights, damaged, remove, verify, weights_of
@@ -15,6 +16,7 @@ __all__ = [
     "Progress",
     "Report",
     "Weights",
+    "convert",
     "damaged",
     "locate",
     "pull",

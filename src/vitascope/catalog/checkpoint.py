@@ -70,11 +70,9 @@ def needed_files(model_id: str, index: Mapping[str, Any], names: Collection[str]
         ModelUnavailable: it wants code of its own, or a part's weights are there as pickles only.
     """
     chosen = [INDEX]
-    for component, library in components(index).items():
+    _check_code(model_id, index, names)
+    for component in components(index):
         inside = {name for name in names if PurePosixPath(name).parent.as_posix() == component}
-        for code in (f"{component}/{library}.py", f"{library}.py"):
-            if code in names:
-                raise own_code(model_id, f"`{code}`")
         found = {name for name in inside if _is_needed(PurePosixPath(name).name)}
         if not any(name.endswith(".safetensors") for name in found):
             check_no_pickle(model_id, component, inside)
@@ -82,9 +80,21 @@ def needed_files(model_id: str, index: Mapping[str, Any], names: Collection[str]
     return chosen
 
 
-def files_with_pickles(index: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """Choose what a conversion needs: the same, and pickles where a part has no other weights."""
+def _check_code(model_id: str, index: Mapping[str, Any], names: Collection[str]) -> None:
+    for component, library in components(index).items():
+        for code in (f"{component}/{library}.py", f"{library}.py"):
+            if code in names:
+                raise own_code(model_id, f"`{code}`")
+
+
+def files_with_pickles(model_id: str, index: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """Choose what a conversion needs: the same, and pickles where a part has no other weights.
+
+    Raises:
+        ModelUnavailable: it wants code of its own.
+    """
     chosen = [INDEX]
+    _check_code(model_id, index, names)
     for component in components(index):
         inside = sorted(name for name in names if PurePosixPath(name).parent.as_posix() == component)
         found = [name for name in inside if _is_needed(PurePosixPath(name).name)]

@@ -122,14 +122,16 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
     )  # it would say on standard error that a connection broke
     repository = repository_of(spec)
     with only_one(own_folder(repository), report):
-        known = None if repair or spec.revision is None else installed(spec)
+        known = None if repair or with_pickles or spec.revision is None else installed(spec)
         if known is not None and known.commit == spec.revision and not _is_wrong(known, repository):
             return known
         report(Progress("listing"))
         commit, listed = _list(spec, repository)
         path = own_folder(repository) / f"{commit}.json"
         known = manifest.read(path)
-        if known is not None and not repair and not with_pickles and not _is_wrong(known, repository):
+        # what was made of pickles is of this commit as well: the repository has nothing to mend it with
+        keeps = known is not None and (known.converted or not repair) and not _is_wrong(known, repository)
+        if known is not None and keeps and not with_pickles:
             return known
         download = _Download(spec, repository, commit, listed, report)
         made = download.run(with_pickles=with_pickles)
@@ -326,7 +328,7 @@ class _Download:
         index = checkpoint.read_index(self._snapshot / checkpoint.INDEX, self._spec.id)
         self._done_bytes = 0
         if with_pickles:
-            return checkpoint.files_with_pickles(index, self._listed)
+            return checkpoint.files_with_pickles(self._spec.id, index, self._listed)
         return checkpoint.needed_files(self._spec.id, index, self._listed)
 
     def _check_room(self, names: list[str]) -> None:

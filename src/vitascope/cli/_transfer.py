@@ -28,6 +28,7 @@ _WORDS = {
     "listing": "asking the hub",
     "downloading": "downloading",
     "checking": "comparing",
+    "converting": "making safetensors",
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from vitascope import catalog
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, Weights
 from vitascope.domain.errors import (
+    InvalidParameter,
     ModelInUse,
     ModelUnavailable,
     ServerRefusal,
@@ -32,7 +34,7 @@ from ._transfer import TransferLine
 if TYPE_CHECKING:
     from ._client import Server
 
-app = typer.Typer(help="Show, download, check, load and remove models.", no_args_is_help=True)
+app = typer.Typer(help="Show, download, check, convert, load and remove models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id or another of its names.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -206,6 +208,33 @@ def remove(
         typer.echo(json.dumps({"model": spec.id, "num_bytes": num_bytes}))
     else:
         typer.echo(f"{spec.id}  removed, {num_bytes / 1e9:.2f} GB are free again")
+
+
+@app.command()
+def convert(
+    name: Name,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Needed: a pickle is a program of whoever made the weights."),
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="New folder for a model of a folder; by default beside it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make safetensors of weights that are pickles, in a process without network, with limits of memory and time."""
+    _, spec = _found(name)
+    if not allow_pickle:
+        rule = "a pickle is a program of whoever made the weights, and is not opened unless you say so"
+        raise InvalidParameter("--allow-pickle", "missing", rule, hint="convert only what you trust")
+    with TransferLine(as_json=False) as line:
+        folder, made = catalog.convert(spec, line, to)
+    if as_json:
+        typer.echo(json.dumps({"model": spec.id, "folder": str(folder), "num_bytes": made.num_bytes}))
+        return
+    typer.echo(f"{spec.id}  {len(made.files)} files, {made.num_bytes / 1e9:.2f} GB in {folder}")
+    if spec.source.startswith("folder:"):
+        stderr.print(Text(f'write source = "folder:{folder}" into its card', "dim"), soft_wrap=True)
 
 
 @dataclass

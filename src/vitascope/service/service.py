@@ -25,6 +25,7 @@ from vitascope.domain.errors import (
     StorageError,
     StorageLimitReached,
     StoreUnavailable,
+    UnknownModel,
     UnreadableImage,
     UrlRefused,
     VideoFailed,
@@ -80,6 +81,7 @@ class Service:
         worker_silence_seconds: a worker that was not seen for so long counts as dead.
         outbound: the way to URLs that users give; None refuses them.
         max_fetched_bytes: the largest file that is fetched from them.
+        unknown_model_falls_back: whether vendors' clients get the default model for a name that nobody knows.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Service:
         worker_silence_seconds: float = 30.0,
         outbound: Outbound | None = None,
         max_fetched_bytes: int = 20 * 1024 * 1024,
+        unknown_model_falls_back: bool = True,
     ) -> None:
         self._store = store
         self._models = models
@@ -104,6 +107,7 @@ class Service:
         self.commands = Commands(store, worker_silence_seconds)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
+        self._unknown_model_falls_back = unknown_model_falls_back
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -119,6 +123,23 @@ class Service:
             UnknownModel: there is none of that name.
         """
         return self._models.resolve(name)
+
+    def spec_of_vendor(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
+        """Find a model by a name that a vendor's client sends: one that no card has is the default model, if settings allow.
+
+        Returns:
+            The model, and the choice to keep with the job if it is not the one that was named.
+
+        Raises:
+            UnknownModel: there is none of that name, and the setting `server.unknown_model_falls_back` is off.
+        """
+        try:
+            return self._models.resolve(name), ()
+        except UnknownModel as error:
+            if not self._unknown_model_falls_back:
+                raise
+            spec = self._models.resolve(None)
+            return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
     # submitting: prepare is quick and pure, fetch_image waits for other servers, store_image reads a picture, enqueue writes
     # to the database
