@@ -174,7 +174,7 @@ def test_vendors_clients_get_the_default_model_unless_the_setting_is_off(serve: 
     body = {"model": "sora-9", "prompt": "a dog", "seconds": "2"}
     strict, lenient = serve(server={"unknown_model_falls_back": False}), serve()
     answer = strict.client.post("/v1/videos", json=body)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_not_found")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_model")
     video = lenient.client.post("/v1/videos", json=body).json()
     job = call(lenient, "GET", f"/jobs/{video['id']}")[0]
     assert job["model"] == "small"

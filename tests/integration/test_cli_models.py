@@ -170,6 +170,16 @@ def test_a_download_that_was_stopped_goes_on(place: Place) -> None:
     assert place.row()["downloaded"]
 
 
+def test_generate_fetches_what_it_needs(place: Place) -> None:
+    command = [sys.executable, "-m", "vitascope", "generate", "a dog", "--model", "tiny", "--out", "dog.mp4"]
+    done = subprocess.run(
+        command, env=place.environment, cwd=place.home, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"downloading {WEIGHTS}" in done.stderr
+    assert (place.home / "dog.mp4").stat().st_size > 0
+
+
 def test_a_server_refuses_what_is_not_right_and_stays_up(place: Place) -> None:
     place.serve()
 

@@ -270,6 +270,7 @@ def test_a_hub_that_is_away_is_said(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "the hub does not answer for model `tiny`" in refused(spec)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in refused(spec)
 
 
 def test_the_disk_is_looked_at_first(server: hubs.Hub, spec: ModelSpec) -> None:

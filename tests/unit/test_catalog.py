@@ -91,6 +91,8 @@ def test_own_cards_join_and_replace(tmp_path: Path) -> None:
         ("id = ", "cannot be read"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "Unknown"\n', "is missing"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n', "unknown key `colour`"),
+        ('id = "../x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is '../x'"),
+        ('id = "a/b/pull"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is 'a/b/pull'"),
         (
             'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\nsize = { native = ["9by9"], multiple = 1 }\n',
             "9by9",

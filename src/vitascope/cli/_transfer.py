@@ -35,14 +35,15 @@ _WORDS = {
 class TransferLine:
     """Shows a transfer. To be called with each `Transfer`."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._as_json = as_json
+        self._quiet = quiet
         self._bar: Progress | None = None
         self._last: tuple[str, str] | None = None
         self._said_at = float("-inf")
 
     def __enter__(self) -> TransferLine:
-        if not self._as_json and stderr.is_terminal:
+        if not (self._as_json or self._quiet) and stderr.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -79,7 +80,7 @@ class TransferLine:
                 sizes = {"num_bytes": progress.num_bytes, "total_bytes": progress.total_bytes}
                 sys.stdout.write(json.dumps({**event, **sizes}) + "\n")
                 sys.stdout.flush()
-        elif is_new:
+        elif is_new and not self._quiet:
             share = f" ({100 * progress.num_bytes // progress.total_bytes} %)" if progress.total_bytes else ""
             sys.stderr.write(f"{words}{share}\n")
             sys.stderr.flush()

@@ -141,7 +141,9 @@ class _Child:
 
 
 def _sentence(error: VitascopeError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint and "/" not in error.hint else error.message
+    """Join message and hint, but no hint that may hold a path; a command may hold a hub's name."""
+    is_shown = error.hint and ("/" not in error.hint or error.hint.startswith("`vitascope "))
+    return f"{error.message}; {error.hint}" if is_shown else error.message
 
 
 def _die_with_parent() -> None:
