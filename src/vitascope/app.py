@@ -39,12 +39,9 @@ from .settings import Settings, to_environment
 from .storage import LocalStorage
 from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
-from .worker.parent import Worker, WorkerConfig
+from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
 logger = logging.getLogger(__name__)
-
-WORKER_SILENCE_LEASES = 2.0
-"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
 
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
@@ -132,9 +129,10 @@ def create_web_app(settings: Settings) -> FastAPI:
             open_storage(settings),
             max_queued=settings.store.max_queued,
             max_queued_per_key=settings.store.max_queued_per_key,
-            worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
+            worker_silence_seconds=SILENCE_LEASES * settings.worker.lease_seconds,
             outbound=outbound,
             max_fetched_bytes=settings.outbound.max_bytes,
+            unknown_model_falls_back=settings.server.unknown_model_falls_back,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
@@ -298,7 +296,13 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     )
     store = open_store(settings)
     try:
-        yield Worker(store, open_storage(settings), lambda: EngineProcess(command, environment), config)
+        yield Worker(
+            store,
+            open_storage(settings),
+            lambda: EngineProcess(command, environment),
+            config,
+            open_catalog(settings),
+        )
     finally:
         store.close()
 

@@ -34,6 +34,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "cors_origins": (),
             "trusted_proxies": (),
             "drain_seconds": 5.0,
+            "unknown_model_falls_back": True,
             "max_body_bytes": 32 * 1024 * 1024,
         },
         "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},

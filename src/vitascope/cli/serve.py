@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog
+from vitascope.catalog import Catalog, weights_of
 
 from ._terminal import configure_logging, stderr
 
@@ -41,7 +42,10 @@ def serve(
     app.open_outbound(
         settings
     )  # what is wrong with its setting shows here, not in a process that is started again and again
-    Catalog.open(settings.cards_folder, settings.engine.default_model)
+    default_model = Catalog.open(settings.cards_folder, settings.engine.default_model).resolve(None)
+    if settings.engine.kind != "fake" and (found := weights_of(default_model)).problem:
+        hint = f": {found.hint}" if found.hint else ""
+        stderr.print(Text(f"{found.problem}{hint}", "yellow"), soft_wrap=True)  # it may come while this runs
     with lock_folder(settings.home):
         with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it
             app.check_host(settings, store)
