@@ -43,6 +43,9 @@ from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
+NOT_READY_RETRY_SECONDS = 5
+"""When to ask again whether the server is ready: starting a worker takes about as long."""
+
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
 
@@ -213,7 +216,8 @@ def _operations() -> APIRouter:
             reason = await desk.read(desk.service.why_not_ready)
         if reason is None:
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
+        headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
+        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
