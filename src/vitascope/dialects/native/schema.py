@@ -217,7 +217,10 @@ _FIELDS = {
     "duration_seconds": _field(_NUMBER, "Another way to say `num_frames`."),
     "num_inference_steps": _field(_INTEGER, "Denoising steps. By default the model's."),
     "guidance_scale": _field(_NUMBER, "How closely the prompt is followed. By default the model's."),
-    "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
+    "scheduler": _field(
+        _TEXT,
+        "A noise scheduler by its diffusers class name; what stands in for one that the model has not is among `choices`.",
+    ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
