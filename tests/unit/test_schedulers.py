@@ -10,7 +10,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec, SchedulerFamily
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.domain.schedulers import EIGHTEEN, NAMES, accepted, for_vendor, resolve, table
+from vitascope.domain.schedulers import EIGHTEEN, NAMES, accepted, for_model, for_vendor, resolve, table
 
 FAMILIES: tuple[SchedulerFamily, ...] = ("flow", "discrete", "cogvideox", "edm")
 UNUSABLE = {"DDIMInverseScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler"}
@@ -104,6 +104,20 @@ def test_a_cards_list_narrows_what_is_taken(spec: ModelSpec) -> None:
         if name != "DDIMInverseScheduler":
             plan(ask(spec, str(refusal.value.nearest)), spec)
     assert for_vendor("DEISMultistepScheduler", spec)[0] is None
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_a_models_description_is_what_plan_does(spec: ModelSpec, narrowed: bool) -> None:
+    spec = spec if narrowed else open_spec(spec, "flow")
+    rows = for_model(spec)
+    assert [row.name for row in rows] == list(NAMES)
+    for row in rows:
+        if row.standing == "refused":
+            with pytest.raises(InvalidParameter):
+                plan(ask(spec, row.name), spec)
+        else:
+            assert plan(ask(spec, row.name), spec).scheduler == row.scheduler
+        assert set(row.to_dict()) == {"name", "standing", "scheduler", "reason"}
 
 
 def test_some_pipelines_run_their_own_scheduler_only(spec: ModelSpec) -> None:

@@ -209,11 +209,19 @@ def table(family: SchedulerFamily, pipeline: str | None = None) -> tuple[Decisio
     return tuple(resolve(name, family, pipeline=pipeline) for name in NAMES)
 
 
+def for_model(spec: ModelSpec) -> tuple[Decision, ...]:
+    """Tell of every name what a request for this model gets: what a description of the model should show."""
+    pipeline = next((each for each in spec.pipelines.values() if each in OWN_ONLY), None)
+    refused = "the model's card does not allow it"
+    return tuple(
+        row if _is_offered(row, spec) else Decision(row.name, "refused", spec.schedulers[0], refused)
+        for row in table(spec.scheduler_family, pipeline)
+    )
+
+
 def accepted(spec: ModelSpec) -> tuple[str, ...]:
-    """Names that a request for this model may give and that run as they are: what a menu should offer."""
-    pipeline = next(iter(spec.pipelines.values()), None)
-    rows = table(spec.scheduler_family, pipeline)
-    return tuple(row.name for row in rows if row.standing == "native" and _is_offered(row, spec))
+    """Names that run as they are for this model: what a menu should offer."""
+    return tuple(row.name for row in for_model(spec) if row.standing == "native")
 
 
 def for_request(
