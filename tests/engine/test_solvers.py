@@ -222,6 +222,21 @@ def test_a_given_video_is_mixed_with_noise_as_of_its_timestep(name: str) -> None
     assert torch.equal(mixed, scheduler.add_noise(video, torch.ones(1, 4), start))
 
 
+@pytest.mark.parametrize("name", FLOW)
+def test_timesteps_whose_fractions_were_cut_off_find_their_place(name: str) -> None:
+    """SkyReels-V2's diffusion forcing keeps whole numbers in its table of timesteps, for each frame its own."""
+    ends = []
+    for cut in (float, int):
+        scheduler = over_flow(name)
+        scheduler.set_timesteps(12)
+        x = noise()
+        generator = torch.Generator().manual_seed(2)
+        for t in scheduler.timesteps:
+            x = scheduler.step(velocity(x, t), torch.tensor(cut(t)), x, generator, return_dict=False)[0]
+        ends.append(x)
+    assert torch.equal(*ends)
+
+
 def discrete(family: str) -> Any:
     if family == "cogvideox":
         return diffusers.CogVideoXDDIMScheduler(

@@ -30,9 +30,11 @@ class _OverFlow:
     settings: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}  # noqa: RUF012
     #: Solvers of logarithms cannot start where the data's share is zero.
     highest_level = 1 - 1e-6
+    draws_noise = False
 
     #: The checkpoint's own kind of scheduler, which makes the noise levels.
     levels: Any
+    step_index: Any
 
     @classmethod
     def over(cls, checkpoint: Any) -> Any:
@@ -111,13 +113,28 @@ class _OverFlow:
         self, velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
         base: Any = super()
-        previous: torch.Tensor = base.step(velocity, timestep, sample, return_dict=False)[0]
+        extra = {"generator": generator} if self.draws_noise else {}
+        previous: torch.Tensor = base.step(
+            velocity, self._first(timestep), sample, return_dict=False, **extra
+        )[0]
         return previous
+
+    def _first(self, timestep: Any) -> float:
+        """Only the first one is read, to find the position: reading each would wait for the device."""
+        return float(timestep) if self.step_index is None else 0.0
+
+    def index_for_timestep(self, timestep: Any, schedule_timesteps: Any = None) -> int:
+        """Find the nearest level: SkyReels-V2's diffusion forcing cuts the fractions off. Of two equal ones, the last.
+
+        The first of them is where a method of two passes ends a step, and the last is where it begins one.
+        """
+        times = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        nearest = times[(times - torch.as_tensor(timestep).to(times)).abs().argmin()]
+        return int((times == nearest).nonzero()[-1])
 
     def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, timestep: Any) -> torch.Tensor:
         """Mix `noise` into clean latents as of `timestep`, where a pipeline starts from a given video."""
-        times = torch.as_tensor(timestep).reshape(-1).to(self.timesteps)
-        at = (self.timesteps[None] == times[:, None]).int().argmax(dim=1).cpu()
+        at = [self.index_for_timestep(each) for each in torch.as_tensor(timestep).reshape(-1)]
         level = self.sigmas[at].to(device=sample.device, dtype=sample.dtype)
         level = level.reshape(-1, *[1] * (sample.ndim - 1))
         return level * noise + (1 - level) * sample
@@ -125,21 +142,6 @@ class _OverFlow:
     def scale_noise(self, sample: torch.Tensor, timestep: Any, noise: torch.Tensor) -> torch.Tensor:
         """Do the same under the name and in the order that flow-matching pipelines use."""
         return self.add_noise(sample, noise, timestep)
-
-
-class _StochasticOverFlow(_OverFlow):
-    """The same for solvers that draw fresh noise."""
-
-    settings: dict[str, Any] = {}  # noqa: RUF012
-
-    def _step(
-        self, velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        base: Any = super(_OverFlow, self)
-        previous: torch.Tensor = base.step(
-            velocity, timestep, sample, generator=generator, return_dict=False
-        )[0]
-        return previous
 
 
 class FlowUniPC(_OverFlow, diffusers.UniPCMultistepScheduler):  # type: ignore[misc]
@@ -189,12 +191,18 @@ class FlowHeun(_OverFlow, diffusers.FlowMatchHeunDiscreteScheduler):  # type: ig
         self.sigmas = torch.cat([noise[:1], noise[1:-1].repeat_interleave(2), noise[-1:]])
 
 
-class FlowEulerAncestral(_StochasticOverFlow, diffusers.LTXEulerAncestralRFScheduler):  # type: ignore[misc]
+class FlowEulerAncestral(_OverFlow, diffusers.LTXEulerAncestralRFScheduler):  # type: ignore[misc]
     """Euler's method that goes a little too far and draws noise to come back."""
 
+    settings = {}  # noqa: RUF012
+    draws_noise = True
 
-class FlowLCM(_StochasticOverFlow, diffusers.FlowMatchLCMScheduler):  # type: ignore[misc]
+
+class FlowLCM(_OverFlow, diffusers.FlowMatchLCMScheduler):  # type: ignore[misc]
     """Jump to the clean video and draw noise down to the next level: for few-step distilled checkpoints."""
+
+    settings = {}  # noqa: RUF012
+    draws_noise = True
 
 
 FLOW_SOLVERS: dict[str, type[_OverFlow]] = {
