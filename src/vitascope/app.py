@@ -31,13 +31,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SettingsError
+from .domain.errors import SecretUnreadable, SettingsError
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Service, metrics
 from .settings import Settings, to_environment
 from .storage import LocalStorage
-from .store import Store
+from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
 from .worker.parent import Worker, WorkerConfig
 
@@ -69,7 +69,12 @@ def open_store(settings: Settings) -> Store:
         SettingsError: it cannot be opened.
     """
     _make_home(settings)
-    return Store.open(settings.database_url)
+    return Store.open(settings.database_url, cipher=cipher_of(settings))
+
+
+def cipher_of(settings: Settings) -> Cipher:
+    """Make what secrets are encrypted with; looks for its key when it is used."""
+    return Cipher(settings.secrets.keys, settings.key_file)
 
 
 def open_storage(settings: Settings) -> LocalStorage:
@@ -248,6 +253,18 @@ def check_host(settings: Settings, store: Store) -> None:
     )
 
 
+def check_secrets(store: Store) -> None:
+    """Find out before anything starts whether this machine can read the secrets in the database.
+
+    Raises:
+        SettingsError: it has another key than the machine that wrote them, or none.
+    """
+    try:
+        store.check_key()
+    except SecretUnreadable as error:
+        raise SettingsError(error.message, hint=error.hint) from None
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -263,6 +280,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used.
     """
     environment = to_environment(settings)
+    environment.pop("VITASCOPE_SECRETS__KEY", None)  # an engine has no use for it
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
@@ -299,6 +317,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
     # what is wrong with the store shows here as one sentence, not as a traceback in the lifespan
     with closing(open_store(settings)) as store:
         check_host(settings, store)
+        check_secrets(store)
     listener = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         app,

@@ -119,6 +119,7 @@ class TestOpenapi:
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",
             "GET /api/v1/queue", "POST /api/v1/keys", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}", "POST /api/v1/keys/{key_id}/rotate",
+            "GET /api/v1/keys/{key_id}/webhook-secret", "POST /api/v1/keys/{key_id}/webhook-secret/rotate",
             "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
         }  # fmt: skip
         for path, methods in document["paths"].items():

@@ -36,7 +36,7 @@ def serve(
         "engine": _given(kind=engine, default_model=model, fake_step_seconds=fake_step_seconds),
     }
     settings = settings_module.load(**{name: values for name, values in overrides.items() if values})
-    configure_logging()
+    configure_logging(settings.log_level)
     app.check_address(settings)
     app.open_outbound(
         settings
@@ -45,6 +45,7 @@ def serve(
     with lock_folder(settings.home):
         with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it
             app.check_host(settings, store)
+            app.check_secrets(store)
             access = (
                 "an API key is needed."
                 if store.has_keys()
@@ -78,9 +79,10 @@ def web(
     """
     from vitascope import app
 
-    configure_logging()
     overrides = {"server": given} if (given := _given(host=host, port=port)) else {}
-    app.run_web(settings_module.load(**overrides), supervised=supervised)
+    settings = settings_module.load(**overrides)
+    configure_logging(settings.log_level)
+    app.run_web(settings, supervised=supervised)
 
 
 def _given(**options: object) -> dict[str, object]:

@@ -31,6 +31,7 @@
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── StoreUnavailable            the database does not answer; it may later
     ├── LeaseLost                   a worker came back too late; it writes nothing
     ├── ServerBusy                  another `serve` holds the data folder
@@ -227,6 +228,10 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class SecretUnreadable(VitascopeError):
+    """A secret in the database was encrypted with another key than this machine has."""
 
 
 class StoreUnavailable(VitascopeError):

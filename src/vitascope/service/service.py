@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vitascope.domain.access import Caller
+from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     IdempotencyConflict,
@@ -189,17 +189,24 @@ class Service:
         choices = (*draft.choices, *choices)
         return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
 
-    def count_request(self, caller: Caller) -> None:
+    def count_request(self, caller: Caller) -> Allowance | None:
         """Count a request that makes a job.
+
+        Returns:
+            What the caller has left; None where it has no such limit, and nothing is counted.
 
         Raises:
             RateLimitExceeded: there were as many in this minute as the caller may send.
         """
         limit = caller.limits.requests_per_minute
-        if limit is not None and self._store.count_request(caller.key_id, limit) < 0:
-            seconds = self._store.seconds_to_next_minute()
+        if limit is None:
+            return None
+        remaining = self._store.count_request(caller.key_id, limit)
+        seconds = self._store.seconds_to_next_minute()
+        if remaining < 0:
             message = f"this API key may make {limit} jobs a minute"
             raise RateLimitExceeded(message, limit=limit, retry_after_seconds=seconds)
+        return Allowance(limit, remaining, seconds)
 
     def check_room(self, caller: Caller) -> None:
         """Find out quickly whether the queue is full, before any work is done for a request; `enqueue` looks again.

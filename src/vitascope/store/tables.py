@@ -12,7 +12,7 @@ from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0005"
+HEAD = "0006"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -204,6 +204,26 @@ keys = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
+)
+
+# what must be readable again, encrypted: see `cipher`
+_current: dict[str, Any] = {
+    "sqlite_where": sa.text("expires_at IS NULL"),
+    "postgresql_where": sa.text("expires_at IS NULL"),
+}
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # such as `webhook`, and whose it is, such as an API key's id
+    sa.Column("purpose", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("ciphertext", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    # of one that was replaced
+    sa.Column("expires_at", Instant),
+    sa.Index("uq_secrets_current", "purpose", "owner", unique=True, **_current),
+    sa.Index(None, "purpose", "owner"),
 )
 
 # requests that each key has sent in a minute of the clock

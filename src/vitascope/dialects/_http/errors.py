@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitascope.domain.access import Allowance
 from vitascope.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -57,14 +58,19 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
     if isinstance(error, InvalidApiKey):
         return {"www-authenticate": "Bearer"}
     if isinstance(error, RateLimitExceeded):
-        return {
-            "retry-after": str(error.retry_after_seconds),
-            "x-ratelimit-limit-requests": str(error.limit),
-            "x-ratelimit-remaining-requests": "0",
-            "x-ratelimit-reset-requests": f"{error.retry_after_seconds}s",
-        }
+        nothing_left = Allowance(error.limit, 0, error.retry_after_seconds)
+        return {"retry-after": str(error.retry_after_seconds), **allowance_headers(nothing_left)}
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
     return {}
+
+
+def allowance_headers(allowance: Allowance) -> dict[str, str]:
+    """Tell what a key has left in this minute, as OpenAI's clients read it."""
+    return {
+        "x-ratelimit-limit-requests": str(allowance.limit),
+        "x-ratelimit-remaining-requests": str(allowance.remaining),
+        "x-ratelimit-reset-requests": f"{allowance.reset_seconds}s",
+    }

@@ -235,6 +235,21 @@ class KeyList(BaseModel):
     keys: list[Key]
 
 
+class WebhookSecret(BaseModel):
+    """What webhooks are signed with; `expires_at` is set on the one that was replaced."""
+
+    secret: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class WebhookSecrets(BaseModel):
+    """The secrets that are good now, the current one first."""
+
+    key_id: str
+    secrets: list[WebhookSecret]
+
+
 class ErrorDetail(BaseModel):
     """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
 

@@ -61,7 +61,7 @@ class OpenAIDialect:
         order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
-        await desk.admit(caller, once)
+        await desk.admit(request, once)
         try:
             job = await desk.submit(caller, _prepare(desk.service, order, caller), once)
         except InvalidParameter as error:
