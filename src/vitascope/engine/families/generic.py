@@ -76,15 +76,12 @@ def _run_window(
     checkpoint_scheduler = pipe.scheduler
     pipe.scheduler = make_scheduler(checkpoint_scheduler, plan.scheduler)
     steps = plan.steps_per_window
-    skipped = plan.num_inference_steps - steps
 
-    def after_step(done: int, total: int) -> None:
-        # some schedulers make two calls for a step, and those that a given video saves are never made
-        calls = max(1, total - skipped * pipe.scheduler.order)
-        done_steps = index * steps + min(steps, round(steps * done / calls))
-        pause(Step("denoise", done_steps, plan.total_steps))
+    def after_step(done: int, total: int, _latents: torch.Tensor) -> None:
+        # only a step that is done counts, and some take two calls
+        pause(Step("denoise", index * steps + steps * done // total, plan.total_steps))
 
-    on_each_step(pipe.scheduler, after_step)
+    on_each_step(pipe.scheduler, after_step, generator)
     arguments = _arguments(pipe, plan, spec, start, generator)
     try:
         with without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip):
