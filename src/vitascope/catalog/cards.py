@@ -27,8 +27,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @cache
 def pipeline_defaults() -> dict[str, dict[str, Any]]:
     """What `pipelines.toml` says, by diffusers pipeline class."""
-    text = resources.files(__package__).joinpath("pipelines.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    classes = tomllib.loads(resources.files(__package__).joinpath("pipelines.toml").read_text("utf-8"))
+
+    def whole(name: str) -> dict[str, Any]:
+        own = dict(classes[name])
+        return {**whole(own.pop("like")), **own} if "like" in own else own
+
+    return {name: whole(name) for name in classes}
 
 
 def read_card(path: Path) -> ModelSpec:

@@ -15,6 +15,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
+from .families.quirks import prepare
 from .slots import build_pipeline
 
 
@@ -97,6 +98,7 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     pipe = _from_pretrained(classes[first], spec, location, dtype)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
+    prepare(pipe)
     pipelines = {
         mode: pipe if mode == first else build_pipeline(cls, pipe.components, pipe.config)
         for mode, cls in classes.items()

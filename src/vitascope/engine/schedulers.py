@@ -54,20 +54,29 @@ def _translated(checkpoint: Any, name: str) -> dict[str, Any]:
     return {"shift": shift}
 
 
-def on_each_step(scheduler: Any, after: Callable[[int, int], None]) -> None:
-    """Call `after(done, total)` after each of the scheduler's steps.
+def on_each_step(scheduler: Any, after: Callable[[int, int, Any], None]) -> None:
+    """Call `after(done, total, latents)` after each of the scheduler's steps.
 
-    Second-order schedulers make more calls than there are inference steps: both numbers are counted in calls.
+    Second-order schedulers make more calls than there are inference steps: both numbers are counted in calls. Some pipelines
+    step with copies of the scheduler, for sound or for each latent frame: of those that step side by side, one is counted.
+    Cosmos sets the scheduler back and steps a second time: that counts once.
     """
-    step = scheduler.step
+    kind = type(scheduler)
+    leader: Any = None
+    reached = -1
     done = 0
 
-    @functools.wraps(step)  # pipelines look at the signature to see which arguments it takes
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal done
-        result = step(*args, **kwargs)
-        done += 1
-        after(done, len(scheduler.timesteps))
+    @functools.wraps(kind.step)  # pipelines look at the signature to see which arguments it takes
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal leader, reached, done
+        result = kind.step(self, *args, **kwargs)
+        leader = self if leader is None else leader
+        position = getattr(self, "step_index", None)  # not every scheduler keeps one
+        if self is leader and (position is None or position > reached):
+            reached = reached if position is None else position
+            done += 1
+            after(done, len(self.timesteps), result[0])
         return result
 
-    scheduler.step = counted
+    # a class and not an attribute of the instance: a copy must step itself, not the original
+    scheduler.__class__ = type(kind.__name__, (kind,), {"step": step})
