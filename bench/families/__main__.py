@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _rows(names: list[str], folder: Path, steps: int) -> list[Row]:
-    engine = open_engine("diffusers", locate, device="cpu")
+    engine = open_engine("diffusers", locate, device="cpu", threads=1)
     catalog = Catalog.open()
     rows: list[Row] = []
     console = Console(stderr=True)
@@ -60,7 +60,9 @@ def _rows(names: list[str], folder: Path, steps: int) -> list[Row]:
 
 
 def _print(rows: list[Row], seconds: float) -> None:
-    table = Table("class", "mode", "steps", "cancel at: forwards, decodes", "RSS MB", "tensors", "seeds", "s", "")
+    table = Table(
+        "class", "mode", "steps", "cancel at: forwards, decodes", "RSS MB", "tensors", "seeds", "s", ""
+    )
     for row in rows:
         seeds = f"{'same' if row.same_seed else 'DIFFER'}/{'other' if row.other_seed else 'EQUAL'}"
         table.add_row(

@@ -14,7 +14,8 @@ import torch
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.engine import Clip, Engine
+from vitascope.engine import Clip, Engine, Inputs
+from vitascope.engine.contract import NO_INPUTS
 
 from . import cogvideox as _cogvideox
 from . import cosmos as _cosmos
@@ -62,13 +63,17 @@ LAYOUTS: dict[str, tuple[Callable[[], Any], str]] = {
 
 SMALL = 'size = { native = ["32x32"], multiple = 16 }'
 
+SHORT = "call = { max_sequence_length = 32 }"  # the class pads every prompt to 1024
+
 CARDS = {
     "AllegroPipeline": SMALL,
     "CogVideoXImageToVideoPipeline": SMALL,
     "HunyuanVideo15ImageToVideoPipeline": SMALL,
     "CosmosVideoToWorldPipeline": 'dtype = "float32"',  # torch pools no bfloat16 on a CPU
+    "LTX2Pipeline": SHORT,
+    "LTX2ImageToVideoPipeline": SHORT,
 }
-"""Of classes whose sizes cannot be small without a card."""
+"""Of classes that are not small, or not quick on a CPU, without a card."""
 
 
 def build(name: str, folder: Path, builder: Callable[[], Any] | None = None) -> Path:
@@ -89,8 +94,8 @@ def make_plan(spec: ModelSpec, **asked: Any) -> Plan:
     return plan(GenerationRequest(model=spec.id, **{**small, "num_inference_steps": 3, **asked}), spec)
 
 
-def run(engine: Engine, spec: ModelSpec, plan: Plan, image: Any = None) -> tuple[list[Any], Clip]:
+def run(engine: Engine, spec: ModelSpec, plan: Plan, inputs: Inputs = NO_INPUTS) -> tuple[list[Any], Clip]:
     """Every step, and the clip."""
-    *steps, clip = engine.generate(plan, spec, image)
+    *steps, clip = engine.generate(plan, spec, inputs)
     assert isinstance(clip, Clip)
     return steps, clip

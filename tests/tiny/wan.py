@@ -98,6 +98,15 @@ def wan_vace() -> Any:
     return WanVACEPipeline(**_parts(), transformer=transformer)
 
 
+def anyflow() -> Any:
+    """Wan distilled to few steps: the transformer is told where a step ends, and guidance is in its weights."""
+    from diffusers import AnyFlowPipeline, AnyFlowTransformer3DModel, FlowMapEulerDiscreteScheduler
+
+    settings = {key: value for key, value in _settings().items() if key != "qk_norm"}
+    parts = _parts() | {"scheduler": FlowMapEulerDiscreteScheduler(shift=5.0)}
+    return AnyFlowPipeline(**parts, transformer=AnyFlowTransformer3DModel(**settings))
+
+
 def _skyreels_parts(**more: Any) -> dict[str, Any]:
     from diffusers import SkyReelsV2Transformer3DModel, UniPCMultistepScheduler
 
@@ -141,6 +150,7 @@ BUILDERS = {
     "WanImageToVideoPipeline": wan_i2v,
     "WanVideoToVideoPipeline": wan_v2v,
     "WanVACEPipeline": wan_vace,
+    "AnyFlowPipeline": anyflow,
     "SkyReelsV2Pipeline": skyreels,
     "SkyReelsV2ImageToVideoPipeline": skyreels_i2v,
     "SkyReelsV2DiffusionForcingPipeline": skyreels_forcing,

@@ -17,7 +17,7 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "negative_prompt", "memory", "price",
+    "clip_layers", "negative_prompt", "memory", "price", "components",
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         guidance_scale=Bounds(**values["guidance"]),
         schedulers=tuple(values.get("schedulers", ())),
         call=dict(values.get("call", {})),
+        components=dict(values.get("components", {})),
         scheduler_family=values.get("scheduler_family", "flow"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
         overlap=values.get("overlap", 1),

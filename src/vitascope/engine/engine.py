@@ -17,7 +17,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import STAGE_STARTS, Step
 
-from .contract import Clip, Locate
+from .contract import NO_INPUTS, Clip, Inputs, Locate
 from .families import generic
 from .generation import pause_at_blocks
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
@@ -61,13 +61,13 @@ class DiffusersEngine:
         return () if self._loaded is None else (self._loaded.spec.id,)
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         with _memory_errors(spec):
             yield Step("load")
             slot = self._slot_of(spec)
             yield Step("load", 1)
-            frames = yield from _rising(generic.generate(plan, spec, slot, image))
+            frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
         assert self._loaded is not None
         choices = (*self._loaded.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
         yield Clip(frames, choices + generic.prompt_choice(plan, spec, slot))

@@ -14,7 +14,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 
-from .contract import Clip
+from .contract import NO_INPUTS, Clip, Inputs
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -40,7 +40,7 @@ class FakeEngine:
         return f"fake {self.step_seconds:g} s a step"
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         yield Step("load", 1)
         yield Step("encode_prompt", 1)
@@ -50,8 +50,12 @@ class FakeEngine:
             yield Step("denoise", index + 1, plan.total_steps)
         yield Step("decode_latents")
         frames = _pattern(plan)
-        if image is not None:
-            frames[0] = image
+        if inputs.image is not None:
+            frames[0] = inputs.image
+        if inputs.last_image is not None:
+            frames[-1] = inputs.last_image
+        if inputs.video is not None and plan.strength is not None:
+            frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 

@@ -70,11 +70,11 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, image = to_request(fields, desk.service.spec)
+        wanted, sent = to_request(fields, desk.service.spec)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(caller, once)
-        draft = desk.service.prepare(wanted, caller, image)
+        draft = desk.service.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once)
         return await _shown(desk, job, made=job.id == draft.job_id)
 

@@ -32,6 +32,7 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "mode": plan.mode,
         "prompt": plan.prompt,
         "negative_prompt": plan.negative_prompt,
+        "shots": _shots(job),
         "height": plan.height,
         "width": plan.width,
         "num_frames": plan.num_frames,
@@ -40,6 +41,9 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "num_inference_steps": plan.num_inference_steps,
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
+        "strength": plan.strength,
+        "clip_skip": plan.clip_skip,
+        "preview_every": plan.preview_every,
         "seed": plan.seed,
         "format": plan.format,
         "metadata": job.request.metadata,
@@ -52,6 +56,11 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
         "video": _video(job),
     }
+
+
+def _shots(job: Job) -> list[dict[str, Any]]:
+    shots = zip(job.request.shots, job.plan.shots, strict=False)
+    return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
 
 
 def _video(job: Job) -> dict[str, Any] | None:
@@ -92,6 +101,12 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "num_inference_steps": dataclasses.asdict(spec.num_inference_steps),
         "guidance_scale": dataclasses.asdict(spec.guidance_scale),
         "schedulers": list(spec.schedulers),
+        "scheduler_family": spec.scheduler_family,
+        "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
+        "clip_layers": spec.clip_layers,
+        "takes_negative_prompt": spec.takes_negative_prompt,
+        "memory_gb": spec.memory_gb,
+        "price_class": spec.price_class,
     }
 
 

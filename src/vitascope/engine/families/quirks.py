@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vitascope.domain.errors import InvalidOutput
+
 
 def prepare(pipe: Any) -> None:
     """Make a pipeline that was just loaded ready for every request."""
@@ -18,6 +20,20 @@ def prepare(pipe: Any) -> None:
         quirk = _BY_CLASS.get(type(component).__name__)
         if quirk is not None:
             quirk(component)
+    if getattr(pipe, "safety_checker", None) is not None:
+        pipe.vae.decoder.register_forward_hook(_refuse_nan)
+
+
+def _refuse_nan(_decoder: Any, _inputs: Any, frames: torch.Tensor) -> None:
+    """Look at decoded frames before Cosmos's own guardrail does: it makes whole numbers of them, black ones of NaN."""
+    if not frames.isfinite().all():
+        raise no_picture()
+
+
+def no_picture() -> InvalidOutput:
+    """Say that latents or frames are not finite."""
+    message = "the model gave numbers that are not a picture"
+    return InvalidOutput(message, hint="another seed, a lower guidance_scale or dtype float32 may help")
 
 
 def _decode_in_tiles(vae: Any) -> None:
