@@ -13,6 +13,11 @@ import pytest
 from PIL import Image
 
 from vitascope import media
+from vitascope.catalog import Catalog
+from vitascope.dialects.native import schema
+from vitascope.domain.cost import Speed, work_of
+from vitascope.domain.plan import Plan, plan
+from vitascope.domain.request import GenerationRequest
 
 
 @pytest.fixture
@@ -176,3 +181,41 @@ def test_the_nearest_legal_value_is_accepted(client: httpx.Client, mp4: bytes, b
     body = {name: text_of(mp4) if value == "MP4" else value for name, value in body.items()}
     error = refused(client, **body)
     create(client, **{**body, error["parameter"]: error["nearest"]})
+
+
+def test_a_plan_tells_how_it_would_be_made_and_stores_nothing(serve: Any) -> None:
+    server = serve()
+    body = {
+        "prompt": "a dog",
+        "model": "small",
+        "width": 128,
+        "height": 128,
+        "duration_seconds": 4,
+        "fps": 24,
+    }
+    made = server.client.post("/api/v1/plan", json=body).json()
+    schema.Plan.model_validate(made, extra="forbid")
+    assert (made["native_width"], made["native_height"], made["fit"]) == (96, 64, "pad")
+    assert (made["num_frames"], made["fps"], made["native_fps"], made["expected_seconds"]) == (
+        96,
+        24,
+        8,
+        None,
+    )
+    assert [window["num_frames"] for window in made["windows"]] == [17, 17]
+    assert made["total_steps"] == 24
+    assert {choice["name"] for choice in made["choices"]} == {"native_size", "windows", "resample"}
+    assert server.client.get("/api/v1/jobs").json()["jobs"] == []
+    server.store.worker_seen("test", "cpu")
+    plan = server.store.create("01h00000000000000000000000", *_planned(server), 10).plan
+    lease = server.claim()
+    server.finish(lease, Speed("small", work_of(plan), 0.5, 1.0))
+    known = server.client.post("/api/v1/plan", json={"prompt": "a", "model": "small"}).json()
+    assert known["expected_seconds"] == pytest.approx(12 * 0.5 + 1.0)
+    refused = server.client.post("/api/v1/plan", json={**body, "fps": 99}).json()["error"]
+    assert (refused["parameter"], refused["nearest"]) == ("fps", 60)
+
+
+def _planned(server: Any) -> tuple[GenerationRequest, Plan]:
+    request = GenerationRequest(prompt="a", model="small", seed=1)
+    return request, plan(request, Catalog.open(server.settings.cards_folder).resolve("small"))

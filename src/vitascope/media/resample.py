@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from typing import Literal
 
 import av
 
@@ -24,15 +25,18 @@ _SMALL_SIDE = 192
 #: 21.4. 480x832: FFmpeg's default (bilateral, blocks of 16) 31.6, bidirectional 30.3; wider searches were worse.
 _SMALL = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:mb_size=8"
 _LARGE = "mi_mode=mci"
+_BLEND = "mi_mode=blend"
+
+Between = Literal["motion", "blend", "repeat"]
 
 
 def resample_frames(
-    clip: Frames, *, from_fps: int | Fraction, to_fps: int, num_frames: int
+    clip: Frames, *, from_fps: int | Fraction, to_fps: int, num_frames: int, between: Between = "motion"
 ) -> Iterator[Frame]:
     """Show a clip at another rate, one frame at a time; the same input gives the same output.
 
     Frame i of the result is the clip at the time i/to_fps. Where the clip has a frame at just that time, it is given
-    unchanged. Upwards, the others are drawn by motion compensation; downwards, the nearest frame is taken.
+    unchanged. Upwards, the others are drawn as `between` says; downwards, the nearest frame is taken.
     Beyond the clip's end its last frame is repeated.
 
     Args:
@@ -40,6 +44,8 @@ def resample_frames(
         from_fps: frames per second of the clip; a fraction where it is played faster or slower than it was made.
         to_fps: frames per second of the result.
         num_frames: of the result.
+        between: what is shown between two frames of the clip, where the result has more: what moved on its way
+            ("motion"), one fading into the other ("blend"), or the nearer one ("repeat").
 
     Yields:
         Exactly `num_frames` frames of the clip's size.
@@ -47,13 +53,14 @@ def resample_frames(
     if len(clip) == 0:
         raise ValueError("a clip has at least one frame")
     rate = Fraction(from_fps)
-    between = _interpolated(clip, rate, to_fps) if to_fps > rate else iter(())
+    is_drawn = to_fps > rate and between != "repeat"
+    drawn = _interpolated(clip, rate, to_fps, between) if is_drawn else iter(())
     for index in range(num_frames):
         position = index * rate / to_fps  # in frames of the clip
-        if to_fps <= rate or position.denominator == 1 or position > len(clip) - 1:
+        if not is_drawn or position.denominator == 1 or position > len(clip) - 1:
             yield clip[min(_nearest(position), len(clip) - 1)]
         else:
-            yield _at(between, index)
+            yield _at(drawn, index)
 
 
 def _nearest(position: Fraction) -> int:
@@ -68,12 +75,13 @@ def _at(between: Iterator[tuple[int, Frame]], index: int) -> Frame:
     raise ValueError(f"the interpolation made no frame {index}")
 
 
-def _interpolated(clip: Frames, rate: Fraction, to_fps: int) -> Iterator[tuple[int, Frame]]:
+def _interpolated(clip: Frames, rate: Fraction, to_fps: int, between: Between) -> Iterator[tuple[int, Frame]]:
     """Draw the clip at every instant of the new rate, with the number of each: negative in the padding."""
     height, width = clip.shape[1:3]
     small = min(height, width) < _SMALL_SIDE
     scale = max(2, -(-16 // min(height, width))) if small else 1
-    graph = _graph(height * scale, width * scale, rate, f"{_SMALL if small else _LARGE}:fps={to_fps}")
+    how = _BLEND if between == "blend" else _SMALL if small else _LARGE
+    graph = _graph(height * scale, width * scale, rate, f"{how}:fps={to_fps}")
     to_yuv = RgbToYuv("yuv444p", limited=False, scale=scale)
     to_rgb = YuvToRgb(scale=scale)
     for index in range(-_PADDING, len(clip) + _PADDING + 1):

@@ -149,6 +149,10 @@ class Service:
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
         return Draft(job_id, request, _planned(request, spec, choices), sent, tuple(choices))
 
+    def expected_seconds(self, draft: Draft) -> float | None:
+        """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
+        return self._store.expected_seconds(draft.plan, self._worker_silence_seconds)
+
     def made_before(self, once: Once, caller: Caller) -> Job | None:
         """Find the job of a repeated request before anything slow is done for it; `enqueue` looks again.
 

@@ -21,6 +21,7 @@ from vitascope.engine import Clip, Engine, Inputs
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
+    from vitascope.media.resample import Between
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
@@ -47,7 +48,7 @@ class Product:
 
 
 def produce(
-    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = ""
+    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = "", between: Between = "motion"
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -59,6 +60,7 @@ def produce(
         spec: the model's card.
         out: the file to write; replaced if it exists.
         key: the name that the storage will know the file by.
+        between: how frames are made where the file has more than the clip; see `media.resample_frames`.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -78,7 +80,7 @@ def produce(
     assert clip is not None
     clock.enter("resample")
     yield Step("resample")
-    frames = _resampled(clip, plan)
+    frames = _resampled(clip, plan, between)
     clock.enter("write_video")
     yield from _write(media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit), plan, out)
     yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop())
@@ -131,12 +133,14 @@ class _Writer(threading.Thread):
             self.done += 1
 
 
-def _resampled(clip: Clip, plan: Plan) -> Iterator[Frames]:
+def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
     """Show each shot at the asked rate on its own: nothing is drawn between the two sides of a cut."""
     at = 0
     for native, asked in plan.shots:
         part = clip.frames[at : at + native]
-        yield from media.resample_frames(part, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=asked)
+        yield from media.resample_frames(
+            part, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=asked, between=between
+        )
         at += native
 
 

@@ -12,6 +12,7 @@ from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
 from vitascope.service.outlook import Expectation
 
 
@@ -82,6 +83,36 @@ def _video(job: Job) -> dict[str, Any] | None:
 
 def _instant(value: datetime | None) -> str | None:
     return None if value is None else value.isoformat()
+
+
+def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
+    """Show how a request would be made: what the model does, what becomes of it, and every choice with its reason."""
+    windows = [
+        {"num_frames": w.num_frames, "mode": w.mode, "overlap": w.overlap, "shot": w.shot}
+        for w in plan.windows
+    ]
+    return {
+        "model": plan.model,
+        "mode": plan.mode,
+        "height": plan.height,
+        "width": plan.width,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "duration_seconds": plan.duration_seconds,
+        "fit": plan.fit,
+        "native_height": plan.native_height,
+        "native_width": plan.native_width,
+        "native_num_frames": plan.native_num_frames,
+        "native_fps": plan.native_fps,
+        "windows": windows,
+        "num_inference_steps": plan.num_inference_steps,
+        "total_steps": plan.total_steps,
+        "guidance_scale": plan.guidance_scale,
+        "scheduler": plan.scheduler,
+        "strength": plan.strength,
+        "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
+        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
+    }
 
 
 def model_object(spec: ModelSpec) -> dict[str, Any]:

@@ -92,6 +92,43 @@ class Job(BaseModel):
     video: FinishedVideo | None
 
 
+class Window(BaseModel):
+    """One pass of the model."""
+
+    num_frames: int
+    mode: Mode
+    #: Frames that it shares with the window before.
+    overlap: int
+    shot: int
+
+
+class Plan(BaseModel):
+    """How a request would be made."""
+
+    model: str
+    mode: Mode
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    duration_seconds: float
+    fit: Literal["none", "scale", "crop", "pad"]
+    native_height: int
+    native_width: int
+    native_num_frames: int
+    native_fps: int
+    windows: list[Window]
+    num_inference_steps: int
+    #: Denoising steps of all windows.
+    total_steps: int
+    guidance_scale: float
+    scheduler: str | None
+    strength: float | None
+    #: Once it runs, from measured speeds; null while they are unknown.
+    expected_seconds: float | None
+    choices: list[Choice]
+
+
 class JobPage(BaseModel):
     """Some jobs, in order of arrival."""
 
@@ -278,6 +315,13 @@ def _body(file: dict[str, Any]) -> dict[str, Any]:
     return {"schema": schema}
 
 
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": _body(_TEXT),
+        "multipart/form-data": _body({"type": "string", "format": "binary"}),
+    },
+}
 CREATE: dict[str, Any] = {
     "parameters": [
         {
@@ -287,14 +331,9 @@ CREATE: dict[str, Any] = {
             "description": "Your own name for this request: sent again within 24 hours, it answers with the job that it made.",
         }
     ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": _body(_TEXT),
-            "multipart/form-data": _body({"type": "string", "format": "binary"}),
-        },
-    },
+    "requestBody": _BODY,
 }
+PLAN: dict[str, Any] = {"requestBody": _BODY}
 
 _KEY_FIELDS = {
     "name": _field({**_TEXT, "minLength": 1, "maxLength": 255}, "Your own word for it."),
