@@ -16,6 +16,7 @@ from tiny import make_plan, run
 from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import Engine
+from vitascope.engine.fake import FakeEngine
 
 Models = dict[str, ModelSpec]
 
@@ -27,6 +28,11 @@ def test_steps_cancel_memory_and_seeds_hold_in_every_mode(engine: Engine, models
     assert modes
     problems = {mode: check(engine, name, models[name], mode, steps=2).problems for mode in modes}
     assert problems == {mode: [] for mode in modes}
+
+
+def test_an_engine_that_runs_no_model_fails_the_checks(models: Models) -> None:
+    problems = check(FakeEngine(), "LTXPipeline", models["LTXPipeline"], "text", steps=2).problems
+    assert problems == ["the denoiser was called 0 times in 2 steps", "no decoder was seen at work"]
 
 
 def test_every_class_that_needs_no_card_has_a_checkpoint_here() -> None:

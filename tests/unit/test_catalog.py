@@ -230,3 +230,19 @@ def test_the_names_of_the_vendors_find_a_model(name: str) -> None:
 def test_every_card_sits_over_the_defaults_of_its_class() -> None:
     for card in CARDS.glob("*.toml"):
         assert tomllib.loads(card.read_text())["pipeline"] in pipeline_defaults(), card.name
+
+
+def test_the_cards_in_the_documentation_are_cards(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    examples = [block.split("```")[0] for block in page.split("```toml\n")[1:]]
+    assert len(examples) == 2
+    for number, text in enumerate(examples):
+        (tmp_path / f"{number}.toml").write_text(
+            text.replace(', "sora-2"', "").replace('aliases = ["sora-2"]', "")
+        )
+    Catalog.open(tmp_path)
+
+
+def test_every_class_with_defaults_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert [name for name in pipeline_defaults() if f"{name} (" not in page] == []
