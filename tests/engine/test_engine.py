@@ -120,19 +120,6 @@ def test_a_cancelled_generation_leaves_no_trace_in_the_next(engine: Engine, mode
     assert np.array_equal(run(engine, spec, plan)[1].frames, before)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_every_scheduler_of_the_card_runs_and_differs(engine: Engine, models: Models, name: str) -> None:
-    spec = models[name]
-    own = run(engine, spec, make_plan(spec))[1]
-    own_name = next(choice.value for choice in own.choices if choice.name == "scheduler")
-    for scheduler in spec.schedulers:
-        steps, clip = run(engine, spec, make_plan(spec, scheduler=scheduler))
-        indexes = [s.index for s in dict.fromkeys(steps) if s.stage == "denoise"]
-        assert indexes[-1] == 3, "second-order schedulers count inference steps, not calls"
-        assert indexes == sorted(set(indexes))
-        assert np.array_equal(clip.frames, own.frames) == (scheduler == own_name)
-
-
 def test_a_long_video_continues_from_its_last_frame(engine: Engine, models: Models) -> None:
     spec = models["ti2v"]
     plan = make_plan(spec, num_frames=17, fps=spec.fps)

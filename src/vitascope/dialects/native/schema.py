@@ -277,7 +277,10 @@ _FIELDS = {
     "duration_seconds": _field(_NUMBER, "Another way to say `num_frames`."),
     "num_inference_steps": _field(_INTEGER, "Denoising steps. By default the model's."),
     "guidance_scale": _field(_NUMBER, "How closely the prompt is followed. By default the model's."),
-    "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
+    "scheduler": _field(
+        _TEXT,
+        "A noise scheduler by its diffusers class name; what stands in for one that the model has not is among `choices`.",
+    ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
     "preview_every": _field(

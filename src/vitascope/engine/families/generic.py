@@ -84,20 +84,17 @@ def _run_window(
 ) -> Generator[Step, None, Frames]:
     pipe = slot.pipelines[start.window.mode]
     steps = plan.steps_per_window
-    skipped = plan.num_inference_steps - steps
 
     def after_step(done: int, total: int, latents: torch.Tensor) -> None:
-        # some schedulers make two calls for a step, and those that a given video saves are never made
-        calls = max(1, total - skipped * pipe.scheduler.order)
-        if done >= calls and not latents.isfinite().all():
+        if done >= total and not latents.isfinite().all():
             raise no_picture()  # decoding would take long, and some autoencoders turn it into black
-        done_steps = index * steps + min(steps, round(steps * done / calls))
-        pause(Step("denoise", done_steps, plan.total_steps))
+        # only a step that is done counts, and some take two calls
+        pause(Step("denoise", index * steps + steps * done // total, plan.total_steps))
 
     arguments = _arguments(pipe, plan, spec, start, generator)
     clip_skip = without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip)
     with _own_state(pipe, plan), clip_skip:
-        on_each_step(pipe.scheduler, after_step)
+        on_each_step(pipe.scheduler, after_step, generator)
         output = yield from run_in_steps(lambda: pipe(**arguments))
     frames = _to_uint8(output.frames[0])
     _check_shape(frames, (start.window.num_frames, plan.native_height, plan.native_width, 3), spec)
