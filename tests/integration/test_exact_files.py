@@ -46,7 +46,7 @@ def in_native(body: dict[str, Any]) -> Plan:
 
 
 def in_openai(body: dict[str, Any]) -> Plan:
-    order = openai.to_order(Fields(body), by_name, unknown_model_falls_back=True)
+    order = openai.to_order(Fields(body), lambda name: (by_name(name), ()))
     try:
         return plan(dataclasses.replace(order.request, seed=1), by_name(order.request.model))
     except InvalidParameter as error:

@@ -99,6 +99,8 @@ def test_own_cards_join_and_replace(tmp_path: Path) -> None:
         ("id = ", "cannot be read"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "Unknown"\n', "is missing"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n', "unknown key `colour`"),
+        ('id = "../x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is '../x'"),
+        ('id = "a/b/pull"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is 'a/b/pull'"),
         (
             'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\nsize = { native = ["9by9"], multiple = 1 }\n',
             "9by9",
@@ -165,7 +167,7 @@ def test_a_damaged_embedded_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     spec = Catalog.open().resolve("pocket")
     copy = tmp_path / "pocket"
     shutil.copytree(locate(spec), copy)
-    monkeypatch.setattr("vitascope.catalog.sources._embedded_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("vitascope.catalog.sources.embedded_folder", lambda name: tmp_path / name)
     name = next(
         line.split("  ")[1] for line in (copy / CHECKSUMS).read_text().splitlines() if "transformer" in line
     )

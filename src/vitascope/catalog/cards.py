@@ -14,6 +14,9 @@ from vitascope.domain.errors import SettingsError
 from vitascope.domain.model_spec import MODES, Bounds, FrameRule, ModelSpec, SchedulerFamily, Size
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
+MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""Of a card. It is a part of paths of the API, and at most a hub's OWNER/NAME."""
+
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
@@ -47,6 +50,8 @@ def read_card(path: Path) -> ModelSpec:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"the card `{path.name}` cannot be read: {error}") from None
     try:
+        if not MODEL_ID.fullmatch(values["id"]):
+            raise ValueError(f"`id` is {values['id']!r}, but it must be letters, digits, and . _ - inside")  # noqa: TRY301
         return spec_from(values)
     except KeyError as error:
         raise SettingsError(f"the card `{path.name}` is not complete: `{error.args[0]}` is missing") from None

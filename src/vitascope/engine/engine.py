@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
@@ -71,6 +72,21 @@ class DiffusersEngine:
         assert self._loaded is not None
         choices = (*self._loaded.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
         yield Clip(frames, choices + generic.prompt_choice(plan, spec, slot))
+
+    def load(self, spec: ModelSpec) -> None:
+        with _memory_errors(spec):
+            self._slot_of(spec)
+
+    def unload(self, model_id: str) -> bool:
+        if model_id not in self.loaded_models:
+            return False
+        self.close()
+        return True
+
+    def clear_caches(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def close(self) -> None:
         self._loaded = self._slot = None

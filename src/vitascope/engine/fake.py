@@ -31,9 +31,9 @@ class FakeEngine:
 
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.step_seconds = step_seconds
+        self.loaded_models: tuple[str, ...] = ()
 
     runs_on_cpu = True
-    loaded_models = ()
 
     @property
     def device(self) -> str:
@@ -59,8 +59,20 @@ class FakeEngine:
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
-    def close(self) -> None:
+    def load(self, spec: ModelSpec) -> None:
+        self.loaded_models = (spec.id,)
+
+    def unload(self, model_id: str) -> bool:
+        if model_id not in self.loaded_models:
+            return False
+        self.loaded_models = ()
+        return True
+
+    def clear_caches(self) -> None:
         """Nothing is held."""
+
+    def close(self) -> None:
+        self.loaded_models = ()
 
 
 def _pattern(plan: Plan) -> Frames:
