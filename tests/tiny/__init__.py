@@ -83,7 +83,7 @@ def build(name: str, folder: Path, builder: Callable[[], Any] | None = None) -> 
     pipe = (builder or layout or BUILDERS[name])()
     pipe.save_pretrained(folder, safe_serialization=True)
     if card and builder is None:
-        head = f'id = "{folder.name}"\nsource = "folder:."\npipeline = "{type(pipe).__name__}"\n'
+        head = f'id = "{folder.name.replace(" ", "-")}"\nsource = "folder:."\npipeline = "{type(pipe).__name__}"\n'
         (folder / "vitascope.toml").write_text(head + card + "\n")
     return folder
 
