@@ -158,6 +158,9 @@ _STAND_INS: dict[SchedulerFamily, dict[str, tuple[str | None, str]]] = {
 """By family: what runs instead of a name, and why. A name that is not here runs itself."""
 
 OWN_ONLY = {
+    "AnyFlowPipeline": "its pipeline tells the model where each step ends, which only its own scheduler knows",
+    "SkyReelsV2DiffusionForcingPipeline": "its pipeline gives each latent frame a scheduler and steps of its own",
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": "its pipeline gives each latent frame a scheduler and steps of its own",
     "LTXConditionPipeline": "its pipeline steps each part of the video at a time of its own",
     "LTXI2VLongMultiPromptPipeline": "its pipeline gives levels in the form of its own scheduler",
     "CosmosTextToWorldPipeline": "its pipeline asks the scheduler for the clean video before each step",

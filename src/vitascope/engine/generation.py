@@ -93,7 +93,8 @@ def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
                 walk(child)
 
     walk(module)
-    return [block for blocks in lists for block in blocks] or [module]
+    # Mochi's lists have places without a block
+    return [block for blocks in lists for block in blocks if block is not None] or [module]
 
 
 def _pausing_hook(stage: str) -> Callable[..., None]:
