@@ -31,12 +31,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SecretUnreadable, SettingsError
+from .domain.errors import SecretUnreadable, SettingsError, StorageError, StorageUnavailable
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Service, metrics
-from .settings import Settings, to_environment
-from .storage import LocalStorage
+from .settings import STORAGE_SECRETS, Settings, to_environment
+from .storage import LocalStorage, S3Storage, Storage
 from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
@@ -77,14 +77,55 @@ def cipher_of(settings: Settings) -> Cipher:
     return Cipher(settings.secrets.keys, settings.key_file)
 
 
-def open_storage(settings: Settings) -> LocalStorage:
-    """Open the place of inputs and videos.
+def open_storage(settings: Settings) -> Storage:
+    """Open the place of inputs and videos. Asks nothing of an object storage; `check_storage` does.
 
     Raises:
-        SettingsError: the data folder cannot be written.
+        SettingsError: the data folder cannot be written, or object storage is not installed.
     """
     _make_home(settings)
-    return LocalStorage(settings.files_folder)
+    if settings.storage.kind == "local":
+        return LocalStorage(settings.files_folder)
+    return _bucket_of(settings)
+
+
+def _bucket_of(settings: Settings) -> S3Storage:
+    chosen = settings.storage
+    secret = chosen.secret_access_key
+    return S3Storage(
+        chosen.bucket,
+        chosen.prefix,
+        endpoint=chosen.endpoint_url,
+        region=chosen.region_name,
+        path_style=chosen.is_path_style,
+        access_key_id=chosen.access_key_id,
+        secret_access_key=None if secret is None else secret.get_secret_value(),
+    )
+
+
+def check_storage(settings: Settings) -> str | None:
+    """Find out before anything starts whether an object storage takes, gives and deletes files.
+
+    Returns:
+        Why it is away, if it does not answer now: jobs wait for it. None if all is well.
+
+    Raises:
+        SettingsError: it refuses the credentials, there is no such bucket, or it may not be read or written.
+    """
+    if settings.storage.kind == "local":
+        return None
+    try:
+        _bucket_of(settings).check()
+    except StorageUnavailable as error:
+        return f"{error.message} ({error.hint}): jobs wait for it"
+    except StorageError as error:
+        raise SettingsError(error.message, hint=error.hint) from None
+    return None
+
+
+def _check_storage_and_tell(settings: Settings) -> None:
+    if (problem := check_storage(settings)) is not None:
+        logger.warning(problem)
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -136,7 +177,11 @@ def create_web_app(settings: Settings) -> FastAPI:
             outbound=outbound,
             max_fetched_bytes=settings.outbound.max_bytes,
             unknown_model_falls_back=settings.server.unknown_model_falls_back,
+            sends_to_storage=settings.storage.content == "redirect",
+            public_url=settings.server.public_url,
+            link_seconds=settings.storage.link_seconds,
         )
+        await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
@@ -177,6 +222,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
+    app.include_router(_links())
     app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect().router())
     return app
@@ -227,6 +273,33 @@ def _operations() -> APIRouter:
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
     router.include_router(probes)
+    return router
+
+
+def _links() -> APIRouter:
+    """Files by signed links: who has one needs no key."""
+    router = APIRouter(tags=["Files"], route_class=_http.route_class(openai.error_response, is_public=True))
+
+    async def linked_file(token: str, request: Request) -> Response:
+        """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
+        desk = _http.desk_of(request)
+        job = await desk.read(desk.service.linked, token)
+        stored = await desk.open_video(job)
+        return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
+
+    responses: dict[int | str, dict[str, Any]] = {
+        206: {"description": "The part that was asked for."},
+        302: {"description": "Where the file is, with `storage.content` set to `redirect`."},
+        304: {"description": "Unchanged."},
+        400: {"description": "The Range header cannot be read."},
+        404: {"description": "The link is not valid, or not any more; or the video is not ready."},
+        416: {"description": "The file has no such bytes."},
+        503: {"description": "The storage does not answer."},
+    }
+    router.add_api_route(
+        "/files/{token}", linked_file, methods=["GET"], response_class=Response, responses=responses
+    )
+    router.add_api_route("/files/{token}", linked_file, methods=["HEAD"], include_in_schema=False)
     return router
 
 
@@ -282,7 +355,8 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used.
     """
     environment = to_environment(settings)
-    environment.pop("VITASCOPE_SECRETS__KEY", None)  # an engine has no use for it
+    for name in ("VITASCOPE_SECRETS__KEY", *STORAGE_SECRETS):
+        environment.pop(name, None)  # an engine has no use for it
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
@@ -297,7 +371,9 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         max_attempts=settings.worker.max_attempts,
         hang_seconds=settings.worker.hang_seconds,
         drain_seconds=settings.worker.drain_seconds,
+        patience_seconds=settings.storage.patience_seconds,
     )
+    _check_storage_and_tell(settings)
     store = open_store(settings)
     try:
         yield Worker(
@@ -326,6 +402,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
     with closing(open_store(settings)) as store:
         check_host(settings, store)
         check_secrets(store)
+    _check_storage_and_tell(settings)
     listener = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         app,

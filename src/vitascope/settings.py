@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -63,6 +73,93 @@ class StoreSettings(_Section):
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
     max_queued_per_key: Annotated[int, Field(ge=1)] | None = None
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
+
+
+_BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]*))?", re.ASCII)
+
+
+class StorageSettings(_Section):
+    """Where videos and inputs are kept."""
+
+    kind: Literal["local", "s3"] = "local"
+    """`local` is the folder `files` of the data folder; `s3` a bucket of any S3-compatible object storage, with `pip install vitascope[s3]`."""
+    url: str | None = None
+    """Bucket, and what is put before each name in it: `s3://BUCKET/PREFIX`."""
+    endpoint: str | None = None
+    """URL of an object storage other than AWS, such as `https://minio.internal:9000`. By default `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else AWS."""
+    region: str | None = None
+    """Region of the bucket. By default `AWS_REGION`, else `AWS_DEFAULT_REGION`, else `us-east-1`."""
+    path_style: bool | None = None
+    """Whether the bucket is in the path of URLs (`https://host/bucket/…`) rather than in the host name. By default wherever an endpoint is set, and not at AWS."""
+    access_key_id: str | None = None
+    """By default what AWS's variables say (`AWS_ACCESS_KEY_ID` and the others), else the machine's or the pod's role."""
+    secret_access_key: SecretStr | None = None
+    """Secret of `access_key_id`. Never in a log, nor in an engine's environment."""
+    content: Literal["proxy", "redirect"] = "proxy"
+    """How clients get videos from S3: through this server, or sent on (302) to the bucket with an address that is good for an hour. Some clients do not follow, and the endpoint must be reachable for them."""
+    link_seconds: Annotated[float, Field(ge=60, le=7 * 86400)] = 86400.0
+    """How long the signed links in replies are good for."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 900.0
+    """How long a finished job waits for an object storage that is away, or refuses the file, before it fails as `storage_error`. Its device waits too: 15 min are less than most videos cost to make again."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> StorageSettings:
+        if self.kind == "local" and self.url is not None:
+            message = "`url` is set, but `kind` is `local`; set it to `s3`"
+            raise ValueError(message)
+        if self.kind == "s3" and _BUCKET_URL.fullmatch(self.url or "") is None:
+            message = f"`url` is {self.url!r}, but with `kind` `s3` it must be of the form s3://BUCKET or s3://BUCKET/PREFIX"
+            raise ValueError(message)
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            message = "`access_key_id` and `secret_access_key` are set together or not at all"
+            raise ValueError(message)
+        if self.endpoint is not None and re.match(r"https?://[^/]", self.endpoint) is None:
+            message = f"`endpoint` is {self.endpoint!r}, but it must begin with https:// or http://"
+            raise ValueError(message)
+        return self
+
+    @property
+    def bucket(self) -> str:
+        return self._place[1]
+
+    @property
+    def prefix(self) -> str:
+        return self._place[2] or ""
+
+    @property
+    def _place(self) -> re.Match[str]:
+        found = _BUCKET_URL.fullmatch(self.url or "")
+        assert found is not None, "it was checked"
+        return found
+
+    @property
+    def endpoint_url(self) -> str | None:
+        return (
+            self.endpoint
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or None
+        )
+
+    @property
+    def region_name(self) -> str:
+        return (
+            self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        )
+
+    @property
+    def is_path_style(self) -> bool:
+        return self.endpoint_url is not None if self.path_style is None else self.path_style
+
+
+#: What of the environment an engine has no use for.
+STORAGE_SECRETS = (
+    "VITASCOPE_STORAGE__ACCESS_KEY_ID",
+    "VITASCOPE_STORAGE__SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 
 
 class WorkerSettings(_Section):
@@ -166,6 +263,7 @@ class Settings(BaseSettings):
     """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()

@@ -124,7 +124,7 @@ class TestOpenapi:
             "GET /api/v1/commands", "GET /api/v1/commands/{command_id}",
             "GET /api/v1/queue", "POST /api/v1/keys", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}", "POST /api/v1/keys/{key_id}/rotate",
             "GET /api/v1/keys/{key_id}/webhook-secret", "POST /api/v1/keys/{key_id}/webhook-secret/rotate",
-            "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
+            "GET /files/{token}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
         }  # fmt: skip
         for path, methods in document["paths"].items():
             for operation in methods.values():

@@ -53,8 +53,23 @@ def _findings() -> list[tuple[Choice, bool]]:
         (Choice("python", platform.python_version(), "3.11 or newer is needed"), True),
     ]
     findings += _engine_findings(settings)
-    findings += [_memory(), _folder(settings.home), *_models(settings)]
+    findings += [_memory(), _folder(settings.home), *_storage(settings), *_models(settings)]
     return findings
+
+
+def _storage(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    """Try an object storage with a file of its own; a folder is the finding before this."""
+    if settings.storage.kind == "local":
+        return []
+    from vitascope import app
+
+    where = f"{settings.storage.url} at {settings.storage.endpoint_url or 'AWS'}"
+    try:
+        problem = app.check_storage(settings)
+    except SettingsError as error:
+        problem = f"{error.message}; {error.hint}"
+    meaning = "a file was listed, written, read and deleted"
+    return [(Choice("storage", where, problem or meaning), problem is None)]
 
 
 def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:

@@ -5,6 +5,7 @@
     │   ├── InvalidParameter        .parameter .rule .nearest
     │   ├── UnknownModel
     │   ├── JobNotFound
+    │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
     │   ├── JobConflict
@@ -33,6 +34,7 @@
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    │   └── StorageUnavailable      it may do it later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
     ├── StoreUnavailable            the database does not answer; it may later
@@ -110,6 +112,10 @@ class UnknownModel(RequestError):
 
 class JobNotFound(RequestError):
     """There is no such job."""
+
+
+class LinkNotFound(RequestError):
+    """The link is not valid, or not any more."""
 
 
 class VideoNotReady(RequestError):
@@ -239,6 +245,10 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage of videos does not answer."""
 
 
 class SecretUnreadable(VitascopeError):

@@ -70,6 +70,8 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
+    base_url: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store."""

@@ -5,6 +5,7 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .inputs import NOTHING, Sent
-from .service import Draft, Models, Service
+from .links import Link, Links
+from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
-__all__ = ["NOTHING", "Draft", "Models", "Sent", "Service"]
+__all__ = ["NOTHING", "REFUSALS", "Draft", "Link", "Links", "Models", "Sent", "Service", "StoredVideo"]

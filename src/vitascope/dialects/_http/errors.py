@@ -13,6 +13,7 @@ from vitascope.domain.errors import (
     JobConflict,
     JobNotFound,
     KeyNotFound,
+    LinkNotFound,
     ModelInUse,
     NoWorker,
     PermissionDenied,
@@ -20,6 +21,7 @@ from vitascope.domain.errors import (
     RateLimitExceeded,
     RequestError,
     StorageLimitReached,
+    StorageUnavailable,
     StoreUnavailable,
     UnsupportedContentType,
     VideoFailed,
@@ -31,6 +33,7 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
     JobConflict: 409,
@@ -48,6 +51,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     UnsupportedContentType: 415,
     QueueFull: 429,
     StoreUnavailable: 503,
+    StorageUnavailable: 503,
 }
 
 STORE_RETRY_SECONDS = 2
@@ -68,7 +72,7 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds), **allowance_headers(nothing_left)}
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | StorageUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
     return {}
 

@@ -7,6 +7,7 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -76,8 +77,8 @@ class NativeDialect:
         caller = _http.caller_of(request)
         await desk.admit(request, once)
         draft = desk.service.prepare(wanted, caller, sent)
-        job = await desk.submit(caller, draft, once)
-        return await _shown(desk, job, made=job.id == draft.job_id)
+        job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
+        return await _shown(request, job, made=job.id == draft.job_id)
 
     async def plan(self, request: Request) -> Response:
         """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged."""
@@ -102,19 +103,19 @@ class NativeDialect:
             order=order,
             statuses=_statuses(query.text("status")),
         )
-        jobs = [job_object(job, await desk.expectation(job)) for job in page.jobs]
+        jobs = [await _job_object(request, job) for job in page.jobs]
         return JSONResponse({"jobs": jobs, "has_more": page.has_more})
 
     async def get(self, job_id: str, request: Request) -> Response:
         """Show a job. It is found by the id that any dialect showed for it."""
         desk = _http.desk_of(request)
-        return await _shown(desk, await desk.find(_http.caller_of(request), _own(job_id)))
+        return await _shown(request, await desk.find(_http.caller_of(request), _own(job_id)))
 
     async def cancel(self, job_id: str, request: Request) -> Response:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
         return await _shown(
-            desk, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
+            request, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
         )
 
     async def retry(self, job_id: str, request: Request) -> Response:
@@ -125,8 +126,8 @@ class NativeDialect:
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
-        job = await desk.submit(caller, draft, once)
-        return await _shown(desk, job, made=job.id == draft.job_id)
+        job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
+        return await _shown(request, job, made=job.id == draft.job_id)
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
@@ -146,9 +147,8 @@ class NativeDialect:
         """Download the file; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
         job = await desk.find(_http.caller_of(request), _own(job_id))
-        path = desk.service.open_video(job)
-        assert job.video is not None
-        return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
+        stored = await desk.open_video(job)
+        return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""
@@ -165,9 +165,15 @@ class NativeDialect:
         )
 
 
-async def _shown(desk: _http.Desk, job: Job, *, made: bool = False) -> JSONResponse:
+async def _job_object(request: Request, job: Job) -> dict[str, Any]:
+    desk = _http.desk_of(request)
+    link = None if job.video is None else desk.service.links.make(job, _http.base_url_of(request))
+    return job_object(job, await desk.expectation(job), link)
+
+
+async def _shown(request: Request, job: Job, *, made: bool = False) -> JSONResponse:
     """Show a job as it stands; one that this request has made with its address."""
-    answer = JSONResponse(job_object(job, await desk.expectation(job)), status_code=201 if made else 200)
+    answer = JSONResponse(await _job_object(request, job), status_code=201 if made else 200)
     if made:
         answer.headers["location"] = f"/api/v1/jobs/{job.id}"
     return answer

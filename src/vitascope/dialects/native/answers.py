@@ -14,10 +14,11 @@ from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.service import Link
 from vitascope.service.outlook import Expectation
 
 
-def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
+def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> dict[str, Any]:
     """Show a job: what was asked for and how it is made, where it stands, and its file."""
     plan, details = job.plan, job.details or {}
     return {
@@ -56,7 +57,7 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "started_at": _instant(job.started_at),
         "finished_at": _instant(job.finished_at),
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
-        "video": _video(job),
+        "video": _video(job, link),
     }
 
 
@@ -65,12 +66,14 @@ def _shots(job: Job) -> list[dict[str, Any]]:
     return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
 
 
-def _video(job: Job) -> dict[str, Any] | None:
+def _video(job: Job, link: Link | None) -> dict[str, Any] | None:
     video = job.video
     if video is None:
         return None
     return {
         "url": f"/api/v1/jobs/{job.id}/content",
+        "signed_url": link and link.url,
+        "signed_url_expires_at": link and link.expires_at.isoformat(),
         "media_type": video.media_type,
         "num_bytes": video.num_bytes,
         "sha256": video.sha256,

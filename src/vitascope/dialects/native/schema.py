@@ -29,7 +29,11 @@ class JobError(BaseModel):
 class FinishedVideo(BaseModel):
     """A finished file."""
 
+    #: Needs the API key, as every other call.
     url: str
+    #: Needs none: whoever has it has the file, until `signed_url_expires_at`.
+    signed_url: str | None
+    signed_url_expires_at: datetime | None
     media_type: str
     num_bytes: int
     sha256: str
