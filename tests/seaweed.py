@@ -87,6 +87,11 @@ class Server:
                 f"-dir={self.folder / 'data'}",
                 "-master.volumeSizeLimitMB=64",
                 "-volume.max=100",
+                "-master.telemetry=false",
+                "-s3.port.iceberg=0",  # other services, at ports that two servers cannot share
+                "-s3.port.lance=0",
+                f"-s3.localSocket={self.folder / 's3.sock'}",
+                f"-filer.localSocket={self.folder / 'filer.sock'}",
                 "-filer",
                 "-s3",
                 f"-s3.config={identities}",
@@ -115,6 +120,12 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def clean_up(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for port in self._ports:
+            for socket_left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # no option moves these
+                socket_left.unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """Let it take connections and answer nothing."""
@@ -196,4 +207,4 @@ def running() -> Iterator[Server]:
         yield server
     finally:
         server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
+        server.clean_up()

@@ -291,10 +291,10 @@ def _links() -> APIRouter:
         206: {"description": "The part that was asked for."},
         302: {"description": "Where the file is, with `storage.content` set to `redirect`."},
         304: {"description": "Unchanged."},
-        400: {"description": "The Range header cannot be read."},
-        404: {"description": "The link is not valid, or not any more; or the video is not ready."},
-        416: {"description": "The file has no such bytes."},
-        503: {"description": "The storage does not answer."},
+        "4XX": {
+            "description": "The link is not valid (404), or not any more; or the range is not (400, 416)."
+        },
+        "5XX": {"description": "The storage does not answer (503), or has lost the file."},
     }
     router.add_api_route(
         "/files/{token}", linked_file, methods=["GET"], response_class=Response, responses=responses

@@ -174,6 +174,8 @@ class Worker:
         if (errand := self._errands.next_for_engine()) is not None:
             self._errands.end(errand, lambda: self._obey(errand))
             return
+        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+            self._sweep_some()  # before the claim: while a lease is held, a slow storage must not hold the worker
         asked_at = time.monotonic()
         lease = self._store.claim(
             self._config.worker_id,
@@ -181,13 +183,15 @@ class Worker:
             device=self._device,
             warm_models=self._warm_models,
         )
-        if lease is None or asked_at - self._swept_at > SWEEP_SECONDS:
-            self._swept_at = asked_at
-            self._sweep.advance()
         if lease is None:
+            self._sweep_some()
             self._pause(self._config.poll_seconds)
         else:
             self._run_one(lease, asked_at)
+
+    def _sweep_some(self) -> None:
+        self._swept_at = time.monotonic()
+        self._sweep.advance()
 
     def _tidy(self) -> None:
         """A few times in the length of a lease: be seen, and queue what dead workers held again."""

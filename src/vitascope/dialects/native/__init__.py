@@ -196,5 +196,6 @@ def _own(job_id: str) -> str:
     return job_id.rpartition("_")[2]
 
 
-def _refuse_range(_status: int) -> Response:
-    return error_response(InvalidParameter("Range", "given", "the file has no such bytes"), status=416)
+def _refuse_range(status: int) -> Response:
+    rule = "the file has no such bytes" if status == 416 else "it cannot be read as a list of byte ranges"
+    return error_response(InvalidParameter("Range", "given", rule), status=status)
