@@ -15,6 +15,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 
 from .contract import Clip
+from .places import Places
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -27,10 +28,12 @@ class FakeEngine:
 
     Args:
         step_seconds: how long one denoising step takes.
+        slots: generations that may be open at the same time.
     """
 
-    def __init__(self, step_seconds: float = 0.0) -> None:
+    def __init__(self, step_seconds: float = 0.0, slots: int = 4) -> None:
         self.step_seconds = step_seconds
+        self._places = Places(slots)
 
     runs_on_cpu = True
     loaded_models = ()
@@ -39,24 +42,29 @@ class FakeEngine:
     def device(self) -> str:
         return f"fake {self.step_seconds:g} s a step"
 
+    def capacity(self, spec: ModelSpec) -> int:
+        return self._places.free(spec)
+
     def generate(
         self, plan: Plan, spec: ModelSpec, image: Frames | None = None
     ) -> Generator[Step | Clip, None, None]:
-        yield Step("load", 1)
-        yield Step("encode_prompt", 1)
-        yield Step("denoise", 0, plan.total_steps)
-        for index in range(plan.total_steps):
-            time.sleep(self.step_seconds)
-            yield Step("denoise", index + 1, plan.total_steps)
-        yield Step("decode_latents")
-        frames = _pattern(plan)
-        if image is not None:
-            frames[0] = image
+        with self._places.take(spec):
+            yield Step("load", 1)
+            yield Step("encode_prompt", 1)
+            yield Step("denoise", 0, plan.total_steps)
+            for index in range(plan.total_steps):
+                time.sleep(self.step_seconds)
+                yield Step("denoise", index + 1, plan.total_steps)
+            yield Step("decode_latents")
+            frames = _pattern(plan)
+            if image is not None:
+                frames[0] = image
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
     def close(self) -> None:
         """Nothing is held."""
+        self._places.require_idle("unload")
 
 
 def _pattern(plan: Plan) -> Frames:

@@ -15,7 +15,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
-from .slots import build_pipeline
+from .slots import Slots, build_pipeline
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class LoadedModel:
     spec: ModelSpec
     pipelines: dict[Mode, Any]
     choices: tuple[Choice, ...]
+    slots: Slots
 
 
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
@@ -104,7 +105,7 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(requires_grad=False)
-    return LoadedModel(spec, pipelines, (device_choice, dtype_choice))
+    return LoadedModel(spec, pipelines, (device_choice, dtype_choice), Slots(pipelines))
 
 
 def _pipeline_class(name: str) -> Any:

@@ -6,13 +6,18 @@ copies of the weights would not fit: a slot has modules of its own whose tensors
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 
 from vitascope.domain.model_spec import Mode
+
+from .generation import pause_at_blocks
 
 
 def clone_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -36,10 +41,8 @@ class Slot:
         clones: dict[int, Any] = {}
 
         def own(component: Any) -> Any:
-            if not isinstance(component, torch.nn.Module):
-                return component
             if id(component) not in clones:
-                clones[id(component)] = clone_module(component)
+                clones[id(component)] = _own(component)
             return clones[id(component)]
 
         self.pipelines = {
@@ -48,6 +51,7 @@ class Slot:
             )
             for mode, pipe in pipelines.items()
         }
+        pause_at_blocks(self.modules())
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The slot's own modules by component name."""
@@ -55,6 +59,36 @@ class Slot:
         for pipe in self.pipelines.values():
             found |= {name: c for name, c in pipe.components.items() if isinstance(c, torch.nn.Module)}
         return found
+
+
+def _own(component: Any) -> Any:
+    """Copy what keeps state from call to call: modules, schedulers and guiders; tokenizers and processors do not."""
+    if isinstance(component, torch.nn.Module):
+        return clone_module(component)
+    return copy.deepcopy(component) if isinstance(component, ConfigMixin) else component
+
+
+class Slots:
+    """The slots of one loaded model, made when they are first needed.
+
+    Args:
+        pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
+    """
+
+    def __init__(self, pipelines: dict[Mode, Any]) -> None:
+        self._pipelines = pipelines
+        self._idle: list[Slot] = []
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[Slot]:
+        """Lend a slot. One whose request failed or was cancelled is not used again.
+
+        A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs a few
+        milliseconds, and no weights.
+        """
+        slot = self._idle.pop() if self._idle else Slot(self._pipelines)
+        yield slot
+        self._idle.append(slot)
 
 
 def build_pipeline(pipeline_class: Any, components: dict[str, Any], config: Any) -> Any:

@@ -18,12 +18,15 @@ from vitascope.domain.step import Step
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
+from vitascope.engine.torch_state import TorchState
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
 
 
-def generate(plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None) -> Generator[Step, None, Frames]:
+def generate(
+    plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None, state: TorchState
+) -> Generator[Step | None, None, Frames]:
     """Run the plan's windows one after the other; each starts from the last frame of the one before.
 
     Returns:
@@ -34,7 +37,7 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None) -> G
     parts: list[Frames] = []
     for index, window in enumerate(plan.windows):
         start = parts[-1][-1] if window.continues else image
-        frames = yield from _run_window(plan, spec, slot, index, window, start, generator)
+        frames = yield from _run_window(plan, spec, slot, index, window, start, generator, state)
         parts.append(frames[1:] if window.continues else frames)
     return np.concatenate(parts)
 
@@ -63,7 +66,8 @@ def _run_window(
     window: Window,
     start: Frames | None,
     generator: torch.Generator,
-) -> Generator[Step, None, Frames]:
+    state: TorchState,
+) -> Generator[Step | None, None, Frames]:
     pipe = slot.pipelines["text" if start is None else "image"]
     checkpoint_scheduler = pipe.scheduler
     pipe.scheduler = make_scheduler(checkpoint_scheduler, plan.scheduler)
@@ -76,7 +80,7 @@ def _run_window(
     on_each_step(pipe.scheduler, after_step)
     arguments = _arguments(pipe, plan, spec, window, start, generator)
     try:
-        output = yield from run_in_steps(lambda: pipe(**arguments))
+        output = yield from run_in_steps(lambda: pipe(**arguments), state)
     finally:
         pipe.scheduler = checkpoint_scheduler
     return _to_uint8(output.frames[0])
