@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitascope import media
-from vitascope.domain.plan import Fit
+from vitascope.domain.sizes import Fit
 
 
 def halves(height: int, width: int) -> media.Frame:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vitascope.domain.errors import SettingsError
-from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
+from vitascope.domain.model_spec import MODES, Bounds, FrameRule, ModelSpec, SchedulerFamily, Size
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
-    "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family",
+    "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
+    "clip_layers", "negative_prompt", "memory", "price",
 }  # fmt: skip
 
 
@@ -75,6 +76,13 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         guidance_scale=Bounds(**values["guidance"]),
         schedulers=tuple(values.get("schedulers", ())),
         call=dict(values.get("call", {})),
+        scheduler_family=values.get("scheduler_family", "flow"),
+        strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
+        overlap=values.get("overlap", 1),
+        clip_layers=values.get("clip_layers", 0),
+        takes_negative_prompt=values.get("negative_prompt", True),
+        memory_gb=values.get("memory", 0.0),
+        price_class=values.get("price", "standard"),
         dtype=values.get("dtype", "auto"),
         aliases=tuple(values.get("aliases", ())),
     )
@@ -109,6 +117,19 @@ def _check(values: Mapping[str, Any]) -> None:
     for key in ("frames", "steps", "guidance"):
         if not values[key]["minimum"] <= values[key]["default"] <= values[key]["maximum"]:
             raise ValueError(f"the default of `{key}` must be from its minimum to its maximum")
+    _check_names(values)
+    if not 1 <= values.get("overlap", 1) < values["frames"]["maximum"]:
+        raise ValueError("`overlap` must be at least 1 and below the largest number of frames")
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    for mode in values["modes"]:
+        if mode not in MODES:
+            raise ValueError(f"`modes` has {mode!r}, but a mode is one of {', '.join(MODES)}")
+    family = values.get("scheduler_family", "flow")
+    if family not in get_args(SchedulerFamily):
+        known = ", ".join(get_args(SchedulerFamily))
+        raise ValueError(f"`scheduler_family` is {family!r}, but it must be one of {known}")
     if values.get("dtype", "auto") not in DTYPES:
         raise ValueError(f"`dtype` is {values['dtype']!r}, but it must be one of {', '.join(DTYPES)}")
 

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Mode = Literal["text", "image"]
+Mode = Literal["text", "image", "last_image", "video", "reference"]
+"""What a video starts from: text alone, a first frame, a first and a last frame, a video that is changed, or pictures of
+who or what appears in it."""
+
+MODES: tuple[Mode, ...] = ("text", "image", "last_image", "video", "reference")
+
+SchedulerFamily = Literal["flow", "discrete", "cogvideox", "edm"]
+"""Which noise schedulers a checkpoint takes: of flow matching; of epsilon or v prediction over discrete timesteps; CogVideoX's
+own; of EDM's continuous noise levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,14 @@ class ModelSpec:
     max_pixels: int = 0
     #: Noise schedulers that suit the model, by diffusers class name; the checkpoint's own is the default.
     schedulers: tuple[str, ...] = ()
+    scheduler_family: SchedulerFamily = "flow"
+    #: Share of the steps that run over a given video.
+    strength: Bounds = Bounds(0.7, 0.0, 1.0)
+    #: Frames that a continuing window shares with the one before; they are blended.
+    overlap: int = 1
+    #: Layers of the CLIP text encoder, of which the last can be skipped; 0 if there is none.
+    clip_layers: int = 0
+    takes_negative_prompt: bool = True
     #: Extra arguments for the pipeline's call, such as max_sequence_length.
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     #: Names that vendors use for it.
@@ -91,12 +107,19 @@ class ModelSpec:
     #: torch dtype by name, or "auto" for the best that the device has.
     dtype: str = "auto"
     description: str = ""
+    #: GB of device memory in bfloat16 without offloading, for 81 frames or so of the default size; 0 if unknown.
+    memory_gb: float = 0.0
+    #: Name of the operator's price for it.
+    price_class: str = "standard"
 
     @property
     def default_size(self) -> Size:
         return self.sizes[0]
 
-    @property
-    def continues(self) -> bool:
-        """Whether a longer video can be made window by window: each starts from the last frame before it."""
-        return "image" in self.pipelines
+    def continuing_mode(self, mode: Mode) -> Mode | None:
+        """Tell how a window goes on after one of this mode; None if a video cannot be longer than one window."""
+        if mode == "video":
+            return mode
+        if "image" not in self.pipelines:
+            return None
+        return "reference" if mode == "reference" else "image"

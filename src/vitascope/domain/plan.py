@@ -7,42 +7,24 @@ decides on its own is a `Choice` with its reason.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from .choice import Choice
 from .errors import InvalidParameter
-from .model_spec import Bounds, Mode, ModelSpec, Size
+from .model_spec import Bounds, Mode, ModelSpec
 from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat
+from .sizes import Fit, asked_size, native_size
+from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
 MAX_PROMPT_CHARS = 32_000
 """The longest prompt that the OpenAI Videos API documents. Text encoders read far less and cut the rest."""
 
-MIN_SIDE, MAX_SIDE = 16, 4096
-"""Pixels. The upper end is what H.264 level 5.2 players take."""
+MAX_REFERENCES = 8
 
-MAX_FPS = 60
-MAX_GIF_FPS = 50
-"""GIF counts time in hundredths of a second and viewers slow down below two of them."""
-
-MAX_DURATION_SECONDS = 60
-"""Longest file. A minute is the most that any dialect's documentation offers."""
-
-MAX_CROP_LOSS = 0.25
-"""Share of the native picture that may be cut away to reach the asked shape; beyond it, borders are added instead."""
-
-Fit = Literal["none", "scale", "crop", "pad"]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One pass of the model."""
-
-    num_frames: int
-    #: Whether it starts from the last frame of the window before (which is then not shown twice).
-    continues: bool = False
+MAX_PREVIEW_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +36,16 @@ class Plan:
     prompt: str
     negative_prompt: str
     image: str | None
+    last_image: str | None = None
+    video: str | None = None
+    references: tuple[str, ...] = ()
     seed: int
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
+    strength: float | None = None
+    clip_skip: int | None = None
+    preview_every: int = 0
 
     native_height: int
     native_width: int
@@ -67,6 +55,8 @@ class Plan:
     height: int
     width: int
     num_frames: int
+    #: Frames of each shot in the file; empty if there is only one.
+    shot_num_frames: tuple[int, ...] = ()
     fps: int
     fit: Fit
     format: OutputFormat
@@ -74,11 +64,27 @@ class Plan:
 
     @property
     def native_num_frames(self) -> int:
-        return sum(window.num_frames - window.continues for window in self.windows)
+        return sum(window.num_frames - window.overlap for window in self.windows)
+
+    @property
+    def shots(self) -> tuple[tuple[int, int], ...]:
+        """Of each shot: frames that the model makes, and frames that it has in the file."""
+        lengths = self.shot_num_frames or (self.num_frames,)
+        native = [0] * len(lengths)
+        for window in self.windows:
+            native[window.shot] += window.num_frames - window.overlap
+        return tuple(zip(native, lengths, strict=True))
+
+    @property
+    def steps_per_window(self) -> int:
+        """Denoising steps of one pass: of a video that is changed only, the last part of them, as diffusers counts it."""
+        if self.strength is None:
+            return self.num_inference_steps
+        return max(1, min(int(self.num_inference_steps * self.strength), self.num_inference_steps))
 
     @property
     def total_steps(self) -> int:
-        return self.num_inference_steps * len(self.windows)
+        return self.steps_per_window * len(self.windows)
 
     @property
     def duration_seconds(self) -> float:
@@ -90,9 +96,18 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        windows = tuple(Window(**window) for window in values["windows"])
+        """Read it back; also one that was stored before plans had all that they have now."""
+        windows = tuple(_window(window) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        return cls(**{**values, "windows": windows, "choices": choices})
+        rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
+        return cls(**{**values, **rows, "windows": windows, "choices": choices})
+
+
+def _window(values: Mapping[str, Any]) -> Window:
+    if "continues" in values:  # before 2026-11-21
+        is_continuing = values["continues"]
+        return Window(values["num_frames"], "image" if is_continuing else "text", int(is_continuing))
+    return Window(**values)
 
 
 def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
@@ -101,32 +116,38 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     Raises:
         InvalidParameter: the request asks for something that cannot be made.
     """
-    _check_text(request)
-    _check_priority(request)
+    _check_text(request, spec)
+    _check_numbers(request)
     mode = _mode(request, spec)
-    size = _asked_size(request, spec)
-    native, fit, size_choices = _native_size(size, spec)
-    num_frames, fps = _asked_length(request, spec)
-    windows, length_choices = _windows(num_frames, fps, spec)
+    size = asked_size(request, spec)
+    native, fit, size_choices = native_size(size, spec)
+    lengths, fps = asked_length(request, spec, mode)
+    windows, length_choices = windows_of(request, spec, mode, lengths, fps)
+    steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
     return Plan(
         model=spec.id,
         mode=mode,
-        prompt=request.prompt.strip(),
+        prompt=_whole_prompt(request),
         negative_prompt=request.negative_prompt.strip(),
         image=request.image,
+        last_image=request.last_image,
+        video=request.video,
+        references=request.references,
         seed=_seed(request),
-        num_inference_steps=int(
-            _within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps)
-        ),
+        num_inference_steps=steps,
         guidance_scale=_within("guidance_scale", request.guidance_scale, spec.guidance_scale),
         scheduler=_scheduler(request, spec),
+        strength=_strength(request, spec, mode, steps),
+        clip_skip=_clip_skip(request, spec),
+        preview_every=request.preview_every,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,
         windows=windows,
         height=size.height,
         width=size.width,
-        num_frames=num_frames,
+        num_frames=sum(lengths),
+        shot_num_frames=lengths if len(lengths) > 1 else (),
         fps=fps,
         fit=fit,
         format=request.format,
@@ -134,38 +155,121 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     )
 
 
-def _check_text(request: GenerationRequest) -> None:
-    if not request.prompt.strip():
+def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
+    if not request.prompt.strip() and not request.shots:
         raise InvalidParameter("prompt", request.prompt, "it must say what the video shows")
-    for name in ("prompt", "negative_prompt"):
-        text = getattr(request, name)
+    if len(request.shots) > MAX_SHOTS:
+        raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    for index, shot in enumerate(request.shots):
+        texts[name := f"shots[{index}].prompt"] = shot.prompt
+        if not shot.prompt.strip():
+            raise InvalidParameter(name, shot.prompt, "it must say what the shot shows")
+    for name, text in texts.items():
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
             raise InvalidParameter(name, f"{len(text)} characters long", rule)
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidParameter(name, ascii(text), "it must be UTF-8 text")
+    if request.negative_prompt.strip() and not spec.takes_negative_prompt:
+        rule = f"model `{spec.id}` takes no negative prompt"
+        raise InvalidParameter("negative_prompt", request.negative_prompt, rule, hint="leave it out")
     if request.format not in OUTPUT_FORMATS:
         rule = f"it must be one of {', '.join(OUTPUT_FORMATS)}"
         raise InvalidParameter("format", request.format, rule, nearest="mp4")
 
 
-def _check_priority(request: GenerationRequest) -> None:
+def _whole_prompt(request: GenerationRequest) -> str:
+    return request.prompt.strip() or " / ".join(shot.prompt.strip() for shot in request.shots)
+
+
+def _check_numbers(request: GenerationRequest) -> None:
     if abs(request.priority) > MAX_PRIORITY:
         nearest = MAX_PRIORITY if request.priority > 0 else -MAX_PRIORITY
         rule = f"it must be from {-MAX_PRIORITY} to {MAX_PRIORITY}"
         raise InvalidParameter("priority", request.priority, rule, nearest=nearest)
+    if not 0 <= request.preview_every <= MAX_PREVIEW_EVERY:
+        nearest = min(max(request.preview_every, 0), MAX_PREVIEW_EVERY)
+        rule = f"it must be from 0 (no previews) to {MAX_PREVIEW_EVERY} steps"
+        raise InvalidParameter("preview_every", request.preview_every, rule, nearest=nearest)
+
+
+_STARTS: dict[Mode, tuple[str, str]] = {
+    "text": ("prompt", "text"),
+    "image": ("image", "an image"),
+    "last_image": ("last_image", "a first and a last image"),
+    "video": ("video", "a video"),
+    "reference": ("references", "reference images"),
+}
+"""By mode: the parameter that asks for it, and what the video then starts from."""
 
 
 def _mode(request: GenerationRequest, spec: ModelSpec) -> Mode:
-    if request.image is not None:
-        if "image" not in spec.pipelines:
-            rule = f"model `{spec.id}` makes videos from text only"
-            raise InvalidParameter("image", "given", rule, hint="leave the image out or choose another model")
-        return "image"
-    if "text" not in spec.pipelines:
-        rule = f"model `{spec.id}` needs an image to start from"
-        raise InvalidParameter("image", "missing", rule)
-    return "text"
+    """Tell what the video starts from; the pictures and videos that are given decide it."""
+    mode = _asked_mode(request)
+    if mode in spec.pipelines:
+        return mode
+    if mode == "text":
+        parameter, start = _STARTS[next(iter(spec.pipelines))]
+        raise InvalidParameter(parameter, "missing", f"model `{spec.id}` needs {start} to start from")
+    starts = " or ".join(_STARTS[known][1] for known in spec.pipelines)
+    rule = f"model `{spec.id}` makes videos from {starts} only"
+    raise InvalidParameter(_STARTS[mode][0], "given", rule, hint="leave it out or choose another model")
+
+
+def _asked_mode(request: GenerationRequest) -> Mode:
+    if request.video is not None:
+        _refuse_beside(request, "video", "image", "last_image", "references", "shots")
+        return "video"
+    if request.references:
+        _refuse_beside(request, "references", "image", "last_image")
+        if len(request.references) > MAX_REFERENCES:
+            rule = f"there may be at most {MAX_REFERENCES}"
+            raise InvalidParameter("references", f"{len(request.references)} images", rule)
+        return "reference"
+    if request.last_image is not None:
+        _refuse_beside(request, "last_image", "shots")
+        if request.image is None:
+            rule = "a video that ends with a given image also needs `image`, which it starts from"
+            raise InvalidParameter("last_image", "given", rule)
+        return "last_image"
+    return "image" if request.image is not None else "text"
+
+
+def _refuse_beside(request: GenerationRequest, given: str, *others: str) -> None:
+    for other in others:
+        if getattr(request, other):
+            raise InvalidParameter(
+                other, "given", f"it cannot be used beside `{given}`", hint="leave one out"
+            )
+
+
+def _strength(request: GenerationRequest, spec: ModelSpec, mode: Mode, steps: int) -> float | None:
+    """How much of a given video is made anew: the share of the denoising steps that run."""
+    if mode != "video":
+        if request.strength is not None:
+            rule = "it says how much of a given video is changed, and none is given"
+            raise InvalidParameter("strength", request.strength, rule, hint="leave it out or send `video`")
+        return None
+    strength = _within("strength", request.strength, spec.strength)
+    if int(steps * strength) < 1:
+        nearest = min(math.ceil(1000 / steps) / 1000, spec.strength.maximum)
+        raise InvalidParameter("strength", strength, f"of {steps} steps none would run", nearest=nearest)
+    return strength
+
+
+def _clip_skip(request: GenerationRequest, spec: ModelSpec) -> int | None:
+    skip = request.clip_skip
+    if skip is None:
+        return None
+    most = spec.clip_layers - 1
+    if spec.clip_layers == 0 and skip != 0:
+        rule = f"model `{spec.id}` has no CLIP text encoder whose layers could be skipped"
+        raise InvalidParameter("clip_skip", skip, rule, nearest=0)
+    if not 0 <= skip <= max(most, 0):
+        rule = f"the text encoder of model `{spec.id}` has {spec.clip_layers} layers: it must be from 0 to {most}"
+        raise InvalidParameter("clip_skip", skip, rule, nearest=min(max(skip, 0), most))
+    return skip or None
 
 
 def _seed(request: GenerationRequest) -> int:
@@ -195,133 +299,3 @@ def _scheduler(request: GenerationRequest, spec: ModelSpec) -> str | None:
         return request.scheduler
     known = ", ".join(spec.schedulers) or "none by name"
     raise InvalidParameter("scheduler", request.scheduler, f"model `{spec.id}` accepts {known}")
-
-
-def _asked_size(request: GenerationRequest, spec: ModelSpec) -> Size:
-    """Size of the file: as asked; a missing side follows the model's default shape."""
-    default = spec.default_size
-    height, width = request.height, request.width
-    if height is None and width is None:
-        return default
-    if height is None:
-        height = nearest_side(_side("width", width) * default.height / default.width)
-    if width is None:
-        width = nearest_side(_side("height", height) * default.width / default.height)
-    return Size(_side("height", height), _side("width", width))
-
-
-def nearest_side(side: float) -> int:
-    """The legal height or width that is nearest, in pixels."""
-    return min(max(round(side / 2) * 2, MIN_SIDE), MAX_SIDE)
-
-
-def _side(name: str, side: int | None) -> int:
-    if side is None or side % 2 or not MIN_SIDE <= side <= MAX_SIDE:
-        rule = f"it must be an even number of pixels from {MIN_SIDE} to {MAX_SIDE}"
-        raise InvalidParameter(name, side, rule, nearest=nearest_side(side or 0))
-    return side
-
-
-def _native_size(asked: Size, spec: ModelSpec) -> tuple[Size, Fit, tuple[Choice, ...]]:
-    """Choose the size at which the model works, and how its frames become the asked size."""
-    multiple = spec.size_multiple
-    if asked in spec.sizes:
-        return asked, "none", ()
-    if asked.pixels <= spec.max_pixels and not (asked.height % multiple or asked.width % multiple):
-        return asked, "none", ()
-    native = _nearest_shape(asked, spec)
-    fit = _fit(native, asked)
-    reason = {
-        "none": "the model makes this size",
-        "scale": f"{asked} has the same shape: frames are resized",
-        "crop": f"{asked} has nearly this shape: frames are resized and their edges cut",
-        "pad": f"{asked} has another shape: frames are resized and set on a blurred border",
-    }[fit]
-    return native, fit, (Choice("native_size", str(native), reason),)
-
-
-def _nearest_shape(asked: Size, spec: ModelSpec) -> Size:
-    """Of the sizes that the model makes, the one whose shape, then whose area, is nearest."""
-    candidates = list(spec.sizes)
-    if spec.max_pixels:
-        candidates.append(_largest_of_shape(asked, spec))
-
-    def distance(size: Size) -> tuple[float, int]:
-        kept = _kept_share(size, asked)
-        return (-round(kept, 2), abs(size.pixels - asked.pixels))
-
-    return min(candidates, key=distance)
-
-
-def _largest_of_shape(asked: Size, spec: ModelSpec) -> Size:
-    """The asked shape in legal multiples: at its own size where that fits, else as large as the model goes."""
-    scale = min(1.0, (spec.max_pixels / asked.pixels) ** 0.5)
-    multiple = spec.size_multiple
-    height = max(multiple, int(asked.height * scale) // multiple * multiple)
-    width = max(multiple, int(asked.width * scale) // multiple * multiple)
-    return Size(height, width)
-
-
-def _kept_share(native: Size, asked: Size) -> float:
-    """Share of the native picture that is left after cutting it to the asked shape."""
-    ratio = (native.width * asked.height) / (native.height * asked.width)
-    return min(ratio, 1 / ratio)
-
-
-def _fit(native: Size, asked: Size) -> Fit:
-    if native == asked:
-        return "none"
-    kept = _kept_share(native, asked)
-    if kept > 0.99:  # the difference of a pixel or two: stretching it is invisible
-        return "scale"
-    return "crop" if 1 - kept <= MAX_CROP_LOSS else "pad"
-
-
-def _asked_length(request: GenerationRequest, spec: ModelSpec) -> tuple[int, int]:
-    """Frames and rate of the file. Without a frame count it lasts as long as the model's default clip."""
-    max_fps = MAX_GIF_FPS if request.format == "gif" else MAX_FPS
-    fps = request.fps if request.fps is not None else spec.fps
-    if not 1 <= fps <= max_fps:
-        rule = f"it must be from 1 to {max_fps} for {request.format}"
-        raise InvalidParameter("fps", fps, rule, nearest=min(max(fps, 1), max_fps))
-    num_frames = request.num_frames
-    if num_frames is None:
-        num_frames = max(1, round(Fraction(spec.default_num_frames, spec.fps) * fps))
-    longest = _longest(spec, fps)
-    if not 1 <= num_frames <= longest:
-        rule = f"model `{spec.id}` makes from 1 to {longest} frames at {fps} fps"
-        raise InvalidParameter("num_frames", num_frames, rule, nearest=min(max(num_frames, 1), longest))
-    return num_frames, fps
-
-
-def _longest(spec: ModelSpec, fps: int) -> int:
-    """Most frames of a file at `fps`: a minute, or one window where the model cannot continue."""
-    if spec.continues:
-        return MAX_DURATION_SECONDS * fps
-    if fps == spec.fps:
-        return spec.frames.maximum
-    return int(Fraction(spec.frames.maximum - 1, spec.fps) * fps) + 1
-
-
-def _windows(num_frames: int, fps: int, spec: ModelSpec) -> tuple[tuple[Window, ...], tuple[Choice, ...]]:
-    """Split the asked length into passes of the model that together reach its last frame."""
-    needed = -(-(num_frames - 1) * spec.fps // fps) + 1  # native frames from the first to the last instant
-    first = spec.frames.at_least(needed)
-    windows = [Window(first)]
-    covered = first
-    while covered < needed:
-        length = spec.frames.at_least(needed - covered + 1)
-        windows.append(Window(length, continues=True))
-        covered += length - 1
-    choices: list[Choice] = []
-    if len(windows) > 1:
-        shapes = "+".join(str(window.num_frames) for window in windows)
-        reason = f"the model makes at most {spec.frames.maximum} frames: each window starts from the last frame before"
-        choices.append(Choice("windows", shapes, reason))
-    elif covered > needed:
-        reason = f"the model makes {spec.frames} frames: the rest is cut"
-        choices.append(Choice("native_num_frames", str(covered), reason))
-    if fps != spec.fps:
-        reason = f"the model's motion is made for {spec.fps} fps and is converted to {fps}"
-        choices.append(Choice("resample", f"{spec.fps} -> {fps} fps", reason))
-    return tuple(windows), tuple(choices)

@@ -16,6 +16,15 @@ MAX_PRIORITY = 10
 """Priorities go from its negative to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One of several scenes with cuts between them."""
+
+    prompt: str
+    #: In the file; None shares what the others leave.
+    num_frames: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One video, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
@@ -25,6 +34,14 @@ class GenerationRequest:
     negative_prompt: str = ""
     #: Key of a stored input (server) or a checked local file (command line) that is the first frame.
     image: str | None = None
+    #: The same, of the frame that the video ends with.
+    last_image: str | None = None
+    #: The same, of a video that is changed.
+    video: str | None = None
+    #: The same, of pictures of who or what appears.
+    references: tuple[str, ...] = ()
+    #: Scenes in their order, with cuts between them; what `prompt` says holds for all.
+    shots: tuple[Shot, ...] = ()
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
@@ -34,6 +51,12 @@ class GenerationRequest:
     guidance_scale: float | None = None
     #: A diffusers scheduler class by name; `None` is the checkpoint's own.
     scheduler: str | None = None
+    #: How much of a given video is changed: 0 nothing, 1 all.
+    strength: float | None = None
+    #: Layers of a CLIP text encoder that are left out at its end.
+    clip_skip: int | None = None
+    #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
+    preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
     format: OutputFormat = "mp4"
@@ -50,7 +73,14 @@ class GenerationRequest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
-        return cls(**values)
+        shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
+        return cls(**{**values, "shots": shots, "references": tuple(values.get("references", ()))})
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All pictures and videos that it names."""
+        named = (self.image, self.last_image, self.video, *self.references)
+        return tuple(name for name in named if name is not None)
 
 
 def num_frames_for(duration_seconds: float, fps: int) -> int:

@@ -21,7 +21,6 @@ from .families import generic
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
 from .places import Places
 from .slots import Slot
-from .torch_state import TorchState
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -71,10 +70,9 @@ class DiffusersEngine:
         with self._places.take(spec), _memory_errors(spec):
             yield Step("load")
             model = self._load(spec)
-            with model.slots.take() as slot:
+            with model.slots.take(plan.seed) as slot:
                 yield Step("load", 1)
-                state = TorchState(plan.seed, self._device)
-                frames = yield from _rising(generic.generate(plan, spec, slot, image, state))
+                frames = yield from _rising(generic.generate(plan, spec, slot, image))
                 choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
                 choices += generic.prompt_choice(plan, spec, slot)
         yield Clip(frames, choices)

@@ -105,7 +105,7 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(requires_grad=False)
-    return LoadedModel(spec, pipelines, (device_choice, dtype_choice), Slots(pipelines))
+    return LoadedModel(spec, pipelines, (device_choice, dtype_choice), Slots(pipelines, device))
 
 
 def _pipeline_class(name: str) -> Any:

@@ -18,6 +18,7 @@ from diffusers import ConfigMixin
 from vitascope.domain.model_spec import Mode
 
 from .generation import pause_at_blocks
+from .torch_state import TorchState
 
 
 def clone_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -52,6 +53,8 @@ class Slot:
             for mode, pipe in pipelines.items()
         }
         pause_at_blocks(self.modules())
+        #: The running request's part of what torch keeps per thread.
+        self.state: TorchState | None = None
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The slot's own modules by component name."""
@@ -73,20 +76,23 @@ class Slots:
 
     Args:
         pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
+        device: where they are.
     """
 
-    def __init__(self, pipelines: dict[Mode, Any]) -> None:
+    def __init__(self, pipelines: dict[Mode, Any], device: torch.device) -> None:
         self._pipelines = pipelines
+        self._device = device
         self._idle: list[Slot] = []
 
     @contextlib.contextmanager
-    def take(self) -> Iterator[Slot]:
-        """Lend a slot. One whose request failed or was cancelled is not used again.
+    def take(self, seed: int) -> Iterator[Slot]:
+        """Lend a slot to a request with this seed. One whose request failed or was cancelled is not used again.
 
         A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs a few
         milliseconds, and no weights.
         """
         slot = self._idle.pop() if self._idle else Slot(self._pipelines)
+        slot.state = TorchState(seed, self._device)
         yield slot
         self._idle.append(slot)
 

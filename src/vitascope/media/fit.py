@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from vitascope.domain.plan import Fit
+from vitascope.domain.sizes import Fit
 
 from .decode import cover
 from .frames import Frame, check_frame

@@ -20,8 +20,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vitascope.domain.errors import WriteFailed
-from vitascope.domain.plan import MAX_GIF_FPS
 from vitascope.domain.request import OutputFormat
+from vitascope.domain.windows import MAX_GIF_FPS
 
 from .frames import Frame, RgbToYuv, check_frame, to_av
 from .target import replacing

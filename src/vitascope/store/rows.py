@@ -140,5 +140,11 @@ def video_values(video: Video) -> dict[str, Any]:
 
 def storage_keys(row: Row) -> list[str]:
     """Files that belong to a job and to nothing else."""
-    keys = [row.request.get("image"), (row.video or {}).get("key")]
-    return [key for key in keys if key is not None]
+    request, video = row.request, row.video or {}
+    keys = [
+        request.get("image"),
+        request.get("last_image"),
+        request.get("video"),
+        *request.get("references", ()),
+    ]
+    return [key for key in [*keys, video.get("key")] if key is not None]

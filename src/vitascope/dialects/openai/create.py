@@ -12,8 +12,8 @@ from vitascope.dialects._http import picture_of
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.plan import nearest_side
 from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
+from vitascope.domain.sizes import nearest_side
 
 DEFAULT_SECONDS = 4.0
 """What the vendor's documentation says."""

@@ -13,19 +13,19 @@ from PIL import Image
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.plan import Plan, Window
+from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
+from vitascope.domain.windows import Window
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
-from vitascope.engine.torch_state import TorchState
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
 
 
 def generate(
-    plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None, state: TorchState
+    plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None
 ) -> Generator[Step | None, None, Frames]:
     """Run the plan's windows one after the other; each starts from the last frame of the one before.
 
@@ -36,9 +36,9 @@ def generate(
     generator = torch.Generator("cpu").manual_seed(plan.seed)
     parts: list[Frames] = []
     for index, window in enumerate(plan.windows):
-        start = parts[-1][-1] if window.continues else image
-        frames = yield from _run_window(plan, spec, slot, index, window, start, generator, state)
-        parts.append(frames[1:] if window.continues else frames)
+        start = parts[-1][-window.overlap] if window.continues else image
+        frames = yield from _run_window(plan, spec, slot, index, window, start, generator)
+        parts.append(frames[window.overlap :])
     return np.concatenate(parts)
 
 
@@ -66,7 +66,6 @@ def _run_window(
     window: Window,
     start: Frames | None,
     generator: torch.Generator,
-    state: TorchState,
 ) -> Generator[Step | None, None, Frames]:
     pipe = slot.pipelines["text" if start is None else "image"]
     checkpoint_scheduler = pipe.scheduler
@@ -80,7 +79,7 @@ def _run_window(
     on_each_step(pipe.scheduler, after_step)
     arguments = _arguments(pipe, plan, spec, window, start, generator)
     try:
-        output = yield from run_in_steps(lambda: pipe(**arguments), state)
+        output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
     finally:
         pipe.scheduler = checkpoint_scheduler
     return _to_uint8(output.frames[0])

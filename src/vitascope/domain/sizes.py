@@ -1,0 +1,98 @@
+"""From the asked size to the size at which the model works, and how its frames become the asked size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .choice import Choice
+from .errors import InvalidParameter
+from .model_spec import ModelSpec, Size
+from .request import GenerationRequest
+
+MIN_SIDE, MAX_SIDE = 16, 4096
+"""Pixels. The upper end is what H.264 level 5.2 players take."""
+
+MAX_CROP_LOSS = 0.25
+"""Share of the native picture that may be cut away to reach the asked shape; beyond it, borders are added instead."""
+
+Fit = Literal["none", "scale", "crop", "pad"]
+
+
+def asked_size(request: GenerationRequest, spec: ModelSpec) -> Size:
+    """Size of the file: as asked; a missing side follows the model's default shape."""
+    default = spec.default_size
+    height, width = request.height, request.width
+    if height is None and width is None:
+        return default
+    if height is None:
+        height = nearest_side(_side("width", width) * default.height / default.width)
+    if width is None:
+        width = nearest_side(_side("height", height) * default.width / default.height)
+    return Size(_side("height", height), _side("width", width))
+
+
+def nearest_side(side: float) -> int:
+    """The legal height or width that is nearest, in pixels."""
+    return min(max(round(side / 2) * 2, MIN_SIDE), MAX_SIDE)
+
+
+def _side(name: str, side: int | None) -> int:
+    if side is None or side % 2 or not MIN_SIDE <= side <= MAX_SIDE:
+        rule = f"it must be an even number of pixels from {MIN_SIDE} to {MAX_SIDE}"
+        raise InvalidParameter(name, side, rule, nearest=nearest_side(side or 0))
+    return side
+
+
+def native_size(asked: Size, spec: ModelSpec) -> tuple[Size, Fit, tuple[Choice, ...]]:
+    """Choose the size at which the model works, and how its frames become the asked size."""
+    multiple = spec.size_multiple
+    if asked in spec.sizes:
+        return asked, "none", ()
+    if asked.pixels <= spec.max_pixels and not (asked.height % multiple or asked.width % multiple):
+        return asked, "none", ()
+    native = _nearest_shape(asked, spec)
+    fit = _fit(native, asked)
+    reason = {
+        "none": "the model makes this size",
+        "scale": f"{asked} has the same shape: frames are resized",
+        "crop": f"{asked} has nearly this shape: frames are resized and their edges cut",
+        "pad": f"{asked} has another shape: frames are resized and set on a blurred border",
+    }[fit]
+    return native, fit, (Choice("native_size", str(native), reason),)
+
+
+def _nearest_shape(asked: Size, spec: ModelSpec) -> Size:
+    """Of the sizes that the model makes, the one whose shape, then whose area, is nearest."""
+    candidates = list(spec.sizes)
+    if spec.max_pixels:
+        candidates.append(_largest_of_shape(asked, spec))
+
+    def distance(size: Size) -> tuple[float, int]:
+        kept = _kept_share(size, asked)
+        return (-round(kept, 2), abs(size.pixels - asked.pixels))
+
+    return min(candidates, key=distance)
+
+
+def _largest_of_shape(asked: Size, spec: ModelSpec) -> Size:
+    """The asked shape in legal multiples: at its own size where that fits, else as large as the model goes."""
+    scale = min(1.0, (spec.max_pixels / asked.pixels) ** 0.5)
+    multiple = spec.size_multiple
+    height = max(multiple, int(asked.height * scale) // multiple * multiple)
+    width = max(multiple, int(asked.width * scale) // multiple * multiple)
+    return Size(height, width)
+
+
+def _kept_share(native: Size, asked: Size) -> float:
+    """Share of the native picture that is left after cutting it to the asked shape."""
+    ours, theirs = native.width * asked.height, native.height * asked.width
+    return min(ours, theirs) / max(ours, theirs)
+
+
+def _fit(native: Size, asked: Size) -> Fit:
+    if native == asked:
+        return "none"
+    kept = _kept_share(native, asked)
+    if kept == 1:
+        return "scale"
+    return "crop" if 1 - kept <= MAX_CROP_LOSS else "pad"

@@ -1,0 +1,184 @@
+"""From the asked length to passes of the model: shots, and windows where a shot is longer than one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .choice import Choice
+from .errors import InvalidParameter
+from .model_spec import Mode, ModelSpec
+from .request import GenerationRequest
+
+MAX_FPS = 60
+MAX_GIF_FPS = 50
+"""GIF counts time in hundredths of a second and viewers slow down below two of them."""
+
+MAX_DURATION_SECONDS = 60
+"""Longest file. A minute is the most that any dialect's documentation offers."""
+
+MAX_SHOTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One pass of the model."""
+
+    num_frames: int
+    #: What the pass starts from: nothing but text, a first frame, a video, …
+    mode: Mode = "text"
+    #: Frames that it shares with the end of the window before, which it continues; 0 where something new begins.
+    overlap: int = 0
+    #: Number of the shot that it is part of.
+    shot: int = 0
+    #: What it shows; empty means the plan's own prompt.
+    prompt: str = ""
+
+    @property
+    def continues(self) -> bool:
+        return self.overlap > 0
+
+
+def asked_length(request: GenerationRequest, spec: ModelSpec, mode: Mode) -> tuple[tuple[int, ...], int]:
+    """Tell frames of each shot, and the rate, of the file. What is not said lasts as long as the model's default clip.
+
+    Raises:
+        InvalidParameter: a length that the model does not reach, or lengths of shots that contradict the whole.
+    """
+    max_fps = MAX_GIF_FPS if request.format == "gif" else MAX_FPS
+    fps = request.fps if request.fps is not None else spec.fps
+    if not 1 <= fps <= max_fps:
+        rule = f"it must be from 1 to {max_fps} for {request.format}"
+        raise InvalidParameter("fps", fps, rule, nearest=min(max(fps, 1), max_fps))
+    default = max(1, round(Fraction(spec.default_num_frames, spec.fps) * fps))
+    longest = _longest(spec, fps, mode)
+    if request.shots:
+        return _shot_lengths(request, default, longest, fps), fps
+    num_frames = default if request.num_frames is None else request.num_frames
+    _check_count("num_frames", num_frames, longest, f"model `{spec.id}` makes", fps)
+    return (num_frames,), fps
+
+
+def _shot_lengths(request: GenerationRequest, default: int, longest: int, fps: int) -> tuple[int, ...]:
+    """Share the asked length among the shots that do not say their own."""
+    said = [shot.num_frames for shot in request.shots]
+    missing = said.count(None)
+    known = sum(count for count in said if count is not None)
+    whole = request.num_frames
+    if whole is None:
+        lengths = [default if count is None else count for count in said]
+    elif not missing:
+        if known != whole:
+            rule = f"the shots have {known} frames together"
+            raise InvalidParameter("num_frames", whole, rule, nearest=known)
+        lengths = [count for count in said if count is not None]
+    else:
+        if whole - known < missing:
+            rule = "every shot needs at least one frame"
+            raise InvalidParameter("num_frames", whole, rule, nearest=known + missing)
+        shares = iter(_shares(whole - known, missing))
+        lengths = [next(shares) if count is None else count for count in said]
+    for index, count in enumerate(lengths):
+        _check_count(f"shots[{index}].num_frames", count, longest, "a shot has", fps)
+    most = MAX_DURATION_SECONDS * fps
+    if sum(lengths) > most:
+        rule = f"all shots together have at most {most} frames at {fps} fps"
+        raise InvalidParameter("num_frames", sum(lengths), rule, nearest=most)
+    return tuple(lengths)
+
+
+def _shares(whole: int, parts: int) -> Iterator[int]:
+    for index in range(parts):
+        yield whole * (index + 1) // parts - whole * index // parts
+
+
+def _check_count(name: str, num_frames: int, longest: int, who: str, fps: int) -> None:
+    if not 1 <= num_frames <= longest:
+        rule = f"{who} from 1 to {longest} frames at {fps} fps"
+        raise InvalidParameter(name, num_frames, rule, nearest=min(max(num_frames, 1), longest))
+
+
+def _longest(spec: ModelSpec, fps: int, mode: Mode) -> int:
+    """Most frames of a shot at `fps`: a minute, or one window where the model cannot continue."""
+    if spec.continuing_mode(mode) is not None:
+        return MAX_DURATION_SECONDS * fps
+    if fps == spec.fps:
+        return spec.frames.maximum
+    return int(Fraction(spec.frames.maximum - 1, spec.fps) * fps) + 1
+
+
+def windows_of(
+    request: GenerationRequest, spec: ModelSpec, mode: Mode, lengths: tuple[int, ...], fps: int
+) -> tuple[tuple[Window, ...], tuple[Choice, ...]]:
+    """Split shots into passes of the model that together reach each shot's last frame.
+
+    Args:
+        request: whose shots and prompt the windows show.
+        spec: of the model.
+        mode: what the video starts from.
+        lengths: frames of each shot in the file.
+        fps: of the file.
+    """
+    windows: list[Window] = []
+    is_cut = False
+    for index, length in enumerate(lengths):
+        needed = -(-(length - 1) * spec.fps // fps) + 1  # native frames from the first to the last instant
+        # a cut begins from the text, where the model can do that: the first frame belongs to the first shot
+        first = "text" if index and mode in ("image", "last_image") and "text" in spec.pipelines else mode
+        prompt = _shot_prompt(request, index)
+        passes = list(_passes(spec, first, needed, index, prompt))
+        is_cut = is_cut or sum(w.num_frames - w.overlap for w in passes) > needed
+        windows += passes
+    if mode == "last_image":
+        windows = [*_without_end(windows[:-1]), _with_end(windows[-1])]
+    return tuple(windows), _length_choices(spec, windows, len(lengths), is_cut=is_cut, fps=fps)
+
+
+def _passes(spec: ModelSpec, mode: Mode, needed: int, shot: int, prompt: str) -> Iterator[Window]:
+    covered = spec.frames.at_least(needed)
+    yield Window(covered, mode, 0, shot, prompt)
+    next_mode = spec.continuing_mode(mode)
+    while covered < needed and next_mode is not None:
+        length = spec.frames.at_least(needed - covered + spec.overlap)
+        # a pass that only just reaches beyond its overlap would still add something
+        yield Window(length, next_mode, spec.overlap, shot, prompt)
+        covered += length - spec.overlap
+
+
+def _without_end(windows: list[Window]) -> list[Window]:
+    """Let windows before the last one start from their first frame only: the last frame is where the video ends."""
+    return [Window(w.num_frames, "image", w.overlap, w.shot, w.prompt) for w in windows]
+
+
+def _with_end(window: Window) -> Window:
+    return Window(window.num_frames, "last_image", window.overlap, window.shot, window.prompt)
+
+
+def _shot_prompt(request: GenerationRequest, shot: int) -> str:
+    """What is said of the whole stands before what is said of the shot."""
+    if not request.shots:
+        return ""
+    return " ".join(part for part in (request.prompt.strip(), request.shots[shot].prompt.strip()) if part)
+
+
+def _length_choices(
+    spec: ModelSpec, windows: list[Window], num_shots: int, *, is_cut: bool, fps: int
+) -> tuple[Choice, ...]:
+    choices: list[Choice] = []
+    if len(windows) > num_shots:
+        shapes = "+".join(str(window.num_frames) for window in windows)
+        shared = "the last frame" if spec.overlap == 1 else f"the last {spec.overlap} frames"
+        reason = (
+            f"the model makes at most {spec.frames.maximum} frames: each window starts from {shared} before"
+        )
+        choices.append(Choice("windows", shapes, reason))
+    elif is_cut:
+        counts = "+".join(str(window.num_frames) for window in windows)
+        choices.append(
+            Choice("native_num_frames", counts, f"the model makes {spec.frames} frames: the rest is cut")
+        )
+    if fps != spec.fps:
+        reason = f"the model's motion is made for {spec.fps} fps and is converted to {fps}"
+        choices.append(Choice("resample", f"{spec.fps} -> {fps} fps", reason))
+    return tuple(choices)
