@@ -21,6 +21,7 @@ from .families import generic
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
 from .places import Places
 from .slots import Slot
+from .torch_state import TorchState
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -85,7 +86,8 @@ class DiffusersEngine:
         """Load the model if it is not there. All open generations are of it, so that none loses its weights."""
         if self._loaded is None or self._loaded.spec != spec:
             self._unload()  # before the next one comes: two large models rarely fit
-            self._loaded = load_model(spec, self._locate(spec), self._device, self._choices[0])
+            with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
+                self._loaded = load_model(spec, self._locate(spec), self._device, self._choices[0])
         return self._loaded
 
     def _unload(self) -> None:

@@ -75,11 +75,11 @@ def run_in_steps(
                 _resume(running, state, Cancelled)
 
 
-def _resume(running: _PipelineCall, state: TorchState | None, *error: type[BaseException]) -> Any:
+def _resume(running: _PipelineCall, state: TorchState | None, error: type[BaseException] | None = None) -> Any:
     """Let the call go on to its next pause or to its end; or let `error` rise where it stands."""
     running.parent = getcurrent()  # whoever iterates now; a generator may be resumed from elsewhere
     with state.entered() if state else contextlib.nullcontext():
-        return running.throw(*error) if error else running.switch()
+        return running.throw(error) if error else running.switch()
 
 
 #: The stage that a component's work belongs to. Others, such as the denoiser, work at the stage that was reached.
