@@ -75,7 +75,9 @@ def run_in_steps(
                 _resume(running, state, Cancelled)
 
 
-def _resume(running: _PipelineCall, state: TorchState | None, error: type[BaseException] | None = None) -> Any:
+def _resume(
+    running: _PipelineCall, state: TorchState | None, error: type[BaseException] | None = None
+) -> Any:
     """Let the call go on to its next pause or to its end; or let `error` rise where it stands."""
     running.parent = getcurrent()  # whoever iterates now; a generator may be resumed from elsewhere
     with state.entered() if state else contextlib.nullcontext():
@@ -109,18 +111,22 @@ def pause_at_blocks(modules: dict[str, torch.nn.Module]) -> None:
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """Find the big pieces of a module: the entries of its outermost module lists, or the module itself."""
-    lists: list[torch.nn.ModuleList] = []
+    """Find the big pieces of a module: the entries of its outermost module lists, or the module itself.
+
+    An entry that is only a name for what it holds is never called (the LDM kind of decoder): then it is what it holds.
+    """
+    found: list[torch.nn.Module] = []
 
     def walk(parent: torch.nn.Module) -> None:
         for child in parent.children():
-            if isinstance(child, torch.nn.ModuleList):
-                lists.append(child)
+            is_called = type(child).forward is not torch.nn.Module.forward
+            if isinstance(parent, torch.nn.ModuleList) and is_called:
+                found.append(child)
             else:
                 walk(child)
 
     walk(module)
-    return [block for blocks in lists for block in blocks] or [module]
+    return found or [module]
 
 
 def _pausing_hook(step: Step) -> Callable[..., None]:
