@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,10 @@ def _rising(steps: Generator[Step | None, None, Frames]) -> Generator[Step, None
                 frames: Frames = finished.value
                 return frames
             if step is not None and _is_ahead(step, reached):
-                reached = step
-            yield reached
+                reached = dataclasses.replace(step, preview=None)  # told once
+                yield step
+            else:
+                yield reached
 
 
 def _is_ahead(step: Step, reached: Step) -> bool:

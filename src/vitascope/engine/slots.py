@@ -36,9 +36,10 @@ class Slot:
 
     Args:
         pipelines: the loaded model's pipelines by mode; they share their components.
+        shared: what requests find out about the model, for all its slots.
     """
 
-    def __init__(self, pipelines: dict[Mode, Any]) -> None:
+    def __init__(self, pipelines: dict[Mode, Any], shared: dict[str, Any] | None = None) -> None:
         clones: dict[int, Any] = {}
 
         def own(component: Any) -> Any:
@@ -53,6 +54,7 @@ class Slot:
             for mode, pipe in pipelines.items()
         }
         pause_at_blocks(self.modules())
+        self.shared = {} if shared is None else shared
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
 
@@ -83,6 +85,7 @@ class Slots:
         self._pipelines = pipelines
         self._device = device
         self._idle: list[Slot] = []
+        self._shared: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def take(self, seed: int) -> Iterator[Slot]:
@@ -91,7 +94,7 @@ class Slots:
         A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs a few
         milliseconds, and no weights.
         """
-        slot = self._idle.pop() if self._idle else Slot(self._pipelines)
+        slot = self._idle.pop() if self._idle else Slot(self._pipelines, self._shared)
         slot.state = TorchState(seed, self._device)
         yield slot
         self._idle.append(slot)

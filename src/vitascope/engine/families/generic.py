@@ -17,6 +17,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.domain.windows import Window
 from vitascope.engine.generation import pause, run_in_steps
+from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
 
@@ -71,10 +72,11 @@ def _run_window(
     checkpoint_scheduler = pipe.scheduler
     pipe.scheduler = make_scheduler(checkpoint_scheduler, plan.scheduler)
     done_before = index * plan.num_inference_steps
+    previews = Previews(slot, pipe, plan, window)
 
     def after_step(done: int, total: int) -> None:
         steps = round(plan.num_inference_steps * done / total)
-        pause(Step("denoise", done_before + steps, plan.total_steps))
+        pause(Step("denoise", done_before + steps, plan.total_steps, previews.after(steps)))
 
     on_each_step(pipe.scheduler, after_step)
     arguments = _arguments(pipe, plan, spec, window, start, generator)
