@@ -15,7 +15,8 @@ import torch
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.engine import Clip, Engine
+from vitascope.engine import Clip, Engine, Inputs
+from vitascope.engine.contract import NO_INPUTS
 
 
 def _t5(width: int = 32) -> tuple[Any, Any]:
@@ -181,9 +182,9 @@ def make_plan(spec: ModelSpec, **asked: Any) -> Plan:
     return plan(GenerationRequest(model=spec.id, **{**small, "num_inference_steps": 3, **asked}), spec)
 
 
-def run(engine: Engine, spec: ModelSpec, plan: Plan, image: Any = None) -> tuple[list[Any], Clip]:
+def run(engine: Engine, spec: ModelSpec, plan: Plan, inputs: Inputs = NO_INPUTS) -> tuple[list[Any], Clip]:
     """Every step, and the clip."""
-    *steps, clip = engine.generate(plan, spec, image)
+    *steps, clip = engine.generate(plan, spec, inputs)
     assert isinstance(clip, Clip)
     return steps, clip
 

@@ -75,6 +75,8 @@ class WorkerSettings(_Section):
     """An engine that says nothing for so long is killed. 15 min: loading a large model from a slow disk says nothing. Between denoising steps ten times a step's time is enough, but at least 10 s."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """At SIGTERM a running job may go on for so long before it is handed back."""
+    frame_interpolation: Literal["motion", "blend", "repeat"] = "motion"
+    """What is shown between two frames of the model where a file has a higher rate: what moved on its way (`motion`; 25 frames of 512x512 from 8 to 24 fps take 3.3 s of two cores), one fading into the other (`blend`, 0.1 s), or the nearer one (`repeat`)."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """Niceness of a CPU engine, so that the web process stays quick. Measured: p99 of a poll 166 ms without, 40 ms with 10."""
 

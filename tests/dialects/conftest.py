@@ -48,6 +48,20 @@ steps = { default = 12, minimum = 1, maximum = 100 }
 guidance = { default = 4.0, minimum = 1.0, maximum = 20.0 }
 """
 
+EVERY_CARD = """
+id = "every"
+source = "folder:/nowhere"
+pipeline = "WanPipeline"
+modes = { text = "A", image = "B", last_image = "C", video = "D", reference = "E" }
+size = { native = ["96x64"], multiple = 32, max_pixels = 0 }
+frames = { multiple = 4, offset = 1, minimum = 5, maximum = 17, default = 17 }
+fps = 8
+steps = { default = 12, minimum = 1, maximum = 100 }
+guidance = { default = 4.0, minimum = 1.0, maximum = 20.0 }
+strength = { default = 0.6, minimum = 0.1, maximum = 0.9 }
+clip_layers = 12
+"""
+
 CONTENT = bytes(range(256)) * 40
 
 
@@ -124,6 +138,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         (folder / "cards").mkdir()
         (folder / "cards" / "small.toml").write_text(CARD)
         (folder / "cards" / "short.toml").write_text(SHORT_CARD)
+        (folder / "cards" / "every.toml").write_text(EVERY_CARD)
         loaded = settings.load(home=folder, **{"engine": {"default_model": "small"}, **sections})
         web = uvicorn.Server(
             uvicorn.Config(app.create_web_app(loaded), log_config=None, access_log=False, ws="none")

@@ -232,7 +232,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"input_reference": {}}, "input_reference[image_url]", "must be a URL"),
     ({"input_reference": 5}, "input_reference", "must be a file"),
     ({"input_reference": "data:image/png,abc"}, "input_reference", "must hold base64"),
-    ({"input_reference": "data:image/png;base64,"}, "input_reference", "must hold a picture"),
+    ({"input_reference": "data:image/png;base64,"}, "input_reference", "must hold a file"),
     ({"input_reference": "%%%"}, "input_reference", "must be an http, https or data: URL"),
     ({"input_reference": "ü"}, "input_reference", "must be an http, https or data: URL"),
     ({"image": "aGVsbG8="}, "image", "cannot be read"),

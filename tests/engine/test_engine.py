@@ -18,7 +18,7 @@ from tiny import make_plan, run
 from vitascope.domain.errors import InvalidOutput, ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step, percent
-from vitascope.engine import Engine
+from vitascope.engine import Engine, Inputs
 from vitascope.engine.engine import DiffusersEngine
 
 PIPELINES = sorted(tiny.BUILDERS)
@@ -154,7 +154,8 @@ def test_a_long_video_continues_from_its_last_frame(engine: Engine, models: Mode
 def test_an_image_conditions_the_video(engine: Engine, models: Models) -> None:
     spec = models["ti2v"]
     plan = make_plan(spec, image="given")
-    clips = [run(engine, spec, plan, np.full((32, 32, 3), grey, np.uint8))[1].frames for grey in (0, 255)]
+    starts = [Inputs(image=np.full((32, 32, 3), grey, np.uint8)) for grey in (0, 255)]
+    clips = [run(engine, spec, plan, start)[1].frames for start in starts]
     assert not np.array_equal(*clips)
 
 

@@ -16,7 +16,7 @@ import tiny
 from tiny import make_plan
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step
-from vitascope.engine import Clip, Engine, EngineBusy
+from vitascope.engine import Clip, Engine, EngineBusy, Inputs
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import generic
 from vitascope.engine.generation import pause, run_in_steps
@@ -106,7 +106,7 @@ def requests(engine: Engine, spec: ModelSpec, scheduler: str | None) -> dict[str
     if "image" in spec.pipelines:
         grey = np.full((32, 32, 3), 90, np.uint8)
         planned = make_plan(spec, image="given", seed=3)
-        found["image"] = lambda: engine.generate(planned, spec, grey)
+        found["image"] = lambda: engine.generate(planned, spec, Inputs(image=grey))
     return found
 
 
@@ -115,8 +115,8 @@ def steps_are_cached(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """With "step cache", FirstBlockCache is on in every slot, which keeps residuals on the denoiser's modules."""
     make_slot = Slot.__init__
 
-    def with_cache(slot: Slot, pipelines: Any) -> None:
-        make_slot(slot, pipelines)
+    def with_cache(slot: Slot, *args: Any) -> None:
+        make_slot(slot, *args)
         for module in slot.modules().values():
             if hasattr(module, "enable_cache"):
                 module.enable_cache(FirstBlockCacheConfig(threshold=ALWAYS_REUSE))

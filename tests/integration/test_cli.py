@@ -71,6 +71,27 @@ def test_json_tells_everything_and_quiet_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / result["path"]).stat().st_size == result["num_bytes"]
 
 
+def test_shots_are_cut_and_a_video_is_changed(tmp_path: Path) -> None:
+    told = vitascope(
+        "generate", "--shot", "a dog", "--shot", "a cat", "--seconds", "3", "--plan", cwd=tmp_path
+    )
+    assert "pocket makes 192x192, 13 + 13 frames at 8 fps" in told.stdout
+    assert list(tmp_path.iterdir()) == []
+    made = vitascope(
+        "generate", "--shot", "a dog", "--shot", "a cat", "--seconds", "3", "-o", "a.mp4", cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    frames = media.read_frames(tmp_path / "a.mp4")
+    assert len(frames) == 24
+    changed = vitascope(
+        "generate", "a fish", "--video", "a.mp4", "--strength", "0.1", "-o", "b.mp4", cwd=tmp_path
+    )
+    assert changed.returncode == 0, changed.stderr
+    again = media.read_frames(tmp_path / "b.mp4")
+    assert again.shape == frames.shape
+    assert np.abs(again.astype(int) - frames).mean() < 20
+
+
 def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> None:
     folder = tiny.build("WanPipeline", tmp_path / "model")
     frames = []
@@ -106,6 +127,11 @@ def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> 
         (["a", "--model", "./nowhere"], 2, "model_index.json"),
         (["a", "--image", "text.txt"], 2, "`--image`"),
         (["a", "--image", "missing.png"], 2, "`--image`"),
+        (["a", "--last-image", "missing.png"], 2, "`--last-image`"),
+        (["a", "--video", "missing.mp4"], 2, "`--video`"),
+        (["a", "--video", "text.txt"], 2, "`--video`"),
+        (["a", "--strength", "0.5"], 2, "`strength`"),
+        (["a", "--shot", ""], 2, "`shots[0].prompt`"),
         (["a", "--out", "a.avi"], 2, "`--out`"),
         (["a", "--out", "a.mp4", "--format", "gif"], 2, "`--format`"),
         (["a", "--model", "\\[/]"], 2, "there is no model"),

@@ -70,6 +70,44 @@ def test_a_phones_turned_video_is_upright(opener: media.Opener, mp4: bytes) -> N
     assert np.abs(first[:, 28:].astype(int) - (200, 30, 30)).max() < 16, "what was above is right"
 
 
+def test_videos_are_measured(opener: media.Opener, mp4: bytes) -> None:
+    sent = opener.measure_video(mp4, max_frames=20, max_seconds=10)
+    assert (sent.height, sent.width, sent.num_frames) == (48, 64, 12)
+    assert sent.fps == pytest.approx(8)
+    with pytest.raises(UnreadableVideo, match="more than 11 frames"):
+        opener.measure_video(mp4, max_frames=11, max_seconds=10)
+    with pytest.raises(UnreadableVideo, match="damaged"):
+        opener.measure_video(mp4[:-400].replace(b"moov", b"free"), max_frames=20, max_seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("fps", "shown"),
+    [
+        (8, list(range(12))),
+        (4, [0, 2, 4, 6, 8, 10]),
+        (16, [index // 2 for index in range(23)]),
+        (6, [0, 1, 2, 4, 5, 6, 8, 9, 10]),
+    ],
+)
+def test_a_video_is_read_at_another_rate(
+    opener: media.Opener, mp4: bytes, fps: int, shown: list[int]
+) -> None:
+    pictures = opener.open_video(mp4, **ASKED, fps=fps, num_pictures=23)
+    greys = [float(one.picture.frame()[18:].mean()) for one in pictures]
+    assert [round(grey / 20) for grey in greys] == shown
+
+
+def test_a_stored_video_is_as_long_as_it_is_needed(tmp_path: Path, mp4: bytes) -> None:
+    (tmp_path / "sent").write_bytes(mp4)
+    asked = {"size": (24, 32), "fps": 8, "max_frames": 20, "max_seconds": 10}
+    clip = media.read_video(tmp_path / "sent", num_frames=15, **asked)  # type: ignore[arg-type]
+    assert clip.shape == (15, 24, 32, 3)
+    assert np.array_equal(clip[11], clip[14]), "its last picture is held"
+    assert media.read_video(tmp_path / "sent", num_frames=5, **asked).shape[0] == 5  # type: ignore[arg-type]
+    with pytest.raises(UnreadableVideo, match="no such video"):
+        media.read_video(tmp_path / "gone", num_frames=5, **asked)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [({"max_frames": 11}, "more than 11 frames"), ({"max_seconds": 1.0}, "lasts longer than 1 s")],

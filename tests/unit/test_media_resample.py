@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,25 @@ def test_beyond_the_end_the_last_frame_is_repeated() -> None:
 def test_any_size_and_length_can_be_resampled(shape: tuple[int, ...]) -> None:
     clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     assert resample(clip, 8, 24, 3 * shape[0]).shape == (3 * shape[0], *shape[1:])
+
+
+def test_frames_between_can_be_blended_or_repeated() -> None:
+    clip = clip_of_square(4)
+    blended, repeated = (
+        np.stack(list(media.resample_frames(clip, from_fps=8, to_fps=16, num_frames=7, between=between)))
+        for between in ("blend", "repeat")
+    )
+    assert np.array_equal(blended[::2], clip)
+    assert np.abs(blended[1] - (clip[0].astype(int) + clip[1]) / 2).mean() < 1
+    assert np.array_equal(repeated, clip[[0, 1, 1, 2, 2, 3, 3]])
+
+
+def test_a_clip_is_spread_over_a_time_that_is_not_its_own() -> None:
+    """A video that ends with a given picture shows all frames of the model in the asked time."""
+    clip = clip_of_square(9)
+    rate = Fraction(8 * 24, 20)  # nine frames over 21
+    result = np.stack(list(media.resample_frames(clip, from_fps=rate, to_fps=24, num_frames=21)))
+    assert np.array_equal(result[0], clip[0])
+    assert np.array_equal(result[-1], clip[-1])
+    centres = [centre(frame) for frame in result]
+    assert centres == pytest.approx(np.linspace(centres[0], centres[-1], 21), abs=0.8)

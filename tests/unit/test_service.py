@@ -27,7 +27,7 @@ from vitascope.domain.job import JobError, JobStatus
 from vitascope.domain.model_spec import Bounds, ModelSpec
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
-from vitascope.service import Service, ids
+from vitascope.service import Sent, Service, ids
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
 
@@ -123,18 +123,18 @@ def test_what_cannot_be_made_is_refused_before_anything_is_stored(
     service: Service, store: Store, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidParameter):
-        service.submit(GenerationRequest(prompt="a", model="small", fps=999), OPEN, picture())
+        service.submit(GenerationRequest(prompt="a", model="small", fps=999), OPEN, Sent(image=picture()))
     with pytest.raises(UnknownModel):
-        service.submit(GenerationRequest(prompt="a", model="other"), OPEN, picture())
+        service.submit(GenerationRequest(prompt="a", model="other"), OPEN, Sent(image=picture()))
     with pytest.raises(InvalidParameter) as refused:
-        service.submit(REQUEST, OPEN, b"no picture")
+        service.submit(REQUEST, OPEN, Sent(image=b"no picture"))
     assert refused.value.parameter == "image"
     assert store.page().jobs == ()
     assert stored(tmp_path) == []
 
 
 def test_a_picture_is_stored_as_png_and_goes_with_its_job(service: Service, tmp_path: Path) -> None:
-    job = service.submit(REQUEST, OPEN, picture())
+    job = service.submit(REQUEST, OPEN, Sent(image=picture()))
     assert job.request.image == job.plan.image == f"inputs/{job.id}.png"
     assert stored(tmp_path) == [job.request.image]
     with Image.open(tmp_path / "files" / f"inputs/{job.id}.png") as kept:
@@ -147,7 +147,7 @@ def test_a_full_queue_keeps_no_picture(service: Service, tmp_path: Path) -> None
     service.submit(REQUEST, OPEN)
     service.submit(REQUEST, OPEN)
     with pytest.raises(QueueFull):
-        service.submit(REQUEST, OPEN, picture())
+        service.submit(REQUEST, OPEN, Sent(image=picture()))
     assert stored(tmp_path) == []
 
 
@@ -192,8 +192,8 @@ def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: An
 
 
 def test_a_retry_keeps_seed_picture_and_what_was_told(service: Service, tmp_path: Path) -> None:
-    draft = service.prepare(REQUEST, OPEN, picture(), [Choice("model", "small", "no other")])
-    service.store_image(draft)
+    draft = service.prepare(REQUEST, OPEN, Sent(image=picture()), [Choice("model", "small", "no other")])
+    service.store_inputs(draft)
     first = service.enqueue(draft, OPEN)
     with pytest.raises(JobConflict, match="queued"):
         service.retry(first.id, OPEN)

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,11 +17,12 @@ from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.plan import Plan, plan
-from vitascope.domain.request import OUTPUT_FORMATS, GenerationRequest, OutputFormat, num_frames_for
+from vitascope.domain.request import OUTPUT_FORMATS, GenerationRequest, OutputFormat, Shot, num_frames_for
 
 from ._terminal import ProgressLine, stderr
 
 if TYPE_CHECKING:
+    from vitascope.domain.choice import Choice
     from vitascope.domain.model_spec import ModelSpec
     from vitascope.worker.produce import Product
 
@@ -28,13 +30,26 @@ Format = Literal["mp4", "gif"]
 
 
 def generate(  # one parameter per option: typer reads them off the signature
-    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    prompt: Annotated[
+        str, typer.Argument(help="What the video shows; beside --shot, what holds for all.")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; by default named after the prompt.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A card's name, a diffusers folder, or a hub id.")] = None,
     negative_prompt: Annotated[str, typer.Option(help="What the video must not show.")] = "",
     image: Annotated[Path | None, typer.Option(help="First frame: a PNG, JPEG, WebP or GIF file.")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="Last frame, beside --image.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video that is changed: an MP4 or WebM file.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of --video is changed: 0 nothing, 1 all.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="A picture of who or what appears; may be given several times.")
+    ] = None,
+    shot: Annotated[
+        list[str] | None, typer.Option(help="What one scene shows; give it several times for cuts.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; instead of --num-frames.")] = None,
@@ -47,10 +62,16 @@ def generate(  # one parameter per option: typer reads them off the signature
     scheduler: Annotated[
         str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
     ] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     format: Annotated[Format | None, typer.Option(help="By default what --out ends in, else mp4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Tell how it would be made, and make nothing.")
+    ] = False,
 ) -> None:
     """Make a video from a prompt and write it to a file."""
     started_at = time.monotonic()
@@ -61,7 +82,11 @@ def generate(  # one parameter per option: typer reads them off the signature
         prompt=prompt,
         model=spec.id,
         negative_prompt=negative_prompt,
-        image=_image(image),
+        image=_image("--image", image),
+        last_image=_image("--last-image", last_image),
+        video=None if video is None else str(video),
+        references=tuple(str(_image("--reference", path)) for path in reference or ()),
+        shots=tuple(Shot(text) for text in shot or ()),
         height=height,
         width=width,
         num_frames=_length(seconds, num_frames, fps or spec.fps),
@@ -69,10 +94,17 @@ def generate(  # one parameter per option: typer reads them off the signature
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         scheduler=scheduler,
+        strength=strength,
+        clip_skip=clip_skip,
         seed=secrets.randbits(31) if seed is None else seed,
         format=_format(out, format),
     )
+    request, choices = _following(request, spec)
     planned = plan(request, spec)
+    planned = replace(planned, choices=choices + planned.choices)
+    if plan_only:
+        _tell(planned, as_json=as_json)
+        return
     target = out or Path(_name_after(planned))
     _check_writable(target)
     product = _produce(settings, spec, planned, target, quiet=quiet)
@@ -99,15 +131,45 @@ def _produce(
             slots=settings.engine.slots,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
-        for event in produce(engine, planned, spec, target):
+        for event in produce(engine, planned, spec, target, between=settings.worker.frame_interpolation):
             if isinstance(event, Product):
                 return event
             line.show(event)
     raise AssertionError
 
 
-def _image(path: Path | None) -> str | None:
-    """Check a first frame before the model is loaded."""
+def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+    """Take what was not asked for from the video that is to be changed."""
+    if request.video is None:
+        return request, ()
+    from vitascope.service import inputs
+
+    try:
+        content = Path(request.video).read_bytes()
+    except OSError:
+        rule = "it cannot be used: there is no such file, or it may not be read"
+        raise InvalidParameter("--video", request.video, rule) from None
+    try:
+        return inputs.following(request, inputs.measured(content), spec.fps)
+    except InvalidParameter as error:
+        raise InvalidParameter("--video", request.video, error.rule, hint=error.hint) from None
+
+
+def _tell(planned: Plan, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(planned.to_dict()))
+        return
+    windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
+    native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
+    typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
+    for choice in planned.choices:
+        typer.echo(f"{choice.name}: {choice.value} ({choice.reason})")
+    size = f"{planned.width}x{planned.height}, {planned.duration_seconds:.2f} s at {planned.fps} fps"
+    typer.echo(f"The file is {size}, {planned.format}")
+
+
+def _image(option: str, path: Path | None) -> str | None:
+    """Check a picture before the model is loaded."""
     if path is None:
         return None
     from vitascope import media
@@ -116,7 +178,7 @@ def _image(path: Path | None) -> str | None:
         media.read_image(path)
     except UnreadableImage as error:
         raise InvalidParameter(
-            "--image", str(path), f"it cannot be used: {error.message}", hint=error.hint
+            option, str(path), f"it cannot be used: {error.message}", hint=error.hint
         ) from None
     return str(path)
 

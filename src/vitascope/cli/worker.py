@@ -58,4 +58,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         ),
         catalog.resolve,
         nice=settings.worker.nice,
+        between=settings.worker.frame_interpolation,
     )

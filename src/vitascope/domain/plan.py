@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from .choice import Choice
@@ -74,6 +75,17 @@ class Plan:
         for window in self.windows:
             native[window.shot] += window.num_frames - window.overlap
         return tuple(zip(native, lengths, strict=True))
+
+    @property
+    def native_rate(self) -> Fraction:
+        """Rate at which the model's frames are shown.
+
+        It is the model's own, but where the video ends with a given picture: then all its frames are shown in the asked time,
+        so that the last one is the last.
+        """
+        if self.mode == "last_image" and self.num_frames > 1:
+            return Fraction((self.native_num_frames - 1) * self.fps, self.num_frames - 1)
+        return Fraction(self.native_fps)
 
     @property
     def steps_per_window(self) -> int:

@@ -15,6 +15,10 @@ MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 10
 """Priorities go from its negative to it."""
 
+MAX_VIDEO_SECONDS = 120
+MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS
+"""Of a video that is sent to be changed: twice the longest that is made, at the highest rate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shot:

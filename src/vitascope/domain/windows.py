@@ -132,6 +132,7 @@ def windows_of(
         windows += passes
     if mode == "last_image":
         windows = [*_without_end(windows[:-1]), _with_end(windows[-1])]
+        is_cut = False  # its last frame is what was asked for: see `Plan.native_rate`
     return tuple(windows), _length_choices(spec, windows, len(lengths), is_cut=is_cut, fps=fps)
 
 

@@ -31,6 +31,23 @@ class Clip:
     choices: tuple[Choice, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Pictures that a video starts from, uint8 RGB, as the plan's mode needs them."""
+
+    #: First frame, (native_height, native_width, 3).
+    image: Frames | None = None
+    #: Last frame, of the same shape.
+    last_image: Frames | None = None
+    #: What is changed, (native_num_frames, native_height, native_width, 3).
+    video: Frames | None = None
+    #: Who or what appears: pictures of any size.
+    references: tuple[Frames, ...] = ()
+
+
+NO_INPUTS = Inputs()
+
+
 class Engine(Protocol):
     """Makes clips; a few may be in the making at the same time.
 
@@ -62,7 +79,7 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         """Make the clip that `plan` describes, step by step.
 
@@ -72,7 +89,7 @@ class Engine(Protocol):
         Args:
             plan: made by `domain.plan.plan` for `spec`.
             spec: the model's card.
-            image: the first frame, (native_height, native_width, 3), for plans of mode "image".
+            inputs: what the plan's mode starts from.
 
         Yields:
             Steps in the order of `domain.step.STAGE_STARTS`, with one for each denoising step; last the Clip.

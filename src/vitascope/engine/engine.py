@@ -17,7 +17,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import STAGE_STARTS, Step
 
-from .contract import Clip, Locate
+from .contract import NO_INPUTS, Clip, Inputs, Locate
 from .families import generic
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
 from .places import Places
@@ -67,14 +67,14 @@ class DiffusersEngine:
         return self._places.free(spec)
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec), _memory_errors(spec):
             yield Step("load")
             model = self._load(spec)
             with model.slots.take(plan.seed) as slot:
                 yield Step("load", 1)
-                frames = yield from _rising(generic.generate(plan, spec, slot, image))
+                frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
                 choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
                 choices += generic.prompt_choice(plan, spec, slot)
         yield Clip(frames, choices)

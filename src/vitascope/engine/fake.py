@@ -14,7 +14,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 
-from .contract import Clip
+from .contract import NO_INPUTS, Clip, Inputs
 from .places import Places
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class FakeEngine:
         return self._places.free(spec)
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, image: Frames | None = None
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec):
             yield Step("load", 1)
@@ -56,15 +56,24 @@ class FakeEngine:
                 time.sleep(self.step_seconds)
                 yield Step("denoise", index + 1, plan.total_steps)
             yield Step("decode_latents")
-            frames = _pattern(plan)
-            if image is not None:
-                frames[0] = image
+            frames = _started_from(inputs, _pattern(plan), plan)
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
     def close(self) -> None:
         """Nothing is held."""
         self._places.require_idle("unload")
+
+
+def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:
+    """Put what was given where a model would."""
+    if inputs.image is not None:
+        frames[0] = inputs.image
+    if inputs.last_image is not None:
+        frames[-1] = inputs.last_image
+    if inputs.video is not None and plan.strength is not None:
+        frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
+    return frames
 
 
 def _pattern(plan: Plan) -> Frames:

@@ -199,7 +199,7 @@ def predicted_clean(scheduler: Any, given: dict[str, Any], index: int) -> torch.
         given: the step's arguments by name.
         index: of its noise level.
     """
-    output, sample, timestep = (given.get(name) for name in ("model_output", "sample", "timestep"))
+    output, sample = given.get("model_output"), given.get("sample")
     if output is None or sample is None or output.shape != sample.shape:
         return None
     if given.get("per_token_timesteps") is not None:
@@ -216,7 +216,7 @@ def predicted_clean(scheduler: Any, given: dict[str, Any], index: int) -> torch.
         signal, noise = (sigma**2 + 1) ** -0.5, sigma * (sigma**2 + 1) ** -0.5
         sample = sample * signal
     else:  # the variance stays 1
-        square = scheduler.alphas_cumprod[int(timestep)].to(sample.device)
+        square = scheduler.alphas_cumprod[int(given["timestep"])].to(sample.device)
         signal, noise = square**0.5, (1 - square) ** 0.5
     if kind == "epsilon":
         return (sample - noise * output) / signal

@@ -118,4 +118,16 @@ def build_pipeline(pipeline_class: Any, components: dict[str, Any], config: Any)
             arguments[name] = None  # an optional component, such as Wan's image encoder
     pipe = pipeline_class(**arguments)
     pipe.set_progress_bar_config(disable=True)
+    _know_the_scale(pipe)
     return pipe
+
+
+def _know_the_scale(pipe: Any) -> None:
+    """Tell a pipeline how much smaller latents are than pixels, where the autoencoder says so itself.
+
+    WanVideoToVideoPipeline (diffusers 0.42) counts the autoencoder's layers instead, which is wrong for Wan 2.2's.
+    """
+    scale = getattr(getattr(pipe, "vae", None), "config", {}).get("scale_factor_spatial")
+    if scale and getattr(pipe, "vae_scale_factor_spatial", scale) != scale:
+        pipe.vae_scale_factor_spatial = scale
+        pipe.video_processor.register_to_config(vae_scale_factor=scale)

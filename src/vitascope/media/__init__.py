@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from .frames import Frame, Frames
     from .image import contact_sheet, image_to_png, save_image
     from .measure import VideoInfo, probe, read_frames
-    from .opener import MAX_IMAGE_PIXELS, Limits, Opener, Picture, ShownPicture, open_picture, read_image
+    from .opener import (
+        MAX_IMAGE_PIXELS,
+        Limits,
+        Opener,
+        Picture,
+        SentVideo,
+        ShownPicture,
+        measure_video,
+        open_picture,
+        read_image,
+        read_video,
+    )
     from .resample import resample_frames
     from .target import check_target
     from .write import write_video
@@ -38,9 +49,12 @@ _MODULES = {
         "Limits",
         "Opener",
         "Picture",
+        "SentVideo",
         "ShownPicture",
+        "measure_video",
         "open_picture",
         "read_image",
+        "read_video",
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),
@@ -56,6 +70,7 @@ __all__ = [
     "Limits",
     "Opener",
     "Picture",
+    "SentVideo",
     "ShownPicture",
     "VideoInfo",
     "check_target",
@@ -63,10 +78,12 @@ __all__ = [
     "fit_frame",
     "fit_frames",
     "image_to_png",
+    "measure_video",
     "open_picture",
     "probe",
     "read_frames",
     "read_image",
+    "read_video",
     "resample_frames",
     "save_image",
     "write_video",

@@ -36,29 +36,86 @@ _BROKEN = (av.FFmpegError, OSError, ValueError, TypeError, IndexError, Attribute
 
 
 @dataclass(frozen=True, slots=True)
-class VideoWish:
-    """How a video is wanted: `size` is (height, width), which each picture is made to cover."""
+class VideoLimits:
+    """What a video may be at most."""
 
-    size: tuple[int, int]
     max_frames: int
     max_pixels: int
     max_seconds: float
 
 
-def decode_video(content: bytes, kind: VideoKind, wish: VideoWish) -> Iterator[tuple[float, Image.Image]]:
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a video is, upright; `seconds` are from its first picture to its last."""
+
+    height: int
+    width: int
+    num_frames: int
+    seconds: float
+
+
+def decode_video(
+    content: bytes, kind: VideoKind, limits: VideoLimits, *, size: tuple[int, int], fps: float = 0.0
+) -> Iterator[tuple[float, Image.Image]]:
     """Decode a file's first video: for each picture when it is shown, in seconds, and what it shows.
+
+    Args:
+        content: the file.
+        kind: of the file.
+        limits: beyond which it is refused.
+        size: (height, width) that each picture is made to cover.
+        fps: the picture that is shown at every so many instants of a second; 0 gives each picture once.
+
+    Raises:
+        Refusal: it is damaged, too large or too long.
+    """
+    reformatter = VideoReformatter()
+    try:
+        decoded = _decoded(content, kind, limits)
+        for seconds, picture in _at_instants(decoded, fps) if fps else decoded:
+            yield seconds, _shaped(reformatter, picture, size)
+    except _BROKEN:
+        raise Refusal("damaged") from None
+
+
+def measure_video(content: bytes, kind: VideoKind, limits: VideoLimits) -> Measures:
+    """Decode all of a video to see that it can be, and tell what it is.
 
     Raises:
         Refusal: it is damaged, too large or too long.
     """
     try:
-        yield from _decoded(content, kind, wish)
+        first: float | None = None
+        last, num_frames, height, width = 0.0, 0, 0, 0
+        for last, picture in _decoded(content, kind, limits):
+            first = last if first is None else first
+            num_frames += 1
+            is_lying = picture.rotation in (90, -90)
+            height, width = (picture.width, picture.height) if is_lying else (picture.height, picture.width)
     except _BROKEN:
         raise Refusal("damaged") from None
+    return Measures(height, width, num_frames, last - (first or 0.0))
 
 
-def _decoded(content: bytes, kind: VideoKind, wish: VideoWish) -> Iterator[tuple[float, Image.Image]]:
-    reformatter = VideoReformatter()
+def _at_instants(
+    pictures: Iterator[tuple[float, av.VideoFrame]], fps: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Give the picture that is shown at 0, 1/fps, 2/fps … after the first one, up to the last one."""
+    held: av.VideoFrame | None = None
+    first, seconds, index = 0.0, 0.0, 0
+    for seconds, picture in pictures:
+        if held is None:
+            first = seconds
+        # a little early is in time: files count in ticks of their own
+        while held is not None and first + index / fps < seconds - 1e-4:
+            yield index / fps, held
+            index += 1
+        held = picture
+    if held is not None and first + index / fps < seconds + 1e-4:
+        yield index / fps, held
+
+
+def _decoded(content: bytes, kind: VideoKind, limits: VideoLimits) -> Iterator[tuple[float, av.VideoFrame]]:
     count = 0
     with av.open(
         io.BytesIO(content), "r", format=_FORMATS[kind], container_options=_ALONE, io_open=_open_nothing
@@ -70,16 +127,16 @@ def _decoded(content: bytes, kind: VideoKind, wish: VideoWish) -> Iterator[tuple
             stream.codec_context.name not in _CODECS
         ):  # FFmpeg has kept to the list, PyAV's own context has not
             raise Refusal("no_video")
-        _check_size(stream.width, stream.height, wish)
+        _check_size(stream.width, stream.height, limits)
         stream.codec_context.thread_count = 1  # a fork may start no thread
         for count, picture in enumerate(container.decode(stream), 1):
-            _check_size(picture.width, picture.height, wish)
-            if count > wish.max_frames:
-                raise Refusal("frames", limit=wish.max_frames)
+            _check_size(picture.width, picture.height, limits)
+            if count > limits.max_frames:
+                raise Refusal("frames", limit=limits.max_frames)
             seconds = float(picture.time or 0.0)
-            if not 0 <= seconds <= wish.max_seconds:
-                raise Refusal("duration", limit=int(wish.max_seconds))
-            yield seconds, _shaped(reformatter, picture, wish.size)
+            if not 0 <= seconds <= limits.max_seconds:
+                raise Refusal("duration", limit=int(limits.max_seconds))
+            yield seconds, picture
     if not count:
         raise Refusal("damaged")
 
@@ -88,9 +145,9 @@ def _open_nothing(_url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
     raise PermissionError
 
 
-def _check_size(width: int, height: int, wish: VideoWish) -> None:
-    if width * height > wish.max_pixels:
-        raise Refusal("size", width=width, height=height, limit=wish.max_pixels)
+def _check_size(width: int, height: int, limits: VideoLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise Refusal("size", width=width, height=height, limit=limits.max_pixels)
 
 
 def _shaped(reformatter: VideoReformatter, picture: av.VideoFrame, size: tuple[int, int]) -> Image.Image:

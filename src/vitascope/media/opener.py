@@ -29,7 +29,7 @@ from .refusal import Refusal
 from .signature import PictureKind, VideoKind, name_of, picture_kind, video_kind
 
 if TYPE_CHECKING:
-    from .frames import Frame
+    from .frames import Frame, Frames
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,22 @@ class ShownPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class SentVideo:
+    """What a video is that somebody sent, upright."""
+
+    height: int
+    width: int
+    num_frames: int
+    #: From its first picture to its last.
+    seconds: float
+
+    @property
+    def fps(self) -> float:
+        """Mean rate of its pictures; 0 if it has only one."""
+        return (self.num_frames - 1) / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What reading one file may take."""
 
@@ -188,7 +204,14 @@ class Opener:
         return outcome
 
     def open_video(
-        self, content: bytes, *, size: tuple[int, int], max_frames: int, max_seconds: float
+        self,
+        content: bytes,
+        *,
+        size: tuple[int, int],
+        max_frames: int,
+        max_seconds: float,
+        fps: float = 0.0,
+        num_pictures: int | None = None,
     ) -> list[ShownPicture]:
         """Read the pictures of an MP4 or WebM video that somebody sent; sound is left out.
 
@@ -197,25 +220,27 @@ class Opener:
             size: (height, width) that the pictures are to cover.
             max_frames: a video with more is refused.
             max_seconds: a video that lasts longer is refused.
+            fps: give what is shown at every so many instants of a second; 0: each picture once.
+            num_pictures: give the first so many and look no further; None: all.
 
         Raises:
             UnreadableVideo: it is none of these formats, damaged, too large, or too long.
             QueueFull: too many others wait.
         """
+        most = max_frames if num_pictures is None else num_pictures
         order = {
+            **_video_order(content, max_frames, max_seconds),
             "do": "video",
-            "kind": _checked_video_kind(content),
             "height": size[0],
             "width": size[1],
-            "max_pixels": MAX_VIDEO_PIXELS,
-            "max_frames": max_frames,
-            "max_seconds": max_seconds,
+            "fps": fps,
+            "num_pictures": num_pictures or 0,
         }
 
         def read(line: Line, header: Header) -> list[ShownPicture] | Refusal:
             pictures: list[ShownPicture] = []
             while header.get("is") == "picture":
-                if (header.get("height"), header.get("width")) != size or len(pictures) >= max_frames:
+                if (header.get("height"), header.get("width")) != size or len(pictures) >= most:
                     raise Broken
                 picture = Picture(*size, line.receive_bytes(size[0] * size[1] * 3))
                 pictures.append(ShownPicture(count(header, "microseconds") / 1e6, picture))
@@ -226,11 +251,25 @@ class Opener:
                 raise Broken
             return pictures
 
-        outcome = self._open(order, content, read)
-        if isinstance(outcome, Refusal):
-            message, hint = _sentence(outcome, "video")
-            raise UnreadableVideo(message, hint=hint)
-        return outcome
+        return _of_video(self._open(order, content, read))
+
+    def measure_video(self, content: bytes, *, max_frames: int, max_seconds: float) -> SentVideo:
+        """Decode a video that somebody sent from its beginning to its end, and tell what it is.
+
+        Raises:
+            UnreadableVideo: it is none of the formats, damaged, too large, or too long.
+            QueueFull: too many others wait.
+        """
+        order = {**_video_order(content, max_frames, max_seconds), "do": "measure"}
+
+        def read(_line: Line, header: Header) -> SentVideo:
+            names = ("height", "width", "num_frames", "microseconds")
+            if header.get("is") != "measured":
+                raise Broken
+            height, width, num_frames, microseconds = (count(header, name) for name in names)
+            return SentVideo(height, width, num_frames, microseconds / 1e6)
+
+        return _of_video(self._open(order, content, read))
 
     def close(self) -> None:
         """End the processes. Files that are being read are read on; afterwards the opener can be used again."""
@@ -412,6 +451,18 @@ def _checked_video_kind(content: bytes) -> VideoKind:
     return kind
 
 
+def _video_order(content: bytes, max_frames: int, max_seconds: float) -> Header:
+    kind, limits = _checked_video_kind(content), {"max_frames": max_frames, "max_seconds": max_seconds}
+    return {"kind": kind, "max_pixels": MAX_VIDEO_PIXELS, **limits}
+
+
+def _of_video(outcome: Answer | Refusal) -> Answer:
+    if isinstance(outcome, Refusal):
+        message, hint = _sentence(outcome, "video")
+        raise UnreadableVideo(message, hint=hint)
+    return outcome
+
+
 def _sentence(refusal: Refusal, what: str) -> tuple[str, str | None]:
     """Say what a refusal means: the message and the hint."""
     numbers = {**dict.fromkeys(_NUMBERS, 0), **refusal.numbers}
@@ -450,3 +501,38 @@ def _content(path: Path) -> bytes:
             return file.read(MAX_IMAGE_BYTES + 1)
     except PermissionError:
         raise UnreadableImage("the picture file may not be read", hint="check its permissions") from None
+
+
+def measure_video(content: bytes, *, max_frames: int, max_seconds: float) -> SentVideo:
+    """Tell what a video is that somebody sent; see `Opener.measure_video`."""
+    return _shared.measure_video(content, max_frames=max_frames, max_seconds=max_seconds)
+
+
+def read_video(
+    path: Path, *, size: tuple[int, int], fps: float, num_frames: int, max_frames: int, max_seconds: float
+) -> Frames:
+    """Read a stored video that somebody sent, at a rate of our own; its last picture is held where it is too short.
+
+    Args:
+        path: of the file.
+        size: (height, width) that the frames are to cover.
+        fps: of the result.
+        num_frames: of the result.
+        max_frames: see `Opener.open_video`.
+        max_seconds: see `Opener.open_video`.
+
+    Raises:
+        UnreadableVideo: it cannot be read.
+        QueueFull: too many others wait.
+    """
+    import numpy as np
+
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise UnreadableVideo("there is no such video file", hint="check the path") from None
+    shown = _shared.open_video(
+        content, size=size, max_frames=max_frames, max_seconds=max_seconds, fps=fps, num_pictures=num_frames
+    )
+    frames = [np.frombuffer(each.picture.pixels, np.uint8).reshape(*size, 3) for each in shown]
+    return np.stack(frames + frames[-1:] * (num_frames - len(frames)))

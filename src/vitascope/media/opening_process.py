@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import warnings
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -110,7 +111,7 @@ def _wait(control: socket.socket, pid: int, ended: int) -> int:
 
 def _answer(line: Line) -> None:
     order = line.receive()
-    if order["do"] == "video":
+    if order["do"] != "picture":
         from . import decode_video  # loads FFmpeg's libraries: files, so before the limits
     _limit(order)
     content = bytes(line.receive_bytes(order["bytes"]))
@@ -119,6 +120,8 @@ def _answer(line: Line) -> None:
             raise Refusal("two_things")  # noqa: TRY301  it is answered below as any other
         if order["do"] == "video":
             _answer_video(line, content, order, decode_video)
+        elif order["do"] == "measure":
+            _answer_measures(line, content, order, decode_video)
         else:
             _answer_picture(line, content, order)
     except Refusal as refusal:
@@ -137,12 +140,23 @@ def _answer_picture(line: Line, content: bytes, order: Header) -> None:
 
 
 def _answer_video(line: Line, content: bytes, order: Header, decoder: ModuleType) -> None:
-    size = (order["height"], order["width"])
-    wish = decoder.VideoWish(size, order["max_frames"], order["max_pixels"], order["max_seconds"])
-    for seconds, picture in decoder.decode_video(content, order["kind"], wish):
-        shown = {"height": picture.height, "width": picture.width, "microseconds": round(seconds * 1e6)}
-        line.send({"is": "picture", **shown}, picture.tobytes())
+    size, limits = (order["height"], order["width"]), _video_limits(order, decoder)
+    shown = decoder.decode_video(content, order["kind"], limits, size=size, fps=order["fps"])
+    for seconds, picture in islice(shown, order["num_pictures"] or None):
+        header = {"height": picture.height, "width": picture.width, "microseconds": round(seconds * 1e6)}
+        line.send({"is": "picture", **header}, picture.tobytes())
     line.send({"is": "end"})
+
+
+def _answer_measures(line: Line, content: bytes, order: Header, decoder: ModuleType) -> None:
+    found = decoder.measure_video(content, order["kind"], _video_limits(order, decoder))
+    size = {"height": found.height, "width": found.width}
+    microseconds = round(found.seconds * 1e6)
+    line.send({"is": "measured", **size, "num_frames": found.num_frames, "microseconds": microseconds})
+
+
+def _video_limits(order: Header, decoder: ModuleType) -> object:
+    return decoder.VideoLimits(order["max_frames"], order["max_pixels"], order["max_seconds"])
 
 
 def _limit(order: Header) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from typing import Literal
 
 import av
 
@@ -24,33 +25,42 @@ _SMALL_SIDE = 192
 #: 21.4. 480x832: FFmpeg's default (bilateral, blocks of 16) 31.6, bidirectional 30.3; wider searches were worse.
 _SMALL = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:mb_size=8"
 _LARGE = "mi_mode=mci"
+_BLEND = "mi_mode=blend"
+
+Between = Literal["motion", "blend", "repeat"]
 
 
-def resample_frames(clip: Frames, *, from_fps: int, to_fps: int, num_frames: int) -> Iterator[Frame]:
+def resample_frames(
+    clip: Frames, *, from_fps: int | Fraction, to_fps: int, num_frames: int, between: Between = "motion"
+) -> Iterator[Frame]:
     """Show a clip at another rate, one frame at a time; the same input gives the same output.
 
     Frame i of the result is the clip at the time i/to_fps. Where the clip has a frame at just that time, it is given
-    unchanged. Upwards, the others are drawn by motion compensation; downwards, the nearest frame is taken.
+    unchanged. Upwards, the others are drawn as `between` says; downwards, the nearest frame is taken.
     Beyond the clip's end its last frame is repeated.
 
     Args:
         clip: at least one frame, `(num_frames, height, width, 3)`. Not modified; frames of the result may be views.
-        from_fps: frames per second of the clip.
+        from_fps: frames per second of the clip; a fraction where it is played faster or slower than it was made.
         to_fps: frames per second of the result.
         num_frames: of the result.
+        between: what is shown between two frames of the clip, where the result has more: what moved on its way
+            ("motion"), one fading into the other ("blend"), or the nearer one ("repeat").
 
     Yields:
         Exactly `num_frames` frames of the clip's size.
     """
     if len(clip) == 0:
         raise ValueError("a clip has at least one frame")
-    between = _interpolated(clip, from_fps, to_fps) if to_fps > from_fps else iter(())
+    rate = Fraction(from_fps)
+    is_drawn = to_fps > rate and between != "repeat"
+    drawn = _interpolated(clip, rate, to_fps, between) if is_drawn else iter(())
     for index in range(num_frames):
-        position = Fraction(index * from_fps, to_fps)  # in frames of the clip
-        if to_fps <= from_fps or position.denominator == 1 or position > len(clip) - 1:
+        position = index * rate / to_fps  # in frames of the clip
+        if not is_drawn or position.denominator == 1 or position > len(clip) - 1:
             yield clip[min(_nearest(position), len(clip) - 1)]
         else:
-            yield _at(between, index)
+            yield _at(drawn, index)
 
 
 def _nearest(position: Fraction) -> int:
@@ -65,19 +75,20 @@ def _at(between: Iterator[tuple[int, Frame]], index: int) -> Frame:
     raise ValueError(f"the interpolation made no frame {index}")
 
 
-def _interpolated(clip: Frames, from_fps: int, to_fps: int) -> Iterator[tuple[int, Frame]]:
+def _interpolated(clip: Frames, rate: Fraction, to_fps: int, between: Between) -> Iterator[tuple[int, Frame]]:
     """Draw the clip at every instant of the new rate, with the number of each: negative in the padding."""
     height, width = clip.shape[1:3]
     small = min(height, width) < _SMALL_SIDE
     scale = max(2, -(-16 // min(height, width))) if small else 1
-    graph = _graph(height * scale, width * scale, from_fps, f"{_SMALL if small else _LARGE}:fps={to_fps}")
+    how = _BLEND if between == "blend" else _SMALL if small else _LARGE
+    graph = _graph(height * scale, width * scale, rate, f"{how}:fps={to_fps}")
     to_yuv = RgbToYuv("yuv444p", limited=False, scale=scale)
     to_rgb = YuvToRgb(scale=scale)
     for index in range(-_PADDING, len(clip) + _PADDING + 1):
         if index < len(clip) + _PADDING:
             picture = to_yuv(clip[min(max(index, 0), len(clip) - 1)])
-            picture.pts = _START_SECONDS * from_fps + index
-            picture.time_base = Fraction(1, from_fps)
+            picture.pts = _START_SECONDS * rate.numerator + index * rate.denominator
+            picture.time_base = Fraction(1, rate.numerator)
             graph.vpush(picture)
         else:
             graph.vpush(None)
@@ -94,10 +105,10 @@ def _number(picture: av.VideoFrame, to_fps: int) -> int:
     return round((picture.pts * picture.time_base - _START_SECONDS) * to_fps)
 
 
-def _graph(height: int, width: int, from_fps: int, arguments: str) -> av.filter.Graph:
+def _graph(height: int, width: int, rate: Fraction, arguments: str) -> av.filter.Graph:
     graph = av.filter.Graph()
     source = graph.add_buffer(
-        height=height, width=width, format=av.VideoFormat("yuv444p"), time_base=Fraction(1, from_fps)
+        height=height, width=width, format=av.VideoFormat("yuv444p"), time_base=Fraction(1, rate.numerator)
     )
     node, sink = graph.add("minterpolate", arguments), graph.add("buffersink")
     source.link_to(node)

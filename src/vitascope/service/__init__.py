@@ -4,6 +4,7 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .inputs import NOTHING, Sent
 from .service import Draft, Models, Service
 
-__all__ = ["Draft", "Models", "Service"]
+__all__ = ["NOTHING", "Draft", "Models", "Sent", "Service"]

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vitascope import media
 from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     IdempotencyConflict,
-    InvalidParameter,
     JobConflict,
     JobNotFound,
     PermissionDenied,
@@ -25,8 +23,6 @@ from vitascope.domain.errors import (
     StorageError,
     StorageLimitReached,
     StoreUnavailable,
-    UnreadableImage,
-    UrlRefused,
     VideoFailed,
     VideoNotReady,
 )
@@ -39,7 +35,8 @@ from vitascope.outbound import Outbound
 from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
-from . import ids
+from . import ids, inputs
+from .inputs import NOTHING, Sent
 from .keys import Keys
 from .outlook import Outlook
 
@@ -63,8 +60,10 @@ class Draft:
     job_id: str
     request: GenerationRequest
     plan: Plan
-    #: Bytes of the picture that `request.image` will be the key of, or the URL from which they are fetched.
-    image: bytes | str | None = None
+    #: Pictures and videos that came with it; `request` has the keys under which they will be stored.
+    sent: Sent = NOTHING
+    #: What its dialect decided.
+    choices: tuple[Choice, ...] = ()
 
 
 class Service:
@@ -118,14 +117,14 @@ class Service:
         """
         return self._models.resolve(name)
 
-    # submitting: prepare is quick and pure, fetch_image waits for other servers, store_image reads a picture, enqueue writes
-    # to the database
+    # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
+    # enqueue writes to the database
 
     def prepare(
         self,
         request: GenerationRequest,
         caller: Caller,
-        image: bytes | str | None = None,
+        sent: Sent = NOTHING,
         choices: Sequence[Choice] = (),
     ) -> Draft:
         """Check and plan a request.
@@ -133,7 +132,7 @@ class Service:
         Args:
             request: what is asked for; a missing seed is drawn here.
             caller: who asks.
-            image: bytes of the first frame's picture, as uploaded, or its URL. `request.image` is then set.
+            sent: pictures and videos that came with it. The request's fields for them are then set.
             choices: what the dialect decided on its own; kept with the job.
 
         Raises:
@@ -144,15 +143,15 @@ class Service:
         job_id = ids.new_id()
         if request.seed is None:
             request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
-        if image is not None:
-            request = dataclasses.replace(request, image=f"inputs/{job_id}.png")
+        request = inputs.named(request, sent, job_id)
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
-        planned = plan(request, spec)
-        if choices:
-            planned = dataclasses.replace(planned, choices=(*choices, *planned.choices))
-        return Draft(job_id, request, planned, image)
+        return Draft(job_id, request, _planned(request, spec, choices), sent, tuple(choices))
+
+    def expected_seconds(self, draft: Draft) -> float | None:
+        """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
+        return self._store.expected_seconds(draft.plan, self._worker_silence_seconds)
 
     def made_before(self, once: Once, caller: Caller) -> Job | None:
         """Find the job of a repeated request before anything slow is done for it; `enqueue` looks again.
@@ -162,45 +161,33 @@ class Service:
         """
         return self._store.made_before(once, key_id=caller.key_id)
 
-    async def fetch_image(self, draft: Draft) -> Draft:
-        """Fetch the draft's picture if it is a URL, so that nothing later depends on that; does nothing if it is none.
+    async def fetch_inputs(self, draft: Draft) -> Draft:
+        """Fetch what the draft names by URL, so that nothing later depends on that.
 
         Raises:
-            InvalidParameter: the URL is not one that is fetched, or there is no file of a bearable size.
+            InvalidParameter: a URL is not one that is fetched, or there is no file of a bearable size.
             QueueFull: too many are being fetched.
         """
-        if not isinstance(draft.image, str):
-            return draft
-        if self._outbound is None:
-            hint = "send the file itself, or a data: URL"
-            raise InvalidParameter("image", draft.image, "URLs are not fetched by this server", hint=hint)
-        try:
-            fetched = await self._outbound.fetch(draft.image, max_bytes=self._max_fetched_bytes)
-        except UrlRefused as error:
-            raise InvalidParameter("image", draft.image, error.rule, hint=error.hint) from None
-        return dataclasses.replace(draft, image=fetched.data)
+        sent = await inputs.fetched(draft.sent, self._outbound, self._max_fetched_bytes)
+        return dataclasses.replace(draft, sent=sent)
 
-    def store_image(self, draft: Draft) -> None:
-        """Check the draft's picture and store it, as PNG whatever it was; does nothing if there is none.
-
-        It is opened in another process, so what is stored is a file of our own making.
+    def store_inputs(self, draft: Draft) -> Draft:
+        """Check the draft's pictures and video and store them. A video that was sent may decide size and length.
 
         Raises:
-            InvalidParameter: it is not a picture that can be read.
-            QueueFull: too many pictures are being read.
+            InvalidParameter: one of them cannot be read, or its video asks for something that cannot be made.
+            QueueFull: too many are being read.
         """
-        if draft.image is None or draft.request.image is None:
-            return
-        assert isinstance(draft.image, bytes), "fetch_image comes first"
-        try:
-            # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
-            size = (draft.plan.native_height, draft.plan.native_width)
-            picture = media.open_picture(draft.image, size=size)
-        except UnreadableImage as error:
-            raise InvalidParameter(
-                "image", f"{len(draft.image)} bytes", f"it cannot be read: {error.message}"
-            ) from None
-        self._files.put_bytes(picture.to_png(), draft.request.image)
+        if isinstance(draft.sent.video, bytes):
+            draft = self._follow(draft, draft.sent.video)
+        inputs.store(draft.sent, draft.request, draft.plan, self._files)
+        return draft
+
+    def _follow(self, draft: Draft, video: bytes) -> Draft:
+        spec = self._models.resolve(draft.request.model)
+        request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+        choices = (*draft.choices, *choices)
+        return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
 
     def count_request(self, caller: Caller) -> None:
         """Count a request that makes a job.
@@ -232,7 +219,7 @@ class Service:
         """Make the draft a job. When this returns, the job is durable.
 
         Args:
-            draft: what `prepare` made; its picture is stored.
+            draft: what `prepare` made; its inputs are stored.
             caller: whose job it will be.
             once: by what a repetition of the request is known.
 
@@ -256,38 +243,36 @@ class Service:
                 once=once,
             )
         except (QueueFull, StorageLimitReached, IdempotencyConflict) as error:
-            # after any other error the job may be stored all the same: its picture must stay
-            self._drop_image(draft)
+            # after any other error the job may be stored all the same: its inputs must stay
+            self._drop_inputs(draft)
             raise self._in_time(error) if isinstance(error, QueueFull) else error from None
         if job.id != draft.job_id:
-            self._drop_image(draft)
+            self._drop_inputs(draft)
         return job
 
-    def _drop_image(self, draft: Draft) -> None:
-        if draft.image is not None and draft.request.image is not None:
-            self.remove([draft.request.image])
+    def _drop_inputs(self, draft: Draft) -> None:
+        if any(draft.sent.items()):
+            self.remove(draft.request.inputs)
 
     def _in_time(self, error: QueueFull) -> QueueFull:
         return QueueFull(error.message, retry_after_seconds=self.outlook.retry_seconds())
 
-    def submit(self, request: GenerationRequest, caller: Caller, image: bytes | None = None) -> Job:
+    def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
-        draft = self.prepare(request, caller, image)
-        self.store_image(draft)
-        return self.enqueue(draft, caller)
+        return self.enqueue(self.store_inputs(self.prepare(request, caller, sent)), caller)
 
     def prepare_again(self, job: Job, caller: Caller) -> Draft:
-        """Plan a job's request anew, with the seed that it had and a picture of its own. Reads the picture.
+        """Plan a job's request anew, with the seed that it had and inputs of its own. Reads the inputs.
 
         Raises:
-            JobConflict: the job has not ended, or its picture is not kept any more.
+            JobConflict: the job has not ended, or its inputs are not kept any more.
             UnknownModel: its model is not there any more.
             InvalidParameter: its model no longer makes this.
         """
         if not job.status.is_terminal:
             message = f"the job is {job.status}: only one that has ended can be made again"
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
-        draft = self.prepare(job.request, caller, self._picture(job))
+        draft = self.prepare(job.request, caller, self._sent_with(job))
         own = draft.plan.choices
         if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
             return draft
@@ -296,18 +281,29 @@ class Service:
 
     def retry(self, job_id: str, caller: Caller) -> Job:
         """Make a new job of an ended one's request and seed; raises what `get` and the steps raise."""
-        draft = self.prepare_again(self.get(job_id, caller), caller)
-        self.store_image(draft)
+        draft = self.store_inputs(self.prepare_again(self.get(job_id, caller), caller))
         return self.enqueue(draft, caller)
 
-    def _picture(self, job: Job) -> bytes | None:
-        if job.request.image is None:
-            return None
-        try:
-            with self._files.open(job.request.image) as file:
+    def _sent_with(self, job: Job) -> Sent:
+        request = job.request
+
+        def read(key: str | None) -> bytes | None:
+            if key is None:
+                return None
+            with self._files.open(key) as file:
                 return file.read()
+
+        try:
+            references = [read(key) for key in request.references]
+            return Sent(
+                image=read(request.image),
+                last_image=read(request.last_image),
+                video=read(request.video),
+                references=tuple(content for content in references if content is not None),
+            )
         except StorageError as error:
-            raise JobConflict("the job cannot be made again: its first frame is not kept any more") from error
+            what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
+            raise JobConflict(f"the job cannot be made again: {what} not kept any more") from error
 
     # jobs
 
@@ -418,3 +414,8 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+
+def _planned(request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
+    planned = plan(request, spec)
+    return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned

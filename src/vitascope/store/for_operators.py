@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from vitascope.domain.cost import effort_of
 from vitascope.domain.job import JobStatus
+from vitascope.domain.plan import Plan
 
 from . import queue
 from .base import Base
@@ -48,6 +50,13 @@ class ForOperators(Base):
                 workers=frozenset(devices),
                 served_seconds=queue.served_seconds(connection, lease_now, at_work),
             )
+
+    def expected_seconds(self, plan: Plan, within_seconds: float) -> float | None:
+        """Estimate how long a plan would take once it runs, on the devices that are there; None if nobody knows."""
+        with self._database.read() as connection:
+            alive = _is_alive(self._lease_time(connection), within_seconds)
+            devices = set(connection.scalars(sa.select(workers.c.device).where(alive)))
+            return queue.estimate_on(connection, devices)(effort_of(plan))
 
     def queue_stats(self) -> QueueStats:
         """Count jobs by status and model."""

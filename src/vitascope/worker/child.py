@@ -19,6 +19,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine
+from vitascope.media.resample import Between
 
 from .messages import Message, Pipe
 from .produce import Product, produce
@@ -26,13 +27,20 @@ from .produce import Product, produce
 logger = logging.getLogger(__name__)
 
 
-def run(fd: int, make_engine: Callable[[], Engine], resolve: Callable[[str], ModelSpec], nice: int) -> None:
+def run(
+    fd: int,
+    make_engine: Callable[[], Engine],
+    resolve: Callable[[str], ModelSpec],
+    nice: int,
+    between: Between = "motion",
+) -> None:
     """Serve the parent until it closes the pipe.
 
     Args:
         fd: our end of the pipe, inherited.
         make_engine: opens the engine, in this process.
         resolve: finds a model's card by its id.
+        between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
     _die_with_parent()
@@ -42,12 +50,15 @@ def run(fd: int, make_engine: Callable[[], Engine], resolve: Callable[[str], Mod
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve)
+    child = _Child(Pipe(fd), engine, resolve, between)
     child.serve()
 
 
 class _Child:
-    def __init__(self, pipe: Pipe, engine: Engine, resolve: Callable[[str], ModelSpec]) -> None:
+    def __init__(
+        self, pipe: Pipe, engine: Engine, resolve: Callable[[str], ModelSpec], between: Between
+    ) -> None:
+        self._between = between
         self._pipe = pipe
         self._engine = engine
         self._resolve = resolve
@@ -103,7 +114,9 @@ class _Child:
         """Run the generator to its end; None if it was cancelled on the way."""
         job_id: str = order["job"]
         plan = Plan.from_dict(order["plan"])
-        making = produce(self._engine, plan, self._resolve(plan.model), Path(order["out"]), order["key"])
+        making = produce(
+            self._engine, plan, self._resolve(plan.model), Path(order["out"]), order["key"], self._between
+        )
         try:
             for event in making:
                 if job_id in self._cancelled:

@@ -246,8 +246,10 @@ class Worker:
 
     def _order(self, lease: Lease, out: Path) -> Message:
         plan = lease.job.plan.to_dict()
-        if plan["image"] is not None:
-            plan["image"] = str(self._files.path_for(plan["image"]))
+        for name in ("image", "last_image", "video"):
+            if plan[name] is not None:
+                plan[name] = str(self._files.path_for(plan[name]))
+        plan["references"] = [str(self._files.path_for(key)) for key in plan["references"]]
         key = f"videos/{out.name}"
         return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
 

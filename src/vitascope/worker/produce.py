@@ -14,12 +14,14 @@ from vitascope import media
 from vitascope.domain.choice import Choice
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.request import MAX_VIDEO_FRAMES, MAX_VIDEO_SECONDS
 from vitascope.domain.step import Step
 from vitascope.domain.video import Video
-from vitascope.engine import Clip, Engine
+from vitascope.engine import Clip, Engine, Inputs
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
+    from vitascope.media.resample import Between
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
@@ -46,7 +48,7 @@ class Product:
 
 
 def produce(
-    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = ""
+    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = "", between: Between = "motion"
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -54,10 +56,11 @@ def produce(
 
     Args:
         engine: makes the clip.
-        plan: made for `spec`; its `image`, if any, is a path here.
+        plan: made for `spec`; its pictures and its video, if any, are paths here.
         spec: the model's card.
         out: the file to write; replaced if it exists.
         key: the name that the storage will know the file by.
+        between: how frames are made where the file has more than the clip; see `media.resample_frames`.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -66,9 +69,9 @@ def produce(
         GenerationError: it could not be made; the subclass says why.
     """
     clock = _StageClock()
-    image = _first_frame(plan)
+    inputs = _read_inputs(plan)
     clip: Clip | None = None
-    for event in engine.generate(plan, spec, image):
+    for event in engine.generate(plan, spec, inputs):
         if isinstance(event, Clip):
             clip = event
         else:
@@ -77,9 +80,7 @@ def produce(
     assert clip is not None
     clock.enter("resample")
     yield Step("resample")
-    frames = media.resample_frames(
-        clip.frames, from_fps=plan.native_fps, to_fps=plan.fps, num_frames=plan.num_frames
-    )
+    frames = _resampled(clip, plan, between)
     clock.enter("write_video")
     yield from _write(media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit), plan, out)
     yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop())
@@ -132,11 +133,37 @@ class _Writer(threading.Thread):
             self.done += 1
 
 
-def _first_frame(plan: Plan) -> Frames | None:
-    """Read the first frame and bring it to the native size: covered, and cut in the middle."""
-    if plan.image is None:
-        return None
-    return media.read_image(Path(plan.image), size=(plan.native_height, plan.native_width))
+def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
+    """Show each shot at the asked rate on its own: nothing is drawn between the two sides of a cut."""
+    at = 0
+    for native, asked in plan.shots:
+        part = clip.frames[at : at + native]
+        yield from media.resample_frames(
+            part, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=asked, between=between
+        )
+        at += native
+
+
+def _read_inputs(plan: Plan) -> Inputs:
+    """Read what the video starts from, at the native size: covered, and cut in the middle."""
+    size = (plan.native_height, plan.native_width)
+    return Inputs(
+        image=None if plan.image is None else media.read_image(Path(plan.image), size=size),
+        last_image=None if plan.last_image is None else media.read_image(Path(plan.last_image), size=size),
+        video=None if plan.video is None else _read_video(plan, plan.video),
+        references=tuple(media.read_image(Path(path)) for path in plan.references),
+    )
+
+
+def _read_video(plan: Plan, path: str) -> Frames:
+    return media.read_video(
+        Path(path),
+        size=(plan.native_height, plan.native_width),
+        fps=plan.native_fps,
+        num_frames=plan.native_num_frames,
+        max_frames=MAX_VIDEO_FRAMES,
+        max_seconds=MAX_VIDEO_SECONDS,
+    )
 
 
 def _describe(path: Path, plan: Plan, key: str) -> Video:

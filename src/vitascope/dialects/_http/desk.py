@@ -101,21 +101,21 @@ class Desk:
             raise
 
     async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
-        """Fetch a draft's picture if it is a URL, store it, then make the draft a job.
+        """Fetch what a draft names by URL, store what came with it, then make the draft a job.
 
         Raises:
-            InvalidParameter: the picture cannot be fetched or read.
-            QueueFull: too many jobs wait, or too many pictures are being fetched.
+            InvalidParameter: a picture or video cannot be fetched or read.
+            QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
         """
-        if isinstance(draft.image, str):
+        if draft.sent.has_urls:
             # looked for before the URL is: it may be good for one time only
             first = None if once is None else await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
-            draft = await self.service.fetch_image(draft)
-        if draft.image is not None:
-            await asyncio.to_thread(self.service.store_image, draft)
+            draft = await self.service.fetch_inputs(draft)
+        if any(draft.sent.items()):
+            draft = await asyncio.to_thread(self.service.store_inputs, draft)
         return await self.write(self.service.enqueue, draft, caller, once)
 
     async def delete(self, caller: Caller, job_id: str) -> None:

@@ -102,7 +102,7 @@ class Fields:
         """Return an object, which may also come as JSON text; checked to be storable and not too large."""
         value = self._values.get(name)
         if isinstance(value, str):
-            value = _parsed(name, value)
+            value = _parsed(name, value, "an object")
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -114,6 +114,18 @@ class Fields:
             )
         return value
 
+    def listing(self, name: str, max_length: int) -> list[Any]:
+        """Return a list, which may also come as JSON text; what is not in a list is a list of one."""
+        value = self._values.get(name)
+        if isinstance(value, str) and value.lstrip()[:1] == "[":
+            value = _parsed(name, value, "a list")
+        if value is None or value == "":
+            return []
+        items = value if isinstance(value, list) else [value]
+        if len(items) > max_length:
+            raise InvalidParameter(name, f"{len(items)} long", f"it may have {max_length} entries at most")
+        return items
+
 
 def storable(name: str, text: str) -> str:
     """Return the text if every database can keep it."""
@@ -122,13 +134,13 @@ def storable(name: str, text: str) -> str:
     return text
 
 
-def _parsed(name: str, text: str) -> Any:
+def _parsed(name: str, text: str, what: str) -> Any:
     if not text.strip():
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise InvalidParameter(name, text, "it must be an object, or JSON text of one") from None
+        raise InvalidParameter(name, text, f"it must be {what}, or JSON text of one") from None
 
 
 def _check(name: str, value: Any, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures in fields: a file, a URL, a data: URL or base64 alone."""
+"""Pictures and videos in fields: a file, a URL, a data: URL or base64 alone."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def _decoded(name: str, text: str) -> bytes:
     except ValueError:
         raise InvalidParameter(name, text, "it must be an http, https or data: URL, or base64") from None
     if not data:
-        raise InvalidParameter(name, "empty", "it must hold a picture")
+        raise InvalidParameter(name, "empty", "it must hold a file")
     return data

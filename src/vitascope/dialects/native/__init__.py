@@ -17,7 +17,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
 from . import events, keys, schema
-from .answers import error_response, job_object, model_object
+from .answers import error_response, job_object, model_object, plan_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
@@ -58,6 +58,7 @@ class NativeDialect:
         )
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
         add("/models", self.models, responses={200: {"model": schema.ModelPage}, **errors})
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
@@ -70,13 +71,22 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, image = to_request(fields, desk.service.spec)
+        wanted, sent = to_request(fields, desk.service.spec)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(caller, once)
-        draft = desk.service.prepare(wanted, caller, image)
+        draft = desk.service.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once)
         return await _shown(desk, job, made=job.id == draft.job_id)
+
+    async def plan(self, request: Request) -> Response:
+        """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged."""
+        desk = _http.desk_of(request)
+        fields = await _http.read_body(request, desk.max_body_bytes)
+        fields.check_names(PARAMETERS)
+        wanted, sent = to_request(fields, desk.service.spec)
+        draft = desk.service.prepare(wanted, _http.caller_of(request), sent)
+        return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:
         """List jobs."""

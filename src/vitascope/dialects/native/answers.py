@@ -12,6 +12,7 @@ from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.plan import Plan
 from vitascope.service.outlook import Expectation
 
 
@@ -32,6 +33,7 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "mode": plan.mode,
         "prompt": plan.prompt,
         "negative_prompt": plan.negative_prompt,
+        "shots": _shots(job),
         "height": plan.height,
         "width": plan.width,
         "num_frames": plan.num_frames,
@@ -40,6 +42,9 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "num_inference_steps": plan.num_inference_steps,
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
+        "strength": plan.strength,
+        "clip_skip": plan.clip_skip,
+        "preview_every": plan.preview_every,
         "seed": plan.seed,
         "format": plan.format,
         "metadata": job.request.metadata,
@@ -52,6 +57,11 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
         "video": _video(job),
     }
+
+
+def _shots(job: Job) -> list[dict[str, Any]]:
+    shots = zip(job.request.shots, job.plan.shots, strict=False)
+    return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
 
 
 def _video(job: Job) -> dict[str, Any] | None:
@@ -75,6 +85,36 @@ def _instant(value: datetime | None) -> str | None:
     return None if value is None else value.isoformat()
 
 
+def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
+    """Show how a request would be made: what the model does, what becomes of it, and every choice with its reason."""
+    windows = [
+        {"num_frames": w.num_frames, "mode": w.mode, "overlap": w.overlap, "shot": w.shot}
+        for w in plan.windows
+    ]
+    return {
+        "model": plan.model,
+        "mode": plan.mode,
+        "height": plan.height,
+        "width": plan.width,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "duration_seconds": plan.duration_seconds,
+        "fit": plan.fit,
+        "native_height": plan.native_height,
+        "native_width": plan.native_width,
+        "native_num_frames": plan.native_num_frames,
+        "native_fps": plan.native_fps,
+        "windows": windows,
+        "num_inference_steps": plan.num_inference_steps,
+        "total_steps": plan.total_steps,
+        "guidance_scale": plan.guidance_scale,
+        "scheduler": plan.scheduler,
+        "strength": plan.strength,
+        "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
+        "choices": [dataclasses.asdict(choice) for choice in plan.choices],
+    }
+
+
 def model_object(spec: ModelSpec) -> dict[str, Any]:
     """Show a model with everything that a request may say of it."""
     return {
@@ -92,6 +132,12 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "num_inference_steps": dataclasses.asdict(spec.num_inference_steps),
         "guidance_scale": dataclasses.asdict(spec.guidance_scale),
         "schedulers": list(spec.schedulers),
+        "scheduler_family": spec.scheduler_family,
+        "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
+        "clip_layers": spec.clip_layers,
+        "takes_negative_prompt": spec.takes_negative_prompt,
+        "memory_gb": spec.memory_gb,
+        "price_class": spec.price_class,
     }
 
 

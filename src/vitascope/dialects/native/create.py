@@ -8,41 +8,71 @@ from typing import cast
 from vitascope.dialects._http import Fields, picture_of
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
+from vitascope.domain.plan import MAX_REFERENCES
+from vitascope.domain.request import GenerationRequest, OutputFormat, Shot, num_frames_for
+from vitascope.domain.windows import MAX_SHOTS
+from vitascope.service import Sent
 
 PARAMETERS = (
-    "prompt", "model", "negative_prompt", "image", "height", "width", "num_frames", "fps", "duration_seconds",
-    "num_inference_steps", "guidance_scale", "scheduler", "seed", "format", "priority", "metadata", "user",
-)  # fmt: skip
+    "prompt",
+    "model",
+    "negative_prompt",
+    "image",
+    "last_image",
+    "video",
+    "references",
+    "shots",
+    "height",
+    "width",
+    "num_frames",
+    "fps",
+    "duration_seconds",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "strength",
+    "clip_skip",
+    "preview_every",
+    "seed",
+    "format",
+    "priority",
+    "metadata",
+    "user",
+)
+SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")  # fmt: skip
 
 MAX_NAME_CHARS = 255
 MAX_COUNTED_SECONDS = 1e6
 
 
-def to_request(
-    fields: Fields, resolve: Callable[[str | None], ModelSpec]
-) -> tuple[GenerationRequest, bytes | str | None]:
-    """Read a body: the request, and the bytes or the URL of its first frame's picture.
+def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tuple[GenerationRequest, Sent]:
+    """Read a body: the request, and the pictures and videos that came with it.
 
     Raises:
         InvalidParameter: a field is of the wrong type or form.
         UnknownModel: there is no such model.
     """
     spec = resolve(fields.text("model", max_chars=MAX_NAME_CHARS) or None)
+    fps = max(1, fields.integer("fps") or spec.fps)
+    shots = _shots(fields, fps)
     prompt = fields.text("prompt")
-    if prompt is None:
+    if prompt is None and not shots:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
     request = GenerationRequest(
-        prompt=prompt,
+        prompt=prompt or "",
         model=spec.id,
         negative_prompt=fields.text("negative_prompt") or "",
+        shots=shots,
         height=fields.integer("height"),
         width=fields.integer("width"),
-        num_frames=_num_frames(fields, spec),
+        num_frames=_num_frames(fields, fps),
         fps=fields.integer("fps"),
         num_inference_steps=fields.integer("num_inference_steps"),
         guidance_scale=fields.number("guidance_scale"),
         scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
+        strength=fields.number("strength"),
+        clip_skip=fields.integer("clip_skip"),
+        preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
         # an illegal name is refused by the plan, with the legal ones
         format=cast(OutputFormat, fields.text("format") or "mp4"),
@@ -50,10 +80,39 @@ def to_request(
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
     )
-    return request, picture_of("image", fields.raw("image"))
+    return request, _sent(fields)
 
 
-def _num_frames(fields: Fields, spec: ModelSpec) -> int | None:
+def _sent(fields: Fields) -> Sent:
+    listed = fields.listing("references", MAX_REFERENCES)
+    references = [picture_of(f"references[{index}]", value) for index, value in enumerate(listed)]
+    return Sent(
+        image=picture_of("image", fields.raw("image")),
+        last_image=picture_of("last_image", fields.raw("last_image")),
+        video=picture_of("video", fields.raw("video")),
+        references=tuple(content for content in references if content is not None),
+    )
+
+
+def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
+    """Each entry is a text, or an object with `prompt` and its length."""
+    shots = []
+    for index, value in enumerate(fields.listing("shots", MAX_SHOTS)):
+        name = f"shots[{index}]"
+        if not isinstance(value, str | dict):
+            raise InvalidParameter(name, type(value).__name__, "it must be text or an object with `prompt`")
+        shot = Fields({"prompt": value} if isinstance(value, str) else value)
+        try:
+            shot.check_names(SHOT_PARAMETERS)
+            shots.append(Shot(shot.text("prompt") or "", _num_frames(shot, fps)))
+        except InvalidParameter as error:
+            raise InvalidParameter(
+                f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
+            ) from None
+    return tuple(shots)
+
+
+def _num_frames(fields: Fields, fps: int) -> int | None:
     """`duration_seconds` is another way to say `num_frames`; both at once are refused."""
     num_frames, seconds = fields.integer("num_frames"), fields.number("duration_seconds")
     if seconds is None:
@@ -62,4 +121,4 @@ def _num_frames(fields: Fields, spec: ModelSpec) -> int | None:
         raise InvalidParameter("duration_seconds", seconds, "`num_frames` is given too")
     if seconds <= 0:
         raise InvalidParameter("duration_seconds", seconds, "it must be above 0")
-    return num_frames_for(min(seconds, MAX_COUNTED_SECONDS), max(1, fields.integer("fps") or spec.fps))
+    return num_frames_for(min(seconds, MAX_COUNTED_SECONDS), fps)

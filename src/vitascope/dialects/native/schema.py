@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Mode = Literal["text", "image", "last_image", "video", "reference"]
 
 
 class Choice(BaseModel):
@@ -39,6 +40,13 @@ class FinishedVideo(BaseModel):
     duration_seconds: float
 
 
+class Shot(BaseModel):
+    """One of several scenes."""
+
+    prompt: str
+    num_frames: int
+
+
 class Job(BaseModel):
     """A job: what was asked for and how it is made, where it stands, and its file."""
 
@@ -54,9 +62,11 @@ class Job(BaseModel):
     eta_seconds: float | None
     priority: int
     model: str
-    mode: Literal["text", "image"]
+    mode: Mode
     prompt: str
     negative_prompt: str
+    #: Empty where there is only one.
+    shots: list[Shot]
     height: int
     width: int
     num_frames: int
@@ -65,6 +75,10 @@ class Job(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
+    #: Of a given video.
+    strength: float | None
+    clip_skip: int | None
+    preview_every: int
     seed: int
     format: Literal["mp4", "gif"]
     metadata: dict[str, Any]
@@ -76,6 +90,43 @@ class Job(BaseModel):
     finished_at: datetime | None
     error: JobError | None
     video: FinishedVideo | None
+
+
+class Window(BaseModel):
+    """One pass of the model."""
+
+    num_frames: int
+    mode: Mode
+    #: Frames that it shares with the window before.
+    overlap: int
+    shot: int
+
+
+class Plan(BaseModel):
+    """How a request would be made."""
+
+    model: str
+    mode: Mode
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    duration_seconds: float
+    fit: Literal["none", "scale", "crop", "pad"]
+    native_height: int
+    native_width: int
+    native_num_frames: int
+    native_fps: int
+    windows: list[Window]
+    num_inference_steps: int
+    #: Denoising steps of all windows.
+    total_steps: int
+    guidance_scale: float
+    scheduler: str | None
+    strength: float | None
+    #: Once it runs, from measured speeds; null while they are unknown.
+    expected_seconds: float | None
+    choices: list[Choice]
 
 
 class JobPage(BaseModel):
@@ -118,7 +169,7 @@ class ModelDescription(BaseModel):
     description: str
     license: str
     aliases: list[str]
-    modes: list[Literal["text", "image"]]
+    modes: list[Mode]
     sizes: list[Size]
     size_multiple: int
     max_pixels: int
@@ -127,6 +178,15 @@ class ModelDescription(BaseModel):
     num_inference_steps: Bounds
     guidance_scale: Bounds
     schedulers: list[str]
+    scheduler_family: Literal["flow", "discrete", "cogvideox", "edm"]
+    #: Null where it changes no videos.
+    strength: Bounds | None
+    #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
+    clip_layers: int
+    takes_negative_prompt: bool
+    #: Of the device, in bfloat16; 0 if unknown.
+    memory_gb: float
+    price_class: str
 
 
 class ModelPage(BaseModel):
@@ -218,6 +278,16 @@ _FIELDS = {
     "num_inference_steps": _field(_INTEGER, "Denoising steps. By default the model's."),
     "guidance_scale": _field(_NUMBER, "How closely the prompt is followed. By default the model's."),
     "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
+    "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
+    "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "preview_every": _field(
+        _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
+    ),
+    "shots": _field(
+        {"anyOf": [{"type": "array", "items": {"anyOf": [_TEXT, {"type": "object"}]}}, _TEXT]},
+        "Scenes with cuts between them: each a text, or an object with `prompt` and `num_frames` or `duration_seconds`. "
+        "What `prompt` says, if it is given, stands before each.",
+    ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
@@ -226,23 +296,32 @@ _FIELDS = {
 }
 
 
-def _body(image: dict[str, Any]) -> dict[str, Any]:
+def _body(file: dict[str, Any]) -> dict[str, Any]:
+    text = "; where it is text, an http, https or data: URL or base64."
     properties = {
         **_FIELDS,
-        "image": _field(
-            image,
-            "First frame: PNG, JPEG, WebP or GIF; where it is text, an http, https or data: URL or base64.",
+        "image": _field(file, f"First frame: PNG, JPEG, WebP or GIF{text}"),
+        "last_image": _field(file, f"Last frame, beside `image`: the same formats{text}"),
+        "video": _field(file, f"A video that is changed: MP4 or WebM{text}"),
+        "references": _field(
+            {"type": "array", "items": file}, "Pictures of who or what appears, each as `image`."
         ),
     }
     schema = {
         "type": "object",
-        "required": ["prompt"],
         "properties": properties,
         "additionalProperties": False,
     }
     return {"schema": schema}
 
 
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": _body(_TEXT),
+        "multipart/form-data": _body({"type": "string", "format": "binary"}),
+    },
+}
 CREATE: dict[str, Any] = {
     "parameters": [
         {
@@ -252,14 +331,9 @@ CREATE: dict[str, Any] = {
             "description": "Your own name for this request: sent again within 24 hours, it answers with the job that it made.",
         }
     ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": _body(_field(_TEXT, "A data: URL, or base64 alone.")),
-            "multipart/form-data": _body({"type": "string", "format": "binary"}),
-        },
-    },
+    "requestBody": _BODY,
 }
+PLAN: dict[str, Any] = {"requestBody": _BODY}
 
 _KEY_FIELDS = {
     "name": _field({**_TEXT, "minLength": 1, "maxLength": 255}, "Your own word for it."),

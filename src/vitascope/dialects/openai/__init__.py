@@ -13,7 +13,7 @@ from vitascope.dialects import _http
 from vitascope.domain.access import Caller
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
-from vitascope.service import Draft, Service
+from vitascope.service import Draft, Sent, Service
 
 from . import schema
 from .create import Order, to_order
@@ -124,12 +124,12 @@ class OpenAIDialect:
 
 def _prepare(service: Service, order: Order, caller: Caller) -> Draft:
     try:
-        return service.prepare(order.request, caller, order.image, order.choices)
+        return service.prepare(order.request, caller, Sent(image=order.image), order.choices)
     except InvalidParameter as error:
         shorter = order.shortened(error)
         if shorter is None:
             raise
-        return service.prepare(shorter.request, caller, shorter.image, shorter.choices)
+        return service.prepare(shorter.request, caller, Sent(image=shorter.image), shorter.choices)
 
 
 async def _job(request: Request, video_id: str) -> Job:

@@ -8,39 +8,50 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
-from vitascope.domain.windows import Window
+from vitascope.engine.contract import Inputs
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
 
+from .clip import without_last_layers
+from .conditions import Start, arguments_of, start_of
+
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
 
 
-def generate(
-    plan: Plan, spec: ModelSpec, slot: Slot, image: Frames | None
-) -> Generator[Step | None, None, Frames]:
-    """Run the plan's windows one after the other; each starts from the last frame of the one before.
+def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generator[Step | None, None, Frames]:
+    """Run the plan's windows one after the other; a window that continues starts from frames of the one before.
 
     Returns:
         uint8 (native_num_frames, native_height, native_width, 3)
     """
     # Noise is drawn on the CPU, so that a seed means the same on every device; the windows share one stream of it.
     generator = torch.Generator("cpu").manual_seed(plan.seed)
-    parts: list[Frames] = []
+    done: Frames | None = None
     for index, window in enumerate(plan.windows):
-        start = parts[-1][-window.overlap] if window.continues else image
-        frames = yield from _run_window(plan, spec, slot, index, window, start, generator)
-        parts.append(frames[window.overlap :])
-    return np.concatenate(parts)
+        at = 0 if done is None else len(done) - window.overlap
+        start = start_of(window, inputs, done, at)
+        frames = yield from _run_window(plan, spec, slot, index, start, generator)
+        done = frames if done is None else _joined(done, frames, window.overlap)
+    assert done is not None, "a plan has at least one window"
+    return done
+
+
+def _joined(before: Frames, after: Frames, overlap: int) -> Frames:
+    """Put windows together; where they overlap, one fades into the other. A single shared frame stays the earlier one's."""
+    if overlap <= 1:
+        return np.concatenate([before, after[overlap:]])
+    weight = (np.arange(1, overlap + 1, dtype=np.float32) / (overlap + 1))[:, None, None, None]
+    shared = before[-overlap:] * (1 - weight) + after[:overlap] * weight
+    return np.concatenate([before[:-overlap], np.round(shared).astype(np.uint8), after[overlap:]])
 
 
 def prompt_choice(plan: Plan, spec: ModelSpec, slot: Slot) -> tuple[Choice, ...]:
@@ -60,53 +71,51 @@ def prompt_choice(plan: Plan, spec: ModelSpec, slot: Slot) -> tuple[Choice, ...]
 
 
 def _run_window(
-    plan: Plan,
-    spec: ModelSpec,
-    slot: Slot,
-    index: int,
-    window: Window,
-    start: Frames | None,
-    generator: torch.Generator,
+    plan: Plan, spec: ModelSpec, slot: Slot, index: int, start: Start, generator: torch.Generator
 ) -> Generator[Step | None, None, Frames]:
-    pipe = slot.pipelines["text" if start is None else "image"]
+    pipe = slot.pipelines[start.window.mode]
     checkpoint_scheduler = pipe.scheduler
     pipe.scheduler = make_scheduler(checkpoint_scheduler, plan.scheduler)
-    done_before = index * plan.num_inference_steps
-    previews = Previews(slot, pipe, plan, window)
+    steps = plan.steps_per_window
+    skipped = plan.num_inference_steps - steps
+    previews = Previews(slot, pipe, plan, start.window)
 
     def after_step(done: int, total: int) -> None:
-        steps = round(plan.num_inference_steps * done / total)
-        pause(Step("denoise", done_before + steps, plan.total_steps, previews.after(steps)))
+        # some schedulers make two calls for a step, and those that a given video saves are never made
+        calls = max(1, total - skipped * pipe.scheduler.order)
+        done_steps = min(steps, round(steps * done / calls))
+        preview = previews.after(done_steps)
+        pause(Step("denoise", index * steps + done_steps, plan.total_steps, preview))
 
     on_each_step(pipe.scheduler, after_step)
-    arguments = _arguments(pipe, plan, spec, window, start, generator)
+    arguments = _arguments(pipe, plan, spec, start, generator)
     try:
-        output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
+        with without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip):
+            output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
     finally:
         pipe.scheduler = checkpoint_scheduler
     return _to_uint8(output.frames[0])
 
 
 def _arguments(
-    pipe: Any, plan: Plan, spec: ModelSpec, window: Window, start: Frames | None, generator: torch.Generator
+    pipe: Any, plan: Plan, spec: ModelSpec, start: Start, generator: torch.Generator
 ) -> dict[str, Any]:
     """Everything that the plan and the card say, as far as the pipeline's call has a parameter for it."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
     arguments: dict[str, Any] = {
-        "prompt": plan.prompt,
+        "prompt": start.window.prompt or plan.prompt,
         "negative_prompt": plan.negative_prompt,
         "height": plan.native_height,
         "width": plan.native_width,
-        "num_frames": window.num_frames,
+        "num_frames": start.window.num_frames,
         "num_inference_steps": plan.num_inference_steps,
         "guidance_scale": plan.guidance_scale,
         "generator": generator,
         "output_type": "np",
         "frame_rate": plan.native_fps,
         **spec.call,
+        **arguments_of(start, parameters, plan.strength),
     }
-    if start is not None:
-        arguments["image"] = Image.fromarray(start)
-    parameters = inspect.signature(type(pipe).__call__).parameters
     return {name: value for name, value in arguments.items() if name in parameters}
 
 

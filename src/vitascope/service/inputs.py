@@ -1,0 +1,174 @@
+"""Pictures and videos that come with a request: fetched, checked and stored before the job is.
+
+Nothing later depends on where they came from, and what is stored was opened once, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vitascope import media
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import InvalidParameter, UnreadableImage, UnreadableVideo, UrlRefused
+from vitascope.domain.plan import Plan
+from vitascope.domain.request import (
+    MAX_VIDEO_FRAMES,
+    MAX_VIDEO_SECONDS,
+    GenerationRequest,
+    num_frames_for,
+)
+from vitascope.domain.sizes import nearest_side
+from vitascope.domain.windows import MAX_DURATION_SECONDS
+from vitascope.outbound import Outbound
+from vitascope.storage import Storage
+
+Content = bytes | str
+"""A file's bytes, or the URL from which they are fetched."""
+
+MAX_REFERENCE_SIDE = 1024
+"""Pixels. Models look at reference pictures at their own size, which is below this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came with a request, by the request's own fields."""
+
+    image: Content | None = None
+    last_image: Content | None = None
+    video: Content | None = None
+    references: tuple[Content, ...] = ()
+
+    def items(self) -> Iterator[tuple[str, Content]]:
+        """Each file with its parameter's name."""
+        for name in ("image", "last_image", "video"):
+            content = getattr(self, name)
+            if content is not None:
+                yield name, content
+        for index, content in enumerate(self.references):
+            yield f"references[{index}]", content
+
+    @property
+    def has_urls(self) -> bool:
+        return any(isinstance(content, str) for _, content in self.items())
+
+
+NOTHING = Sent()
+
+
+def named(request: GenerationRequest, sent: Sent, job_id: str) -> GenerationRequest:
+    """Put the keys into a request under which what was sent will be stored. A key begins with its job's id and a dot."""
+    start = f"inputs/{job_id}"
+    return dataclasses.replace(
+        request,
+        image=request.image if sent.image is None else f"{start}.png",
+        last_image=request.last_image if sent.last_image is None else f"{start}.last_image.png",
+        video=request.video if sent.video is None else f"{start}.video",
+        references=tuple(f"{start}.reference-{index}.png" for index, _ in enumerate(sent.references))
+        or request.references,
+    )
+
+
+async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent:
+    """Fetch what is a URL.
+
+    Raises:
+        InvalidParameter: the URL is not one that is fetched, or there is no file of a bearable size.
+        QueueFull: too many are being fetched.
+    """
+
+    async def fetch(name: str, content: Content | None) -> Content | None:
+        if not isinstance(content, str):
+            return content
+        if outbound is None:
+            hint = "send the file itself, or a data: URL"
+            raise InvalidParameter(name, content, "URLs are not fetched by this server", hint=hint)
+        try:
+            return (await outbound.fetch(content, max_bytes=max_bytes)).data
+        except UrlRefused as error:
+            raise InvalidParameter(name, content, error.rule, hint=error.hint) from None
+
+    references = [
+        await fetch(f"references[{index}]", content) for index, content in enumerate(sent.references)
+    ]
+    return Sent(
+        image=await fetch("image", sent.image),
+        last_image=await fetch("last_image", sent.last_image),
+        video=await fetch("video", sent.video),
+        references=tuple(content for content in references if content is not None),
+    )
+
+
+def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) -> None:
+    """Check the pictures and the video and store them: pictures as PNG, whatever they were.
+
+    Raises:
+        InvalidParameter: one of them cannot be read.
+        QueueFull: too many are being read.
+    """
+    # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
+    size = (plan.native_height, plan.native_width)
+    keys = {"image": request.image, "last_image": request.last_image, "video": request.video}
+    keys |= {f"references[{index}]": key for index, key in enumerate(request.references)}
+    for name, content in sent.items():
+        assert isinstance(content, bytes), "they are fetched first"
+        key = keys[name]
+        assert key is not None, "they are named first"
+        if name == "video":
+            files.put_bytes(content, key)  # `measured` has read it through
+        else:
+            files.put_bytes(_png(name, content, size), key)
+
+
+def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
+    try:
+        if not name.startswith("references"):
+            return media.open_picture(content, size=size).to_png()
+        picture = media.open_picture(content)
+        longest = max(picture.height, picture.width)
+        if longest > MAX_REFERENCE_SIDE:
+            sides = (side * MAX_REFERENCE_SIDE // longest or 1 for side in (picture.height, picture.width))
+            height, width = sides
+            picture = media.open_picture(content, size=(height, width))
+        return picture.to_png()
+    except UnreadableImage as error:
+        raise _unreadable(name, content, error) from None
+
+
+def measured(content: bytes) -> media.SentVideo:
+    """Read a video through and tell what it is.
+
+    Raises:
+        InvalidParameter: it cannot be read.
+        QueueFull: too many others are being read.
+    """
+    try:
+        return media.measure_video(content, max_frames=MAX_VIDEO_FRAMES, max_seconds=MAX_VIDEO_SECONDS)
+    except UnreadableVideo as error:
+        raise _unreadable("video", content, error) from None
+
+
+def _unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVideo) -> InvalidParameter:
+    rule = f"it cannot be read: {error.message}"
+    return InvalidParameter(name, f"{len(content)} bytes", rule, hint=error.hint)
+
+
+def following(
+    request: GenerationRequest, video: media.SentVideo, default_fps: int
+) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+    """Take size and length, where they were not asked for, from the video that is to be changed."""
+    choices = []
+    if request.height is None and request.width is None:
+        height, width = nearest_side(video.height), nearest_side(video.width)
+        request = dataclasses.replace(request, height=height, width=width)
+        choices.append(Choice("size", f"{width}x{height}", "the video that was sent has it"))
+    if request.num_frames is None:
+        fps = default_fps if request.fps is None else request.fps
+        # the last picture is shown as long as the others
+        seconds = video.seconds + (1 / video.fps if video.fps else 1 / fps)
+        num_frames = num_frames_for(min(seconds, MAX_DURATION_SECONDS), max(1, fps))
+        request = dataclasses.replace(request, num_frames=num_frames)
+        reason = f"the video that was sent lasts {seconds:.2f} s"
+        choices.append(Choice("num_frames", str(num_frames), reason))
+    return request, tuple(choices)
