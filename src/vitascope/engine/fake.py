@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.model_spec import ModelSpec
@@ -54,7 +56,9 @@ class FakeEngine:
             yield Step("denoise", 0, plan.total_steps)
             for index in range(plan.total_steps):
                 time.sleep(self.step_seconds)
-                yield Step("denoise", index + 1, plan.total_steps)
+                done = index + 1
+                is_shown = plan.preview_every and done % plan.preview_every == 0
+                yield Step("denoise", done, plan.total_steps, _preview(plan, done) if is_shown else None)
             yield Step("decode_latents")
             frames = _started_from(inputs, _pattern(plan), plan)
         reason = "the server runs with --engine fake: no model is loaded"
@@ -74,6 +78,16 @@ def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:
     if inputs.video is not None and plan.strength is not None:
         frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
     return frames
+
+
+def _preview(plan: Plan, num_steps: int) -> bytes:
+    """The first frame in small, coming out of grey."""
+    small = Image.fromarray(_pattern(plan)[0])
+    small.thumbnail((128, 128))
+    share = num_steps / plan.total_steps
+    file = io.BytesIO()
+    small.point(lambda value: 128 + (value - 128) * share).save(file, "WEBP", quality=50)
+    return file.getvalue()
 
 
 def _pattern(plan: Plan) -> Frames:
