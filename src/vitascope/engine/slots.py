@@ -91,8 +91,8 @@ class Slots:
     def take(self, seed: int) -> Iterator[Slot]:
         """Lend a slot to a request with this seed. One whose request failed or was cancelled is not used again.
 
-        A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs a few
-        milliseconds, and no weights.
+        A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs some tens of
+        milliseconds and no weights (docs/experiments.md).
         """
         slot = self._idle.pop() if self._idle else Slot(self._pipelines, self._shared)
         slot.state = TorchState(seed, self._device)
