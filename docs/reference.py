@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from vitascope.cli import app
-from vitascope.domain import errors
+from vitascope.domain import errors, schedulers
 from vitascope.settings import Settings
 
 HERE = Path(__file__).parent
@@ -111,7 +111,94 @@ def _leaves(cls: type[errors.VitascopeError]) -> Iterator[type[errors.VitascopeE
         yield from _leaves(inner)
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page, "errors.md": errors_page}
+_FAMILIES = {
+    "flow": "flow",
+    "discrete": "noise",
+    "cogvideox": "CogVideoX",
+    "edm": "levels",
+}
+
+
+def schedulers_page() -> str:
+    """Every scheduler's name with what becomes of it in each family of models."""
+    tables = {family: schedulers.table(family) for family in _FAMILIES}
+    lines = [
+        "# Noise schedulers",
+        "",
+        "A request may name the scheduler that takes its denoising steps, by diffusers' class name (capitals do not count); without one the",
+        "checkpoint's own runs. What becomes of a name depends on what the model predicts. **Runs**: that method runs. A name in a cell: that one",
+        "runs instead, and the job's `choices` say so with the reason. **Refused**: the native API and the command line answer with the nearest",
+        "usable name; the dialects of vendors whose documentation lists the name take that one and tell of it.",
+        "",
+        "| family in the card | models |",
+        "| --- | --- |",
+        "| `flow` | predict the flow from noise to data: Wan, LTX-Video, HunyuanVideo, Mochi, SkyReels-V2, Sana-Video, Kandinsky 5, `pocket` |",
+        "| `discrete` (noise) | predict noise, or v, at a thousand timesteps: zeroscope, AnimateDiff, Allegro, Latte |",
+        "| `cogvideox` | predict v on CogVideoX's schedule, which ends in pure noise |",
+        "| `edm` (levels) | are told continuous noise levels: Stable Video Diffusion, Cosmos 1 |",
+        "",
+        f"| name | {' | '.join(_FAMILIES.values())} |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in schedulers.NAMES:
+        cells = (_cell(schedulers.resolve(name, family)) for family in tables)
+        mark = "" if name in schedulers.EIGHTEEN else " *"
+        lines.append(f"| `{name}`{mark} | {' | '.join(cells)} |")
+    lines += ["", "Names without * are the eighteen of the stablediffusionapi documentation.", "", "## Why"]
+    for family, title in _FAMILIES.items():
+        mapped = [row for row in tables[family] if row.standing == "mapped"]
+        lines += ["", f"### {title[0].upper()}{title[1:]}", ""]
+        lines += [f"- `{row.name}` → {_class(row.value)}: {row.reason}" for row in mapped]
+    lines += ["", "### Refused everywhere", ""]
+    refused = [row for row in tables["flow"] if row.standing == "refused"]
+    lines += [f"- `{row.name}`: {row.reason}. Vendors' dialects take `{row.scheduler}`." for row in refused]
+    lines += ["", "### Pipelines that run their own scheduler only", ""]
+    lines += [f"- `{pipeline}`: {reason}" for pipeline, reason in schedulers.OWN_ONLY.items()]
+    return "\n".join([*lines, "", _SCHEDULER_NOTES])
+
+
+def _cell(row: schedulers.Decision) -> str:
+    if row.standing == "native":
+        return "runs" + (f", at most {row.max_steps} steps" if row.max_steps else "")
+    return "refused" if row.standing == "refused" else _class(row.value)
+
+
+def _class(value: str) -> str:
+    return value if value == schedulers.OWN else f"`{value}`"
+
+
+_SCHEDULER_NOTES = """\
+## What is ours
+
+- On a flow, every solver runs over the noise levels of the checkpoint's own scheduler: shift, dynamic shifting, stretching to a terminal
+  level, Karras levels, and the `sigmas`, `mu` and `timesteps` that a pipeline passes, hold for all. diffusers' solvers take none of these but UniPC,
+  round timesteps to whole numbers, and its DEIS stops above zero (at 12 steps with shift 3 a fifth of the picture stays noise).
+  Mochi, whose times run the other way, takes them all.
+- CogVideoX's schedule reaches the other classes as the table of betas that it comes to; diffusers would drop its shift of the noise without a word.
+- `IPNDMScheduler` runs on the checkpoint's schedule and timesteps; diffusers' class has a schedule of its own and tells the model times
+  from 0 to 1. `LMSDiscreteScheduler` needs no scipy: the integrals are of polynomials.
+- Every request has an instance of its own, and noise that a scheduler draws comes from the request's seed, also where a pipeline forgets to say so.
+- Progress counts the scheduler's own calls: Heun and KDPM2 take two a step. Every name runs with 1, 2 or 3 steps too.
+- With equal timesteps `EulerDiscreteScheduler` and `DDIMScheduler` are the same method, and `EulerAncestralDiscreteScheduler` and `DDPMScheduler`
+  nearly so: their videos differ where their default timesteps do.
+- A card's `schedulers` narrows what requests may name; without it all that the family takes is allowed.
+
+Each solver is tested against data whose perfect model is a formula: with more steps it must reach the known end, those of higher order sooner.
+
+## Which one
+
+![Frames of the embedded model with each scheduler at 6 and 12 steps](images/schedulers.png)
+
+Two prompts at 6 steps, the same two at 12; numbers are in [experiments](experiments.md). `python docs/scheduler_sheet.py` makes it.
+"""
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+    "schedulers.md": schedulers_page,
+}
 
 
 if __name__ == "__main__":

@@ -31,20 +31,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SettingsError
+from .domain.errors import SecretUnreadable, SettingsError
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Service, metrics
 from .settings import Settings, to_environment
 from .storage import LocalStorage
-from .store import Store
+from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
-from .worker.parent import Worker, WorkerConfig
+from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
-WORKER_SILENCE_LEASES = 2.0
-"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
+NOT_READY_RETRY_SECONDS = 5
+"""When to ask again whether the server is ready: starting a worker takes about as long."""
 
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
@@ -69,7 +69,12 @@ def open_store(settings: Settings) -> Store:
         SettingsError: it cannot be opened.
     """
     _make_home(settings)
-    return Store.open(settings.database_url)
+    return Store.open(settings.database_url, cipher=cipher_of(settings))
+
+
+def cipher_of(settings: Settings) -> Cipher:
+    """Make what secrets are encrypted with; looks for its key when it is used."""
+    return Cipher(settings.secrets.keys, settings.key_file)
 
 
 def open_storage(settings: Settings) -> LocalStorage:
@@ -127,9 +132,10 @@ def create_web_app(settings: Settings) -> FastAPI:
             open_storage(settings),
             max_queued=settings.store.max_queued,
             max_queued_per_key=settings.store.max_queued_per_key,
-            worker_silence_seconds=WORKER_SILENCE_LEASES * settings.worker.lease_seconds,
+            worker_silence_seconds=SILENCE_LEASES * settings.worker.lease_seconds,
             outbound=outbound,
             max_fetched_bytes=settings.outbound.max_bytes,
+            unknown_model_falls_back=settings.server.unknown_model_falls_back,
         )
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
@@ -210,7 +216,8 @@ def _operations() -> APIRouter:
             reason = await desk.read(desk.service.why_not_ready)
         if reason is None:
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
+        headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
+        return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
@@ -248,6 +255,18 @@ def check_host(settings: Settings, store: Store) -> None:
     )
 
 
+def check_secrets(store: Store) -> None:
+    """Find out before anything starts whether this machine can read the secrets in the database.
+
+    Raises:
+        SettingsError: it has another key than the machine that wrote them, or none.
+    """
+    try:
+        store.check_key()
+    except SecretUnreadable as error:
+        raise SettingsError(error.message, hint=error.hint) from None
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -263,6 +282,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used.
     """
     environment = to_environment(settings)
+    environment.pop("VITASCOPE_SECRETS__KEY", None)  # an engine has no use for it
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
@@ -280,7 +300,13 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     )
     store = open_store(settings)
     try:
-        yield Worker(store, open_storage(settings), lambda: EngineProcess(command, environment), config)
+        yield Worker(
+            store,
+            open_storage(settings),
+            lambda: EngineProcess(command, environment),
+            config,
+            open_catalog(settings),
+        )
     finally:
         store.close()
 
@@ -299,6 +325,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
     # what is wrong with the store shows here as one sentence, not as a traceback in the lifespan
     with closing(open_store(settings)) as store:
         check_host(settings, store)
+        check_secrets(store)
     listener = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         app,

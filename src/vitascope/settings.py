@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from .domain.errors import SettingsError
+from .domain.secret import parse_keys
 
 CONFIG_FILE = "vitascope.toml"
 
@@ -47,6 +48,8 @@ class ServerSettings(_Section):
     """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. None by default."""
     drain_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
+    unknown_model_falls_back: bool = True
+    """In vendors' dialects a model name that no card has is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 
@@ -108,6 +111,10 @@ def _json_list(value: object) -> object:
         raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 class OutboundSettings(_Section):
     """What the server fetches from URLs that its users give."""
 
@@ -119,6 +126,22 @@ class OutboundSettings(_Section):
     """Largest file that is fetched. 20 MiB: no vendor takes a bigger reference image."""
     max_seconds: Annotated[float, Field(gt=0)] = 30.0
     """What a fetch may take, redirects included; its client waits for it."""
+
+
+def _checked_keys(value: SecretStr) -> SecretStr:
+    parse_keys(value.get_secret_value())
+    return value
+
+
+class SecretsSettings(_Section):
+    """How secrets that must be readable again, such as those that webhooks are signed with, are kept."""
+
+    key: Annotated[SecretStr, AfterValidator(_checked_keys)] | None = None
+    """Key that secrets in the database are encrypted with: 32 random bytes as base64. Several with commas between: the first encrypts, all decrypt. The same on each machine of a deployment. By default the file `secrets.key` of the data folder, which is made once."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return () if self.key is None else parse_keys(self.key.get_secret_value())
 
 
 class Settings(BaseSettings):
@@ -141,11 +164,14 @@ class Settings(BaseSettings):
     """Server that commands such as `vitascope jobs` talk to; by default the one of these settings on this machine."""
     api_key: Annotated[str | None, Field(repr=False)] = None
     """Key that these commands show to the server."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()
+    secrets: SecretsSettings = SecretsSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -166,6 +192,10 @@ class Settings(BaseSettings):
     @property
     def files_folder(self) -> Path:
         return self.home / "files"
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "secrets.key"
 
     @property
     def cards_folder(self) -> Path:
@@ -205,7 +235,7 @@ def share_cores() -> None:
 def to_environment(settings: Settings) -> dict[str, str]:
     """Write `settings` as environment variables, so that a process started with them reads the same values."""
     variables: dict[str, str] = {}
-    for name, value in json.loads(settings.model_dump_json(exclude_none=True)).items():
+    for name, value in settings.model_dump(exclude_none=True).items():
         if isinstance(value, dict):
             for key, inner in value.items():
                 variables[f"VITASCOPE_{name}__{key}".upper()] = _as_text(inner)
@@ -215,4 +245,6 @@ def to_environment(settings: Settings) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, list) else str(value)
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, tuple | list) else str(value)

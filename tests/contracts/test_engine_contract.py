@@ -69,6 +69,22 @@ class TestEngineContract:
         assert list(generation) == []
         run(engine, spec, make_plan(spec))
 
+    def test_what_was_loaded_is_ready_and_what_was_unloaded_is_not(
+        self, engine: Engine, spec: ModelSpec
+    ) -> None:
+        engine.load(spec)
+        assert engine.loaded_models == (spec.id,)
+        engine.clear_caches()
+        engine.load(spec)
+        assert engine.loaded_models == (spec.id,)
+        run(engine, spec, make_plan(spec))
+        assert not engine.unload("another")
+        assert engine.loaded_models == (spec.id,)
+        assert engine.unload(spec.id)
+        assert engine.loaded_models == ()
+        assert not engine.unload(spec.id)
+        run(engine, spec, make_plan(spec))
+
     def test_closing_twice_is_fine(self, engine: Engine) -> None:
         engine.close()
         engine.close()

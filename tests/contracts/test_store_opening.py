@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+import traceback
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,25 @@ def test_processes_that_start_together_upgrade_once(url: str) -> None:
         thread.join()
     assert errors == []
     assert maintenance.check(url).problems == ()
+
+
+@pytest.mark.parametrize("missing", ["digest", "prefix", "created_at"])
+def test_an_error_of_the_database_quotes_no_value(url: str, missing: str) -> None:
+    """Such errors are logged with their causes, and prompts are stored like this name."""
+    Store.open(url).close()
+    marker = secrets.token_hex(16)
+    values = {"id": "a", "digest": marker, "name": marker, "prefix": "", "last4": "", "scopes": [marker]}
+    values |= {"limits": {}, "created_at": datetime.now(UTC), missing: None}
+    with (
+        closing(connect(url)) as database,
+        pytest.raises(sa.exc.IntegrityError) as refused,
+        database.write() as connection,
+    ):
+        connection.execute(sa.insert(metadata.tables["keys"]).values(values))
+    told = "".join(traceback.format_exception(refused.value))
+    assert "INSERT INTO keys" in told
+    assert missing in told
+    assert marker not in told
 
 
 def test_a_newer_database_is_refused(url: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import logging
 import re
 import sqlite3
@@ -101,20 +104,82 @@ def test_the_first_key_closes_the_server_at_once(serve: Callable[..., Any]) -> N
         ({"Authorization": "Bearer a", "X-Api-Key": "b"}, {}, "two different API keys"),
         ({}, {"api_key": "KEY"}, "in the address"),
         ({}, {"key": "KEY"}, "in the address"),
+        ({"Authorization": "Bearer KEY"}, {"api_key": "KEY"}, "in the address"),
+        ({"Authorization": "Bearer KEY"}, {"Access_Token": "OTHER"}, "in the address"),
+        ({"Authorization": "Bearer CUT"}, {}, "not known"),
+        ({"Authorization": "Bearer KEYx"}, {}, "not known"),
+        ({"Authorization": "Bearer EXPIRED"}, {}, "has expired"),
+        ({"X-Api-Key": "REVOKED"}, {}, "was revoked"),
+        ({"Authorization": "Bearer KEY", "Api-Key": "OTHER"}, {}, "two different API keys"),
+        ({"Authorization": "Bearer KEY, Bearer OTHER"}, {}, "not known"),
+        ({"Authorization": "Token KEY"}, {}, "not of the kind `Bearer`"),
+        ({"Cookie": "api_key=KEY; session=KEY"}, {}, "no API key was sent"),
+        ({"User-Agent": "KEY", "X-Token": "KEY"}, {}, "no API key was sent"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/videos", "/api/v1/jobs"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
 def test_each_bad_credential_has_its_answer(
-    closed: Closed, path: str, headers: dict[str, Any], params: dict[str, str], words: str
+    bad: BadKeys,
+    method: str,
+    path: str,
+    headers: dict[str, Any],
+    params: Any,
+    words: str,
 ) -> None:
-    key = closed.key()
-    headers = {k: v.replace("KEY", key) if isinstance(v, str) else v for k, v in headers.items()}
-    answer = closed.call(
-        None, "GET", path, headers=headers, params={k: v.replace("KEY", key) for k, v in params.items()}
-    )
+    def filled(values: dict[str, Any]) -> dict[str, Any]:
+        for name, key in bad.keys.items():
+            values = {k: v.replace(name, key) if isinstance(v, str) else v for k, v in values.items()}
+        return values
+
+    # a key in the body is in the wrong place too: it is not looked for there
+    body = {"json": {**BODY, "key": bad.keys["KEY"], "api_key": bad.keys["KEY"]}} if method == "POST" else {}
+    answer = bad.closed.call(None, method, path, headers=filled(headers), params=filled(params), **body)
     assert code_of(answer) == (401, "invalid_api_key")
-    assert words in answer.json()["error"]["message"]
-    assert key not in answer.text
+    assert answer.headers["www-authenticate"] == "Bearer"
+    error = answer.json()["error"]
+    assert words in error["message"]
+    assert set(error) == ({"message", "type", "param", "code"} if path == "/v1/videos" else {"code", "message", "hint"})  # fmt: skip
+    assert not [name for name, key in bad.keys.items() if key in answer.text]
+    assert bad.closed.call(bad.keys["KEY"], "GET", "/api/v1/jobs").json()["jobs"] == []
+
+
+@dataclass
+class BadKeys:
+    """A server that has keys, and texts by the words that stand for them."""
+
+    closed: Closed
+    keys: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def bad(serve: Callable[..., Any]) -> BadKeys:
+    """Keys by what is wrong with them; there is nothing wrong with KEY and OTHER."""
+    closed = Closed(server := serve(), Keys(server.store))
+    expired, expired_key = closed.keys.create("a")
+    with closing(sqlite3.connect(closed.server.settings.home / "vitascope.db")) as database:
+        past = "2026-01-01 00:00:00.000000"
+        database.execute("UPDATE keys SET expires_at = ? WHERE id = ?", (past, expired.id))
+        database.commit()
+    revoked, revoked_key = closed.keys.create("b")
+    closed.keys.revoke(revoked.id)
+    key = closed.key()
+    keys = {
+        "KEY": key,
+        "OTHER": closed.key(),
+        "CUT": key[:-1],
+        "EXPIRED": expired_key,
+        "REVOKED": revoked_key,
+    }
+    return BadKeys(closed, keys)
+
+
+def test_the_same_key_in_two_places_is_one_key(closed: Closed) -> None:
+    key = closed.key()
+    assert (
+        closed.call(key, "GET", "/v1/videos", headers={"X-Api-Key": key, "Api-Key": key}).status_code == 200
+    )
+    assert closed.call(key, "GET", "/v1/videos", params={"key": ""}).status_code == 200
 
 
 def test_a_key_is_good_until_it_ends(closed: Closed) -> None:
@@ -170,6 +235,10 @@ def test_scopes_decide_what_a_key_may_do(closed: Closed) -> None:
         assert found == statuses, (method, path)
 
 
+def routes_with(paths: dict[str, Any], part: str) -> list[tuple[str, str]]:
+    return [(method.upper(), path) for path, methods in paths.items() if part in path for method in methods]
+
+
 def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     """Every route of the description that takes an id, with every id of another key."""
     mine, other = closed.key(), closed.key()
@@ -177,12 +246,9 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     closed.server.finish(closed.server.store.claim("w", 60.0))
     closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
-    routes = [
-        (method.upper(), path)
-        for path, methods in paths.items()
-        for method in methods
-        if "{job_id}" in path or "{video_id}" in path
-    ]
+    named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
+    assert named == {"job_id", "video_id", "key_id"}, "an id of another kind needs its part of this test"
+    routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
     assert len(routes) >= 9
     unknown = "01" + "0" * 24
     for method, path in routes:
@@ -194,6 +260,14 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
             answers[answer.status_code, answer.text, tuple(sorted(headers.items()))] = job_id
         assert len(answers) == 1, f"{method} {path} tells another key's job from an unknown one"
         assert next(iter(answers))[0] == 404
+    keys = [unknown, *(key.id for key in closed.keys.all()[:2])]
+    for method, path in routes_with(paths, "{key_id}"):
+        tried = [closed.call(other, method, path.replace("{key_id}", key_id)) for key_id in keys]
+        assert len({(answer.status_code, answer.text) for answer in tried}) == 1, f"{method} {path}"
+        assert tried[0].status_code in (403, 404)
+    print(
+        f"{len(routes)} routes with ids of jobs, {len(routes_with(paths, '{key_id}'))} with ids of keys: all alike"
+    )
     for path in ("/v1/videos", "/api/v1/jobs"):
         assert closed.call(other, "GET", path).json()["has_more"] is False
         assert ids[0] not in closed.call(other, "GET", path).text
@@ -216,17 +290,61 @@ def test_names_of_requests_are_each_keys_own(closed: Closed) -> None:
     assert answers[0].json()["id"] != answers[1].json()["id"]
 
 
-def test_exactly_as_many_requests_as_allowed_pass(closed: Closed, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_exactly_as_many_requests_as_allowed_pass(
+    serve: Callable[..., Any], request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue("postgres").create_database() if kind == "postgresql" else None
+    server = serve(store={"url": url})
+    closed = Closed(server, Keys(server.store))
     monkeypatch.setattr("vitascope.store.for_keys.MINUTE_SECONDS", 10**9)  # no minute ends during the test
     key = closed.key(requests_per_minute=10)
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(lambda _: closed.create(key), range(50)))
-    assert sorted(answer.status_code for answer in answers) == [201] * 10 + [429] * 40
+    statuses = sorted(answer.status_code for answer in answers)
+    print(
+        f"{kind}: of {len(statuses)} at once {statuses.count(201)} made a job, {statuses.count(429)} got 429"
+    )
+    assert statuses == [201] * 10 + [429] * 40
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert code_of(refused) == (429, "rate_limit_exceeded")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-ratelimit-limit-requests"] == "10"
+    left = sorted(int(a.headers["x-ratelimit-remaining-requests"]) for a in answers if a.status_code == 201)
+    assert left == list(range(10)), "each request that passed was told what it left"
     assert closed.call(key, "GET", "/api/v1/jobs").status_code == 200, "reading is not counted"
+
+
+def test_counted_requests_are_told_what_is_left_and_others_nothing(
+    closed: Closed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope.store.for_keys.MINUTE_SECONDS", 10**9)
+    key = closed.key(requests_per_minute=6)
+    named = {"Idempotency-Key": "order 1"}
+    calls: list[tuple[int, dict[str, Any]]] = [
+        (201, {"path": "/api/v1/jobs", "json": BODY}),
+        (200, {"path": "/v1/videos", "json": BODY, "headers": named}),
+        (200, {"path": "/v1/videos", "json": BODY, "headers": named}),  # the same video again
+        (400, {"path": "/v1/videos", "json": {**BODY, "input_reference": "data:;base64,AAAA"}}),
+        (400, {"path": "/api/v1/jobs", "json": {**BODY, "image": "http://127.0.0.1/a.png"}}),
+        (400, {"path": "/api/v1/jobs", "json": {}}),  # not read as a request for a job: not counted
+        (409, {"path": "/v1/videos", "json": {"prompt": "a cat"}, "headers": named}),
+        (429, {"path": "/v1/videos", "json": BODY}),
+    ]
+    told = []
+    for status, call in calls:
+        answer = closed.call(key, "POST", **call)
+        assert answer.status_code == status, answer.text
+        told.append(answer.headers.get("x-ratelimit-remaining-requests"))
+        if told[-1] is not None:
+            assert answer.headers["x-ratelimit-limit-requests"] == "6"
+            assert re.fullmatch(r"[1-9]\d*s", answer.headers["x-ratelimit-reset-requests"])
+    assert told == ["5", "4", "3", "2", "1", None, "0", "0"]
+    for free, method in ((key, "GET"), (closed.key(), "POST")):
+        body = {"json": BODY} if method == "POST" else {}
+        answer = closed.call(free, method, "/v1/videos", **body)
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 
 
 def test_each_limit_of_a_key_is_kept(closed: Closed) -> None:
@@ -277,6 +395,68 @@ def test_keys_are_made_and_ended_over_the_api(closed: Closed) -> None:
     assert closed.call(admin, "DELETE", f"/api/v1/keys/{key['id']}").json() == ended
     assert code_of(closed.call(admin, "POST", f"/api/v1/keys/{key['id']}/rotate")) == (404, "key_not_found")
     assert code_of(closed.call(admin, "DELETE", "/api/v1/keys/none")) == (404, "key_not_found")
+
+
+def test_a_keys_webhook_secret_is_shown_and_replaced(closed: Closed) -> None:
+    admin = closed.key(Scope.ADMIN)
+    made, own = closed.keys.create("mine")
+    path = f"/api/v1/keys/{made.id}/webhook-secret"
+    first = closed.call(own, "GET", path)
+    assert first.headers["cache-control"] == "no-store"
+    (secret,) = first.json()["secrets"]
+    assert 24 <= len(base64.b64decode(secret["secret"].removeprefix("whsec_"), validate=True)) <= 64
+    assert secret["expires_at"] is None
+    assert closed.call(admin, "GET", path).json() == first.json()
+    assert closed.call(own, "GET", "/api/v1/keys/self/webhook-secret").json() == first.json()
+    rotated = closed.call(own, "POST", f"{path}/rotate").json()["secrets"]
+    assert [one["secret"] == secret["secret"] for one in rotated] == [False, True]
+    ends_in = datetime.fromisoformat(rotated[1]["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=23) < ends_in <= timedelta(hours=24)
+    assert closed.call(own, "GET", path).json()["secrets"] == rotated
+    assert closed.call(admin, "POST", f"{path}/rotate").json()["secrets"][1]["secret"] == rotated[0]["secret"]
+    schema = closed.call(own, "GET", "/openapi.json").json()["components"]["schemas"]["WebhookSecrets"]
+    assert set(schema["properties"]) == set(first.json())
+    closed.keys.revoke(made.id)
+    assert code_of(closed.call(admin, "GET", path)) == (404, "key_not_found")
+    assert code_of(closed.call(admin, "POST", f"{path}/rotate")) == (404, "key_not_found")
+
+
+def test_the_vendors_sdk_verifies_with_a_keys_webhook_secret(closed: Closed) -> None:
+    path = "/api/v1/keys/self/webhook-secret"
+    secret = closed.call(closed.key(), "GET", path).json()["secrets"][0]["secret"]
+    body, now = '{"type": "video.completed"}', str(int(datetime.now(UTC).timestamp()))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, f"msg_1.{now}.{body}".encode(), hashlib.sha256).digest()
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": now,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+    with openai.OpenAI(api_key="any", webhook_secret=secret) as client:
+        client.webhooks.verify_signature(body, headers)
+        with pytest.raises(openai.InvalidWebhookSignatureError):
+            client.webhooks.verify_signature(body + " ", headers)
+
+
+def test_anothers_webhook_secret_is_an_unknown_one(closed: Closed) -> None:
+    theirs, _ = closed.keys.create("theirs")
+    reader, generator = closed.key(Scope.READ), closed.key()
+    assert closed.call(reader, "GET", "/api/v1/keys/self/webhook-secret").status_code == 200
+    rotate = closed.call(reader, "POST", "/api/v1/keys/self/webhook-secret/rotate")
+    assert code_of(rotate) == (403, "permission_denied")
+    for method, path in (("GET", "webhook-secret"), ("POST", "webhook-secret/rotate")):
+        answers = {
+            (answer.status_code, answer.text)
+            for key_id in (theirs.id, "unknown")
+            for answer in [closed.call(generator, method, f"/api/v1/keys/{key_id}/{path}")]
+        }
+        assert len(answers) == 1
+        assert next(iter(answers))[0] == 404
+
+
+def test_without_keys_there_is_no_webhook_secret(serve: Callable[..., Any]) -> None:
+    answer = serve().client.get("/api/v1/keys/self/webhook-secret")
+    assert code_of(answer) == (404, "key_not_found")
 
 
 @pytest.mark.parametrize(

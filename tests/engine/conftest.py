@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,15 +21,28 @@ frames = { multiple = 4, offset = 1, minimum = 5, maximum = 9, default = 9 }
 """
 
 
+class Models(dict[str, ModelSpec]):
+    """Specs of tiny models by pipeline class or layout, each built when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+        self._catalog = Catalog.open()
+
+    def __missing__(self, name: str) -> ModelSpec:
+        if name == "ti2v":
+            folder = tiny.build("WanPipeline", self._root / name, tiny.wan_ti2v)
+            (folder / "vitascope.toml").write_text(TI2V_CARD)
+        else:
+            folder = tiny.build(name, self._root / name)
+        self[name] = self._catalog.resolve_local(str(folder))
+        return self[name]
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
-    """Specs of tiny models: one of each pipeline class, and "ti2v", which also starts from an image."""
-    root = tmp_path_factory.mktemp("tiny")
-    folders = {name: tiny.build(name, root / name) for name in tiny.BUILDERS}
-    folders["ti2v"] = tiny.build("WanPipeline", root / "ti2v", tiny.wan_ti2v)
-    (folders["ti2v"] / "vitascope.toml").write_text(TI2V_CARD)
-    catalog = Catalog.open()
-    return {name: catalog.resolve_local(str(folder)) for name, folder in folders.items()}
+    """Tiny models: one of each pipeline class, the layouts, and "ti2v", a Wan that starts from a text or an image."""
+    return Models(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ ALWAYS_REUSE = 1e6
 @pytest.fixture(scope="module")
 def models(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
     """The tiny models; those with one block get another one, as FirstBlockCache needs blocks after the first."""
-    found = dict(models)
+    found = {name: models[name] for name, _scheduler in FAMILIES}
     for name in ("LTXPipeline", "CogVideoXPipeline"):
         folder = tiny.build(name, tmp_path_factory.mktemp("deeper"), lambda name=name: _deeper(name))  # type: ignore[misc]
         found[name] = dataclasses.replace(models[name], source=f"folder:{folder}")

@@ -54,7 +54,7 @@ def test_interleaved_requests_do_not_mix_even_with_a_step_cache() -> None:
 
         pipe = slot.pipelines["text"]
         pipe.scheduler = make_scheduler(pipe.scheduler, None)
-        on_each_step(pipe.scheduler, lambda done, total: pause(Step("denoise", done, total)))
+        on_each_step(pipe.scheduler, lambda done, total, _: pause(Step("denoise", done, total)))
         generator = torch.Generator().manual_seed(seed)
         return (
             yield from run_in_steps(

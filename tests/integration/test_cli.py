@@ -122,7 +122,7 @@ def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> 
         (["a", "--steps", "0"], 2, "The nearest legal value is 1."),
         (["a", "--fps", "0"], 2, "`fps`"),
         (["a", "--guidance-scale", "1e9"], 2, "`guidance_scale`"),
-        (["a", "--scheduler", "Euler"], 2, "UniPCMultistepScheduler"),
+        (["a", "--scheduler", "Euler"], 2, "EulerDiscreteScheduler"),
         (["a", "--model", "nothing"], 2, "there is no model `nothing`"),
         (["a", "--model", "./nowhere"], 2, "model_index.json"),
         (["a", "--image", "text.txt"], 2, "`--image`"),

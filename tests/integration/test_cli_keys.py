@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -59,6 +60,51 @@ def test_a_key_from_its_making_to_its_end(home: Path) -> None:
     assert keys(home, "rotate", row["id"]).returncode == 2
 
 
+def test_what_webhooks_are_signed_with_is_shown_again_and_replaced(home: Path) -> None:
+    keys(home, "create", "app")
+    (row,) = json.loads(keys(home, "list", "--json").stdout)
+    shown = keys(home, "secret", row["id"])
+    first = shown.stdout.strip()
+    assert first.startswith("whsec_")
+    assert keys(home, "secret", row["id"]).stdout.strip() == first
+    rotated = keys(home, "secret", row["id"], "--rotate")
+    second = rotated.stdout.strip()
+    assert "signs too until" in rotated.stderr
+    assert first not in rotated.stderr
+    both = json.loads(keys(home, "secret", row["id"], "--json").stdout)
+    assert [one["secret"] for one in both] == [second, first]
+    for path in home.glob("vitascope.db*"):
+        assert b"whsec" not in path.read_bytes()
+    keys(home, "revoke", row["id"])
+    assert keys(home, "secret", row["id"]).returncode == 2
+
+
+def test_a_wrong_key_for_secrets_is_told_at_the_start(home: Path) -> None:
+    keys(home, "create", "app")
+    (row,) = json.loads(keys(home, "list", "--json").stdout)
+    keys(home, "secret", row["id"])
+    wrong = base64.b64encode(b"k" * 32).decode()
+    environment = {**os.environ, "VITASCOPE_HOME": str(home), "VITASCOPE_SECRETS__KEY": wrong}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vitascope", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+
+    for command in ("serve", "web"):
+        refused = run(command, "--port", "0")
+        assert refused.returncode == 2
+        error, hint = refused.stderr.splitlines()
+        assert "was encrypted with another key" in error
+        assert "VITASCOPE_SECRETS__KEY" in hint
+        assert wrong not in refused.stderr
+    checked = run("db", "check")
+    assert checked.returncode == 1
+    assert "was encrypted with another key" in checked.stdout
+    given_up = run("db", "rekey", "--drop-unreadable")
+    assert (given_up.returncode, given_up.stderr.strip()) == (0, "encrypted 0 secrets again, deleted 1")
+    assert run("db", "check").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -68,6 +114,7 @@ def test_a_key_from_its_making_to_its_end(home: Path) -> None:
         (["create", "a", "--model", "none"], "none"),
         (["create", "a", "--scope", "root"], "root"),
         (["revoke", "none"], "no such API key"),
+        (["secret", "none"], "no such API key"),
     ],
 )
 def test_a_bad_wish_is_one_clear_line(home: Path, arguments: list[str], words: str) -> None:

@@ -295,7 +295,9 @@ def test_a_public_address_is_refused_without_saying_so(tmp_path: Path) -> None:
         env={**os.environ, "VITASCOPE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
+    print(done.stderr)
     assert "allow_public" in done.stderr.lower()
+    assert "`vitascope keys create NAME`" in done.stderr
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 import postgres
 from vitascope import media
 from vitascope.catalog import Catalog
+from vitascope.domain.command import CommandKind, CommandStatus, Errand
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Job, JobStatus, Lease
 from vitascope.domain.plan import plan
@@ -63,7 +64,8 @@ class Bench:
         return self.engines[-1]
 
     def start_worker(self, **config: Any) -> Worker:
-        worker = Worker(self.store, self.files, self.start_engine, replace(self.config, **config))
+        config_now = replace(self.config, **config)
+        worker = Worker(self.store, self.files, self.start_engine, config_now, Catalog.open())
         thread = threading.Thread(target=worker.run)
         thread.start()
         self._running.append((worker, thread))
@@ -429,3 +431,69 @@ def test_what_a_killed_worker_left_is_swept(bench: Bench) -> None:
         assert not gone.exists()
         assert not gone.with_name(f"{gone.name}.lock").exists()
         assert alive.exists()
+
+
+def obeyed(bench: Bench, kind: CommandKind, model: str = "") -> Errand:
+    """Tell the worker something and wait until it has done it."""
+    eventually(lambda: bench.store.worker_states(30))
+    command_id = f"{kind}-{len(bench.store.commands())}"
+    bench.store.add_command(command_id, kind, ["w1"], model)
+    command = eventually(
+        lambda: (
+            bench.store.command(command_id)
+            if bench.store.command(command_id).status in (CommandStatus.DONE, CommandStatus.FAILED)
+            else None
+        ),
+        timeout_seconds=120,
+    )
+    assert command is not None
+    return command.errands[0]
+
+
+def test_a_worker_loads_and_unloads_what_it_is_told_to(bench: Bench) -> None:
+    bench.start_worker()
+    assert obeyed(bench, CommandKind.LOAD, "pocket").message == "loaded"
+    (state,) = bench.store.worker_states(30)
+    assert state.loaded == ("pocket",), "who waited for it finds it so"
+    assert obeyed(bench, CommandKind.CLEAR_CACHES).status is CommandStatus.DONE
+    assert obeyed(bench, CommandKind.REMOVE, "pocket").message.startswith("A worker has the model loaded")
+    assert obeyed(bench, CommandKind.UNLOAD, "pocket").message == "unloaded"
+    assert obeyed(bench, CommandKind.UNLOAD, "pocket").message == "it was not loaded"
+    assert bench.store.worker_states(30)[0].loaded == ()
+    failed = obeyed(bench, CommandKind.LOAD, "no-such-model")
+    assert failed.status is CommandStatus.FAILED
+    assert failed.message.startswith("there is no model `no-such-model`")
+    assert obeyed(bench, CommandKind.PULL, "pocket").status is CommandStatus.FAILED
+    assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_a_restart_gives_another_engine_process_and_keeps_the_worker(bench: Bench) -> None:
+    bench.start_worker()
+    obeyed(bench, CommandKind.LOAD, "pocket")
+    before = bench.engines[-1].pid
+    assert obeyed(bench, CommandKind.RESTART).status is CommandStatus.DONE
+    assert bench.engines[-1].pid != before
+    eventually(lambda: bench.store.worker_states(30)[0].loaded == ())
+    assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_an_engine_that_dies_of_a_command_costs_the_command_only(bench: Bench) -> None:
+    bench.start_worker(hang_seconds=60)
+    obeyed(bench, CommandKind.LOAD, "pocket")
+    os.kill(bench.engines[-1].pid, signal.SIGSTOP)
+    bench.store.add_command("c", CommandKind.LOAD, ["w1"], "pocket")
+    eventually(lambda: bench.store.command("c").status is CommandStatus.RUNNING)
+    os.kill(bench.engines[-1].pid, signal.SIGKILL)
+    eventually(lambda: bench.store.command("c").status is CommandStatus.FAILED)
+    assert "engine process died" in bench.store.command("c").errands[0].message
+    assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_what_a_stopping_worker_has_not_done_fails(bench: Bench) -> None:
+    worker = bench.start_worker()
+    obeyed(bench, CommandKind.LOAD, "pocket")
+    os.kill(bench.engines[-1].pid, signal.SIGSTOP)
+    bench.store.add_command("c", CommandKind.UNLOAD, ["w1"], "pocket")
+    eventually(lambda: bench.store.command("c").status is CommandStatus.RUNNING)
+    worker.stop(at_once=True)
+    eventually(lambda: bench.store.command("c").status is CommandStatus.FAILED)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from vitascope.catalog import Catalog, locate
+from vitascope.catalog.cards import pipeline_defaults
 from vitascope.catalog.sources import CHECKSUMS
 from vitascope.domain.errors import ModelUnavailable, SettingsError, UnknownModel
+from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 
+CARDS = Path(str(resources.files("vitascope.catalog"))) / "cards"
+
 
 def test_every_shipped_card_plans_its_own_default() -> None:
+    given = {"text": {}, "image": {"image": "a"}, "video": {"video": "a"}}
     for spec in Catalog.open().all():
-        made = plan(GenerationRequest(prompt="a dog", model=spec.id, seed=1), spec)
+        start = given[next(iter(spec.pipelines))]
+        made = plan(GenerationRequest(prompt="a dog", model=spec.id, seed=1, **start), spec)
         assert made.choices == (), f"{spec.id}: the default needs no conversion"
         assert [window.num_frames for window in made.windows] == [spec.default_num_frames]
 
@@ -91,6 +99,8 @@ def test_own_cards_join_and_replace(tmp_path: Path) -> None:
         ("id = ", "cannot be read"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "Unknown"\n', "is missing"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n', "unknown key `colour`"),
+        ('id = "../x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is '../x'"),
+        ('id = "a/b/pull"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is 'a/b/pull'"),
         (
             'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\nsize = { native = ["9by9"], multiple = 1 }\n',
             "9by9",
@@ -157,7 +167,7 @@ def test_a_damaged_embedded_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     spec = Catalog.open().resolve("pocket")
     copy = tmp_path / "pocket"
     shutil.copytree(locate(spec), copy)
-    monkeypatch.setattr("vitascope.catalog.sources._embedded_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("vitascope.catalog.sources.embedded_folder", lambda name: tmp_path / name)
     name = next(
         line.split("  ")[1] for line in (copy / CHECKSUMS).read_text().splitlines() if "transformer" in line
     )
@@ -191,3 +201,49 @@ def test_a_hub_model_without_a_card_is_described_from_the_cache(
     assert (spec.source, spec.revision, spec.frames.multiple) == ("hub:someone/mine", commit, 8)
     with pytest.raises(UnknownModel, match="could not be fetched"):
         Catalog.open().resolve_local("someone/other")
+
+
+SHIPPED = sorted(Catalog.open().all(), key=lambda spec: spec.id)
+
+
+@pytest.mark.parametrize("spec", SHIPPED, ids=lambda spec: spec.id)
+def test_a_shipped_card_says_all_that_people_choose_by(spec: ModelSpec) -> None:
+    assert spec.title != spec.id
+    assert spec.description.endswith(".")
+    assert spec.license != "unknown"
+    assert spec.memory_gb > 0
+    assert spec.price_class in {"small", "medium", "large"}
+    assert spec.source.startswith(("hub:", "embedded:"))
+
+
+def test_no_name_means_two_models() -> None:
+    names = [name for spec in SHIPPED for name in (spec.id, *spec.aliases)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "name", ["cogvideox", "zeroscope", "open_sora", "wanx", "wan2.2", "ltx-2.3", "sora-2", "sora-turbo"]
+)
+def test_the_names_of_the_vendors_find_a_model(name: str) -> None:
+    assert Catalog.open().resolve(name)
+
+
+def test_every_card_sits_over_the_defaults_of_its_class() -> None:
+    for card in CARDS.glob("*.toml"):
+        assert tomllib.loads(card.read_text())["pipeline"] in pipeline_defaults(), card.name
+
+
+def test_the_cards_in_the_documentation_are_cards(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    examples = [block.split("```")[0] for block in page.split("```toml\n")[1:]]
+    assert len(examples) == 2
+    for number, text in enumerate(examples):
+        (tmp_path / f"{number}.toml").write_text(
+            text.replace(', "sora-2"', "").replace('aliases = ["sora-2"]', "")
+        )
+    Catalog.open(tmp_path)
+
+
+def test_every_class_with_defaults_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert [name for name in pipeline_defaults() if f"{name} (" not in page] == []

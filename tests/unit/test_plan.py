@@ -137,7 +137,7 @@ def test_a_missing_side_follows_the_models_shape() -> None:
         ({"num_inference_steps": 101}, "num_inference_steps", 100),
         ({"guidance_scale": 20.5}, "guidance_scale", 20),
         ({"guidance_scale": float("nan")}, "guidance_scale", 1),
-        ({"scheduler": "Euler"}, "scheduler", None),
+        ({"scheduler": "Euler"}, "scheduler", "UniPCMultistepScheduler"),
         ({"seed": -1}, "seed", 0),
         ({"seed": 2**63}, "seed", 2**63 - 1),
         ({"format": "avi"}, "format", "mp4"),

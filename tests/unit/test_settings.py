@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 
 from vitascope import settings
 from vitascope.domain.errors import SettingsError
+
+KEY = base64.b64encode(b"k" * 32).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +25,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "cards": None,
         "server_url": None,
         "api_key": None,
+        "log_level": "info",
         "server": {
             "host": "127.0.0.1",
             "allow_public": False,
@@ -30,6 +34,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "cors_origins": (),
             "trusted_proxies": (),
             "drain_seconds": 5.0,
+            "unknown_model_falls_back": True,
             "max_body_bytes": 32 * 1024 * 1024,
         },
         "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},
@@ -39,6 +44,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "max_attempts": 3,
             "hang_seconds": 900.0,
             "drain_seconds": 30.0,
+            "frame_interpolation": "motion",
             "nice": 10,
         },
         "engine": {
@@ -49,6 +55,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "threads": 0,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
+        "secrets": {"key": None},
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -79,6 +86,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         server={"port": 9, "allow_public": True, "cors_origins": ["https://a.example"]},
         engine={"kind": "fake"},
         outbound={"allow": ["minio.internal", "10.0.0.0/8"]},
+        secrets={"key": KEY},
     )
     for name, value in settings.to_environment(given).items():
         monkeypatch.setenv(name, value)
@@ -91,6 +99,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         ({"server": {"port": 70000}}, "`server.port`"),
         ({"server": {"colour": 1}}, "`server.colour`"),
         ({"engine": {"kind": "magic"}}, "`engine.kind`"),
+        ({"log_level": "loud"}, "`log_level`"),
         (
             {"outbound": {"allow": "minio"}},
             r"`outbound.allow`: it must be a JSON list, such as \[\"minio\"\]",
@@ -100,6 +109,16 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
 def test_a_bad_value_is_named(overrides: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         settings.load(**overrides)
+
+
+def test_the_key_of_secrets_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = settings.load(secrets={"key": f"{KEY},{KEY}"})
+    assert loaded.secrets.keys == (b"k" * 32, b"k" * 32)
+    assert KEY not in f"{loaded!r} {loaded} {loaded.model_dump_json()}"
+    monkeypatch.setenv("VITASCOPE_SECRETS__KEY", KEY[:-4])
+    with pytest.raises(SettingsError, match=r"`secrets\.key`: it must be 32 bytes as base64") as refused:
+        settings.load()
+    assert KEY[:-4] not in str(refused.value)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

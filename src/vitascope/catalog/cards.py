@@ -14,10 +14,13 @@ from vitascope.domain.errors import SettingsError
 from vitascope.domain.model_spec import MODES, Bounds, FrameRule, ModelSpec, SchedulerFamily, Size
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
+MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""Of a card. It is a part of paths of the API, and at most a hub's OWNER/NAME."""
+
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "negative_prompt", "memory", "price",
+    "clip_layers", "negative_prompt", "memory", "price", "components",
 }  # fmt: skip
 
 
@@ -27,8 +30,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @cache
 def pipeline_defaults() -> dict[str, dict[str, Any]]:
     """What `pipelines.toml` says, by diffusers pipeline class."""
-    text = resources.files(__package__).joinpath("pipelines.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    classes = tomllib.loads(resources.files(__package__).joinpath("pipelines.toml").read_text("utf-8"))
+
+    def whole(name: str) -> dict[str, Any]:
+        own = dict(classes[name])
+        return {**whole(own.pop("like")), **own} if "like" in own else own
+
+    return {name: whole(name) for name in classes}
 
 
 def read_card(path: Path) -> ModelSpec:
@@ -42,6 +50,8 @@ def read_card(path: Path) -> ModelSpec:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"the card `{path.name}` cannot be read: {error}") from None
     try:
+        if not MODEL_ID.fullmatch(values["id"]):
+            raise ValueError(f"`id` is {values['id']!r}, but it must be letters, digits, and . _ - inside")  # noqa: TRY301
         return spec_from(values)
     except KeyError as error:
         raise SettingsError(f"the card `{path.name}` is not complete: `{error.args[0]}` is missing") from None
@@ -76,6 +86,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         guidance_scale=Bounds(**values["guidance"]),
         schedulers=tuple(values.get("schedulers", ())),
         call=dict(values.get("call", {})),
+        components=dict(values.get("components", {})),
         scheduler_family=values.get("scheduler_family", "flow"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
         overlap=values.get("overlap", 1),

@@ -12,6 +12,7 @@ from pathlib import Path
 from vitascope.domain.errors import ModelUnavailable, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
 
+from . import checkpoint, hub, manifest
 from .cards import pipeline_defaults, read_card, spec_from
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,28 +21,55 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def locate(spec: ModelSpec) -> str:
-    """Return what `from_pretrained` takes for this model: a folder, or a hub id.
+    """Return the folder of this model's files, after a look at whether it is whole: sizes, not contents.
 
     Raises:
-        ModelUnavailable: a file of the embedded model is missing or damaged, or the folder is gone.
+        ModelUnavailable: it is not there, not complete, damaged, a pickle, or wants code of its own; the hint says what
+            mends it.
     """
     kind, _, name = spec.source.partition(":")
     if kind == "hub":
-        return name
-    folder = _embedded_folder(name) if kind == "embedded" else Path(name)
-    if not (folder / "model_index.json").is_file():
+        return str(_downloaded(spec, name))
+    folder = embedded_folder(name) if kind == "embedded" else Path(name)
+    if not (folder / checkpoint.INDEX).is_file():
         raise ModelUnavailable(f"the files of model `{spec.id}` are not there", hint=f"looked in {folder}")
     if kind == "embedded":
-        _verify(spec.id, folder)
+        check_sums(spec.id, folder)
+    else:
+        checkpoint.check_folder(spec.id, folder)
     return str(folder)
 
 
-def _embedded_folder(name: str) -> Path:
+def _downloaded(spec: ModelSpec, repository: str) -> Path:
+    made = hub.installed(spec)
+    if made is not None:
+        folder = hub.files_of(made, repository)
+        if problem := manifest.wrong_size(made, folder):
+            message = f"the download of model `{spec.id}` is damaged: {problem}"
+            raise ModelUnavailable(message, hint=f"`vitascope models pull {spec.id} --repair` mends it")
+        return folder
+    folder_of_others = hub.snapshot_of_others(spec, repository)
+    if folder_of_others is None:
+        message = f"model `{spec.id}` is not downloaded"
+        raise ModelUnavailable(message, hint=f"`vitascope models pull {spec.id}` downloads it")
+    try:
+        checkpoint.check_folder(spec.id, folder_of_others)
+    except ModelUnavailable as error:
+        hint = error.hint or f"`vitascope models pull {spec.id}` completes it"
+        raise ModelUnavailable(error.message, hint=hint) from None
+    return folder_of_others
+
+
+def embedded_folder(name: str) -> Path:
     return Path(str(resources.files(__package__).joinpath("embedded", name)))
 
 
-def _verify(model_id: str, folder: Path) -> None:
-    """Compare every file of an embedded model with its checksum; 35 MB take some 30 ms."""
+def check_sums(model_id: str, folder: Path) -> None:
+    """Compare every file of an embedded model with its checksum; 35 MB take some 30 ms.
+
+    Raises:
+        ModelUnavailable: one is missing or another.
+    """
     hint = "reinstall vitascope, or run `git checkout` on the file"
     try:
         lines = (folder / CHECKSUMS).read_text("utf-8").splitlines()

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -29,6 +29,9 @@ WHERE_HINT = "is `vitascope serve` running there? Say where it is with --server 
 _AWAY = frozenset({502, 503, 504})
 
 _JOB_KEYS = frozenset({"id", "status", "progress", "stage", "model", "prompt", "created_at"})
+
+_MODEL_KEYS = frozenset({"id", "loaded_on"})
+_COMMAND_KEYS = frozenset({"id", "kind", "model", "status", "workers"})
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -150,14 +153,42 @@ class Server:
                     if line.startswith("data: "):
                         yield self._event(line.removeprefix("data: "))
 
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models, with which workers have them loaded."""
+        found = (await self._ask("GET", "/models")).get("models")
+        if not isinstance(found, list) or not all(
+            isinstance(m, dict) and m.keys() >= _MODEL_KEYS for m in found
+        ):
+            self._is_something_else()
+        return found
+
+    async def order(self, model: str, kind: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Tell workers to do something with a model; returns the command."""
+        path = f"/models/{quote(model, safe='/')}/{kind}"
+        return self._command(await self._ask("POST", path, content=options))
+
+    async def command(self, command_id: str) -> dict[str, Any]:
+        return self._command(await self._ask("GET", f"/commands/{quote(command_id, safe='')}"))
+
+    def _command(self, content: dict[str, Any]) -> dict[str, Any]:
+        if not content.keys() >= _COMMAND_KEYS or not content["workers"]:
+            self._is_something_else()
+        return content
+
     async def _one_job(self, method: str, job_id: str, action: str = "") -> dict[str, Any]:
         return self._job(await self._ask(method, f"/jobs/{self._known(job_id)}{action}", job_id=job_id))
 
     async def _ask(
-        self, method: str, path: str, query: dict[str, str | int] | None = None, *, job_id: str = ""
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str | int] | None = None,
+        *,
+        job_id: str = "",
+        content: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         with _transport(self.url):
-            answer = await self._http.request(method, path, params=query)
+            answer = await self._http.request(method, path, params=query, json=content)
         return self._content(answer, job_id)
 
     def _known(self, job_id: str) -> str:

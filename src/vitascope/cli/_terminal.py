@@ -100,10 +100,20 @@ class _KeyValueFormatter(logging.Formatter):
         return f"{head} {fields}".rstrip() + newline + rest
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Send log records to stderr, one line each."""
+def configure_logging(name: str = "info") -> None:
+    """Send log records to stderr, one line each, from the level of that name on.
+
+    What other packages would tell of prompts, keys and links is held back, whatever the level.
+    """
+    level = logging.getLevelNamesMapping()[name.upper()]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_KeyValueFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("alembic", "uvicorn"):  # what they say at INFO is said once, by us
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+    # whole URLs, and headers
+    for talkative in ("httpx", "httpcore"):
+        logging.getLogger(talkative).setLevel(max(level, logging.WARNING))
+    # statements, whose parameters the store hides; one level below it would show the rows that were found
+    statements = logging.INFO if level == logging.DEBUG else logging.WARNING
+    logging.getLogger("sqlalchemy").setLevel(max(level, statements))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -42,14 +43,34 @@ def backup(
 def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look for damage in the database and count what is in it. Exits 1 if something is wrong."""
-    health = maintenance.check(settings_module.load().database_url)
+    """Look for damage in the database and for secrets that this machine cannot read, and count what is in it. Exits 1 if something is wrong."""
+    from vitascope import app as composition
+
+    settings = settings_module.load()
+    health = maintenance.check(settings.database_url, composition.cipher_of(settings))
     if as_json:
         typer.echo(json.dumps(asdict(health)))
     else:
         _show(health)
     if health.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def rekey(
+    drop_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unreadable", help="Delete secrets whose key is lost; new ones are made when needed."
+        ),
+    ] = False,
+) -> None:
+    """Encrypt all secrets in the database with the first key of `secrets.key`, so that older keys can be taken out."""
+    from vitascope import app as composition
+
+    with closing(composition.open_store(settings_module.load())) as store:
+        num_changed, num_dropped = store.encrypt_again(drop_unreadable=drop_unreadable)
+    stderr.print(f"encrypted {num_changed} secrets again, deleted {num_dropped}")
 
 
 def _show(health: Health) -> None:

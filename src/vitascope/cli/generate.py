@@ -14,12 +14,13 @@ import typer
 from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate
+from vitascope.catalog import Catalog, locate, pull, weights_of
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import OUTPUT_FORMATS, GenerationRequest, OutputFormat, Shot, num_frames_for
 
 from ._terminal import ProgressLine, stderr
+from ._transfer import TransferLine
 
 if TYPE_CHECKING:
     from vitascope.domain.choice import Choice
@@ -107,8 +108,16 @@ def generate(  # one parameter per option: typer reads them off the signature
         return
     target = out or Path(_name_after(planned))
     _check_writable(target)
+    _download(spec, quiet=quiet)
     product = _produce(settings, spec, planned, target, quiet=quiet)
     _report(product, planned, time.monotonic() - started_at, as_json=as_json)
+
+
+def _download(spec: ModelSpec, *, quiet: bool) -> None:
+    """Fetch a hub's model at its first use: the person at the machine has named it, and sees the bar."""
+    if spec.source.startswith("hub:") and not weights_of(spec).is_downloaded:
+        with TransferLine(quiet=quiet) as line:
+            pull(spec, line)
 
 
 def _produce(

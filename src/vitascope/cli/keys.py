@@ -106,6 +106,30 @@ def rotate(key_id: KeyId) -> None:
     stderr.print(Text(f"gave key {key.id} ({key.name}) a new secret; keep it now, it is not shown again"))
 
 
+@app.command()
+def secret(
+    key_id: KeyId,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make another one; the old one signs too for 24 hours.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all that are good now as JSON, with their ends.")
+    ] = False,
+) -> None:
+    """Print what a key's webhooks are signed with, to check them by (Standard Webhooks). It can be shown again."""
+    with _keys() as keys:
+        found = keys.rotate_webhook_secret(key_id) if rotate else keys.webhook_secrets(key_id)
+    if as_json:
+        typer.echo(json.dumps([one.to_dict() for one in found], indent=2))
+        return
+    current, *older = found
+    typer.echo(current.value)
+    for one in older:
+        stderr.print(
+            f"the one before it signs too until {one.expires_at:%Y-%m-%d %H:%M} UTC; --json shows both"
+        )
+
+
 @contextmanager
 def _keys() -> Iterator[Keys]:
     from vitascope import app as composition

@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog
+from vitascope.catalog import Catalog, weights_of
 
 from ._terminal import configure_logging, stderr
 
@@ -36,15 +37,19 @@ def serve(
         "engine": _given(kind=engine, default_model=model, fake_step_seconds=fake_step_seconds),
     }
     settings = settings_module.load(**{name: values for name, values in overrides.items() if values})
-    configure_logging()
+    configure_logging(settings.log_level)
     app.check_address(settings)
     app.open_outbound(
         settings
     )  # what is wrong with its setting shows here, not in a process that is started again and again
-    Catalog.open(settings.cards_folder, settings.engine.default_model)
+    default_model = Catalog.open(settings.cards_folder, settings.engine.default_model).resolve(None)
+    if settings.engine.kind != "fake" and (found := weights_of(default_model)).problem:
+        hint = f": {found.hint}" if found.hint else ""
+        stderr.print(Text(f"{found.problem}{hint}", "yellow"), soft_wrap=True)  # it may come while this runs
     with lock_folder(settings.home):
         with closing(app.open_store(settings)) as store:  # upgrades it before two processes open it
             app.check_host(settings, store)
+            app.check_secrets(store)
             access = (
                 "an API key is needed."
                 if store.has_keys()
@@ -78,9 +83,10 @@ def web(
     """
     from vitascope import app
 
-    configure_logging()
     overrides = {"server": given} if (given := _given(host=host, port=port)) else {}
-    app.run_web(settings_module.load(**overrides), supervised=supervised)
+    settings = settings_module.load(**overrides)
+    configure_logging(settings.log_level)
+    app.run_web(settings, supervised=supervised)
 
 
 def _given(**options: object) -> dict[str, object]:

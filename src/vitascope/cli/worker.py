@@ -18,8 +18,9 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
     """Run a worker alone: it takes jobs from the store and makes them on this machine's device."""
     from vitascope import app
 
-    configure_logging()
-    with app.open_worker(settings_module.load()) as running:
+    settings = settings_module.load()
+    configure_logging(settings.log_level)
+    with app.open_worker(settings) as running:
         signals = 0
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -41,9 +42,9 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     from vitascope.engine import open_engine
     from vitascope.worker import child
 
-    configure_logging()
-    settings_module.share_cores()
     settings = settings_module.load()
+    configure_logging(settings.log_level)
+    settings_module.share_cores()
     engine = settings.engine
     catalog = Catalog.open(settings.cards_folder, engine.default_model)
     child.run(

@@ -45,6 +45,16 @@ class KeyLimits:
     models: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of a key's requests in this minute of the clock, once a request was counted."""
+
+    limit: int
+    remaining: int
+    #: Until requests are counted anew.
+    reset_seconds: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
     """A key as it is kept: never the key itself."""

@@ -14,6 +14,8 @@
     │   ├── RateLimitExceeded       .retry_after_seconds .limit
     │   ├── StorageLimitReached
     │   ├── KeyNotFound
+    │   ├── CommandNotFound
+    │   ├── ModelInUse
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
     │   ├── BodyTooLarge
@@ -31,6 +33,8 @@
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    ├── SecretUnreadable            one in the database, with the keys that this machine has
+    ├── NoWorker                    nobody is there to carry a command out
     ├── StoreUnavailable            the database does not answer; it may later
     ├── LeaseLost                   a worker came back too late; it writes nothing
     ├── ServerBusy                  another `serve` holds the data folder
@@ -149,6 +153,14 @@ class KeyNotFound(RequestError):
     """There is no such API key."""
 
 
+class CommandNotFound(RequestError):
+    """There is no such command."""
+
+
+class ModelInUse(RequestError):
+    """A worker has the model loaded."""
+
+
 class UnreadableBody(RequestError):
     """The request body cannot be read."""
 
@@ -227,6 +239,14 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class SecretUnreadable(VitascopeError):
+    """A secret in the database was encrypted with another key than this machine has."""
+
+
+class NoWorker(VitascopeError):
+    """No worker is running that could carry this out."""
 
 
 class StoreUnavailable(VitascopeError):

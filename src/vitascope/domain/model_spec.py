@@ -99,6 +99,8 @@ class ModelSpec:
     takes_negative_prompt: bool = True
     #: Extra arguments for the pipeline's call, such as max_sequence_length.
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    #: Parts of the pipeline that other repositories hold, such as AnimateDiff's motion adapter, as a `source` each.
+    components: Mapping[str, str] = field(default_factory=dict)
     #: Names that vendors use for it.
     aliases: tuple[str, ...] = ()
     #: Pinned commit of a hub source.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
 from .model_spec import Bounds, Mode, ModelSpec
@@ -136,6 +137,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     lengths, fps = asked_length(request, spec, mode)
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
     steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
+    scheduler, scheduler_choices = _scheduler(request, spec, windows, steps)
     return Plan(
         model=spec.id,
         mode=mode,
@@ -148,7 +150,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         seed=_seed(request),
         num_inference_steps=steps,
         guidance_scale=_within("guidance_scale", request.guidance_scale, spec.guidance_scale),
-        scheduler=_scheduler(request, spec),
+        scheduler=scheduler,
         strength=_strength(request, spec, mode, steps),
         clip_skip=_clip_skip(request, spec),
         preview_every=request.preview_every,
@@ -163,7 +165,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         fps=fps,
         fit=fit,
         format=request.format,
-        choices=size_choices + length_choices,
+        choices=size_choices + length_choices + scheduler_choices,
     )
 
 
@@ -306,8 +308,20 @@ def _within(name: str, value: float | None, bounds: Bounds) -> float:
     return value
 
 
-def _scheduler(request: GenerationRequest, spec: ModelSpec) -> str | None:
-    if request.scheduler is None or request.scheduler in spec.schedulers:
-        return request.scheduler
-    known = ", ".join(spec.schedulers) or "none by name"
-    raise InvalidParameter("scheduler", request.scheduler, f"model `{spec.id}` accepts {known}")
+def _scheduler(
+    request: GenerationRequest, spec: ModelSpec, windows: tuple[Window, ...], steps: int
+) -> tuple[str | None, tuple[Choice, ...]]:
+    """Tell which class's steps run, and why if it is not the one that was asked for."""
+    if request.scheduler is None:
+        return None, ()
+    modes = [window.mode for window in windows]
+    decision = schedulers.for_request(
+        request.scheduler, spec, (spec.pipelines[mode] for mode in modes), from_the_middle="video" in modes
+    )
+    if decision.max_steps and steps > decision.max_steps:
+        rule = f"{decision.value} takes at most {decision.max_steps}"
+        raise InvalidParameter("num_inference_steps", steps, rule, nearest=decision.max_steps)
+    if decision.standing == "native":
+        return decision.scheduler, ()
+    reason = f"instead of {decision.name}: {decision.reason}"
+    return decision.scheduler, (Choice("scheduler", decision.value, reason),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -61,31 +61,45 @@ def asked_length(request: GenerationRequest, spec: ModelSpec, mode: Mode) -> tup
 
 
 def _shot_lengths(request: GenerationRequest, default: int, longest: int, fps: int) -> tuple[int, ...]:
-    """Share the asked length among the shots that do not say their own."""
+    """Share the asked length among the shots that do not say their own.
+
+    What the shots say is checked before the whole, and the whole before what is shared: so every refusal's nearest value is
+    legal beside what was checked before.
+    """
+    most = MAX_DURATION_SECONDS * fps
     said = [shot.num_frames for shot in request.shots]
-    missing = said.count(None)
-    known = sum(count for count in said if count is not None)
-    whole = request.num_frames
-    if whole is None:
-        lengths = [default if count is None else count for count in said]
-    elif not missing:
-        if known != whole:
-            rule = f"the shots have {known} frames together"
-            raise InvalidParameter("num_frames", whole, rule, nearest=known)
-        lengths = [count for count in said if count is not None]
-    else:
-        if whole - known < missing:
-            rule = "every shot needs at least one frame"
-            raise InvalidParameter("num_frames", whole, rule, nearest=known + missing)
-        shares = iter(_shares(whole - known, missing))
-        lengths = [next(shares) if count is None else count for count in said]
+    _check_shots([1 if count is None else count for count in said], longest, most, fps)
+    if request.num_frames is not None:
+        _check_count("num_frames", request.num_frames, most, "all shots together have", fps)
+    lengths = _shared(request.num_frames, said, default)
+    _check_shots(lengths, longest, most, fps)
+    if request.num_frames not in (None, sum(lengths)):
+        rule = f"the shots have {sum(lengths)} frames together"
+        raise InvalidParameter("num_frames", request.num_frames, rule, nearest=sum(lengths))
+    return lengths
+
+
+def _check_shots(lengths: Sequence[int], longest: int, most: int, fps: int) -> None:
     for index, count in enumerate(lengths):
         _check_count(f"shots[{index}].num_frames", count, longest, "a shot has", fps)
-    most = MAX_DURATION_SECONDS * fps
-    if sum(lengths) > most:
+    too_many = sum(lengths) - most
+    if too_many > 0:
+        index = max(range(len(lengths)), key=lengths.__getitem__)
         rule = f"all shots together have at most {most} frames at {fps} fps"
-        raise InvalidParameter("num_frames", sum(lengths), rule, nearest=most)
-    return tuple(lengths)
+        nearest = max(1, lengths[index] - too_many)
+        raise InvalidParameter(f"shots[{index}].num_frames", lengths[index], rule, nearest=nearest)
+
+
+def _shared(whole: int | None, said: list[int | None], default: int) -> tuple[int, ...]:
+    missing = said.count(None)
+    if whole is None or not missing:
+        return tuple(default if count is None else count for count in said)
+    left = whole - sum(count for count in said if count is not None)
+    if left < missing:
+        rule = "every shot needs at least one frame"
+        raise InvalidParameter("num_frames", whole, rule, nearest=whole - left + missing)
+    shares = iter(_shares(left, missing))
+    return tuple(next(shares) if count is None else count for count in said)
 
 
 def _shares(whole: int, parts: int) -> Iterator[int]:

@@ -100,6 +100,27 @@ class Engine(Protocol):
         """
         ...
 
+    def load(self, spec: ModelSpec) -> None:
+        """Load a model, so that its next generation starts at once; what is in its way is unloaded.
+
+        Raises:
+            GenerationError: it could not be loaded, or the memory was not enough.
+            EngineBusy: a generation of another model is open, or there is no place.
+        """
+        ...
+
+    def unload(self, model_id: str) -> bool:
+        """Unload a model; returns whether it was loaded.
+
+        Raises:
+            EngineBusy: a generation of it is open.
+        """
+        ...
+
+    def clear_caches(self) -> None:
+        """Give back memory that is kept for speed only; loaded models stay."""
+        ...
+
     def close(self) -> None:
         """Unload everything.
 

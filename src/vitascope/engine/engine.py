@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,21 @@ class DiffusersEngine:
                 choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
                 choices += generic.prompt_choice(plan, spec, slot)
         yield Clip(frames, choices)
+
+    def load(self, spec: ModelSpec) -> None:
+        with self._places.take(spec), _memory_errors(spec):
+            self._load(spec)
+
+    def unload(self, model_id: str) -> bool:
+        if model_id not in self.loaded_models:
+            return False
+        self.close()
+        return True
+
+    def clear_caches(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def close(self) -> None:
         self._places.require_idle("unload")

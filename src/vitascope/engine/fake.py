@@ -36,9 +36,9 @@ class FakeEngine:
     def __init__(self, step_seconds: float = 0.0, slots: int = 4) -> None:
         self.step_seconds = step_seconds
         self._places = Places(slots)
+        self.loaded_models: tuple[str, ...] = ()
 
     runs_on_cpu = True
-    loaded_models = ()
 
     @property
     def device(self) -> str:
@@ -64,9 +64,22 @@ class FakeEngine:
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
-    def close(self) -> None:
+    def load(self, spec: ModelSpec) -> None:
+        with self._places.take(spec):
+            self.loaded_models = (spec.id,)
+
+    def unload(self, model_id: str) -> bool:
+        if model_id not in self.loaded_models:
+            return False
+        self.close()
+        return True
+
+    def clear_caches(self) -> None:
         """Nothing is held."""
+
+    def close(self) -> None:
         self._places.require_idle("unload")
+        self.loaded_models = ()
 
 
 def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:

@@ -15,6 +15,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
+from .families.quirks import prepare
 from .slots import Slots, build_pipeline
 
 
@@ -98,6 +99,7 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     pipe = _from_pretrained(classes[first], spec, location, dtype)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
+    prepare(pipe)
     pipelines = {
         mode: pipe if mode == first else build_pipeline(cls, pipe.components, pipe.config)
         for mode, cls in classes.items()
@@ -129,9 +131,22 @@ def _pipeline_class(name: str) -> Any:
 def _from_pretrained(pipeline_class: Any, spec: ModelSpec, location: str, dtype: torch.dtype) -> Any:
     try:
         return pipeline_class.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, revision=spec.revision
+            location,
+            dtype=dtype,
+            use_safetensors=True,
+            revision=spec.revision,
+            **_components_of_others(pipeline_class, spec, dtype),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         # diffusers and transformers raise any of these for a missing, cut or foreign file
         reason = str(error).strip().split("\n", 1)[0].replace(str(Path(location)), "the model's folder")
         raise ModelUnavailable(f"model `{spec.id}` could not be loaded: {reason[:300]}") from error
+
+
+def _components_of_others(pipeline_class: Any, spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
+    """Load what the card takes from other repositories; the classes are those that the pipeline's constructor names."""
+    kinds = pipeline_class._get_signature_types() if spec.components else {}
+    return {
+        name: kinds[name][0].from_pretrained(source.partition(":")[2], dtype=dtype, use_safetensors=True)
+        for name, source in spec.components.items()
+    }

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ class Previews:
     """
 
     def __init__(self, slot: Slot, pipe: Any, plan: Plan, window: Window) -> None:
-        self._slot, self._pipe, self._every = slot, pipe, plan.preview_every
+        self._slot: Slot | None = slot
+        self._pipe: Any = pipe
+        self._every = plan.preview_every
         self._size = (window.num_frames, plan.native_height, plan.native_width)
         self._seconds = window.num_frames / plan.native_fps
         self._shown = 0
@@ -96,8 +99,10 @@ class Previews:
 
         What goes wrong costs the preview, of all requests to this model, and never the video.
         """
-        if not self._every or num_steps % self._every or num_steps == self._shown or self._latents is None:
+        latents, self._latents = self._latents, None
+        if not self._every or num_steps % self._every or num_steps == self._shown or latents is None:
             return None
+        assert self._slot is not None
         self._shown = num_steps
         kept = self._slot.shared
         try:
@@ -106,12 +111,16 @@ class Previews:
                 kept["projection"] = fit(self._pipe)
             if kept["projection"] is None:
                 return None
-            frames = kept["projection"](self._frames(self._latents))
+            frames = kept["projection"](self._frames(latents))
         except Exception as error:  # noqa: BLE001  whatever a model's classes raise, the video goes on
             kept["projection"] = None
             logger.warning("no previews of `%s`: %s", type(self._pipe).__name__, error)
             return None
         return to_webp(frames, self._seconds)
+
+    def close(self) -> None:
+        """Let go of everything: the scheduler's class holds this until garbage is collected."""
+        self._every, self._slot, self._pipe, self._latents = 0, None, None, None
 
     def _keep(self, latents: torch.Tensor) -> None:
         self._latents = latents
@@ -176,10 +185,11 @@ def _on_result(scheduler: Any, keep: Callable[[torch.Tensor], None]) -> None:
     """Hand over the latents to show after each step. Copies that a pipeline makes of the scheduler do not."""
     kind = type(scheduler)
     signature = inspect.signature(kind.step)
+    original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
 
     @functools.wraps(kind.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is not scheduler:
+        if self is not original():
             return kind.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
         result = kind.step(self, *args, **kwargs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vitascope.domain.access import Caller
+from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     IdempotencyConflict,
@@ -23,6 +23,7 @@ from vitascope.domain.errors import (
     StorageError,
     StorageLimitReached,
     StoreUnavailable,
+    UnknownModel,
     VideoFailed,
     VideoNotReady,
 )
@@ -36,6 +37,7 @@ from vitascope.storage import Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .commands import Commands
 from .inputs import NOTHING, Sent
 from .keys import Keys
 from .outlook import Outlook
@@ -78,6 +80,7 @@ class Service:
         worker_silence_seconds: a worker that was not seen for so long counts as dead.
         outbound: the way to URLs that users give; None refuses them.
         max_fetched_bytes: the largest file that is fetched from them.
+        unknown_model_falls_back: whether vendors' clients get the default model for a name that nobody knows.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Service:
         worker_silence_seconds: float = 30.0,
         outbound: Outbound | None = None,
         max_fetched_bytes: int = 20 * 1024 * 1024,
+        unknown_model_falls_back: bool = True,
     ) -> None:
         self._store = store
         self._models = models
@@ -99,8 +103,10 @@ class Service:
         self._max_queued_per_key = max_queued_per_key
         self._worker_silence_seconds = worker_silence_seconds
         self.keys = Keys(store)
+        self.commands = Commands(store, worker_silence_seconds)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
+        self._unknown_model_falls_back = unknown_model_falls_back
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -116,6 +122,23 @@ class Service:
             UnknownModel: there is none of that name.
         """
         return self._models.resolve(name)
+
+    def spec_of_vendor(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
+        """Find a model by a name that a vendor's client sends: one that no card has is the default model, if settings allow.
+
+        Returns:
+            The model, and the choice to keep with the job if it is not the one that was named.
+
+        Raises:
+            UnknownModel: there is none of that name, and the setting `server.unknown_model_falls_back` is off.
+        """
+        try:
+            return self._models.resolve(name), ()
+        except UnknownModel as error:
+            if not self._unknown_model_falls_back:
+                raise
+            spec = self._models.resolve(None)
+            return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
     # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
     # enqueue writes to the database
@@ -189,17 +212,24 @@ class Service:
         choices = (*draft.choices, *choices)
         return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
 
-    def count_request(self, caller: Caller) -> None:
+    def count_request(self, caller: Caller) -> Allowance | None:
         """Count a request that makes a job.
+
+        Returns:
+            What the caller has left; None where it has no such limit, and nothing is counted.
 
         Raises:
             RateLimitExceeded: there were as many in this minute as the caller may send.
         """
         limit = caller.limits.requests_per_minute
-        if limit is not None and self._store.count_request(caller.key_id, limit) < 0:
-            seconds = self._store.seconds_to_next_minute()
+        if limit is None:
+            return None
+        remaining = self._store.count_request(caller.key_id, limit)
+        seconds = self._store.seconds_to_next_minute()
+        if remaining < 0:
             message = f"this API key may make {limit} jobs a minute"
             raise RateLimitExceeded(message, limit=limit, retry_after_seconds=seconds)
+        return Allowance(limit, remaining, seconds)
 
     def check_room(self, caller: Caller) -> None:
         """Find out quickly whether the queue is full, before any work is done for a request; `enqueue` looks again.

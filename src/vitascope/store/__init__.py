@@ -6,8 +6,20 @@ own module, one per database).
 """
 
 from . import maintenance
+from .cipher import Cipher
 from .maintenance import Health
 from .rows import Event, Lapsed, Page, QueueStats, Running, Situation
 from .store import Store
 
-__all__ = ["Event", "Health", "Lapsed", "Page", "QueueStats", "Running", "Situation", "Store", "maintenance"]
+__all__ = [
+    "Cipher",
+    "Event",
+    "Health",
+    "Lapsed",
+    "Page",
+    "QueueStats",
+    "Running",
+    "Situation",
+    "Store",
+    "maintenance",
+]

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from .cipher import Cipher
 from .clock import utc_now
 from .database import Database
 
@@ -17,10 +18,17 @@ class Base:
     Args:
         database: where everything is.
         clock: stands for both clocks, in tests.
+        cipher: for secrets; without one there can be none.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], datetime] | None = None,
+        cipher: Cipher | None = None,
+    ) -> None:
         self._database = database
+        self._cipher = cipher or Cipher()
         self._clock = clock
         self._now = clock or utc_now
 

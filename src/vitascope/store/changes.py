@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.command import CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
 from .rows import Row
-from .tables import events, jobs, storable, workers
+from .tables import commands, events, jobs, storable, workers
+
+WORKER_STOPPED = "The worker stopped before it was done; ask again, and a download goes on where it stopped."
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
@@ -149,13 +153,28 @@ def give_back(
         move(connection, row, JobStatus.QUEUED, now, **values)
 
 
-def see_worker(connection: sa.Connection, worker_id: str, now: datetime, device: str | None = None) -> None:
+def see_worker(
+    connection: sa.Connection,
+    worker_id: str,
+    now: datetime,
+    device: str | None = None,
+    loaded: Collection[str] | None = None,
+) -> None:
     """Note that a worker is alive; forgets those that were not seen for long when a new one comes."""
-    values = {} if device is None else {"device": device}
+    values: dict[str, Any] = {} if device is None else {"device": device}
+    if loaded is not None:
+        values["loaded"] = sorted(loaded)
     seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None, **values)
     if connection.execute(seen).rowcount == 0:
         connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGET_WORKERS_AFTER))
         connection.execute(sa.insert(workers).values(id=worker_id, started_at=now, seen_at=now, **values))
+
+
+def fail_commands(connection: sa.Connection, of: sa.ColumnElement[bool], now: datetime) -> None:
+    """End commands that nobody will carry out any more: their worker has stopped."""
+    is_open = commands.c.status.in_([CommandStatus.QUEUED.value, CommandStatus.RUNNING.value])
+    values = {"status": CommandStatus.FAILED.value, "finished_at": now, "message": WORKER_STOPPED}
+    connection.execute(sa.update(commands).where(is_open, of).values(values))
 
 
 def error_values(error: JobError) -> dict[str, str]:

@@ -12,6 +12,7 @@ from vitascope.domain.access import ApiKey, KeyLimits, Scope
 from vitascope.domain.errors import KeyNotFound
 
 from .base import Base
+from .for_secrets import end_secrets
 from .rows import Row
 from .tables import keys, rates
 
@@ -56,7 +57,7 @@ class ForKeys(Base):
         return _found(row)
 
     def revoke_key(self, key_id: str) -> ApiKey:
-        """End a key for good; its jobs stay. Revoking it again changes nothing.
+        """End a key for good, with what its webhooks are signed with; its jobs stay. Revoking it again changes nothing.
 
         Raises:
             KeyNotFound: there is none of that id.
@@ -65,6 +66,7 @@ class ForKeys(Base):
         update = sa.update(keys).where(keys.c.id == key_id).values(revoked_at=ended)
         with self._database.write() as connection:
             row = connection.execute(update.returning(keys)).one_or_none()
+            end_secrets(connection, key_id)
         return _found(row)
 
     def find_key(self, digest: str) -> ApiKey | None:

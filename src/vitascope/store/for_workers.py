@@ -16,7 +16,7 @@ from . import changes, history, queue
 from .base import Base
 from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
-from .tables import deployment, idempotency, jobs, workers
+from .tables import commands, deployment, idempotency, jobs, workers
 
 
 class ForWorkers(Base):
@@ -233,21 +233,25 @@ class ForWorkers(Base):
 
         return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
 
-    def worker_seen(self, worker_id: str, device: str | None = None) -> None:
+    def worker_seen(
+        self, worker_id: str, device: str | None = None, loaded: Collection[str] | None = None
+    ) -> None:
         """Note that a worker is alive; the first time makes it known.
 
         Args:
             worker_id: who.
             device: its kind of device, once that is known.
+            loaded: ids of the models that it has loaded, once that is known.
         """
         with self._database.write_soon() as connection:
-            changes.see_worker(connection, worker_id, self._lease_time(connection), device)
+            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded)
 
     def worker_stopped(self, worker_id: str) -> None:
-        """Note that a worker has ended on purpose."""
+        """Note that a worker has ended on purpose; what it was told to do and has not done fails."""
         stopped = sa.update(workers).where(workers.c.id == worker_id)
         with self._database.write_soon() as connection:
             connection.execute(stopped.values(stopped_at=self._lease_time(connection)))
+            changes.fail_commands(connection, commands.c.worker_id == worker_id, self._now())
 
 
 def _lapsed(now: datetime) -> sa.Select[Any]:

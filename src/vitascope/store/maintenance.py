@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from vitascope.domain.errors import SettingsError
 from vitascope.domain.job import JobStatus
 
+from .cipher import Cipher
 from .database import connect
-from .tables import HEAD, events, jobs, workers
+from .for_secrets import CHECK, unreadable
+from .tables import HEAD, events, jobs, secrets, workers
 from .upgrade import current_revision
 
 
@@ -40,8 +44,12 @@ def backup(url: str, path: Path) -> None:
         database.backup(path)
 
 
-def check(url: str) -> Health:
-    """Look for damage, for an outdated schema, and for jobs whose history does not fit.
+def check(url: str, cipher: Cipher | None = None) -> Health:
+    """Look for damage, for an outdated schema, for jobs whose history does not fit, and for secrets that cannot be read.
+
+    Args:
+        url: of the database.
+        cipher: for its secrets; without one they are not looked at.
 
     Raises:
         SettingsError: there is no database at the URL.
@@ -56,7 +64,10 @@ def check(url: str) -> Health:
                     f"the schema is {revision or 'missing'}, and {HEAD} is needed: run `vitascope db upgrade`"
                 )
                 return Health(revision, HEAD, {}, (outdated,))
-            return Health(revision, HEAD, _counts(connection), tuple(_contradictions(connection)))
+            problems = _contradictions(connection)
+            if cipher is not None:
+                problems += _unreadable_secrets(connection, cipher)
+            return Health(revision, HEAD, _counts(connection), tuple(problems))
 
 
 def _counts(connection: sa.Connection) -> dict[str, int]:
@@ -65,6 +76,8 @@ def _counts(connection: sa.Connection) -> dict[str, int]:
     counts = {f"{status} jobs": count for status, count in found.items()}
     for table in (events, workers):
         counts[table.name] = connection.scalars(sa.select(sa.func.count()).select_from(table)).one()
+    kept = sa.select(sa.func.count()).where(secrets.c.purpose != CHECK)
+    counts["secrets"] = connection.scalars(kept).one()
     return counts
 
 
@@ -74,3 +87,12 @@ def _contradictions(connection: sa.Connection) -> list[str]:
     differs = jobs.c.last_event != sa.func.coalesce(newest.scalar_subquery(), 0)
     ids = connection.scalars(sa.select(jobs.c.id).where(differs).order_by(jobs.c.number).limit(10))
     return [f"the history of job {job_id} does not end where its row says" for job_id in ids]
+
+
+def _unreadable_secrets(connection: sa.Connection, cipher: Cipher) -> list[str]:
+    try:
+        errors = unreadable(connection, cipher)
+    except SettingsError as missing:  # there is no key
+        return [f"{missing.message}: {missing.hint}" if missing.hint else missing.message]
+    counts = Counter(f"{error.message}: {error.hint}" for error in errors)
+    return [f"{sentence} ({count} rows)" for sentence, count in counts.items()]

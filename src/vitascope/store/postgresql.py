@@ -135,17 +135,29 @@ def _engine(url: sa.URL, isolation_level: str, session: dict[str, str]) -> sa.En
         *(f"-c {name}={value}" for name, value in session.items()),
     ]
     parameters = {name: value for name, value in PARAMETERS.items() if name not in url.query}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level=isolation_level,
         pool_size=5,
         max_overflow=11,
         pool_timeout=POOL_SECONDS,
         pool_pre_ping=True,
+        hide_parameters=True,  # prompts are among them: not in the log, nor in an error that gets there
         pool_use_lifo=True,  # what is not needed any more idles at the other end
         connect_args={**parameters, "options": " ".join(options)},
         use_native_hstore=False,  # else each connection asks whether there is such a type
     )
+    sa.event.listen(engine, "handle_error", _forget_values)
+    return engine
+
+
+def _forget_values(context: sa.ExceptionContext) -> None:
+    """Cut from an error what quotes the row that was refused."""
+    original = context.original_exception
+    if getattr(getattr(original, "diag", None), "message_detail", None):
+        for error in (original, context.sqlalchemy_exception):
+            if error is not None and error.args:
+                error.args = (str(error.args[0]).partition("\n")[0],)
 
 
 #: The server is away, shuts down, has no memory or disk left, is read-only after a change of roles, or lets us wait too long.

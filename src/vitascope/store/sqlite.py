@@ -199,6 +199,7 @@ def _engine(url: sa.URL, begin: str | None, pragma: str) -> sa.Engine:
         pool_reset_on_return=None if begin is None else "rollback",
         pool_size=2,
         max_overflow=14,
+        hide_parameters=True,  # prompts are among them: not in the log, nor in an error that gets there
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 

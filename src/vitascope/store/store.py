@@ -6,27 +6,33 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 
+from .cipher import Cipher
 from .database import connect
 from .for_clients import ForClients
+from .for_commands import ForCommands
 from .for_keys import ForKeys
 from .for_operators import ForOperators
+from .for_secrets import ForSecrets
 from .for_workers import ForWorkers
 from .upgrade import upgrade
 
 
-class Store(ForClients, ForWorkers, ForOperators, ForKeys):
+class Store(ForClients, ForWorkers, ForOperators, ForKeys, ForSecrets, ForCommands):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 
     All methods raise StoreUnavailable when the database does not answer. They work again as soon as it does.
     """
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], datetime] | None = None) -> Store:
+    def open(
+        cls, url: str, clock: Callable[[], datetime] | None = None, *, cipher: Cipher | None = None
+    ) -> Store:
         """Open the database at a SQLAlchemy URL and bring it to the newest schema.
 
         Args:
             url: `sqlite:///PATH` or `postgresql://…`.
             clock: stands for the clocks of this process and of the database, in tests.
+            cipher: for secrets; not used before the first one is.
 
         Raises:
             SettingsError: the URL, the folder or the file cannot be used, or the database is a newer version's.
@@ -39,7 +45,7 @@ class Store(ForClients, ForWorkers, ForOperators, ForKeys):
         except BaseException:
             database.close()
             raise
-        return cls(database, clock)
+        return cls(database, clock, cipher)
 
     def close(self) -> None:
         self._database.close()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from vitascope.domain.command import CommandStatus
 from vitascope.domain.job import JobStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0005"
+HEAD = "0007"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -50,7 +52,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "?")
 
 
-def _one_of(column: str, values: type[JobStatus]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -163,6 +165,35 @@ workers = sa.Table(
     sa.Column("stopped_at", Instant),
     # kind of device, by which speeds are kept
     sa.Column("device", sa.String(255), nullable=False, server_default=""),
+    # ids of the models that it has loaded
+    sa.Column("loaded", _Json, nullable=False, server_default="[]"),
+)
+
+# what operators want of workers; one row for each worker that shall do it
+commands = sa.Table(
+    "commands",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    # of the command: rows of the same one share it
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("worker_id", sa.String(255), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    # empty where it is about none
+    sa.Column("model", sa.String(255), nullable=False),
+    sa.Column("options", _Json, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    # how it ended, or what is going on
+    sa.Column("message", sa.Text, nullable=False, default=""),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("total_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.CheckConstraint(_one_of("status", CommandStatus), name="status"),
+    sa.CheckConstraint("(status IN ('queued', 'running')) = (finished_at IS NULL)", name="finished"),
+    sa.Index(None, "id"),
+    sa.Index(None, "status", "worker_id"),
+    sqlite_autoincrement=True,
 )
 
 # what each model took on each kind of device
@@ -204,6 +235,26 @@ keys = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
+)
+
+# what must be readable again, encrypted: see `cipher`
+_current: dict[str, Any] = {
+    "sqlite_where": sa.text("expires_at IS NULL"),
+    "postgresql_where": sa.text("expires_at IS NULL"),
+}
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # such as `webhook`, and whose it is, such as an API key's id
+    sa.Column("purpose", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("ciphertext", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    # of one that was replaced
+    sa.Column("expires_at", Instant),
+    sa.Index("uq_secrets_current", "purpose", "owner", unique=True, **_current),
+    sa.Index(None, "purpose", "owner"),
 )
 
 # requests that each key has sent in a minute of the clock

@@ -70,7 +70,8 @@ class _Child:
         self._pipe.send({"is": "ready", **self._engine_now()})
         while True:
             order = self._orders.get()
-            self._pipe.send({**self._make(order), **self._engine_now()})
+            answer = self._make(order) if order["do"] == "make" else self._obey(order)
+            self._pipe.send({**answer, **self._engine_now()})
 
     def _engine_now(self) -> Message:
         return {"device": self._engine.device, "loaded": self._engine.loaded_models}
@@ -110,6 +111,29 @@ class _Child:
             return {"is": "cancelled", "job": job_id}
         return {"is": "made", "job": job_id, "video": asdict(product.video), "details": product.details()}
 
+    def _obey(self, order: Message) -> Message:
+        """Do what an operator wants of the engine."""
+        answer = {"is": "obeyed", "errand": order["errand"]}
+        try:
+            message = self._do(order)
+        except VitascopeError as error:
+            logger.warning("command failed", extra={"code": error.code}, exc_info=error.__cause__)
+            return {**answer, "problem": error.code, "message": _sentence(error)}
+        except Exception:
+            logger.exception("command failed")
+            return {**answer, "problem": InternalError.code, "message": InternalError().message}
+        return {**answer, "problem": None, "message": message}
+
+    def _do(self, order: Message) -> str:
+        if order["do"] == "clear_caches":
+            self._engine.clear_caches()
+            return "the caches are empty"
+        spec = self._resolve(order["model"])
+        if order["do"] == "load":
+            self._engine.load(spec)
+            return "loaded"
+        return "unloaded" if self._engine.unload(spec.id) else "it was not loaded"
+
     def _produce(self, order: Message) -> Product | None:
         """Run the generator to its end; None if it was cancelled on the way."""
         job_id: str = order["job"]
@@ -135,7 +159,9 @@ def _told(step: Step) -> Message:
 
 
 def _sentence(error: VitascopeError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint and "/" not in error.hint else error.message
+    """Join message and hint, but no hint that may hold a path; a command may hold a hub's name."""
+    is_shown = error.hint and ("/" not in error.hint or error.hint.startswith("`vitascope "))
+    return f"{error.message}; {error.hint}" if is_shown else error.message
 
 
 def _die_with_parent() -> None:

@@ -2,11 +2,14 @@
 
 parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": PATH, "key": KEY}
                  {"do": "cancel", "job": ID}
+                 {"do": "load" | "unload", "errand": NUMBER, "model": ID}
+                 {"do": "clear_caches", "errand": NUMBER}
 child → parent   {"is": "ready"}
                  {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
+                 {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
                All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …]
 """
 

@@ -18,14 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
+from vitascope.domain.command import CommandKind, Errand
 from vitascope.domain.cost import effort_of, measured
-from vitascope.domain.errors import JobNotFound, LeaseLost, StorageError, StoreUnavailable
+from vitascope.domain.errors import (
+    InternalError,
+    JobNotFound,
+    LeaseLost,
+    ModelInUse,
+    ModelUnavailable,
+    StorageError,
+    StoreUnavailable,
+)
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
 from vitascope.storage import StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
+from .errands import Errands, Models
 from .messages import Message
 from .patience import Patience, StepTimes
 from .sweep import Sweep
@@ -37,6 +47,9 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 0.1
 """An idle worker looks so often whether it shall stop."""
+
+SILENCE_LEASES = 2.0
+"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
 
 SWEEP_SECONDS = 10.0
 """A busy worker looks at some files so often, between two jobs; an idle one at any time."""
@@ -83,10 +96,16 @@ class Worker:
         files: where finished videos go and inputs are.
         start_engine: starts an engine process.
         config: limits and folders.
+        models: the catalog, for what operators want done with models.
     """
 
     def __init__(
-        self, store: Store, files: Files, start_engine: Callable[[], EngineProcess], config: WorkerConfig
+        self,
+        store: Store,
+        files: Files,
+        start_engine: Callable[[], EngineProcess],
+        config: WorkerConfig,
+        models: Models,
     ) -> None:
         self._store = store
         self._files = files
@@ -98,6 +117,7 @@ class Worker:
         self._warm_models: frozenset[str] = frozenset()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
 
@@ -129,6 +149,7 @@ class Worker:
                     logger.warning("store unavailable: %s", error.message)
                     self._pause(STORE_RETRY_SECONDS)
         finally:
+            self._errands.stop()
             self._drop_engine()
             shutil.rmtree(self._config.work_folder, ignore_errors=True)
             with contextlib.suppress(StoreUnavailable):
@@ -138,6 +159,10 @@ class Worker:
         """Run the next job, or wait a moment for one."""
         self._tidy()
         self._hear_idle_engine(self._ready_engine())
+        self._errands.begin()
+        if (errand := self._errands.next_for_engine()) is not None:
+            self._errands.end(errand, lambda: self._obey(errand))
+            return
         asked_at = time.monotonic()
         lease = self._store.claim(
             self._config.worker_id,
@@ -158,9 +183,11 @@ class Worker:
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
-        self._store.worker_seen(self._config.worker_id, self._device or None)
+        loaded = self._warm_models if self._device else None
+        self._store.worker_seen(self._config.worker_id, self._device or None, loaded)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
+        self._errands.tidy()
 
     def _ready_engine(self) -> EngineProcess:
         """Return the engine process; starts one if there is none, or if it died without a job."""
@@ -169,7 +196,9 @@ class Worker:
             self._drop_engine()
         if self._engine is None:
             self._engine = self._start_engine()
-            self._warm_models = frozenset()
+            if self._warm_models:
+                self._warm_models = frozenset()
+                self._tidied_at = float("-inf")
             self._step_times = StepTimes()
             logger.info("engine started", extra={"pid": self._engine.pid})
         return self._engine
@@ -182,10 +211,55 @@ class Worker:
 
     def _know_engine(self, message: Message) -> None:
         """Note on what kind of device the engine works, and which models it has loaded."""
-        if self._device != message["device"]:
-            self._device = message["device"]
+        loaded = frozenset(message["loaded"])
+        if (self._device, self._warm_models) != (message["device"], loaded):
+            self._device, self._warm_models = message["device"], loaded
             self._tidied_at = float("-inf")  # let the store know soon
-        self._warm_models = frozenset(message["loaded"])
+
+    def _obey(self, errand: Errand) -> str:
+        """Do what an operator wants, with the engine; returns how it went.
+
+        Raises:
+            VitascopeError: it was not done.
+        """
+        if errand.kind is CommandKind.RESTART:
+            self._drop_engine()
+            return f"the engine process was started anew as {self._ready_engine().pid}"
+        if errand.kind is not CommandKind.REMOVE:
+            return self._have_engine_obey(errand.kind, errand)
+        if errand.model in self._warm_models:
+            if not errand.options.get("force", False):
+                raise ModelInUse
+            self._have_engine_obey(CommandKind.UNLOAD, errand)
+        return self._errands.remove(errand)
+
+    def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:
+        engine = self._ready_engine()
+        engine.send({"do": kind.value, "errand": errand.number, "model": errand.model})
+        silent_seconds = 0.0
+        while silent_seconds < self._config.hang_seconds and not self._is_time_over():
+            try:
+                message = engine.receive(PAUSE_SECONDS)
+            except EOFError:
+                self._drop_engine()
+                raise InternalError(
+                    "The engine process died; a model that is too large for the memory does that."
+                ) from None
+            with contextlib.suppress(StoreUnavailable):  # it may come back before the engine has done it
+                self._tidy()
+            if message is None:
+                silent_seconds += PAUSE_SECONDS
+                continue
+            self._know_engine(message)
+            if message["is"] == "obeyed" and message["errand"] == errand.number:
+                if message["problem"] is not None:
+                    raise ModelUnavailable(message["message"])
+                with contextlib.suppress(StoreUnavailable):
+                    self._tidy()  # who waits for this shall find it so
+                return str(message["message"])
+        self._drop_engine()
+        reason = "the worker stops" if self._stop_at is not None else "the engine said nothing for too long"
+        raise InternalError(f"It was not done: {reason}.")
 
     def _run_one(self, lease: Lease, leased_at: float) -> None:
         """Run one job to its end, whatever that is."""

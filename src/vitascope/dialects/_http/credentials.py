@@ -64,8 +64,10 @@ def _key_of(request: Request) -> str | None:
             found.add(value.strip())
     if len(found) > 1:
         raise InvalidApiKey("two different API keys were sent", hint="send one")
-    if not found and NAMES_IN_ADDRESSES & {name.lower() for name in request.query_params}:
-        # addresses are logged by whatever passes them on
+    if any(
+        value and name.lower() in NAMES_IN_ADDRESSES for name, value in request.query_params.multi_items()
+    ):
+        # addresses are logged by whatever passes them on: told even beside a good key
         raise InvalidApiKey(
             "an API key in the address is not accepted",
             hint="send `Authorization: Bearer KEY`, and rotate this key",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
 from vitascope.domain.errors import QueueFull, StoreUnavailable
@@ -81,15 +81,18 @@ class Desk:
         if not noted.cancelled():
             noted.exception()  # it is no more than a note: the client has its answer
 
-    async def admit(self, caller: Caller, once: Once | None = None) -> None:
-        """Count a request that makes a job, and refuse quickly what there is no room for.
+    async def admit(self, request: Request, once: Once | None = None) -> None:
+        """Count an authenticated request that makes a job, and refuse quickly what there is no room for.
+
+        What its key has left is noted with the request: every answer from here on tells it, whatever it says.
 
         Raises:
             RateLimitExceeded: the caller has sent too many.
             QueueFull: too many jobs wait.
         """
+        caller: Caller = request.state.caller
         if caller.limits.requests_per_minute is not None:
-            await self.write(self.service.count_request, caller)
+            request.state.allowance = await self.write(self.service.count_request, caller)
         if once is not None and (
             once.name is not None or once.is_retry
         ):  # those may be answered with a job that is there

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from vitascope.domain.access import Allowance
 from vitascope.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
+    CommandNotFound,
     ForbiddenOrigin,
     IdempotencyConflict,
     InvalidApiKey,
     JobConflict,
     JobNotFound,
     KeyNotFound,
+    ModelInUse,
+    NoWorker,
     PermissionDenied,
     QueueFull,
     RateLimitExceeded,
@@ -34,6 +38,9 @@ _STATUS: dict[type[VitascopeError], int] = {
     PermissionDenied: 403,
     StorageLimitReached: 403,
     KeyNotFound: 404,
+    CommandNotFound: 404,
+    ModelInUse: 409,
+    NoWorker: 503,
     RateLimitExceeded: 429,
     IdempotencyConflict: 409,
     BodyTooLarge: 413,
@@ -57,14 +64,19 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
     if isinstance(error, InvalidApiKey):
         return {"www-authenticate": "Bearer"}
     if isinstance(error, RateLimitExceeded):
-        return {
-            "retry-after": str(error.retry_after_seconds),
-            "x-ratelimit-limit-requests": str(error.limit),
-            "x-ratelimit-remaining-requests": "0",
-            "x-ratelimit-reset-requests": f"{error.retry_after_seconds}s",
-        }
+        nothing_left = Allowance(error.limit, 0, error.retry_after_seconds)
+        return {"retry-after": str(error.retry_after_seconds), **allowance_headers(nothing_left)}
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
     return {}
+
+
+def allowance_headers(allowance: Allowance) -> dict[str, str]:
+    """Tell what a key has left in this minute, as OpenAI's clients read it."""
+    return {
+        "x-ratelimit-limit-requests": str(allowance.limit),
+        "x-ratelimit-remaining-requests": str(allowance.remaining),
+        "x-ratelimit-reset-requests": f"{allowance.reset_seconds}s",
+    }

@@ -98,6 +98,23 @@ class Fields:
             raise InvalidParameter(name, value, "it is out of range")
         return float(value)
 
+    def boolean(self, name: str) -> bool | None:
+        value = self._values.get(name)
+        if isinstance(value, str):
+            value = {
+                "": None,
+                "null": None,
+                "true": True,
+                "yes": True,
+                "1": True,
+                "false": False,
+                "no": False,
+                "0": False,
+            }.get(value.strip().lower(), value)
+        if value is None or isinstance(value, bool):
+            return value
+        raise InvalidParameter(name, _shown(value), "it must be true or false")
+
     def mapping(self, name: str) -> dict[str, Any]:
         """Return an object, which may also come as JSON text; checked to be storable and not too large."""
         value = self._values.get(name)

@@ -11,11 +11,12 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vitascope.domain.access import Scope
+from vitascope.domain.access import Allowance, Scope
 from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
 from .edge import RenderError
+from .errors import allowance_headers
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,18 @@ def route_class(
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
-                    return response
+                    return _with_allowance(request, response)
                 else:
-                    return found
+                    return _with_allowance(request, found)
 
             return answer
 
     return DialectRoute
+
+
+def _with_allowance(request: Request, response: Response) -> Response:
+    """Tell what the key has left, where the request was counted: that is known then, and costs nothing more."""
+    allowance: Allowance | None = getattr(request.state, "allowance", None)
+    if allowance is not None:
+        response.headers.update(allowance_headers(allowance))
+    return response

@@ -16,8 +16,8 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
-from . import events, keys, schema
-from .answers import error_response, job_object, model_object, plan_object
+from . import events, keys, models, schema
+from .answers import error_response, job_object, plan_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
@@ -31,6 +31,7 @@ class NativeDialect:
         both = APIRouter()
         both.include_router(self._for_clients())
         both.include_router(keys.router())
+        both.include_router(models.router())
         return both
 
     def _for_clients(self) -> APIRouter:
@@ -59,7 +60,6 @@ class NativeDialect:
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
         add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
-        add("/models", self.models, responses={200: {"model": schema.ModelPage}, **errors})
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
 
@@ -74,7 +74,7 @@ class NativeDialect:
         wanted, sent = to_request(fields, desk.service.spec)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
-        await desk.admit(caller, once)
+        await desk.admit(request, once)
         draft = desk.service.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once)
         return await _shown(desk, job, made=job.id == draft.job_id)
@@ -123,7 +123,7 @@ class NativeDialect:
         caller = _http.caller_of(request)
         ended = await desk.find(caller, _own(job_id))
         once = await _http.once_of(request, _http.Fields({}))
-        await desk.admit(caller, once)
+        await desk.admit(request, once)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
         job = await desk.submit(caller, draft, once)
         return await _shown(desk, job, made=job.id == draft.job_id)
@@ -149,11 +149,6 @@ class NativeDialect:
         path = desk.service.open_video(job)
         assert job.video is not None
         return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
-
-    async def models(self, request: Request) -> Response:
-        """List the models with all that they accept, the default one first."""
-        specs = _http.desk_of(request).service.models(_http.caller_of(request))
-        return JSONResponse({"models": [model_object(spec) for spec in specs]})
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""

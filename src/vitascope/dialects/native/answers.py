@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from vitascope.dialects._http import retry_headers, status_of
+from vitascope.domain import schedulers
 from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
@@ -131,7 +132,7 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "fps": spec.fps,
         "num_inference_steps": dataclasses.asdict(spec.num_inference_steps),
         "guidance_scale": dataclasses.asdict(spec.guidance_scale),
-        "schedulers": list(spec.schedulers),
+        "schedulers": list(schedulers.accepted(spec)),
         "scheduler_family": spec.scheduler_family,
         "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
         "clip_layers": spec.clip_layers,

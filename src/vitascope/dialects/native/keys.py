@@ -1,4 +1,4 @@
-"""/api/v1/keys: for operators, with a key of the scope `admin`."""
+"""/api/v1/keys: for operators, with a key of the scope `admin`; and what a key may ask about itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.access import KeyLimits, Scope
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import InvalidParameter, KeyNotFound
+from vitascope.domain.secret import Secret
 
 from . import schema
 from .answers import error_response
@@ -18,9 +19,22 @@ from .answers import error_response
 LIMITS = ("requests_per_minute", "max_running", "max_queued", "max_storage_bytes")
 PARAMETERS = ("name", "scopes", "expires_at", "models", *LIMITS)
 
+PRIVATE = {"cache-control": "no-store"}
+"""Headers of answers with a secret in them."""
+
+SELF = "self"
+"""Stands for the id of the key that asks."""
+
 
 def router() -> APIRouter:
     """Make the routes."""
+    both = APIRouter()
+    both.include_router(_for_operators())
+    both.include_router(_for_holders())
+    return both
+
+
+def _for_operators() -> APIRouter:
     made = APIRouter(
         prefix="/api/v1/keys", tags=["Keys"], route_class=_http.route_class(error_response, scope=Scope.ADMIN)
     )
@@ -31,6 +45,14 @@ def router() -> APIRouter:
     add("/{key_id}", revoke, methods=["DELETE"], responses={200: {"model": schema.Key}, **errors})
     rotated = {200: {"model": schema.NewKey}, **errors}
     add("/{key_id}/rotate", rotate, methods=["POST"], responses=rotated)
+    return made
+
+
+def _for_holders() -> APIRouter:
+    made = APIRouter(prefix="/api/v1/keys", tags=["Keys"], route_class=_http.route_class(error_response))
+    add, answers = made.add_api_route, {200: {"model": schema.WebhookSecrets}, **schema.ERRORS}
+    add("/{key_id}/webhook-secret", webhook_secret, responses=answers)
+    add("/{key_id}/webhook-secret/rotate", rotate_webhook_secret, methods=["POST"], responses=answers)
     return made
 
 
@@ -45,7 +67,7 @@ async def create(request: Request) -> Response:
     )
     name, scopes = fields.text("name") or "", _scopes(fields)
     key, secret = await desk.write(desk.service.keys.create, name, scopes, limits, _expiry(fields))
-    return JSONResponse({**key.to_dict(), "key": secret}, status_code=201)
+    return JSONResponse({**key.to_dict(), "key": secret}, status_code=201, headers=PRIVATE)
 
 
 async def page(request: Request) -> Response:
@@ -64,7 +86,34 @@ async def rotate(key_id: str, request: Request) -> Response:
     """Give a key another secret; the old one ends at once, jobs and limits stay."""
     desk = _http.desk_of(request)
     key, secret = await desk.write(desk.service.keys.rotate, key_id)
-    return JSONResponse({**key.to_dict(), "key": secret})
+    return JSONResponse({**key.to_dict(), "key": secret}, headers=PRIVATE)
+
+
+async def webhook_secret(key_id: str, request: Request) -> Response:
+    """Show what a key's webhooks are signed with: its own, or any key's with the scope `admin`. `self` is the key that asks."""
+    desk, key_id = _http.desk_of(request), _allowed(key_id, request)
+    return _secrets_answer(key_id, await desk.write(desk.service.keys.webhook_secrets, key_id))
+
+
+async def rotate_webhook_secret(key_id: str, request: Request) -> Response:
+    """Make another secret for a key's webhooks; they are signed with the old one too for 24 hours."""
+    desk, key_id = _http.desk_of(request), _allowed(key_id, request)
+    return _secrets_answer(key_id, await desk.write(desk.service.keys.rotate_webhook_secret, key_id))
+
+
+def _allowed(key_id: str, request: Request) -> str:
+    """Return the id that is meant; another's is no other case than an unknown one."""
+    caller = _http.caller_of(request)
+    if key_id == SELF:
+        return caller.key_id
+    if caller.owner not in (None, key_id):
+        raise KeyNotFound
+    return key_id
+
+
+def _secrets_answer(key_id: str, secrets: tuple[Secret, ...]) -> Response:
+    shown = {"key_id": key_id, "secrets": [secret.to_dict() for secret in secrets]}
+    return JSONResponse(shown, headers=PRIVATE)
 
 
 def _names(fields: _http.Fields, name: str) -> list[str]:

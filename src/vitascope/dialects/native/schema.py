@@ -187,12 +187,68 @@ class ModelDescription(BaseModel):
     #: Of the device, in bfloat16; 0 if unknown.
     memory_gb: float
     price_class: str
+    is_default: bool
+    #: `hub:OWNER/NAME`, `embedded:NAME` or `folder`.
+    source: str
+    #: The commit that is on this machine, or that a broken download is of.
+    revision: str | None
+    #: Whether all of it is on the server's machine.
+    downloaded: bool
+    num_bytes_on_disk: int
+    #: Why it cannot be loaded.
+    problem: str | None
+    #: Ids of workers that would start with it at once.
+    loaded_on: list[str]
 
 
 class ModelPage(BaseModel):
     """All models, the default one first."""
 
     models: list[ModelDescription]
+
+
+class CommandPart(BaseModel):
+    """How far a worker is with a command."""
+
+    worker: str
+    status: Literal["queued", "running", "done", "failed"]
+    message: str
+    num_bytes: int
+    total_bytes: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Command(BaseModel):
+    """What an operator wants of workers, and what came of it."""
+
+    id: str
+    kind: Literal["load", "unload", "clear_caches", "restart", "pull", "verify", "remove"]
+    model: str | None
+    status: Literal["queued", "running", "done", "failed"]
+    created_at: datetime
+    workers: list[CommandPart]
+
+
+class CommandList(BaseModel):
+    """The commands of the last day, the newest first."""
+
+    commands: list[Command]
+
+
+class Worker(BaseModel):
+    """A worker that lives."""
+
+    id: str
+    device: str
+    loaded: list[str]
+    started_at: datetime
+
+
+class WorkerList(BaseModel):
+    """All workers that live."""
+
+    workers: list[Worker]
 
 
 class Queue(BaseModel):
@@ -233,6 +289,21 @@ class KeyList(BaseModel):
     """All keys that ever were, oldest first."""
 
     keys: list[Key]
+
+
+class WebhookSecret(BaseModel):
+    """What webhooks are signed with; `expires_at` is set on the one that was replaced."""
+
+    secret: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class WebhookSecrets(BaseModel):
+    """The secrets that are good now, the current one first."""
+
+    key_id: str
+    secrets: list[WebhookSecret]
 
 
 class ErrorDetail(BaseModel):
@@ -277,7 +348,10 @@ _FIELDS = {
     "duration_seconds": _field(_NUMBER, "Another way to say `num_frames`."),
     "num_inference_steps": _field(_INTEGER, "Denoising steps. By default the model's."),
     "guidance_scale": _field(_NUMBER, "How closely the prompt is followed. By default the model's."),
-    "scheduler": _field(_TEXT, "A noise scheduler of the model's, by its diffusers class name."),
+    "scheduler": _field(
+        _TEXT,
+        "A noise scheduler by its diffusers class name; what stands in for one that the model has not is among `choices`.",
+    ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
     "preview_every": _field(
@@ -362,6 +436,32 @@ CREATE_KEY: dict[str, Any] = {
             }
         },
     }
+}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "worker": _field(_TEXT, "Id of the only worker that shall do it; by default all do."),
+    "repair": _field({"type": "boolean"}, "Read what is there, and fetch again what is not right."),
+    "force": _field({"type": "boolean"}, "Unload it first where it is loaded."),
+}
+
+
+def options(*names: str) -> dict[str, Any]:
+    """Describe the body of a command, all of which may be left out."""
+    properties = {name: _OPTIONS[name] for name in ("worker", *names)}
+    described = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": described}}}}
+
+
+REMOVE: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "schema": {"type": _OPTIONS[name]["type"]},
+            "description": _OPTIONS[name]["description"],
+        }
+        for name in ("worker", "force")
+    ]
 }
 
 PAGE: dict[str, Any] = {

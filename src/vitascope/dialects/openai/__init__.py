@@ -23,15 +23,7 @@ __all__ = ["OpenAIDialect", "envelope", "error_response"]
 
 
 class OpenAIDialect:
-    """The routes.
-
-    Args:
-        unknown_model_falls_back: clients written for the vendor send the vendor's model names. True makes the default
-            model of what no card has a name for, and says so in the video's metadata; False refuses it.
-    """
-
-    def __init__(self, *, unknown_model_falls_back: bool = True) -> None:
-        self._unknown_model_falls_back = unknown_model_falls_back
+    """The routes."""
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=_http.route_class(error_response))
@@ -58,10 +50,10 @@ class OpenAIDialect:
         """Make a video: answers at once, with a job that survives whatever happens to the server."""
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
-        order = to_order(fields, desk.service.spec, unknown_model_falls_back=self._unknown_model_falls_back)
+        order = to_order(fields, desk.service.spec_of_vendor)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
-        await desk.admit(caller, once)
+        await desk.admit(request, once)
         try:
             job = await desk.submit(caller, _prepare(desk.service, order, caller), once)
         except InvalidParameter as error:

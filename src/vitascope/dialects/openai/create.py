@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from vitascope.dialects._http import picture_of
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import InvalidParameter, UnknownModel
+from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
 from vitascope.domain.sizes import nearest_side
@@ -25,7 +25,7 @@ MAX_NAME_CHARS = 255
 
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", re.ASCII)
 
-Resolve = Callable[[str | None], ModelSpec]
+Resolve = Callable[[str | None], tuple[ModelSpec, tuple[Choice, ...]]]
 
 
 class FieldReader(Protocol):
@@ -86,12 +86,12 @@ class Order:
         )
 
 
-def to_order(fields: FieldReader, resolve: Resolve, *, unknown_model_falls_back: bool) -> Order:
+def to_order(fields: FieldReader, resolve: Resolve) -> Order:
     """Translate a decoded body.
 
     Raises:
         InvalidParameter: a field is of the wrong type or form; named as the client named it.
-        UnknownModel: there is no such model, and the fallback is switched off.
+        UnknownModel: there is no such model, and `resolve` knows none in its place.
     """
     prompt = fields.text("prompt")
     if prompt is None:
@@ -117,24 +117,18 @@ def to_order(fields: FieldReader, resolve: Resolve, *, unknown_model_falls_back:
         ),
         names={"num_inference_steps": steps, "format": "output_format"},
     )
-    spec = _choose_model(order, resolve, unknown_model_falls_back)
+    spec = _choose_model(order, resolve)
     _read_length(order, fields, spec)
     _read_size(order, fields)
     _read_image(order, fields)
     return order
 
 
-def _choose_model(order: Order, resolve: Resolve, falls_back: bool) -> ModelSpec:
+def _choose_model(order: Order, resolve: Resolve) -> ModelSpec:
     name = order.request.model
-    try:
-        spec = resolve(name or None)
-    except UnknownModel:
-        if not falls_back:
-            raise
-        spec = resolve(None)
-        order.choices.append(Choice("model", spec.id, f"there is no model `{name[:60]}` here"))
-        order.request = dataclasses.replace(order.request, model=spec.id)
-    if not name:
+    spec, choices = resolve(name or None)
+    order.choices.extend(choices)
+    if choices or not name:
         order.request = dataclasses.replace(order.request, model=spec.id)
     return spec
 

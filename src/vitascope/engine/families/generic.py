@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,18 @@ from vitascope.engine.slots import Slot
 
 from .clip import without_last_layers
 from .conditions import Start, arguments_of, start_of
+from .quirks import no_picture
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
+
+ALSO_CALLED = {
+    "video_length": "num_frames",  # Latte
+    "frames": "num_frames",  # Sana-Video
+    "frame_rate": "fps",  # LTX
+    "max_guidance_scale": "guidance_scale",  # Stable Video Diffusion: it rises to this over the frames
+}
+"""Names that single pipelines have for what is called otherwise in all others."""
 
 
 def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generator[Step | None, None, Frames]:
@@ -74,27 +84,40 @@ def _run_window(
     plan: Plan, spec: ModelSpec, slot: Slot, index: int, start: Start, generator: torch.Generator
 ) -> Generator[Step | None, None, Frames]:
     pipe = slot.pipelines[start.window.mode]
-    checkpoint_scheduler = pipe.scheduler
-    pipe.scheduler = make_scheduler(checkpoint_scheduler, plan.scheduler)
     steps = plan.steps_per_window
-    skipped = plan.num_inference_steps - steps
-    previews = Previews(slot, pipe, plan, start.window)
 
-    def after_step(done: int, total: int) -> None:
-        # some schedulers make two calls for a step, and those that a given video saves are never made
-        calls = max(1, total - skipped * pipe.scheduler.order)
-        done_steps = min(steps, round(steps * done / calls))
-        preview = previews.after(done_steps)
-        pause(Step("denoise", index * steps + done_steps, plan.total_steps, preview))
+    def after_step(done: int, total: int, latents: torch.Tensor) -> None:
+        if done >= total and not latents.isfinite().all():
+            raise no_picture()  # decoding would take long, and some autoencoders turn it into black
+        done_steps = steps * done // total  # only a step that is done counts, and some take two calls
+        pause(Step("denoise", index * steps + done_steps, plan.total_steps, previews.after(done_steps)))
 
-    on_each_step(pipe.scheduler, after_step)
     arguments = _arguments(pipe, plan, spec, start, generator)
+    clip_skip = without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip)
+    with (
+        _own_state(pipe, plan),
+        clip_skip,
+        contextlib.closing(Previews(slot, pipe, plan, start.window)) as previews,
+    ):
+        on_each_step(pipe.scheduler, after_step, generator)
+        output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
+    frames = _to_uint8(output.frames[0])
+    _check_shape(frames, (start.window.num_frames, plan.native_height, plan.native_width, 3), spec)
+    return frames
+
+
+@contextlib.contextmanager
+def _own_state(pipe: Any, plan: Plan) -> Iterator[None]:
+    """Lend the pipeline a scheduler, and a guider where it has one, for this request only: both keep their position."""
+    checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
+    pipe.scheduler = make_scheduler(pipe.scheduler, plan.scheduler)
+    if "guider" in checkpoint:
+        pipe.guider = pipe.guider.new(guidance_scale=plan.guidance_scale)
     try:
-        with without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip):
-            output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
+        yield
     finally:
-        pipe.scheduler = checkpoint_scheduler
-    return _to_uint8(output.frames[0])
+        for name, component in checkpoint.items():
+            setattr(pipe, name, component)
 
 
 def _arguments(
@@ -112,10 +135,11 @@ def _arguments(
         "guidance_scale": plan.guidance_scale,
         "generator": generator,
         "output_type": "np",
-        "frame_rate": plan.native_fps,
-        **spec.call,
-        **arguments_of(start, parameters, plan.strength),
+        "fps": plan.native_fps,
     }
+    arguments |= {other: arguments[name] for other, name in ALSO_CALLED.items()}
+    arguments |= spec.call
+    arguments |= arguments_of(start, parameters, plan.strength)
     return {name: value for name, value in arguments.items() if name in parameters}
 
 
@@ -126,6 +150,17 @@ def _to_uint8(frames: np.ndarray[Any, Any]) -> Frames:
         InvalidOutput: there are numbers that are no brightness.
     """
     if not np.isfinite(frames).all():
-        message = "the model gave numbers that are not a picture"
-        raise InvalidOutput(message, hint="another seed, a lower guidance_scale or dtype float32 may help")
+        raise no_picture()
     return np.round(frames * 255).clip(0, 255).astype(np.uint8)
+
+
+def _check_shape(frames: Frames, planned: tuple[int, ...], spec: ModelSpec) -> None:
+    """Some pipelines round what they are asked for, or decide on their own: the card must say what they then make.
+
+    Raises:
+        InvalidOutput: the frames are not what was planned.
+    """
+    if frames.shape != planned:
+        made, said = (f"{n} frames of {w}x{h}" for n, h, w, _ in (frames.shape, planned))
+        message = f"model `{spec.id}` made {made} instead of {said}"
+        raise InvalidOutput(message, hint="its card gives sizes or frame counts that the model does not make")

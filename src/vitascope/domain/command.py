@@ -1,0 +1,90 @@
+"""What an operator wants of workers, beside jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class CommandKind(StrEnum):
+    """What shall be done."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    CLEAR_CACHES = "clear_caches"
+    #: The engine process is started anew.
+    RESTART = "restart"
+    #: Download a model's files; read them all and compare; remove the download.
+    PULL = "pull"
+    VERIFY = "verify"
+    REMOVE = "remove"
+
+
+ABOUT_MODELS = frozenset(CommandKind) - {CommandKind.CLEAR_CACHES, CommandKind.RESTART}
+
+WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
+"""What needs no engine: it is done beside jobs."""
+
+
+class CommandStatus(StrEnum):
+    """How far one worker is with it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One worker's part of a command."""
+
+    number: int
+    worker_id: str
+    kind: CommandKind
+    #: Id of the model that it is about; empty if it is about none.
+    model: str
+    options: Mapping[str, bool]
+    status: CommandStatus
+    #: How it ended, or what is going on.
+    message: str
+    #: Of a download or a check, how far it is; 0 of 0 while that is not known.
+    num_bytes: int
+    total_bytes: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What was asked for, and what each worker has made of it."""
+
+    id: str
+    kind: CommandKind
+    model: str
+    created_at: datetime
+    errands: tuple[Errand, ...]
+
+    @property
+    def status(self) -> CommandStatus:
+        """Done when all have done it, failed when all have ended and one has failed."""
+        found = {errand.status for errand in self.errands}
+        for status in (CommandStatus.RUNNING, CommandStatus.QUEUED, CommandStatus.FAILED):
+            if status in found:
+                started = status is CommandStatus.QUEUED and len(found) > 1
+                return CommandStatus.RUNNING if started else status
+        return CommandStatus.DONE
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker that lives."""
+
+    id: str
+    #: Kind of device; empty while that is not known.
+    device: str
+    #: Ids of the models that would start at once.
+    loaded: tuple[str, ...]
+    started_at: datetime

@@ -1,0 +1,152 @@
+"""What a worker does for operators, beside jobs: files of models in a thread, the rest through the engine between jobs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from vitascope import catalog
+from vitascope.catalog import Progress
+from vitascope.domain.command import WITH_FILES, CommandKind, Errand
+from vitascope.domain.errors import StoreUnavailable, VitascopeError
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.store import Store
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 0.5
+"""Progress is written at most so often."""
+
+THROUGH_ENGINE = frozenset(CommandKind) - WITH_FILES
+
+_WORDS = {
+    "waiting": "another process downloads the same: waiting for it",
+    "listing": "asking the hub what there is",
+    "downloading": "downloading",
+    "checking": "comparing checksums",
+}
+
+
+class Models(Protocol):
+    """What is needed of the catalog."""
+
+    def resolve(self, name: str | None) -> ModelSpec: ...
+
+
+class _GivenUp(Exception):
+    """The worker stops, or the store says that nobody waits for this any more."""
+
+
+class Errands:
+    """The errands of one worker.
+
+    Args:
+        store: where they come from, and where it is written what came of them.
+        models: the catalog.
+        worker_id: whose they are.
+        silence_seconds: other workers that were silent for so long have stopped; what they were told fails.
+    """
+
+    def __init__(self, store: Store, models: Models, worker_id: str, silence_seconds: float) -> None:
+        self._store = store
+        self._models = models
+        self._worker_id = worker_id
+        self._silence_seconds = silence_seconds
+        self._thread: threading.Thread | None = None
+        self._is_stopping = False
+
+    def tidy(self) -> None:
+        """Called a few times in the length of a lease, also while a job runs: begin with files, fail what others left."""
+        self._store.sweep_commands(self._silence_seconds)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with the next errand that is about files, unless one is being done."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        errand = self._store.take_errand(self._worker_id, WITH_FILES)
+        if errand is not None:
+            self._thread = threading.Thread(target=self._do, args=(errand,), name="errand", daemon=True)
+            self._thread.start()
+
+    def next_for_engine(self) -> Errand | None:
+        """Take the next errand that the caller does, with the engine."""
+        return self._store.take_errand(self._worker_id, THROUGH_ENGINE)
+
+    def stop(self) -> None:
+        """Let a download stop where it is; it goes on from there when it is asked for again."""
+        self._is_stopping = True
+
+    def end(self, errand: Errand, work: Callable[[], str]) -> None:
+        """Do the work of an errand and write down what came of it."""
+        extra = {"command": errand.kind.value, "model": errand.model}
+        try:
+            message, failed = work(), False
+        except VitascopeError as error:
+            message, failed = f"{error.message}; {error.hint}" if error.hint else error.message, True
+        except _GivenUp:
+            return
+        except Exception:
+            logger.exception("command failed", extra=extra)
+            message, failed = "An unexpected error occurred; the worker's log says more.", True
+        logger.info("command failed" if failed else "command done", extra={**extra, "result": message})
+        self._insist(lambda: self._store.end_errand(errand.number, message, failed=failed))
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        while not self._is_stopping:
+            try:
+                return write()
+            except StoreUnavailable:
+                time.sleep(1.0)
+        return None
+
+    def _do(self, errand: Errand) -> None:
+        self.end(errand, lambda: self._with_files(errand))
+
+    def _with_files(self, errand: Errand) -> str:
+        spec = self._models.resolve(errand.model)
+        report = _Reporter(self._store, errand, lambda: self._is_stopping)
+        if errand.kind is CommandKind.PULL:
+            made = catalog.pull(spec, report, repair=errand.options.get("repair", False))
+            return f"{len(made.files)} files, {made.num_bytes / 1e9:.2f} GB, of revision {made.commit}"
+        problems = catalog.verify(spec, report)
+        if problems:
+            raise catalog.damaged(spec, problems)
+        return "every file is as it was"
+
+    def remove(self, errand: Errand) -> str:
+        """Remove a model's files; those that are not there are none to remove."""
+        spec = self._models.resolve(errand.model)
+        return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
+
+
+class _Reporter:
+    """Writes progress to the store, seldom enough."""
+
+    def __init__(self, store: Store, errand: Errand, is_stopping: Callable[[], bool]) -> None:
+        self._store = store
+        self._errand = errand
+        self._is_stopping = is_stopping
+        self._stage = ""
+        self._report_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if self._is_stopping():
+            raise _GivenUp
+        now = time.monotonic()
+        if progress.stage == self._stage and now < self._report_at:
+            return
+        self._stage, self._report_at = progress.stage, now + REPORT_SECONDS
+        words = _WORDS.get(progress.stage, progress.stage)
+        message = f"{words} {progress.file}".rstrip()
+        try:
+            goes_on = self._store.report_errand(
+                self._errand.number, message, progress.num_bytes, progress.total_bytes
+            )
+        except StoreUnavailable:
+            return  # the download need not wait for it
+        if not goes_on:
+            raise _GivenUp

@@ -1,0 +1,107 @@
+"""The key that secrets are encrypted with: how it is read, kept, and made once."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitascope.domain.errors import SettingsError
+from vitascope.domain.secret import parse_keys
+from vitascope.store import Cipher
+
+KEYS = [bytes(range(32)), bytes(range(32, 64))]
+TEXTS = [base64.b64encode(key).decode() for key in KEYS]
+
+
+@pytest.mark.parametrize("text", [",".join(TEXTS), ", ".join(TEXTS), "\n".join(TEXTS) + "\n"])
+def test_keys_are_read(text: str) -> None:
+    assert parse_keys(text) == tuple(KEYS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " , ", "short", TEXTS[0][:-4], f"{TEXTS[0]},AAAA", TEXTS[0] + "é", "*" * 44]
+)
+def test_what_is_no_key_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ValueError, match="it must be 32 bytes as base64") as refused:
+        parse_keys(text)
+    assert not text.strip(" ,") or text not in str(refused.value)
+
+
+def test_each_encryption_is_another_one() -> None:
+    cipher = Cipher(KEYS[:1])
+    assert cipher.encrypt("a", "row") != cipher.encrypt("a", "row")
+    assert cipher.decrypt(cipher.encrypt("ä", "row"), "row") == "ä"
+
+
+def test_a_cipher_shows_no_key() -> None:
+    cipher = Cipher(KEYS)
+    cipher.encrypt("a")
+    shown = f"{cipher!r} {cipher}"
+    assert TEXTS[0] not in shown
+    assert repr(KEYS[0]) not in shown
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from vitascope.store import Cipher
+cipher = Cipher((), Path(sys.argv[1]))
+sys.stdin.readline()
+cipher.make_key()
+sys.stdout.write(cipher.encrypt("from here").hex())
+"""
+
+
+def test_processes_make_one_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.key"
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MAKE, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    encrypted = [maker.communicate("\n")[0] for maker in makers]
+    assert [maker.returncode for maker in makers] == [0] * 4
+    cipher = Cipher((), path)
+    assert {cipher.decrypt(bytes.fromhex(text)) for text in encrypted} == {"from here"}
+    assert [file.name for file in tmp_path.glob("*secrets*")] == ["secrets.key"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_may_hold_several_keys_and_the_settings_win(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.key"
+    path.write_text("\n".join(TEXTS))
+    path.chmod(0o600)
+    data = Cipher(KEYS[1:]).encrypt("a")
+    assert Cipher((), path).decrypt(data) == "a"
+    assert Cipher(KEYS[1:], tmp_path / "none").decrypt(data) == "a"
+    Cipher(KEYS[1:], tmp_path / "none").make_key()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ("nonsense", 0o600, "holds no key"),
+        (TEXTS[0], 0o604, "everybody can read the key"),
+        ("", 0o600, "holds no key"),
+    ],
+)
+def test_a_bad_key_file_is_one_clear_sentence(tmp_path: Path, text: str, mode: int, words: str) -> None:
+    path = tmp_path / "secrets.key"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(SettingsError, match=words) as refused:
+        Cipher((), path).encrypt("a")
+    assert not text or text not in f"{refused.value} {refused.value.hint}"
+
+
+def test_a_folder_that_takes_no_key_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be kept") as refused:
+        Cipher((), tmp_path / "missing" / "secrets.key").make_key()
+    assert refused.value.hint == "set VITASCOPE_SECRETS__KEY"
+    assert list(tmp_path.iterdir()) == []
