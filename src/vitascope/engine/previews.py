@@ -48,6 +48,7 @@ LATENTS_PER_SIDE = 12
 #: Order of the dimensions of latents as the scheduler steps them, by the beginning of the pipeline's class name.
 #: Elsewhere five are (B, C, T, H, W), four are frames as a batch (B T, C, H, W), and three are tokens (B, T H W, C).
 LAYOUTS = {
+    "AnyFlow": "BTCHW",
     "CogVideoX": "BTCHW",
     "ConsisID": "BTCHW",
     "StableVideoDiffusion": "BTCHW",
@@ -152,8 +153,10 @@ def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> 
     """
     if latents.ndim == 4:
         return latents.permute(0, 2, 3, 1)
-    if latents.ndim == 3 and latents.shape[1] == math.prod(grid):
-        return latents[0].unflatten(0, grid)
+    if latents.ndim == 3 and latents.shape[1] >= math.prod(grid):
+        return latents[0, -math.prod(grid) :].unflatten(
+            0, grid
+        )  # before them, LTX has tokens of given pictures
     if latents.ndim != 5:
         raise NoPreview(f"latents of the shape {tuple(latents.shape)}")
     layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
@@ -316,7 +319,11 @@ def _normalised(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
     def per_channel(name: str, default: Sequence[float]) -> torch.Tensor:
         value = config.get(name) if name in config else getattr(vae, name, None)  # LTX has them as buffers
-        return torch.as_tensor(default if value is None else value).to(latents)
+        found = torch.as_tensor(default if value is None else value).to(latents)
+        num_frames, _, _, channels = latents.shape
+        if len(found) <= channels:
+            return found
+        return found.view(channels, -1).T[:num_frames, None, None]  # Cosmos has them for each latent frame
 
     mean = per_channel("latents_mean", [config.get("shift_factor") or 0.0])
     std = per_channel("latents_std", [1.0])

@@ -31,6 +31,10 @@ def clone_module(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
 
 
+REPLACED = frozenset({"scheduler", "guider"})
+"""Components that keep state too, but of which each request gets one of its own."""
+
+
 class Slot:
     """One request's place in a loaded model: pipelines by mode over cloned modules.
 
@@ -42,14 +46,16 @@ class Slot:
     def __init__(self, pipelines: dict[Mode, Any], shared: dict[str, Any] | None = None) -> None:
         clones: dict[int, Any] = {}
 
-        def own(component: Any) -> Any:
+        def own(name: str, component: Any) -> Any:
+            if name in REPLACED:
+                return component
             if id(component) not in clones:
                 clones[id(component)] = _own(component)
             return clones[id(component)]
 
         self.pipelines = {
             mode: build_pipeline(
-                type(pipe), {name: own(c) for name, c in pipe.components.items()}, pipe.config
+                type(pipe), {name: own(name, c) for name, c in pipe.components.items()}, pipe.config
             )
             for mode, pipe in pipelines.items()
         }
@@ -67,7 +73,7 @@ class Slot:
 
 
 def _own(component: Any) -> Any:
-    """Copy what keeps state from call to call: modules, schedulers and guiders; tokenizers and processors do not."""
+    """Copy what keeps state from call to call: modules and further schedulers; tokenizers and processors do not."""
     if isinstance(component, torch.nn.Module):
         return clone_module(component)
     return copy.deepcopy(component) if isinstance(component, ConfigMixin) else component
@@ -97,6 +103,7 @@ class Slots:
         slot = self._idle.pop() if self._idle else Slot(self._pipelines, self._shared)
         slot.state = TorchState(seed, self._device)
         yield slot
+        slot.state = None
         self._idle.append(slot)
 
 
