@@ -7,7 +7,6 @@ import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 import typer
@@ -108,12 +107,7 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
