@@ -227,8 +227,9 @@ def test_without_guidance_the_model_runs_once_a_step(
         def count(_module: Any, args: Any, kwargs: Any, seen: list[int] = seen) -> None:
             seen.append(len(kwargs.get("hidden_states", args[0] if args else ())))
 
-        assert engine._slot is not None
-        hook = engine._slot.modules()[component].register_forward_pre_hook(count, with_kwargs=True)
+        assert engine._loaded is not None
+        (slot,) = engine._loaded.slots._idle
+        hook = slot.modules()[component].register_forward_pre_hook(count, with_kwargs=True)
         run(engine, spec, make_plan(spec, num_inference_steps=3, guidance_scale=guidance_scale))
         hook.remove()
         assert sum(seen) == 3 * rows

@@ -64,7 +64,7 @@ class Lines:
     def event(self, job: Job, event: dict[str, Any]) -> None:
         kind, percent = event["kind"], event.get("percent") or 0
         mark = (kind, event.get("attempt"), event.get("stage"), percent // PERCENT_PER_LINE)
-        if kind in FINAL or kind == "deleted" or mark == self._said.get(job["id"]):
+        if kind in FINAL or kind in ("deleted", "preview") or mark == self._said.get(job["id"]):
             return
         self._said[job["id"]] = mark
         at = datetime.fromisoformat(event["created_at"]).astimezone()
