@@ -50,6 +50,12 @@ class Forwards:
         self.names.append(type(module).__name__)
 
 
+@pytest.fixture(autouse=True)
+def _no_step_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often a long step pauses depends on the machine: here only where a test says so."""
+    monkeypatch.setattr(generation, "LONG_SECONDS", 1e9)
+
+
 @pytest.fixture
 def forwards() -> Iterator[Forwards]:
     """What has run to its end. A module that was stopped by its own hook has not."""
@@ -201,9 +207,8 @@ def test_a_long_step_stops_between_its_blocks(
     assert forwards.count == before
 
 
-def test_a_step_that_is_not_long_pauses_once(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_long_pauses_once(models: Models) -> None:
     engine = DiffusersEngine(locate, device="cpu", threads=1)
-    monkeypatch.setattr(generation, "LONG_SECONDS", 1e9)
     spec = models["WanPipeline"]
     steps: list[Any] = list(engine.generate(make_plan(spec), spec))
     assert [step for step in steps if isinstance(step, Step) and step.stage == "denoise"] == [
