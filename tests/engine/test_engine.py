@@ -210,3 +210,20 @@ def test_damaged_folders_are_refused_in_one_sentence(
         run(engine, spec, make_plan(models["WanPipeline"]))
     assert str(folder) not in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_part_comes_from_another_folder(engine: Engine, tmp_path: Path, models: Models) -> None:
+    folder = tiny.build("AnimateDiffPipeline", tmp_path / "whole")
+    whole = dataclasses.replace(models["AnimateDiffPipeline"], id="whole", source=f"folder:{folder}")
+    expected = run(engine, whole, make_plan(whole))[1].frames
+    (folder / "motion_adapter").rename(tmp_path / "adapter")
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["motion_adapter"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    split = dataclasses.replace(
+        whole, id="split", components={"motion_adapter": f"folder:{tmp_path / 'adapter'}"}
+    )
+    assert np.array_equal(run(engine, split, make_plan(split))[1].frames, expected)
+    lost = dataclasses.replace(split, id="lost", components={"motion_adapter": f"folder:{tmp_path / 'gone'}"})
+    with pytest.raises(ModelUnavailable, match="are not there"):
+        run(engine, lost, make_plan(lost))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 """What a video starts from: text alone, a first frame, a first and a last frame, a video that is changed, or pictures of
@@ -119,6 +119,17 @@ class ModelSpec:
     @property
     def default_size(self) -> Size:
         return self.sizes[0]
+
+    @property
+    def parts(self) -> dict[str, ModelSpec]:
+        """What other repositories hold, by component: specs of a source alone, which make nothing by themselves."""
+        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "revision": None}
+        return {name: replace(self, source=source, **alone) for name, source in self.components.items()}
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this is one component of a pipeline and no pipeline."""
+        return not self.pipelines
 
     def continuing_mode(self, mode: Mode) -> Mode | None:
         """Tell how a window goes on after one of this mode; None if a video cannot be longer than one window."""

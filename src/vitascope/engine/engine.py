@@ -103,8 +103,10 @@ class DiffusersEngine:
         """Load the model if it is not there. All open generations are of it, so that none loses its weights."""
         if self._loaded is None or self._loaded.spec != spec:
             self._unload()  # before the next one comes: two large models rarely fit
+            location = self._locate(spec)
+            parts = {name: self._locate(part) for name, part in spec.parts.items()}
             with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
-                self._loaded = load_model(spec, self._locate(spec), self._device, self._choices[0])
+                self._loaded = load_model(spec, location, self._device, self._choices[0], parts)
         return self._loaded
 
     def _unload(self) -> None:
