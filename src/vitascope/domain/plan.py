@@ -110,16 +110,16 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
-        windows = tuple(_window(window) for window in values["windows"])
+        windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
         return cls(**{**values, **rows, "windows": windows, "choices": choices})
 
 
-def _window(values: Mapping[str, Any]) -> Window:
+def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
     if "continues" in values:  # before 2026-11-21
         is_continuing = values["continues"]
-        return Window(values["num_frames"], "image" if is_continuing else "text", int(is_continuing))
+        return Window(values["num_frames"], "image" if is_continuing else plan_mode, int(is_continuing))
     return Window(**values)
 
 
