@@ -69,7 +69,7 @@ class Catalog:
         name = name or self.default_model
         spec = self._find(name)
         if spec is None:
-            near = difflib.get_close_matches(name, [*self._specs, *self._by_alias], n=1)
+            near = difflib.get_close_matches(name[:60], [*self._specs, *self._by_alias], n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(s.id for s in self.all())}"
             raise UnknownModel(f"there is no model `{name[:60]}`", hint=hint)
         return spec

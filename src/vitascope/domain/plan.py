@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +28,8 @@ MAX_PROMPT_CHARS = 32_000
 MAX_REFERENCES = 8
 
 MAX_PREVIEW_EVERY = 1000
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,7 @@ def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
             raise InvalidParameter(name, f"{len(text)} characters long", rule)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _HALF_CHARACTER.search(text):
             raise InvalidParameter(name, ascii(text), "it must be UTF-8 text")
     if request.negative_prompt.strip() and not spec.takes_negative_prompt:
         rule = f"model `{spec.id}` takes no negative prompt"

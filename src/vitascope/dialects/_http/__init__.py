@@ -5,7 +5,7 @@ from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
-from .fields import Fields
+from .fields import Fields, shown
 from .files import VideoFile
 from .guard import LoopbackGuard
 from .once import once_of
@@ -28,5 +28,6 @@ __all__ = [
     "read_body",
     "retry_headers",
     "route_class",
+    "shown",
     "status_of",
 ]
