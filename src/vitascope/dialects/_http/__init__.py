@@ -1,6 +1,6 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
-from .body import read_body
+from .body import in_thread_if_large, read_body
 from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
@@ -22,6 +22,7 @@ __all__ = [
     "VideoFile",
     "caller_of",
     "desk_of",
+    "in_thread_if_large",
     "limit_and_order",
     "once_of",
     "picture_of",

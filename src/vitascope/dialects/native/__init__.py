@@ -71,7 +71,9 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
@@ -87,7 +89,9 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
         draft = desk.service.prepare_plan(wanted, _http.caller_of(request), sent)
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
