@@ -97,6 +97,8 @@ class ModelSpec:
     #: Layers of the CLIP text encoder, of which the last can be skipped; 0 if there is none.
     clip_layers: int = 0
     takes_negative_prompt: bool = True
+    #: Whether it reads a text at all; else the picture that it starts from says everything.
+    takes_prompt: bool = True
     #: Extra arguments for the pipeline's call, such as max_sequence_length.
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     #: Parts of the pipeline that other repositories hold, such as AnimateDiff's motion adapter, as a `source` each.

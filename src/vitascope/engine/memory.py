@@ -16,7 +16,7 @@ from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
 from .families.quirks import prepare
-from .slots import build_pipeline
+from .slots import Slots, build_pipeline
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class LoadedModel:
     spec: ModelSpec
     pipelines: dict[Mode, Any]
     choices: tuple[Choice, ...]
+    slots: Slots
 
 
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
@@ -106,7 +107,18 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(requires_grad=False)
-    return LoadedModel(spec, pipelines, (device_choice, dtype_choice))
+    choices = (device_choice, dtype_choice, *_decode_choice(pipe))
+    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device))
+
+
+def _decode_choice(pipe: Any) -> tuple[Choice, ...]:
+    """Let an autoencoder of images decode one frame after the other: pipelines hand it all of them as one batch."""
+    vae = getattr(pipe, "vae", None)
+    if not isinstance(vae, diffusers.AutoencoderKL):
+        return ()
+    vae.enable_slicing()
+    reason = "the autoencoder is one of images: so it needs little memory, and a cancel takes effect at once"
+    return (Choice("decode", "frame by frame", reason),)
 
 
 def _pipeline_class(name: str) -> Any:
