@@ -110,9 +110,8 @@ def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:
     server.client.post(f"/api/v1/jobs/{job['id']}/cancel")
     again = server.client.post(f"/api/v1/jobs/{job['id']}/retry").json()
     assert server.files.path_for(f"inputs/{again['id']}.video").read_bytes() == mp4
-    assert {name: again[name] for name in ("width", "num_frames", "strength", "seed")} == {
-        name: job[name] for name in ("width", "num_frames", "strength", "seed")
-    }
+    same = ("width", "num_frames", "strength", "seed", "choices")
+    assert {name: again[name] for name in same} == {name: job[name] for name in same}
 
 
 def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> None:

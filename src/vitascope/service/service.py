@@ -215,6 +215,8 @@ class Service:
     def _follow(self, draft: Draft, video: bytes) -> Draft:
         spec = self._models.resolve(draft.request.model)
         request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+        if not choices:  # as of a job that is made again: its plan says what was taken from the video
+            return draft
         choices = (*draft.choices, *choices)
         return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
 
