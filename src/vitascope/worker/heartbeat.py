@@ -74,10 +74,17 @@ class Heartbeat:
 
     def report(self, percent: int, stage: str) -> None:
         """Write progress down, if the store is there; raises what `beat` raises."""
+        self._tell(lambda: self._store.report(self.lease, percent, stage))
+
+    def show(self, percent: int, stage: str, preview: str) -> None:
+        """Let the job's followers see a small picture of it; else as `report`."""
+        self._tell(lambda: self._store.show(self.lease, percent, stage, preview))
+
+    def _tell(self, write: Callable[[], object]) -> None:
         if self.is_store_away:
             return
         try:
-            self._store.report(self.lease, percent, stage)
+            write()
         except StoreUnavailable as error:
             self._away(error)
 

@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 PROGRESS_SECONDS = 0.25
 """Progress is written at most so often: a fast model must not spend its time in the database."""
 
+PREVIEW_SECONDS = 0.5
+"""Nor are previews: more often than twice a second nobody looks at them."""
+
 KILL_AFTER_SECONDS = 10.0
 """A cancelled engine that has not come back after so long is killed: its step may take minutes."""
 
@@ -37,7 +40,7 @@ class Watch:
         self._engine = engine
         self._patience = patience
         self._silent_seconds = 0.0
-        self._reported_at = float("-inf")
+        self._reported_at = self._previewed_at = float("-inf")
         self._stage = ""
         self._cancel_sent_at: float | None = None
 
@@ -70,11 +73,15 @@ class Watch:
             return
         now = time.monotonic()
         self._patience.heard(message["stage"], message["index"], now)
+        if self._heartbeat.is_store_away:
+            return
         is_due = message["stage"] != self._stage or now - self._reported_at >= PROGRESS_SECONDS
-        if is_due and not self._heartbeat.is_store_away:
-            self._reported_at = now
-            self._stage = message["stage"]
+        if is_due:
+            self._reported_at, self._stage = now, message["stage"]
             self._heartbeat.report(message["percent"], message["stage"])
+        if message["preview"] is not None and now - self._previewed_at >= PREVIEW_SECONDS:
+            self._previewed_at = now
+            self._heartbeat.show(message["percent"], message["stage"], message["preview"])
 
     def _kill(self, why: str) -> None:
         extra = {"job_id": self._heartbeat.lease.job.id, "silent_seconds": self._silent_seconds}
