@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from vitascope import media
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
@@ -28,9 +29,11 @@ from vitascope.domain.errors import (
     VideoNotReady,
 )
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
-from vitascope.domain.plan import Plan, plan
+from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
+from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
 from vitascope.outbound import Outbound
 from vitascope.storage import Storage
@@ -81,6 +84,8 @@ class Service:
         outbound: the way to URLs that users give; None refuses them.
         max_fetched_bytes: the largest file that is fetched from them.
         unknown_model_falls_back: whether vendors' clients get the default model for a name that nobody knows.
+        marks: what the operator wants of all files.
+        certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Service:
         outbound: Outbound | None = None,
         max_fetched_bytes: int = 20 * 1024 * 1024,
         unknown_model_falls_back: bool = True,
+        marks: MarkRules = DEFAULT_RULES,
+        certificates: str = "",
     ) -> None:
         self._store = store
         self._models = models
@@ -107,6 +114,8 @@ class Service:
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
+        self._marks = marks
+        self._certificates = certificates
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -170,7 +179,11 @@ class Service:
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
-        return Draft(job_id, request, _planned(request, spec, choices), sent, tuple(choices))
+        return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
+        planned = plan(request, spec, self._marks)
+        return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned
 
     def expected_seconds(self, draft: Draft) -> float | None:
         """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
@@ -210,7 +223,7 @@ class Service:
         spec = self._models.resolve(draft.request.model)
         request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
         choices = (*draft.choices, *choices)
-        return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
+        return dataclasses.replace(draft, request=request, plan=self._planned(request, spec, choices))
 
     def count_request(self, caller: Caller) -> Allowance | None:
         """Count a request that makes a job.
@@ -330,6 +343,7 @@ class Service:
                 last_image=read(request.last_image),
                 video=read(request.video),
                 references=tuple(content for content in references if content is not None),
+                watermark=read(None if request.watermark is None else request.watermark.image),
             )
         except StorageError as error:
             what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
@@ -405,6 +419,20 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
+    def provenance(self, job: Job) -> Finding:
+        """Read back what the job's file says of its origin, and whether it is still true. Takes a while.
+
+        Raises:
+            VideoNotReady: the job has not ended.
+            VideoFailed: the job has ended without a file.
+            StorageError: the file is gone.
+            QueueFull: too many others are being read.
+        """
+        self.open_video(job)
+        assert job.video is not None
+        with self._files.open(job.video.key) as file:
+            return media.verify(file, self._certificates)
+
     def open_video(self, job: Job) -> Path:
         """Return where the job's file is on this machine.
 
@@ -444,8 +472,3 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
-
-
-def _planned(request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
-    planned = plan(request, spec)
-    return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned

@@ -30,6 +30,7 @@ from vitascope.domain.errors import (
     StoreUnavailable,
 )
 from vitascope.domain.job import JobError, Lease
+from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.video import Video
 from vitascope.storage import StoredFile
 from vitascope.store import Store
@@ -324,6 +325,9 @@ class Worker:
             if plan[name] is not None:
                 plan[name] = str(self._files.path_for(plan[name]))
         plan["references"] = [str(self._files.path_for(key)) for key in plan["references"]]
+        mark = plan["watermark"]
+        if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):
+            mark["image"] = str(self._files.path_for(mark["image"]))
         key = f"videos/{out.name}"
         return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
 
