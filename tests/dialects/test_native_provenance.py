@@ -140,7 +140,7 @@ def test_a_watermark_is_planned(server: Any, given: object, shown: object) -> No
         ({}, "watermark", None),
         ({"image": "!!"}, "watermark.image", None),
         ({"image": base64.b64encode(b"no picture").decode()}, "watermark.image", None),
-        ("Ж", "watermark.text", None),
+        ("中", "watermark.text", None),
         (True, "watermark", None),
         (3, "watermark", None),
         ([1], "watermark", None),

@@ -15,6 +15,7 @@ from vitascope.domain.errors import InvalidParameter, SettingsError
 from vitascope.domain.marks import MarkRules, check_watermark
 from vitascope.domain.model_spec import Size
 from vitascope.domain.request import GenerationRequest, Watermark
+from vitascope.media import watermark
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -32,10 +33,12 @@ def touched(frame: np.ndarray, before: np.ndarray = GREY) -> tuple[int, int, int
 
 
 def test_the_font_has_what_the_rules_say() -> None:
-    font = ImageFont.load_default(40)
-    nothing = bytes(font.getmask("\uffff"))
+    font = ImageFont.truetype(watermark._FONT, 40)
+    assert font.getmask("\uffff").getbbox() is None, "what is not there draws nothing"
     for character in sorted(marks._CHARACTERS - {" ", "\xa0"}):
-        assert bytes(font.getmask(character)) != nothing, character
+        assert font.getmask(character).getbbox() is not None, ascii(character)
+    for character in "あ中ع\u0301\u200b🎬":
+        assert character not in marks._CHARACTERS
 
 
 @pytest.mark.parametrize("position", marks.POSITIONS)
@@ -53,6 +56,12 @@ def test_it_is_where_it_shall_be(position: str) -> None:
     assert bottom < 119
     assert right < 159
     assert (GREY == 128).all(), "the given frame stays as it is"
+
+
+@pytest.mark.parametrize("text", ["Généré par IA", "Создано ИИ", "Φτιαγμένο με μηχανή", "Tạo bởi AI"])
+def test_the_unions_languages_can_be_written(text: str) -> None:
+    assert check_watermark(Watermark(text=text)) == Watermark(text=text)
+    assert (drawn(Watermark(text=text)) != GREY).any()
 
 
 def test_opacity_is_a_share() -> None:
@@ -164,7 +173,7 @@ def test_requests_and_plans_come_back_from_the_store() -> None:
 
 
 def test_an_operators_watermark_that_cannot_be_drawn_is_said() -> None:
-    for bad in ({"text": "ж"}, {"text": "a", "image": "b.png"}):
+    for bad in ({"text": "中"}, {"text": "a", "image": "b.png"}):
         with pytest.raises(SettingsError, match=r"setting `watermark\.(text|image)`"):
             _ = settings.load(home="/data", watermark=bad).mark_rules
     rules = settings.load(home="/data", watermark={"image": "b.png", "always": True}).mark_rules

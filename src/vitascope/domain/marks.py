@@ -26,8 +26,15 @@ MIN_FONT_PIXELS = 8
 _CHAR_WIDTH = 0.56
 """Mean width of a letter by the text's height."""
 
-#: What the font has that comes with Pillow. A test compares it with the font.
-_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\xa0©«°±´·»‘’“”…‹›⁄™")  # noqa: RUF001
+_RANGES = (
+    (0x20, 0x7E), (0xA0, 0xAC), (0xAE, 0x24F), (0x370, 0x373), (0x376, 0x377), (0x37B, 0x37D), (0x37F, 0x37F),
+    (0x384, 0x38A), (0x38C, 0x38C), (0x38E, 0x3A1), (0x3A3, 0x482), (0x48A, 0x525), (0x1E00, 0x1EFB),
+    (0x2010, 0x2027), (0x2030, 0x205E), (0x20A0, 0x20B5), (0x20B8, 0x20BA), (0x20BD, 0x20BD), (0x2100, 0x2109),
+    (0x210B, 0x2149), (0x214B, 0x214B), (0x214E, 0x214E), (0x2150, 0x2185), (0x2189, 0x2189), (0x2190, 0x21FF),
+    (0x2605, 0x2606),
+)  # fmt: skip
+"""What `media/fonts` has: Latin, Greek and Cyrillic letters, punctuation, signs, arrows. A test compares it with the font."""
+_CHARACTERS = frozenset(chr(code) for first, last in _RANGES for code in range(first, last + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ def _check_text(text: str, name: str) -> None:
         raise InvalidParameter(name, f"{len(text)} characters long", rule, nearest=text[:MAX_TEXT_CHARS])
     if missing := sorted(set(text) - _CHARACTERS):
         shown = " ".join(ascii(each)[1:-1] if not each.isprintable() else each for each in missing[:5])
-        rule = f"the font has no `{shown}`: it has ASCII and some signs such as © and ™"
+        rule = f"the font has no `{shown}`: it has Latin, Greek and Cyrillic letters and some signs"
         raise InvalidParameter(name, text, rule, hint="send a picture with the text instead")
 
 
