@@ -8,6 +8,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vitascope import app, media, settings
-from vitascope.domain.errors import InvalidParameter, SettingsError, SigningFailed, WriteFailed
+from vitascope.domain.errors import InvalidParameter, QueueFull, SettingsError, SigningFailed, WriteFailed
 from vitascope.domain.provenance import DIGITAL_SOURCE_TYPE, Claim
 from vitascope.domain.request import OutputFormat
 from vitascope.media import provenance, verifier, xmp
@@ -432,3 +433,19 @@ def test_a_file_that_takes_too_much_memory_is_not_valid(
 ) -> None:
     monkeypatch.setattr(verifier, "MEMORY_BYTES", 1 << 20)
     assert media.verify(io.BytesIO(signed["mp4"])).problems == ("unreadable",)
+
+
+def test_more_files_than_can_wait_are_asked_to_come_later(
+    signed: dict[OutputFormat, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "_places", threading.BoundedSemaphore(1))
+    with verifier._places, pytest.raises(QueueFull):
+        media.verify(io.BytesIO(signed["mp4"]))
+    assert media.verify(io.BytesIO(signed["mp4"])).state == "valid"
+
+
+def test_a_file_that_takes_too_long_is_not_valid(
+    signed: dict[OutputFormat, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "_GRACE_SECONDS", -verifier.SECONDS)
+    assert media.verify(io.BytesIO(signed["mp4"])).problems == ("too_slow",)

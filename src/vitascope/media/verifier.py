@@ -23,9 +23,12 @@ MEMORY_BYTES = 2 * 1024 * 1024 * 1024
 """Address space; the libraries take 0.3 GB of it."""
 _MAX_ANSWER_BYTES = 1024 * 1024
 
-_AT_ONCE = 2
-_PATIENCE_SECONDS = 20.0
+_GRACE_SECONDS = 2.0
+"""How much later than the process's own clock we give up on it."""
+
+_AT_ONCE, _WAITING = 2, 2
 _turns = threading.BoundedSemaphore(_AT_ONCE)
+_places = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
 
 def verify(file: BinaryIO, certificates: str = "") -> Finding:
@@ -41,13 +44,13 @@ def verify(file: BinaryIO, certificates: str = "") -> Finding:
     format = _format_of(file.read(12))
     if format is None:
         return Finding(state="none", problems=("neither_mp4_nor_gif",))
-    if not _turns.acquire(timeout=_PATIENCE_SECONDS):
-        raise QueueFull("too many files are being verified", retry_after_seconds=5)
+    if not _places.acquire(blocking=False):  # who waits holds a thread of the server
+        raise QueueFull("too many files are being verified", retry_after_seconds=2)
     try:
-        with _on_disk(file) as opened:
+        with _turns, _on_disk(file) as opened:
             return _ask(opened, format, certificates)
     finally:
-        _turns.release()
+        _places.release()
 
 
 def _format_of(start: bytes) -> OutputFormat | None:
@@ -91,7 +94,7 @@ def _ask(file: BinaryIO, format: OutputFormat, certificates: str) -> Finding:
         cwd="/",
     )
     try:
-        answer, _ = process.communicate(timeout=SECONDS)
+        answer, _ = process.communicate(timeout=SECONDS + _GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         return Finding(state="tampered", problems=("too_slow",))
     finally:
