@@ -84,7 +84,7 @@ def _ask(file: BinaryIO, format: OutputFormat, certificates: str) -> Finding:
         "memory_bytes": MEMORY_BYTES,
         "seconds": SECONDS,
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         # -P: no module is looked for in the working directory. -B: nothing is written
         [sys.executable, "-P", "-B", "-m", "vitascope.media.verifying_process", json.dumps(order)],
         env={"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)), "LC_ALL": "C.UTF-8"},
@@ -92,15 +92,14 @@ def _ask(file: BinaryIO, format: OutputFormat, certificates: str) -> Finding:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-    )
-    try:
-        answer, _ = process.communicate(timeout=SECONDS + _GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return Finding(state="tampered", problems=("too_slow",))
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        process_group=0,  # a Ctrl-C in the terminal is ours to handle
+    ) as process:
+        try:
+            answer, _ = process.communicate(timeout=SECONDS + _GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Finding(state="tampered", problems=("too_slow",))
+        finally:
+            process.kill()  # whatever happened; one that has ended is left alone
     if process.returncode != 0 or len(answer) > _MAX_ANSWER_BYTES:
         return Finding(state="tampered", problems=("unreadable",))
     values = json.loads(answer)
