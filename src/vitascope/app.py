@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -28,10 +28,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from . import __version__
+from . import __version__, media
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SecretUnreadable, SettingsError, StorageError, StorageUnavailable
+from .domain.errors import SecretUnreadable, SettingsError, StorageError, StorageUnavailable, UnreadableImage
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Service, metrics
@@ -40,6 +40,10 @@ from .storage import LocalStorage, S3Storage, Storage
 from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+
+if TYPE_CHECKING:
+    from .media.certificate import Credentials
+    from .worker.produce import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +151,72 @@ def open_outbound(settings: Settings) -> Outbound | None:
     return Outbound(allow, seconds=settings.outbound.max_seconds) if settings.outbound.enabled else None
 
 
+def open_credentials(settings: Settings) -> Credentials | None:
+    """Read what files are signed with, and make it if there is none yet; None if they are not signed.
+
+    Raises:
+        SettingsError: it cannot be read or made, or cannot sign.
+    """
+    wanted = settings.provenance
+    if not wanted.enabled:
+        return None
+    from .media import certificate  # only now: it takes 20 ms
+
+    if wanted.certificate is None and wanted.key is None:
+        _make_home(settings)
+        return certificate.local_credentials(settings.certificate_file)
+    if wanted.certificate is None or wanted.key is None:
+        missing = "certificate" if wanted.certificate is None else "key"
+        raise SettingsError(f"setting `provenance.{missing}` is missing: certificate and key belong together")
+    return certificate.own_credentials(wanted.certificate, wanted.key)
+
+
+def known_certificates(settings: Settings) -> str:
+    """Return the chain that this machine's files are signed with, as PEM; empty if there is none. Makes none.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    own = settings.provenance.certificate is not None
+    if not settings.provenance.enabled or not (own or settings.certificate_file.exists()):
+        return ""
+    credentials = open_credentials(settings)
+    return "" if credentials is None else credentials.certificates
+
+
+def open_marks(settings: Settings) -> Marks:
+    """Gather what this machine marks files with.
+
+    Raises:
+        SettingsError: files cannot be signed.
+    """
+    from .worker.produce import Marks
+
+    return Marks(open_credentials(settings), settings.provenance.include_prompt, settings.watermark.image)
+
+
+def check_marks(settings: Settings) -> None:
+    """Find out before anything starts whether files can be signed and marked. Makes the certificate at the first start.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    _ = settings.mark_rules
+    credentials = open_credentials(settings)
+    if credentials is not None and settings.provenance.certificate is not None:
+        from .media import provenance
+
+        provenance.check(credentials)
+    if settings.watermark.image is not None:
+        try:
+            media.read_overlay(settings.watermark.image)
+        except UnreadableImage as error:
+            message = (
+                f"setting `watermark.image`: `{settings.watermark.image}` cannot be used: {error.message}"
+            )
+            raise SettingsError(message, hint=error.hint) from None
+
+
 def _make_home(settings: Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -159,10 +229,13 @@ def create_web_app(settings: Settings) -> FastAPI:
     """Make the web app. Its store is opened when it starts, and closed when it ends.
 
     Raises:
-        SettingsError: a card or an allowed host cannot be read.
+        SettingsError: a card, an allowed host or the certificate cannot be read.
     """
     catalog = open_catalog(settings)
     outbound = open_outbound(settings)
+    marks = settings.mark_rules
+    credentials = open_credentials(settings)
+    certificates = "" if credentials is None else credentials.certificates
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
@@ -180,6 +253,8 @@ def create_web_app(settings: Settings) -> FastAPI:
             sends_to_storage=settings.storage.content == "redirect",
             public_url=settings.server.public_url,
             link_seconds=settings.storage.link_seconds,
+            marks=marks,
+            certificates=certificates,
         )
         await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
@@ -354,6 +429,9 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     Raises:
         SettingsError: the data folder or the database cannot be used.
     """
+    open_credentials(
+        settings
+    )  # what is wrong with it shows here, not in an engine that is started again and again
     environment = to_environment(settings)
     for name in ("VITASCOPE_SECRETS__KEY", *STORAGE_SECRETS):
         environment.pop(name, None)  # an engine has no use for it

@@ -31,7 +31,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .domain.errors import SettingsError
+from .domain.errors import InvalidParameter, SettingsError
+from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
+from .domain.request import Position, Watermark
 from .domain.secret import parse_keys
 
 CONFIG_FILE = "vitascope.toml"
@@ -241,6 +243,43 @@ class SecretsSettings(_Section):
         return () if self.key is None else parse_keys(self.key.get_secret_value())
 
 
+class ProvenanceSettings(_Section):
+    """What each file says of its origin. See docs/provenance.md."""
+
+    enabled: bool = True
+    """Sign into each file, as C2PA, that it was made by a machine: by which program and model, and when."""
+    certificate: Path | None = None
+    """PEM file of your own certificate chain, the signing one first. By default a chain that is made once, in `provenance.pem` of the data folder."""
+    key: Path | None = None
+    """PEM file of that certificate's private key: ECDSA, Ed25519 or RSA, not encrypted."""
+    include_prompt: bool = False
+    """Sign the prompt into the file too, where whoever gets the file can read it."""
+    optional: bool = False
+    """Let requests leave the statement out with `provenance: false`."""
+
+
+class WatermarkSettings(_Section):
+    """What can be seen on each video whose request brings no watermark of its own."""
+
+    text: str | None = None
+    """Text to draw. By default none."""
+    image: Path | None = None
+    """Picture to draw, instead of text: PNG, JPEG, WebP or GIF, with its transparency. The same path on each machine."""
+    position: Position = "bottom-right"
+    """Where."""
+    opacity: Annotated[float, Field(ge=0.05, le=1)] = 0.5
+    """Up to 1, which is opaque."""
+    always: bool = False
+    """Requests may neither replace it nor leave it out."""
+
+    @property
+    def mark(self) -> Watermark | None:
+        if self.text is None and self.image is None:
+            return None
+        image = None if self.image is None else OPERATORS_IMAGE
+        return Watermark(text=self.text, image=image, position=self.position, opacity=self.opacity)
+
+
 class Settings(BaseSettings):
     """All settings. Values are checked at start, never during a request."""
 
@@ -270,6 +309,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()
     secrets: SecretsSettings = SecretsSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    watermark: WatermarkSettings = WatermarkSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -294,6 +335,24 @@ class Settings(BaseSettings):
     @property
     def key_file(self) -> Path:
         return self.home / "secrets.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        return self.home / "provenance.pem"
+
+    @property
+    def mark_rules(self) -> MarkRules:
+        """What the operator wants of all files.
+
+        Raises:
+            SettingsError: the watermark cannot be drawn.
+        """
+        mark = self.watermark.mark
+        try:
+            mark = mark and check_watermark(mark)
+        except InvalidParameter as error:
+            raise SettingsError(f"setting {error.message}", hint=error.hint) from None
+        return MarkRules(self.provenance.enabled, self.provenance.optional, mark, self.watermark.always)
 
     @property
     def cards_folder(self) -> Path:

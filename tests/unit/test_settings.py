@@ -70,6 +70,20 @@ def test_defaults_change_only_on_purpose() -> None:
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "secrets": {"key": None},
+        "provenance": {
+            "enabled": True,
+            "certificate": None,
+            "key": None,
+            "include_prompt": False,
+            "optional": False,
+        },
+        "watermark": {
+            "text": None,
+            "image": None,
+            "position": "bottom-right",
+            "opacity": 0.5,
+            "always": False,
+        },
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 

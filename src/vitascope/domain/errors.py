@@ -31,6 +31,7 @@
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
     │   ├── WriteFailed
+    │   ├── SigningFailed
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
@@ -233,6 +234,10 @@ class UnreadableVideo(GenerationError):
 
 class WriteFailed(GenerationError):
     """The video file could not be written."""
+
+
+class SigningFailed(GenerationError):
+    """The video's origin could not be signed into the file."""
 
 
 class WorkerLost(GenerationError):

@@ -17,8 +17,9 @@ from typing import Any
 from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
+from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec
-from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat
+from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat, Watermark
 from .sizes import Fit, asked_size, native_size
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
@@ -65,6 +66,9 @@ class Plan:
     fps: int
     fit: Fit
     format: OutputFormat
+    #: Whether the file carries a signed statement of its origin.
+    provenance: bool = True
+    watermark: Watermark | None = None
     choices: tuple[Choice, ...]
 
     @property
@@ -116,7 +120,9 @@ class Plan:
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
-        return cls(**{**values, **rows, "windows": windows, "choices": choices})
+        watermark = values.get("watermark")
+        marks = {"watermark": watermark and Watermark(**watermark)}
+        return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -126,8 +132,11 @@ def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
     return Window(**values)
 
 
-def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
-    """Decide how `spec`'s model makes what `request` asks for.
+DEFAULT_RULES = MarkRules()
+
+
+def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT_RULES) -> Plan:
+    """Decide how `spec`'s model makes what `request` asks for, on a server that marks its files by `rules`.
 
     Raises:
         InvalidParameter: the request asks for something that cannot be made.
@@ -141,6 +150,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
     steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
     scheduler, scheduler_choices = _scheduler(request, spec, windows, steps)
+    watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
         mode=mode,
@@ -168,7 +178,9 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         fps=fps,
         fit=fit,
         format=request.format,
-        choices=size_choices + length_choices + scheduler_choices,
+        provenance=is_signed(request, rules),
+        watermark=watermark,
+        choices=size_choices + length_choices + scheduler_choices + mark_choices,
     )
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import Literal, Protocol
 
+from vitascope import media
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
@@ -31,9 +32,11 @@ from vitascope.domain.errors import (
     VideoNotReady,
 )
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
-from vitascope.domain.plan import Plan, plan
+from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
+from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 from vitascope.outbound import Outbound
@@ -115,6 +118,8 @@ class Service:
         sends_to_storage: whether clients fetch videos from the storage itself, if it has addresses.
         public_url: where clients reach this server; None is where each has.
         link_seconds: how long signed links are good for.
+        marks: what the operator wants of all files.
+        certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
     """
 
     def __init__(
@@ -132,6 +137,8 @@ class Service:
         sends_to_storage: bool = False,
         public_url: str | None = None,
         link_seconds: float = LINK_SECONDS,
+        marks: MarkRules = DEFAULT_RULES,
+        certificates: str = "",
     ) -> None:
         self._store = store
         self._models = models
@@ -146,6 +153,8 @@ class Service:
         self._unknown_model_falls_back = unknown_model_falls_back
         self._sends_to_storage = sends_to_storage
         self.links = Links(lambda: store.derived_keys(PURPOSE), public_url, link_seconds)
+        self._marks = marks
+        self._certificates = certificates
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -209,7 +218,11 @@ class Service:
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
-        return Draft(job_id, request, _planned(request, spec, choices), sent, tuple(choices))
+        return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
+        planned = plan(request, spec, self._marks)
+        return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned
 
     def prepare_plan(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Draft:
         """Do what `prepare` does for who asks for the plan only, and tell what it does not know yet; raises the same."""
@@ -257,7 +270,7 @@ class Service:
         if not choices:  # as of a job that is made again: its plan says what was taken from the video
             return draft
         choices = (*draft.choices, *choices)
-        return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
+        return dataclasses.replace(draft, request=request, plan=self._planned(request, spec, choices))
 
     def count_request(self, caller: Caller) -> Allowance | None:
         """Count a request that makes a job.
@@ -385,6 +398,7 @@ class Service:
                 last_image=read(request.last_image),
                 video=read(request.video),
                 references=tuple(content for content in references if content is not None),
+                watermark=read(None if request.watermark is None else request.watermark.image),
             )
         except StorageUnavailable:
             raise
@@ -462,6 +476,20 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
+    def provenance(self, job: Job) -> Finding:
+        """Read back what the job's file says of its origin, and whether it is still true. Takes a while.
+
+        Raises:
+            VideoNotReady: the job has not ended.
+            VideoFailed: the job has ended without a file.
+            StorageError: the file is gone.
+            QueueFull: too many others are being read.
+        """
+        self.open_video(job)
+        assert job.video is not None
+        with self._files.open(job.video.key) as file:
+            return media.verify(file, self._certificates)
+
     def open_video(self, job: Job) -> StoredVideo:
         """Find a job's file. May wait for a network.
 
@@ -520,8 +548,3 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
-
-
-def _planned(request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
-    planned = plan(request, spec)
-    return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned

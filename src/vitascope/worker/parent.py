@@ -31,6 +31,7 @@ from vitascope.domain.errors import (
     StoreUnavailable,
 )
 from vitascope.domain.job import JobError, Lease
+from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.video import Video
 from vitascope.storage import StoredFile
 from vitascope.store import Store
@@ -350,6 +351,9 @@ class Worker:
             if plan[name] is not None:
                 plan[name] = self._at_hand(heartbeat, plan[name])
         plan["references"] = [self._at_hand(heartbeat, key) for key in plan["references"]]
+        mark = plan["watermark"]
+        if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):
+            mark["image"] = self._at_hand(heartbeat, mark["image"])
         key = f"videos/{out.name}"
         return {"do": "make", "job": job.id, "plan": plan, "out": str(out), "key": key}
 

@@ -18,7 +18,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
 from . import events, keys, models, schema
-from .answers import error_response, job_object, plan_object
+from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
@@ -60,6 +60,7 @@ class NativeDialect:
         )
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors})  # fmt: skip
         add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
@@ -156,6 +157,12 @@ class NativeDialect:
         job = await desk.find(_http.caller_of(request), _own(job_id))
         stored = await desk.open_video(job)
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
+
+    async def provenance(self, job_id: str, request: Request) -> Response:
+        """Read back what the file says of its origin, and whether it is still true."""
+        desk = _http.desk_of(request)
+        job = await desk.find(_http.caller_of(request), _own(job_id))
+        return JSONResponse(provenance_object(await asyncio.to_thread(desk.service.provenance, job)))
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""

@@ -14,6 +14,7 @@ from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.provenance import Finding
 from vitascope.service import Link
 from vitascope.service.outlook import Expectation
 
@@ -49,6 +50,8 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "preview_every": plan.preview_every,
         "seed": plan.seed,
         "format": plan.format,
+        "provenance": plan.provenance,
+        "watermark": _watermark(plan),
         "metadata": job.request.metadata,
         "user": job.request.user,
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in plan.choices],
@@ -59,6 +62,20 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
         "video": _video(job, link),
     }
+
+
+def _watermark(plan: Plan) -> dict[str, Any] | None:
+    """Show what is drawn on the frames; of a picture only that it is one."""
+    mark = plan.watermark
+    if mark is None:
+        return None
+    kind = "text" if mark.image is None else "image"
+    return {"kind": kind, "text": mark.text, "position": mark.position, "opacity": mark.opacity}
+
+
+def provenance_object(finding: Finding) -> dict[str, Any]:
+    """Show what a file says of its origin."""
+    return {**finding.to_dict(), "message": finding.sentence}
 
 
 def _shots(job: Job) -> list[dict[str, Any]]:
