@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from .domain.errors import SettingsError
+from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS
 from .domain.secret import parse_keys
 
 CONFIG_FILE = "vitascope.toml"
@@ -63,6 +64,15 @@ class StoreSettings(_Section):
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
     max_queued_per_key: Annotated[int, Field(ge=1)] | None = None
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
+
+
+class StorageSettings(_Section):
+    """Where videos and what was sent for them are kept, and for how long."""
+
+    expire_seconds: Annotated[int, Field(ge=MIN_EXPIRES_SECONDS, le=MAX_EXPIRES_SECONDS)] | None = None
+    """How long a job's files are kept once it has ended, where its request does not say; of new jobs only. By default for as long as the job."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
+    """Free space of the disk below which no new jobs are taken, and none are begun where files are made. 512 MiB: the videos of a full queue, 1,000 of half a megabyte, still fit, and the database beside them."""
 
 
 class WorkerSettings(_Section):
@@ -166,6 +176,7 @@ class Settings(BaseSettings):
     """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()

@@ -38,6 +38,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "max_body_bytes": 32 * 1024 * 1024,
         },
         "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},
+        "storage": {"expire_seconds": None, "min_free_bytes": 512 * 1024 * 1024},
         "worker": {
             "lease_seconds": 15.0,
             "poll_seconds": 0.25,

@@ -7,6 +7,7 @@
     │   ├── JobNotFound
     │   ├── VideoNotReady
     │   ├── VideoFailed
+    │   ├── VideoExpired
     │   ├── JobConflict
     │   ├── IdempotencyConflict
     │   ├── InvalidApiKey
@@ -33,6 +34,7 @@
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
     ├── StoreUnavailable            the database does not answer; it may later
@@ -118,6 +120,10 @@ class VideoNotReady(RequestError):
 
 class VideoFailed(RequestError):
     """There is no video: the job failed or was cancelled."""
+
+
+class VideoExpired(RequestError):
+    """The video is not kept any more."""
 
 
 class JobConflict(RequestError):
@@ -239,6 +245,10 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class DiskFull(VitascopeError):
+    """The server has too little disk space left for another video."""
 
 
 class SecretUnreadable(VitascopeError):

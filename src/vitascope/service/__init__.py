@@ -4,7 +4,8 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .expiry import Expiry
 from .inputs import NOTHING, Sent
 from .service import Draft, Models, Service
 
-__all__ = ["NOTHING", "Draft", "Models", "Sent", "Service"]
+__all__ = ["NOTHING", "Draft", "Expiry", "Models", "Sent", "Service"]

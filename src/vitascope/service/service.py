@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
+    DiskFull,
     IdempotencyConflict,
     JobConflict,
     JobNotFound,
@@ -24,6 +26,7 @@ from vitascope.domain.errors import (
     StorageLimitReached,
     StoreUnavailable,
     UnknownModel,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
 )
@@ -33,7 +36,7 @@ from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.outbound import Outbound
-from vitascope.storage import Storage
+from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
@@ -44,6 +47,10 @@ from .outlook import Outlook
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Models(Protocol):
@@ -81,6 +88,9 @@ class Service:
         outbound: the way to URLs that users give; None refuses them.
         max_fetched_bytes: the largest file that is fetched from them.
         unknown_model_falls_back: whether vendors' clients get the default model for a name that nobody knows.
+        expire_seconds: how long files are kept whose request does not say; None for as long as their job.
+        space: the disk's; None takes jobs however full it is.
+        clock: tells what has expired.
     """
 
     def __init__(
@@ -95,6 +105,9 @@ class Service:
         outbound: Outbound | None = None,
         max_fetched_bytes: int = 20 * 1024 * 1024,
         unknown_model_falls_back: bool = True,
+        expire_seconds: int | None = None,
+        space: Space | None = None,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
         self._models = models
@@ -107,6 +120,9 @@ class Service:
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
+        self._expire_seconds = expire_seconds
+        self._space = space
+        self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -166,6 +182,8 @@ class Service:
         job_id = ids.new_id()
         if request.seed is None:
             request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+        if request.expires_in_seconds is None:
+            request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
@@ -242,6 +260,24 @@ class Service:
         except QueueFull as error:
             raise self._in_time(error) from None
 
+    def check_space(self) -> None:
+        """Find out, without a look at the disk for each request, whether there is room for another job's files.
+
+        Raises:
+            DiskFull: there is not.
+        """
+        if self.is_disk_full:
+            raise DiskFull
+
+    @property
+    def is_disk_full(self) -> bool:
+        return self._space is not None and self._space.is_low
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left on the disk; None if nobody knows."""
+        return None if self._space is None else self._space.free_bytes
+
     def _max_queued_of(self, caller: Caller) -> int | None:
         return caller.limits.max_queued or self._max_queued_per_key
 
@@ -316,6 +352,12 @@ class Service:
 
     def _sent_with(self, job: Job) -> Sent:
         request = job.request
+        if not request.inputs:
+            return NOTHING
+        what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
+        message = f"the job cannot be made again: {what} not kept any more"
+        if job.is_expired(self._clock()):
+            raise JobConflict(message, hint="send its request and its files again")
 
         def read(key: str | None) -> bytes | None:
             if key is None:
@@ -332,8 +374,7 @@ class Service:
                 references=tuple(content for content in references if content is not None),
             )
         except StorageError as error:
-            what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
-            raise JobConflict(f"the job cannot be made again: {what} not kept any more") from error
+            raise JobConflict(message, hint="send its request and its files again") from error
 
     # jobs
 
@@ -411,6 +452,7 @@ class Service:
         Raises:
             VideoNotReady: the job has not ended.
             VideoFailed: the job has ended without a file.
+            VideoExpired: it was kept for a while, which is over.
             StorageError: the file is gone, or not on this machine.
         """
         if not job.status.is_terminal:
@@ -420,6 +462,8 @@ class Service:
         if job.video is None:
             reason = job.error.message if job.error else "unknown"
             raise VideoFailed(f"there is no video: the job failed ({reason})")
+        if job.is_expired(self._clock()):
+            raise VideoExpired(_until(job))
         path = self._files.path_for(job.video.key)
         if path is None:
             raise StorageError("this storage does not keep files on this machine")
@@ -437,13 +481,27 @@ class Service:
             alive = self._store.live_workers(self._worker_silence_seconds)
         except StoreUnavailable:
             return "the database does not answer"
-        return None if alive else "no worker is running"
+        if not alive:
+            return "no worker is running"
+        if self._space is not None and self._space.is_low:
+            return f"the disk is nearly full: fewer than {self._space.min_free_bytes} bytes are free"
+        return None
 
     def live_workers(self) -> int:
         return self._store.live_workers(self._worker_silence_seconds)
 
+    def count_overdue(self) -> int:
+        """Count jobs whose files have expired and are still to be removed."""
+        return self._store.count_overdue()
+
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+
+def _until(job: Job) -> str:
+    if job.expires_at is None:
+        return ""
+    return f"the video is not kept any more: it expired at {job.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _planned(request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:

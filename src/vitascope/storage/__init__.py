@@ -6,5 +6,6 @@ Never here: what is in the files, who may see them, jobs, SQL, HTTP.
 
 from .local import LocalStorage
 from .protocol import Storage, StoredFile, check_key
+from .space import Space
 
-__all__ = ["LocalStorage", "Storage", "StoredFile", "check_key"]
+__all__ = ["LocalStorage", "Space", "Storage", "StoredFile", "check_key"]

@@ -31,7 +31,7 @@ from vitascope.domain.errors import (
 )
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
-from vitascope.storage import StoredFile
+from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
@@ -82,6 +82,7 @@ class WorkerConfig:
     max_attempts: int = 3
     hang_seconds: float = 900.0
     drain_seconds: float = 30.0
+    min_free_bytes: int = 0
 
 
 class _HandBack(Exception):
@@ -117,6 +118,7 @@ class Worker:
         self._warm_models: frozenset[str] = frozenset()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._space = Space((config.work_folder,), config.min_free_bytes)
         self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
@@ -164,12 +166,7 @@ class Worker:
             self._errands.end(errand, lambda: self._obey(errand))
             return
         asked_at = time.monotonic()
-        lease = self._store.claim(
-            self._config.worker_id,
-            self._config.lease_seconds,
-            device=self._device,
-            warm_models=self._warm_models,
-        )
+        lease = None if self._space.is_low else self._claim()
         if lease is None or asked_at - self._swept_at > SWEEP_SECONDS:
             self._swept_at = asked_at
             self._sweep.advance()
@@ -177,6 +174,14 @@ class Worker:
             self._pause(self._config.poll_seconds)
         else:
             self._run_one(lease, asked_at)
+
+    def _claim(self) -> Lease | None:
+        return self._store.claim(
+            self._config.worker_id,
+            self._config.lease_seconds,
+            device=self._device,
+            warm_models=self._warm_models,
+        )
 
     def _tidy(self) -> None:
         """A few times in the length of a lease: be seen, and queue what dead workers held again."""

@@ -7,6 +7,7 @@ from vitascope.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
     CommandNotFound,
+    DiskFull,
     ForbiddenOrigin,
     IdempotencyConflict,
     InvalidApiKey,
@@ -22,6 +23,7 @@ from vitascope.domain.errors import (
     StorageLimitReached,
     StoreUnavailable,
     UnsupportedContentType,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
     VitascopeError,
@@ -33,6 +35,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     JobNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
+    VideoExpired: 404,
     JobConflict: 409,
     InvalidApiKey: 401,
     PermissionDenied: 403,
@@ -48,9 +51,13 @@ _STATUS: dict[type[VitascopeError], int] = {
     UnsupportedContentType: 415,
     QueueFull: 429,
     StoreUnavailable: 503,
+    DiskFull: 503,
 }
 
 STORE_RETRY_SECONDS = 2
+
+DISK_RETRY_SECONDS = 30
+"""Expired files are looked for so often. The OpenAI SDK tries twice more by itself, so its caller hears of it within a minute."""
 
 
 def status_of(error: VitascopeError) -> int:
@@ -70,6 +77,8 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
+    if isinstance(error, DiskFull):
+        return {"retry-after": str(DISK_RETRY_SECONDS)}
     return {}
 
 

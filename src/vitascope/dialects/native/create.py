@@ -36,6 +36,7 @@ PARAMETERS = (
     "seed",
     "format",
     "priority",
+    "expires_in_seconds",
     "metadata",
     "user",
 )
@@ -77,6 +78,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         # an illegal name is refused by the plan, with the legal ones
         format=cast(OutputFormat, fields.text("format") or "mp4"),
         priority=fields.integer("priority") or 0,
+        expires_in_seconds=fields.integer("expires_in_seconds"),
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
     )
