@@ -18,6 +18,7 @@ from vitascope import app, settings
 from vitascope.dialects.native import schema
 from vitascope.domain.request import TEMP_SECONDS
 from vitascope.service import Expiry
+from vitascope.store.for_expiry import GRACE
 from vitascope.store.tables import jobs
 from waiting import eventually
 
@@ -26,7 +27,7 @@ TOO_MUCH = 2**62
 
 def let_expire(server: Any, job_id: str) -> None:
     """Put the end of a job's time into the past; where the clock is the real one, nobody waits for it."""
-    past = datetime.now(UTC) - timedelta(seconds=1)
+    past = datetime.now(UTC) - GRACE
     with server.store._database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(expires_at=past))
 

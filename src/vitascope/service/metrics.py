@@ -50,7 +50,7 @@ class _Queue(Collector):
                 stats.oldest_queued_seconds,
             ),
             "vitascope_files_overdue": (
-                "Jobs whose files have expired and are still to be removed.",
+                "Jobs whose files expired more than a minute ago and are still to be removed.",
                 self._service.count_overdue(),
             ),
             "vitascope_workers_live": ("Workers that were seen lately.", self._service.live_workers()),

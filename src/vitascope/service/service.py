@@ -491,7 +491,7 @@ class Service:
         return self._store.live_workers(self._worker_silence_seconds)
 
     def count_overdue(self) -> int:
-        """Count jobs whose files have expired and are still to be removed."""
+        """Count jobs whose files should be gone by now and are not known to be."""
         return self._store.count_overdue()
 
     def queue_stats(self) -> QueueStats:

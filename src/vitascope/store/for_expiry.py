@@ -16,6 +16,10 @@ from .base import Base
 from .rows import Removal, storage_keys
 from .tables import jobs
 
+GRACE = timedelta(seconds=60)
+"""Files go so long after they are given out no more: who was let in just before has opened them by then, and the clocks of several machines
+differ a little."""
+
 TRY_AGAIN = timedelta(seconds=60)
 """A removal that was begun belongs to whoever began it for so long. That one may have been killed, or the storage be away."""
 
@@ -28,7 +32,7 @@ class ForExpiry(Base):
     """Jobs whose files are kept for a while only."""
 
     def begin_removal(self, max_jobs: int) -> list[Removal]:
-        """Choose jobs whose files have expired. Nobody else gets them for a minute.
+        """Choose jobs whose files have expired a while ago. Nobody else gets them for a minute.
 
         Call `finish_removal` with those of them whose files are all gone. The others, and all of them if the caller dies, come again.
         """
@@ -54,8 +58,8 @@ class ForExpiry(Base):
             return connection.execute(sa.update(jobs).where(is_news).values(expired_at=self._now())).rowcount
 
     def count_overdue(self) -> int:
-        """Count jobs whose files have expired and are not known to be gone."""
-        is_overdue = _HAS_FILES & (jobs.c.expires_at <= self._now())
+        """Count jobs whose files should be gone and are not known to be."""
+        is_overdue = _HAS_FILES & (jobs.c.expires_at <= self._now() - GRACE)
         with self._database.read() as connection:
             return connection.scalars(sa.select(sa.func.count()).select_from(jobs).where(is_overdue)).one()
 
@@ -73,4 +77,4 @@ def _begun(now: datetime) -> sa.Select[Any]:
 def _expired(now: datetime) -> sa.Select[Any]:
     """Find those that nobody has begun with, the longest expired first."""
     is_new = jobs.c.removal_tried_at.is_(None)
-    return _ROW.where(jobs.c.expires_at <= now, _HAS_FILES, is_new).order_by(jobs.c.expires_at)
+    return _ROW.where(jobs.c.expires_at <= now - GRACE, _HAS_FILES, is_new).order_by(jobs.c.expires_at)
