@@ -96,6 +96,27 @@ def test_only_what_the_pipeline_needs_comes_and_a_manifest_says_so(server: hubs.
     assert (found.is_downloaded, found.num_bytes, found.revision) == (True, made.num_bytes, COMMIT)
 
 
+def test_parts_of_other_repositories_come_too(server: hubs.Hub, spec: ModelSpec) -> None:
+    adapter = {"config.json": b"{}", "diffusion_pytorch_model.safetensors": tensors(), "mm.ckpt": b"a pickle"}
+    server.repositories["other/adapter"] = hubs.Repository(adapter)
+    whole = replace(spec, components={"motion_adapter": "hub:other/adapter"})
+    pull(spec)
+    assert not weights.weights_of(whole).is_downloaded
+    assert weights.weights_of(whole).hint == "`vitascope models pull tiny` downloads it"
+    pull(whole)
+    folder = Path(locate(whole.parts["motion_adapter"]))
+    assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert weights.weights_of(whole).is_downloaded
+    assert weights.verify(whole, lambda _progress: None) == []
+    path = (folder / "diffusion_pytorch_model.safetensors").resolve()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (problem,) = weights.verify(whole, lambda _progress: None)
+    assert "diffusion_pytorch_model.safetensors" in problem
+    del adapter["diffusion_pytorch_model.safetensors"]
+    server.repositories["other/pickled"] = hubs.Repository(adapter)
+    assert "pickle" in refused(replace(spec, components={"motion_adapter": "hub:other/pickled"}))
+
+
 def test_a_second_download_does_nothing(server: hubs.Hub, spec: ModelSpec) -> None:
     pull(spec)
     server.requests.clear()

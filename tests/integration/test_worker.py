@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import io
 import os
 import signal
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 import postgres
 from vitascope import media
@@ -173,6 +176,24 @@ def test_progress_rises_between_0_and_100(bench: Bench) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 100
     assert len([percent for percent in seen if 0 < percent < 100]) >= 3
+
+
+def test_previews_are_events_now_and_then(bench: Bench) -> None:
+    bench.step_seconds = 0.05
+    job = bench.submit(preview_every=1, num_inference_steps=30)
+    bench.start_worker()
+    seen: dict[int, str | None] = {}
+
+    def look() -> bool:
+        seen.update((e.sequence, e.preview) for e in bench.store.events(job.id) if e.kind == "preview")
+        return bench.store.get(job.id).status.is_terminal
+
+    eventually(look, timeout_seconds=120)
+    shown = [base64.b64decode(preview) for preview in seen.values() if preview is not None]
+    assert len(shown) >= 2
+    assert len(shown) < 30, "not at every step of a fast model"
+    pictures = [Image.open(io.BytesIO(each)) for each in shown]
+    assert all(picture.format == "WEBP" and max(picture.size) == 128 for picture in pictures)
 
 
 def test_a_killed_engine_is_noticed_and_the_job_runs_again(bench: Bench) -> None:

@@ -183,3 +183,10 @@ def test_the_error_can_be_told_in_a_dialects_word() -> None:
 )
 def test_seconds_become_frames(seconds: float, fps: int, frames: int) -> None:
     assert num_frames_for(seconds, fps) == frames
+
+
+def test_a_model_that_reads_no_text_needs_none() -> None:
+    silent = replace(SPEC, takes_prompt=False)
+    assert planned(silent, prompt="", image="inputs/x.png").prompt == ""
+    with pytest.raises(InvalidParameter, match="what the video shows"):
+        planned(prompt="")

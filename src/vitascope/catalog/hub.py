@@ -100,7 +100,7 @@ def snapshot(repository: str, commit: str) -> Path:
 
 
 def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles: bool = False) -> Manifest:
-    """Download what a model needs; does nothing if all of it is there.
+    """Download what a model needs, from other repositories too; does nothing if all of it is there.
 
     Args:
         spec: the model.
@@ -114,6 +114,14 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
             is not the one that the hub lists.
         StorageError: the disk has no room for it.
     """
+    made = _pull_one(spec, report, repair=repair, with_pickles=with_pickles)
+    for part in spec.parts.values():
+        if part.source.startswith("hub:"):
+            _pull_one(part, report, repair=repair, with_pickles=False)
+    return made
+
+
+def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bool) -> Manifest:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -321,6 +329,8 @@ class _Download:
         return self._snapshot / name if is_config else self._snapshot / "no configuration"
 
     def _choose(self, *, with_pickles: bool) -> list[str]:
+        if self._spec.is_part:
+            return checkpoint.files_of_part(self._spec.id, self._listed)
         if checkpoint.INDEX not in self._listed:
             message = f"model `{self._spec.id}` is not in diffusers' format: its repository has no {checkpoint.INDEX}"
             raise ModelUnavailable(message, hint="choose the repository of its conversion to diffusers")

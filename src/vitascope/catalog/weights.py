@@ -56,10 +56,11 @@ def verify(spec: ModelSpec, report: Report) -> list[str]:
     Raises:
         ModelUnavailable: there is nothing to compare, or a part is missing or not allowed.
     """
+    of_parts = [problem for part in spec.parts.values() for problem in verify(part, report)]
     kind, _, name = spec.source.partition(":")
     if kind == "embedded":
         check_sums(spec.id, embedded_folder(name))
-        return []
+        return of_parts
     made, folder = _made(spec, name) if kind == "folder" else (hub.installed(spec), None)
     if made is None:
         locate(spec)
@@ -74,7 +75,7 @@ def verify(spec: ModelSpec, report: Report) -> list[str]:
         done += num_bytes
         report(Progress("checking", done, made.num_bytes))
 
-    return manifest.wrong_files(made, folder or hub.files_of(made, name), counted)
+    return manifest.wrong_files(made, folder or hub.files_of(made, name), counted) + of_parts
 
 
 def damaged(spec: ModelSpec, problems: Sequence[str]) -> ModelUnavailable:

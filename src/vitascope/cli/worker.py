@@ -54,6 +54,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             locate,
             device=engine.device,
             threads=engine.threads,
+            slots=engine.slots,
             fake_step_seconds=engine.fake_step_seconds,
         ),
         catalog.resolve,

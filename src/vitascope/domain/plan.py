@@ -178,7 +178,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
 
 
 def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
-    if not request.prompt.strip() and not request.shots:
+    if spec.takes_prompt and not request.prompt.strip() and not request.shots:
         raise InvalidParameter("prompt", request.prompt, "it must say what the video shows")
     if len(request.shots) > MAX_SHOTS:
         raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")

@@ -38,13 +38,15 @@ class Event:
     job_id: str
     #: Rises within the job, in the order in which readers can see the events; numbers may be left out.
     sequence: int
-    #: The status that was reached, a wish (`cancel_requested`, `deleted`), or `progress`.
+    #: The status that was reached, a wish (`cancel_requested`, `deleted`), `progress` or `preview`.
     kind: str
     attempt: int
     created_at: datetime
-    #: Of `progress` only.
+    #: Of `progress` and `preview` only.
     percent: int | None = None
     stage: str | None = None
+    #: Of `preview` only: a small WebP, as base64.
+    preview: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

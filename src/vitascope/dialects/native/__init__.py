@@ -135,7 +135,7 @@ class NativeDialect:
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
-        """Follow a job as server-sent events: each change of status and each progress; ends after the last.
+        """Follow a job as server-sent events: each change of status, progress and preview; ends after the last.
 
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """

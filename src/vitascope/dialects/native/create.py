@@ -57,7 +57,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
     fps = max(1, fields.integer("fps") or spec.fps)
     shots = _shots(fields, fps)
     prompt = fields.text("prompt")
-    if prompt is None and not shots:
+    if prompt is None and not shots and spec.takes_prompt:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
     request = GenerationRequest(
         prompt=prompt or "",
