@@ -78,10 +78,16 @@ class TestCreateAndRead:
         assert store.get("a") == made
         assert (made.status, made.progress, made.stage, made.attempt) == (JobStatus.QUEUED, 0, "", 0)
         assert made.request.metadata == {"a": [1, "ü"]}
+        assert store.get("a").plan is store.get("a").plan, "it is decoded once"
         assert made.plan.model == "small"
         assert made.created_at == clock.now
         assert made.created_at.tzinfo is UTC
         assert kinds(store) == ["queued"]
+
+    def test_long_prompts_do_not_fill_the_memory(self, store: Store, create: Create) -> None:
+        made = create(prompt="a" * 30_000)
+        assert store.get("a") == made
+        assert store.get("a").plan is not store.get("a").plan, "it is not kept"
 
     def test_any_text_is_kept(self, store: Store, create: Create) -> None:
         """What JSON can carry, PostgreSQL's text and UTF-8 cannot all."""

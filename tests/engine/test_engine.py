@@ -17,6 +17,7 @@ import tiny
 from tiny import make_plan, run
 from vitascope.domain.errors import InvalidOutput, ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.request import Shot
 from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine, Inputs
 from vitascope.engine.engine import DiffusersEngine
@@ -157,6 +158,15 @@ def test_a_prompt_that_is_cut_is_told(engine: Engine, models: Models, name: str,
         clip = run(engine, spec, make_plan(spec, prompt="dog " * words, num_inference_steps=1))[1]
         told = [choice.value for choice in clip.choices if choice.name == "prompt"]
         assert told == ([f"first {limit} tokens"] if is_cut else [])
+
+
+def test_only_what_a_shot_is_given_counts_as_its_prompt(engine: Engine, models: Models) -> None:
+    spec = models["WanPipeline"]
+    for words, is_cut in ((400, False), (600, True)):  # of 512 that are read
+        shots = (Shot("a dog"), Shot("dog " * words), Shot("dog " * 400))
+        planned = make_plan(spec, prompt="", shots=shots, num_inference_steps=1)
+        clip = run(engine, spec, planned)[1]
+        assert any(choice.name == "prompt" for choice in clip.choices) == is_cut
 
 
 def test_switching_models_unloads_the_first(engine: Engine, models: Models) -> None:

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 import hub as hubs
 from vitascope.catalog import hub, locate, weights
-from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError
+from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
 from vitascope.domain.model_spec import ModelSpec
 from waiting import eventually
 
@@ -313,6 +313,30 @@ def test_a_second_download_at_once_says_that_it_waits(server: hubs.Hub, spec: Mo
         assert [step.stage for step in seen] == ["waiting"]
     thread.join()
     assert hub.installed(spec) is not None
+
+
+def test_what_is_being_downloaded_is_not_removed_and_not_waited_for(
+    server: hubs.Hub, spec: ModelSpec
+) -> None:
+    weight = "transformer/diffusion_pytorch_model.safetensors"
+    server.stalled.add(weight)
+    thread = threading.Thread(target=hub.pull, args=(spec, lambda _progress: None))
+    thread.start()
+    assert server.reached.wait(30)
+    with pytest.raises(ModelInUse, match="is being downloaded"):
+        weights.remove(spec)
+    server.go_on.set()
+    thread.join()
+    assert weights.remove(spec) >= 4000
+
+
+def test_a_link_that_leads_nowhere_takes_no_room(server: hubs.Hub, spec: ModelSpec) -> None:
+    pull(spec)
+    folder = hub.snapshot(NAME, COMMIT)
+    (hub.own_folder(NAME) / f"{COMMIT}.json").unlink()  # as another program leaves it
+    (folder / "gone.bin").symlink_to("../../blobs/gone")
+    found = weights.weights_of(spec)
+    assert (found.is_downloaded, found.num_bytes >= 4000) == (True, True)
 
 
 def test_a_removed_model_is_gone_and_what_others_share_stays(server: hubs.Hub, spec: ModelSpec) -> None:

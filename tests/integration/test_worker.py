@@ -488,6 +488,17 @@ def test_a_restart_gives_another_engine_process_and_keeps_the_worker(bench: Benc
     assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
 
 
+def test_a_card_that_was_broken_meanwhile_costs_its_model_only(bench: Bench) -> None:
+    bench.start_worker()
+    assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+    cards = bench.folder / "home" / "cards"
+    cards.mkdir(parents=True)
+    (cards / "new.toml").write_text('id = "new"\ntypo = 1\n')
+    obeyed(bench, CommandKind.RESTART)
+    job = bench.ended(bench.submit())
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
 def test_an_engine_that_dies_of_a_command_costs_the_command_only(bench: Bench) -> None:
     bench.start_worker(hang_seconds=60)
     obeyed(bench, CommandKind.LOAD, "pocket")

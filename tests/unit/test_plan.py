@@ -48,6 +48,26 @@ def test_plan_survives_the_store() -> None:
     assert GenerationRequest.from_dict(request.to_dict()) == request
 
 
+@pytest.mark.parametrize("image", [None, "inputs/x.png"])
+def test_a_plan_of_before_the_modes_is_made_as_it_was_planned(image: str | None) -> None:
+    made = planned(num_frames=34, image=image)
+    stored = made.to_dict()
+    for name in (
+        "last_image",
+        "video",
+        "references",
+        "strength",
+        "clip_skip",
+        "preview_every",
+        "shot_num_frames",
+    ):
+        del stored[name]
+    stored["windows"] = [
+        {"num_frames": window.num_frames, "continues": window.continues} for window in made.windows
+    ]
+    assert Plan.from_dict(stored) == made
+
+
 @pytest.mark.parametrize(
     ("num_frames", "fps", "windows"),
     [

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError
+from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
 from vitascope.domain.model_spec import ModelSpec
 
 from . import checkpoint, manifest
@@ -182,10 +182,15 @@ def _is_wrong(made: Manifest, repository: str) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, report: Report) -> Iterator[None]:
-    """Wait until no other process downloads, converts or removes the same.
+def only_one(folder: Path, report: Report | None) -> Iterator[None]:
+    """Let nobody else download, convert or remove the same.
+
+    Args:
+        folder: of the repository.
+        report: told that somebody does, which is then waited for; None does not wait.
 
     Raises:
+        ModelInUse: somebody does, and is not waited for.
         StorageError: the cache cannot be written.
     """
     try:
@@ -196,7 +201,7 @@ def only_one(folder: Path, report: Report) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, report: Report) -> Iterator[None]:
+def _locked(folder: Path, report: Report | None) -> Iterator[None]:
     path = folder / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +209,9 @@ def _locked(folder: Path, report: Report) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if report is None:
+                    hint = "stop that, or wait for its end"
+                    raise ModelInUse("the model is being downloaded or converted", hint=hint) from None
                 report(Progress("waiting"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,13 +99,14 @@ def remove(spec: ModelSpec) -> int:
     Raises:
         InvalidParameter: the model comes with Vitascope, or its folder is the operator's own.
         ModelUnavailable: nothing of it is there.
+        ModelInUse: it is being downloaded or converted. That is not waited for: a worker that waits makes no jobs.
     """
     repository = hub.repository_of(spec)
     folder = hub.cache_folder(repository)
     if not folder.is_dir():
         raise ModelUnavailable(f"nothing of model `{spec.id}` is on this machine")
     before = _size(folder)
-    with hub.only_one(hub.own_folder(repository), lambda _progress: None):
+    with hub.only_one(hub.own_folder(repository), None):
         _remove_revision(spec, repository, folder)
     return before - _size(folder)
 
@@ -130,5 +132,9 @@ def _remove_revision(spec: ModelSpec, repository: str, folder: Path) -> None:
 
 def _size(folder: Path, *, follow: bool = False) -> int:
     """Count the bytes of a folder's files; links as what they are, or as what they lead to."""
-    paths = folder.rglob("*") if folder.is_dir() else ()
-    return sum(path.stat(follow_symlinks=follow).st_size for path in paths if not path.is_dir())
+    found = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        # a download may rename files meanwhile, and a link may lead nowhere
+        with contextlib.suppress(OSError):
+            found += 0 if path.is_dir() else path.stat(follow_symlinks=follow).st_size
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from vitascope.dialects._http import Fields, picture_of
+from vitascope.dialects._http import Fields, picture_of, shown
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
@@ -40,7 +40,7 @@ PARAMETERS = (
     "metadata",
     "user",
 )
-SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")  # fmt: skip
+SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
 MAX_NAME_CHARS = 255
 MAX_COUNTED_SECONDS = 1e6
@@ -102,7 +102,7 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
     for index, value in enumerate(fields.listing("shots", MAX_SHOTS)):
         name = f"shots[{index}]"
         if not isinstance(value, str | dict):
-            raise InvalidParameter(name, type(value).__name__, "it must be text or an object with `prompt`")
+            raise InvalidParameter(name, shown(value), "it must be text or an object with `prompt`")
         shot = Fields({"prompt": value} if isinstance(value, str) else value)
         try:
             shot.check_names(SHOT_PARAMETERS)

@@ -73,10 +73,11 @@ def prompt_choice(plan: Plan, spec: ModelSpec, slot: Slot) -> tuple[Choice, ...]
     call = inspect.signature(type(pipe).__call__).parameters
     default = call["max_sequence_length"].default if "max_sequence_length" in call else None
     limit = spec.call.get("max_sequence_length", default) or tokenizer.model_max_length
-    num_tokens = len(tokenizer(plan.prompt).input_ids)
+    prompts = {window.prompt or plan.prompt for window in plan.windows}
+    num_tokens = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
     if num_tokens <= int(limit):
         return ()
-    reason = f"the prompt has {num_tokens} tokens, and the model's text encoder reads {limit}: the rest had no effect"
+    reason = f"{'a' if len(prompts) > 1 else 'the'} prompt has {num_tokens} tokens, and the model's text encoder reads {limit}: the rest had no effect"
     return (Choice("prompt", f"first {limit} tokens", reason),)
 
 
