@@ -88,6 +88,9 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         values["lease_expires_at"] = None
     if status.is_terminal:
         values["finished_at"] = now
+        # counted from here: what waited for long is kept no shorter, and nothing goes before it is there
+        if (seconds := row.request.get("expires_in_seconds")) is not None:
+            values["expires_at"] = now + timedelta(seconds=seconds)
     return note(connection, row, status.value, now, **values)
 
 

@@ -90,6 +90,7 @@ class Desk:
         Raises:
             RateLimitExceeded: the caller has sent too many.
             QueueFull: too many jobs wait.
+            DiskFull: there is no room for its files.
         """
         caller: Caller = request.state.caller
         if caller.limits.requests_per_minute is not None:
@@ -98,6 +99,7 @@ class Desk:
             once.name is not None or once.is_retry
         ):  # those may be answered with a job that is there
             return
+        self.service.check_space()
         try:
             await self.read(self.service.check_room, caller)
         except QueueFull:
@@ -119,12 +121,15 @@ class Desk:
             InvalidParameter: a picture or video cannot be fetched or read.
             QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
+            DiskFull: there is no room for its files.
         """
-        if draft.sent.has_urls:
+        if once is not None and (draft.sent.has_urls or self.service.is_disk_full):
             # looked for before the URL is: it may be good for one time only
-            first = None if once is None else await self.write(self.service.made_before, once, caller)
+            first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
+        self.service.check_space()
+        if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):
             draft = await asyncio.to_thread(self.service.store_inputs, draft)
