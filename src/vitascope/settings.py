@@ -99,6 +99,8 @@ class EngineSettings(_Section):
     """torch device, such as `cuda:0`; `auto` takes the first of CUDA, XPU, MPS, CPU that works."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
+    slots: Annotated[int, Field(ge=1)] = 4
+    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
 
 
 def _json_list(value: object) -> object:

@@ -247,7 +247,10 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
-    assert named == {"job_id", "video_id", "key_id"}, "an id of another kind needs its part of this test"
+    # models are nobody's own
+    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id"}, (
+        "another kind needs its part of this test"
+    )
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
     assert len(routes) >= 9
     unknown = "01" + "0" * 24
@@ -265,6 +268,11 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
         tried = [closed.call(other, method, path.replace("{key_id}", key_id)) for key_id in keys]
         assert len({(answer.status_code, answer.text) for answer in tried}) == 1, f"{method} {path}"
         assert tried[0].status_code in (403, 404)
+    closed.server.store.worker_seen("w")
+    made = closed.call(closed.key(Scope.ADMIN), "POST", "/api/v1/workers/clear-caches").json()["id"]
+    for method, path in routes_with(paths, "{command_id}"):
+        tried = [closed.call(other, method, path.replace("{command_id}", each)) for each in (made, unknown)]
+        assert [answer.status_code for answer in tried] == [403, 403], f"{method} {path} is for operators"
     print(
         f"{len(routes)} routes with ids of jobs, {len(routes_with(paths, '{key_id}'))} with ids of keys: all alike"
     )

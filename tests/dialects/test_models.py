@@ -91,6 +91,15 @@ def test_a_command_goes_to_all_workers_or_to_one(roomy: Any, kind: str) -> None:
     assert (status, answer["error"]["hint"]) == (400, "did you mean `worker`?")
 
 
+def test_a_body_of_unknown_length_is_read(roomy: Any) -> None:
+    headers = {"content-type": "application/json"}
+    made, status = call(
+        roomy, "POST", "/models/someone/big/load", content=iter([b'{"worker": ', b'"w1"}']), headers=headers
+    )
+    assert (status, [part["worker"] for part in made["workers"]]) == (202, ["w1"])
+    assert call(roomy, "POST", "/models/someone/big/load", content=iter([b""]))[1] == 202
+
+
 def test_how_far_a_command_is_can_be_read(roomy: Any) -> None:
     command, _ = call(roomy, "POST", "/models/someone/big/pull", json={"worker": "w1", "repair": "yes"})
     while (

@@ -100,12 +100,18 @@ def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:
     assert server.files.path_for(f"inputs/{job['id']}.video").read_bytes() == mp4
     asked = create(server.client, video=text_of(mp4), width=96, height=64, num_frames=5, strength=0.2)
     assert (asked["width"], asked["num_frames"], asked["strength"]) == (96, 5, 0.2)
+    for side, size in (
+        ({"width": 64}, (64, 36)),
+        ({"height": 36}, (64, 36)),
+        ({"width": 4096}, (4096, 2304)),
+    ):
+        shaped = create(server.client, video=text_of(mp4), **side)
+        assert (shaped["width"], shaped["height"]) == size, "of the video's shape, not the model's"
     server.client.post(f"/api/v1/jobs/{job['id']}/cancel")
     again = server.client.post(f"/api/v1/jobs/{job['id']}/retry").json()
     assert server.files.path_for(f"inputs/{again['id']}.video").read_bytes() == mp4
-    assert {name: again[name] for name in ("width", "num_frames", "strength", "seed")} == {
-        name: job[name] for name in ("width", "num_frames", "strength", "seed")
-    }
+    same = ("width", "num_frames", "strength", "seed", "choices")
+    assert {name: again[name] for name in same} == {name: job[name] for name in same}
 
 
 def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> None:
@@ -147,6 +153,8 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
         ({"shots": ["a", {"prompt": "b", "num_frames": 500}]}, "shots[1].num_frames", "from 1 to 480 frames"),
         ({"shots": ["a", "b"], "num_frames": 1}, "num_frames", "at least one frame"),
         ({"shots": "[not JSON"}, "shots", "JSON text"),
+        ({"shots": [None]}, "shots[0]", "is 'null'"),
+        ({"video": {"url": "x"}}, "video", "is 'an object'"),
     ],
 )
 def test_bad_input_is_refused_exactly(
@@ -214,6 +222,15 @@ def test_a_plan_tells_how_it_would_be_made_and_stores_nothing(serve: Any) -> Non
     assert known["expected_seconds"] == pytest.approx(12 * 0.5 + 1.0)
     refused = server.client.post("/api/v1/plan", json={**body, "fps": 99}).json()["error"]
     assert (refused["parameter"], refused["nearest"]) == ("fps", 60)
+
+
+def test_a_plan_says_what_only_the_video_tells(client: httpx.Client, mp4: bytes) -> None:
+    body = {"prompt": "a dog", "model": "every", "video": text_of(mp4)}
+    made = client.post("/api/v1/plan", json=body).json()
+    assert (made["mode"], choice(made, "size")["value"]) == ("video", "the video's")
+    assert "not read for a plan" in choice(made, "num_frames")["reason"]
+    made = client.post("/api/v1/plan", json={**body, "width": 96, "height": 64, "num_frames": 5}).json()
+    assert made["choices"] == []
 
 
 def _planned(server: Any) -> tuple[GenerationRequest, Plan]:

@@ -53,6 +53,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "default_model": "pocket",
             "device": "auto",
             "threads": 0,
+            "slots": 4,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "secrets": {"key": None},

@@ -20,7 +20,7 @@ MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "negative_prompt", "memory", "price", "components",
+    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components",
 }  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         overlap=values.get("overlap", 1),
         clip_layers=values.get("clip_layers", 0),
         takes_negative_prompt=values.get("negative_prompt", True),
+        takes_prompt=values.get("prompt", True),
         memory_gb=values.get("memory", 0.0),
         price_class=values.get("price", "standard"),
         dtype=values.get("dtype", "auto"),

@@ -165,6 +165,7 @@ def _produce(
             locate,
             device=settings.engine.device,
             threads=settings.engine.threads,
+            slots=settings.engine.slots,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
         between = settings.worker.frame_interpolation

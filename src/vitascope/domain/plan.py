@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +29,8 @@ MAX_PROMPT_CHARS = 32_000
 MAX_REFERENCES = 8
 
 MAX_PREVIEW_EVERY = 1000
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,7 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
-        windows = tuple(_window(window) for window in values["windows"])
+        windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
         watermark = values.get("watermark")
@@ -122,10 +125,10 @@ class Plan:
         return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
 
 
-def _window(values: Mapping[str, Any]) -> Window:
+def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
     if "continues" in values:  # before 2026-11-21
         is_continuing = values["continues"]
-        return Window(values["num_frames"], "image" if is_continuing else "text", int(is_continuing))
+        return Window(values["num_frames"], "image" if is_continuing else plan_mode, int(is_continuing))
     return Window(**values)
 
 
@@ -182,7 +185,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
 
 
 def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
-    if not request.prompt.strip() and not request.shots:
+    if spec.takes_prompt and not request.prompt.strip() and not request.shots:
         raise InvalidParameter("prompt", request.prompt, "it must say what the video shows")
     if len(request.shots) > MAX_SHOTS:
         raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
@@ -195,7 +198,7 @@ def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
             raise InvalidParameter(name, f"{len(text)} characters long", rule)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _HALF_CHARACTER.search(text):
             raise InvalidParameter(name, ascii(text), "it must be UTF-8 text")
     if request.negative_prompt.strip() and not spec.takes_negative_prompt:
         rule = f"model `{spec.id}` takes no negative prompt"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,6 +49,10 @@ MEMORY_BYTES = 1280 * 1024 * 1024
 PNG and 1,280 as WebP (docs/experiments.md)."""
 SECONDS = 20
 """Time for one file, of the processor and of the clock: 50 megapixels take 1 to 5 s on a busy core."""
+
+SECONDS_A_FRAME = 0.25
+"""Beside that, for each frame of a stored video: to shape one and to hand it over takes 20 ms at 832x480 on a busy core, and an
+engine's reader is nice. What is stored was decoded within SECONDS once, so this is no way to hold a worker."""
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 2.0
@@ -222,6 +227,7 @@ class Opener:
         max_seconds: float,
         fps: float = 0.0,
         num_pictures: int | None = None,
+        seconds: int | None = None,
     ) -> list[ShownPicture]:
         """Read the pictures of an MP4 or WebM video that somebody sent; sound is left out.
 
@@ -232,6 +238,7 @@ class Opener:
             max_seconds: a video that lasts longer is refused.
             fps: give what is shown at every so many instants of a second; 0: each picture once.
             num_pictures: give the first so many and look no further; None: all.
+            seconds: how long it may take, where that is not the usual time.
 
         Raises:
             UnreadableVideo: it is none of these formats, damaged, too large, or too long.
@@ -261,7 +268,7 @@ class Opener:
                 raise Broken
             return pictures
 
-        return _of_video(self._open(order, content, read))
+        return _of_video(self._open(order, content, read, seconds))
 
     def measure_video(self, content: bytes, *, max_frames: int, max_seconds: float) -> SentVideo:
         """Decode a video that somebody sent from its beginning to its end, and tell what it is.
@@ -289,12 +296,17 @@ class Opener:
             process.end()
 
     def _open(
-        self, order: Header, content: bytes, read: Callable[[Line, Header], Answer | Refusal]
+        self,
+        order: Header,
+        content: bytes,
+        read: Callable[[Line, Header], Answer | Refusal],
+        seconds: int | None = None,
     ) -> Answer | Refusal:
+        limits = self._limits if seconds is None else replace(self._limits, seconds=seconds)
         with self._turn():
             process = self._take()
             try:
-                return process.open(order, content, self._limits, read)
+                return process.open(order, content, limits, read)
             finally:
                 self._give_back(process)
 
@@ -554,7 +566,13 @@ def read_video(
     except OSError:
         raise UnreadableVideo("there is no such video file", hint="check the path") from None
     shown = _shared.open_video(
-        content, size=size, max_frames=max_frames, max_seconds=max_seconds, fps=fps, num_pictures=num_frames
+        content,
+        size=size,
+        max_frames=max_frames,
+        max_seconds=max_seconds,
+        fps=fps,
+        num_pictures=num_frames,
+        seconds=SECONDS + math.ceil(num_frames * SECONDS_A_FRAME),
     )
     frames = [np.frombuffer(each.picture.pixels, np.uint8).reshape(*size, 3) for each in shown]
     return np.stack(frames + frames[-1:] * (num_frames - len(frames)))

@@ -172,15 +172,25 @@ def _unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVi
     return InvalidParameter(name, f"{len(content)} bytes", rule, hint=error.hint)
 
 
+def not_followed(request: GenerationRequest) -> tuple[Choice, ...]:
+    """Say what `following` would decide of a request whose video is not read."""
+    if request.video is None:
+        return ()
+    asked = {"size": request.height and request.width, "num_frames": request.num_frames}
+    reason = "the job takes it from the video, which is not read for a plan: here it is the model's"
+    return tuple(Choice(name, "the video's", reason) for name, value in asked.items() if value is None)
+
+
 def following(
     request: GenerationRequest, video: media.SentVideo, default_fps: int
 ) -> tuple[GenerationRequest, tuple[Choice, ...]]:
     """Take size and length, where they were not asked for, from the video that is to be changed."""
     choices = []
-    if request.height is None and request.width is None:
-        height, width = nearest_side(video.height), nearest_side(video.width)
-        request = dataclasses.replace(request, height=height, width=width)
-        choices.append(Choice("size", f"{width}x{height}", "the video that was sent has it"))
+    if request.height is None or request.width is None:
+        what = "size" if request.height is request.width else "shape"
+        request = _of_its_shape(request, video)
+        reason = f"the video that was sent has this {what}"
+        choices.append(Choice("size", f"{request.width}x{request.height}", reason))
     if request.num_frames is None:
         fps = default_fps if request.fps is None else request.fps
         # the last picture is shown as long as the others
@@ -190,3 +200,15 @@ def following(
         reason = f"the video that was sent lasts {seconds:.2f} s"
         choices.append(Choice("num_frames", str(num_frames), reason))
     return request, tuple(choices)
+
+
+def _of_its_shape(request: GenerationRequest, video: media.SentVideo) -> GenerationRequest:
+    """Take the video's size, or the missing side from its shape."""
+    scale = 1.0
+    if request.height is not None:
+        scale = request.height / video.height
+    elif request.width is not None:
+        scale = request.width / video.width
+    height = nearest_side(video.height * scale) if request.height is None else request.height
+    width = nearest_side(video.width * scale) if request.width is None else request.width
+    return dataclasses.replace(request, height=height, width=width)

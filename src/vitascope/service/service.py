@@ -185,6 +185,12 @@ class Service:
         planned = plan(request, spec, self._marks)
         return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned
 
+    def prepare_plan(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Draft:
+        """Do what `prepare` does for who asks for the plan only, and tell what it does not know yet; raises the same."""
+        draft = self.prepare(request, caller, sent)
+        choices = (*inputs.not_followed(draft.request), *draft.plan.choices)
+        return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=choices))
+
     def expected_seconds(self, draft: Draft) -> float | None:
         """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
         return self._store.expected_seconds(draft.plan, self._worker_silence_seconds)
@@ -222,6 +228,8 @@ class Service:
     def _follow(self, draft: Draft, video: bytes) -> Draft:
         spec = self._models.resolve(draft.request.model)
         request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+        if not choices:  # as of a job that is made again: its plan says what was taken from the video
+            return draft
         choices = (*draft.choices, *choices)
         return dataclasses.replace(draft, request=request, plan=self._planned(request, spec, choices))
 

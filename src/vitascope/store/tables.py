@@ -142,7 +142,7 @@ events = sa.Table(
     metadata,
     sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     sa.Column("sequence", sa.Integer, primary_key=True),
-    # the status that was reached, a wish (cancel_requested, deleted), or progress
+    # the status that was reached, a wish (cancel_requested, deleted), progress or preview
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),

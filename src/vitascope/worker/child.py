@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import queue
@@ -16,7 +17,7 @@ from typing import NoReturn
 from vitascope.domain.errors import InternalError, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
-from vitascope.domain.step import percent
+from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
@@ -160,11 +161,15 @@ class _Child:
                     return None
                 if isinstance(event, Product):
                     return event
-                step = {"stage": event.stage, "index": event.index, "percent": percent(event)}
-                self._pipe.send({"is": "step", "job": job_id, **step})
+                self._pipe.send({"is": "step", "job": job_id, **_told(event)})
         finally:
             making.close()
         return None
+
+
+def _told(step: Step) -> Message:
+    preview = None if step.preview is None else base64.b64encode(step.preview).decode()
+    return {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
 
 
 def _sentence(error: VitascopeError) -> str:

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 PROGRESS_SECONDS = 0.25
 """Progress is written at most so often: a fast model must not spend its time in the database."""
 
+PREVIEW_SECONDS = 0.5
+"""Nor are previews: more often than twice a second nobody looks at them."""
+
 CANCEL_POLL_SECONDS = 0.5
 """How often a running job looks whether it shall stop."""
 
@@ -69,7 +72,7 @@ class Watch:
         self._renew_at = leased_at + self.pause_seconds
         self._is_store_away = False
         self._silent_seconds = 0.0
-        self._reported_at = float("-inf")
+        self._reported_at = self._previewed_at = float("-inf")
         self._stage = ""
         self._cancel_sent_at: float | None = None
 
@@ -106,13 +109,18 @@ class Watch:
         now = time.monotonic()
         self._patience.heard(message["stage"], message["index"], now)
         is_due = message["stage"] != self._stage or now - self._reported_at >= PROGRESS_SECONDS
-        if is_due and not self._is_store_away:
-            self._reported_at = now
-            self._stage = message["stage"]
-            try:
+        is_shown = message["preview"] is not None and now - self._previewed_at >= PREVIEW_SECONDS
+        if self._is_store_away or not (is_due or is_shown):
+            return
+        try:
+            if is_due:
+                self._reported_at, self._stage = now, message["stage"]
                 self._store.report(self._lease, message["percent"], message["stage"])
-            except StoreUnavailable as error:
-                self._store_is_away(error)
+            if is_shown:
+                self._previewed_at = now
+                self._store.show(self._lease, message["percent"], message["stage"], message["preview"])
+        except StoreUnavailable as error:
+            self._store_is_away(error)
 
     def _renew(self) -> None:
         """Renew the lease and pass a wish to cancel on."""

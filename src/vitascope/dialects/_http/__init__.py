@@ -1,11 +1,11 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
-from .body import read_body
+from .body import in_thread_if_large, read_body
 from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
-from .fields import Fields
+from .fields import Fields, shown
 from .files import VideoFile
 from .guard import LoopbackGuard
 from .once import once_of
@@ -22,11 +22,13 @@ __all__ = [
     "VideoFile",
     "caller_of",
     "desk_of",
+    "in_thread_if_large",
     "limit_and_order",
     "once_of",
     "picture_of",
     "read_body",
     "retry_headers",
     "route_class",
+    "shown",
     "status_of",
 ]

@@ -72,7 +72,9 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
@@ -81,12 +83,17 @@ class NativeDialect:
         return await _shown(desk, job, made=job.id == draft.job_id)
 
     async def plan(self, request: Request) -> Response:
-        """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged."""
+        """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged.
+
+        What was sent with it is not read: size and length of a video are then unknown, and the choices say so.
+        """
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
-        draft = desk.service.prepare(wanted, _http.caller_of(request), sent)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
+        draft = desk.service.prepare_plan(wanted, _http.caller_of(request), sent)
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:
@@ -136,7 +143,7 @@ class NativeDialect:
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
-        """Follow a job as server-sent events: each change of status and each progress; ends after the last.
+        """Follow a job as server-sent events: each change of status, progress and preview; ends after the last.
 
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """

@@ -153,6 +153,7 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "scheduler_family": spec.scheduler_family,
         "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
         "clip_layers": spec.clip_layers,
+        "takes_prompt": spec.takes_prompt,
         "takes_negative_prompt": spec.takes_negative_prompt,
         "memory_gb": spec.memory_gb,
         "price_class": spec.price_class,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
-from vitascope.dialects._http import Fields, picture_of
+from vitascope.dialects._http import Fields, picture_of, shown
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
@@ -49,7 +49,7 @@ PARAMETERS = (
     "metadata",
     "user",
 )
-SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")  # fmt: skip
+SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
 WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
 DEFAULT_MARK = Watermark()
@@ -70,7 +70,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
     shots = _shots(fields, fps)
     mark, mark_image = _watermark(fields)
     prompt = fields.text("prompt")
-    if prompt is None and not shots:
+    if prompt is None and not shots and spec.takes_prompt:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
     request = GenerationRequest(
         prompt=prompt or "",
@@ -150,7 +150,7 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
     for index, value in enumerate(fields.listing("shots", MAX_SHOTS)):
         name = f"shots[{index}]"
         if not isinstance(value, str | dict):
-            raise InvalidParameter(name, type(value).__name__, "it must be text or an object with `prompt`")
+            raise InvalidParameter(name, shown(value), "it must be text or an object with `prompt`")
         shot = Fields({"prompt": value} if isinstance(value, str) else value)
         try:
             shot.check_names(SHOT_PARAMETERS)

@@ -217,6 +217,7 @@ class ModelDescription(BaseModel):
     strength: Bounds | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
+    takes_prompt: bool
     takes_negative_prompt: bool
     #: Of the device, in bfloat16; 0 if unknown.
     memory_gb: float

@@ -50,7 +50,9 @@ class OpenAIDialect:
         """Make a video: answers at once, with a job that survives whatever happens to the server."""
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
-        order = to_order(fields, desk.service.spec_of_vendor)
+        order = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_order(fields, desk.service.spec_of_vendor)
+        )
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
