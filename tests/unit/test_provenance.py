@@ -103,10 +103,9 @@ def test_what_is_signed_is_read_back(
 def test_a_file_may_come_from_anywhere(tmp_path: Path, signed: dict[OutputFormat, bytes]) -> None:
     """From a disk, from memory, and from what an object storage gives."""
     (tmp_path / "a").write_bytes(signed["mp4"])
-    spooled = tempfile.SpooledTemporaryFile(max_size=1 << 20)
-    spooled.write(signed["mp4"])
-    spooled.seek(0)
-    with (tmp_path / "a").open("rb") as file, spooled:
+    with (tmp_path / "a").open("rb") as file, tempfile.SpooledTemporaryFile(max_size=1 << 20) as spooled:
+        spooled.write(signed["mp4"])
+        spooled.seek(0)
         for opened in (file, spooled, io.BytesIO(signed["mp4"])):
             assert media.verify(opened).state == "valid"  # type: ignore[arg-type]
 
