@@ -90,6 +90,16 @@ def test_references_are_kept_as_they_are(serve: Any, encoding: str) -> None:
         assert (stored.size, stored.getpixel((5, 5))) == ((200, 120), (0, 0, 255))
 
 
+def test_a_large_reference_is_kept_in_its_shape_and_upright(serve: Any) -> None:
+    server = serve()
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # lying: its left is up
+    Image.new("RGB", (3000, 1500), "red").save(buffer, "JPEG", exif=exif)
+    job = create(server.client, references=[text_of(buffer.getvalue())])
+    with Image.open(server.files.path_for(f"inputs/{job['id']}.reference-0.png")) as stored:
+        assert stored.size == (512, 1024)
+
+
 def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:
     server = serve()
     job = create(server.client, video=text_of(mp4))

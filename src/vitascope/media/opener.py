@@ -169,7 +169,12 @@ class Opener:
         self.started = 0
 
     def open_picture(
-        self, content: bytes, *, size: tuple[int, int] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+        self,
+        content: bytes,
+        *,
+        size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> Picture:
         """Read a PNG, JPEG, WebP or GIF picture that somebody sent.
 
@@ -180,6 +185,7 @@ class Opener:
             content: the file.
             size: (height, width) that the picture is to cover; what is too much is cut off on both sides. None: as
                 it is.
+            max_side: without a size: what its longer side is to have at most, in its own shape.
             max_pixels: larger ones are refused before they are decoded.
 
         Raises:
@@ -191,6 +197,7 @@ class Opener:
             "kind": _checked_kind(content),
             "height": size[0] if size else 0,
             "width": size[1] if size else 0,
+            "max_side": max_side or 0,
             "max_pixels": max_pixels,
         }
 
@@ -487,9 +494,11 @@ _shared = Opener()
 atexit.register(_shared.close)
 
 
-def open_picture(content: bytes, *, size: tuple[int, int] | None = None) -> Picture:
+def open_picture(
+    content: bytes, *, size: tuple[int, int] | None = None, max_side: int | None = None
+) -> Picture:
     """Read a picture that somebody sent, with the opener that this process has for all; see `Opener.open_picture`."""
-    return _shared.open_picture(content, size=size)
+    return _shared.open_picture(content, size=size, max_side=max_side)
 
 
 def read_image(

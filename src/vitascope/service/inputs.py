@@ -123,15 +123,9 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
 
 def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
     try:
-        if not name.startswith("references"):
-            return media.open_picture(content, size=size).to_png()
-        picture = media.open_picture(content)
-        longest = max(picture.height, picture.width)
-        if longest > MAX_REFERENCE_SIDE:
-            sides = (side * MAX_REFERENCE_SIDE // longest or 1 for side in (picture.height, picture.width))
-            height, width = sides
-            picture = media.open_picture(content, size=(height, width))
-        return picture.to_png()
+        if name.startswith("references"):
+            return media.open_picture(content, max_side=MAX_REFERENCE_SIDE).to_png()
+        return media.open_picture(content, size=size).to_png()
     except UnreadableImage as error:
         raise _unreadable(name, content, error) from None
 
