@@ -28,11 +28,12 @@ T = TypeVar("T")
 THREADS = 8
 """For databases over a network only. More would only queue there."""
 
-STORING_THREADS = 16
+STORING_THREADS = 4
 """For requests whose files are opened and stored. Not the threads that all others use: eight references of 50 megapixels take half
-a minute, and six such requests kept the list of models waiting for as long."""
+a minute, and six such requests kept the list of models waiting for as long. Twice as many as files are opened at once: with more,
+each would wait so long for its turn that it is told to come later."""
 
-MAX_STORING = 2 * STORING_THREADS
+MAX_STORING = 32
 """Such requests that are held in memory; one more must come later."""
 
 
