@@ -8,14 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vitascope.domain.command import CommandStatus
+from vitascope.domain.command import WORKER_STOPPED, CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
-
-WORKER_STOPPED = "The worker stopped before it was done; ask again, and a download goes on where it stopped."
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
