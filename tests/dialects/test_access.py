@@ -247,8 +247,8 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
-    # models are nobody's own
-    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id"}, (
+    # models are nobody's own, and a link's token is whoever's has it
+    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id", "token"}, (
         "another kind needs its part of this test"
     )
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")

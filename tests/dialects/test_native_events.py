@@ -112,7 +112,8 @@ def test_many_streams_of_many_jobs_are_served_by_one_reader(server: Any) -> None
 
 def test_another_web_process_tells_the_same(server: Any, serve: Callable[..., Any]) -> None:
     job_id = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"]
-    other = serve(store={"url": server.settings.database_url})
+    key = server.settings.key_file.read_text().strip()  # the same on each machine of a deployment
+    other = serve(store={"url": server.settings.database_url}, secrets={"key": key})
     stream = read(other.client, job_id)
     assert next(stream)["kind"] == "queued"
     server.client.post(f"/api/v1/jobs/{job_id}/cancel")

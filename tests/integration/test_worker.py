@@ -279,7 +279,7 @@ class TestStoreAway:
         for times in (1, 2):
             percent = bench.wait(job, lambda found, least=percent: found.progress > least).progress
             server.stop("immediate")
-            eventually(lambda n=times: caplog.text.count("the engine goes on") == n)
+            eventually(lambda n=times: caplog.text.count("the work goes on") == n)
             server.start()
         bench.wait(job, lambda found: found.progress > percent)
         bench.store.request_cancel(job.id)

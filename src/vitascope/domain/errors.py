@@ -5,6 +5,7 @@
     │   ├── InvalidParameter        .parameter .rule .nearest
     │   ├── UnknownModel
     │   ├── JobNotFound
+    │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
     │   ├── VideoExpired
@@ -31,9 +32,11 @@
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
     │   ├── WriteFailed
+    │   ├── SigningFailed
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    │   └── StorageUnavailable      it may do it later
     ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
@@ -112,6 +115,10 @@ class UnknownModel(RequestError):
 
 class JobNotFound(RequestError):
     """There is no such job."""
+
+
+class LinkNotFound(RequestError):
+    """The link is not valid, or not any more."""
 
 
 class VideoNotReady(RequestError):
@@ -235,6 +242,10 @@ class WriteFailed(GenerationError):
     """The video file could not be written."""
 
 
+class SigningFailed(GenerationError):
+    """The video's origin could not be signed into the file."""
+
+
 class WorkerLost(GenerationError):
     """The worker stopped while it made this video, as often as the server tries."""
 
@@ -245,6 +256,10 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage of videos does not answer."""
 
 
 class DiskFull(VitascopeError):

@@ -17,6 +17,7 @@ from typing import Any
 from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
+from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec
 from .request import (
     MAX_EXPIRES_SECONDS,
@@ -26,6 +27,7 @@ from .request import (
     OUTPUT_FORMATS,
     GenerationRequest,
     OutputFormat,
+    Watermark,
 )
 from .sizes import Fit, asked_size, native_size
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
@@ -73,6 +75,9 @@ class Plan:
     fps: int
     fit: Fit
     format: OutputFormat
+    #: Whether the file carries a signed statement of its origin.
+    provenance: bool = True
+    watermark: Watermark | None = None
     choices: tuple[Choice, ...]
 
     @property
@@ -124,7 +129,9 @@ class Plan:
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
-        return cls(**{**values, **rows, "windows": windows, "choices": choices})
+        watermark = values.get("watermark")
+        marks = {"watermark": watermark and Watermark(**watermark)}
+        return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -134,8 +141,11 @@ def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
     return Window(**values)
 
 
-def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
-    """Decide how `spec`'s model makes what `request` asks for.
+DEFAULT_RULES = MarkRules()
+
+
+def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT_RULES) -> Plan:
+    """Decide how `spec`'s model makes what `request` asks for, on a server that marks its files by `rules`.
 
     Raises:
         InvalidParameter: the request asks for something that cannot be made.
@@ -149,6 +159,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
     steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
     scheduler, scheduler_choices = _scheduler(request, spec, windows, steps)
+    watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
         mode=mode,
@@ -176,7 +187,9 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         fps=fps,
         fit=fit,
         format=request.format,
-        choices=size_choices + length_choices + scheduler_choices,
+        provenance=is_signed(request, rules),
+        watermark=watermark,
+        choices=size_choices + length_choices + scheduler_choices + mark_choices,
     )
 
 

@@ -10,6 +10,10 @@ from typing import Any, Literal
 OutputFormat = Literal["mp4", "gif"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("mp4", "gif")
 
+Position = Literal[
+    "top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"
+]
+
 MAX_SEED = 2**63 - 1
 
 MAX_PRIORITY = 10
@@ -35,6 +39,18 @@ class Shot:
     prompt: str
     #: In the file; None shares what the others leave.
     num_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """What can be seen on each frame: text or a picture. One with neither asks for none, not even the operator's."""
+
+    text: str | None = None
+    #: As `GenerationRequest.image`.
+    image: str | None = None
+    position: Position = "bottom-right"
+    #: Up to 1, which is opaque.
+    opacity: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +88,10 @@ class GenerationRequest:
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
     format: OutputFormat = "mp4"
+    #: Whether the file carries a signed statement of its origin; None is what the operator wants.
+    provenance: bool | None = None
+    #: None is the operator's.
+    watermark: Watermark | None = None
     #: Jobs of a higher priority go first.
     priority: int = 0
     #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
@@ -80,6 +100,8 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
+    base_url: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store."""
@@ -88,12 +110,15 @@ class GenerationRequest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
-        return cls(**{**values, "shots": shots, "references": tuple(values.get("references", ()))})
+        watermark = values.get("watermark")
+        rows = {"shots": shots, "references": tuple(values.get("references", ()))}
+        return cls(**{**values, **rows, "watermark": watermark and Watermark(**watermark)})
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All pictures and videos that it names."""
-        named = (self.image, self.last_image, self.video, *self.references)
+        watermark = None if self.watermark is None else self.watermark.image
+        named = (self.image, self.last_image, self.video, watermark, *self.references)
         return tuple(name for name in named if name is not None)
 
 

@@ -41,14 +41,18 @@ _SPARE = 2
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a picture is wanted: `size` is (height, width), which it is made to cover; None leaves it as it is."""
+    """How a picture is wanted: `size` is (height, width), which it is made to cover; None leaves it as it is.
+
+    `with_opacity` gives RGBA, with what is transparent as it is.
+    """
 
     max_pixels: int
     size: tuple[int, int] | None = None
+    with_opacity: bool = False
 
 
 def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
-    """Decode a file's first picture: RGB, upright, transparent parts white.
+    """Decode a file's first picture: RGB, upright, transparent parts white unless the wish says otherwise.
 
     Raises:
         Refusal: it is damaged or too large.
@@ -59,14 +63,15 @@ def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
         with Image.open(io.BytesIO(stripped), formats=[kind.upper()]) as picture:
             if picture.width * picture.height > wish.max_pixels:
                 raise Refusal("size", width=picture.width, height=picture.height, limit=wish.max_pixels)
-            return _shaped(picture, orientation, wish.size)
+            return _shaped(picture, orientation, wish)
     except Image.DecompressionBombError:
         raise Refusal("bomb", limit=wish.max_pixels) from None
     except _BROKEN:
         raise Refusal("damaged") from None
 
 
-def _shaped(picture: Image.Image, orientation: int, size: tuple[int, int] | None) -> Image.Image:
+def _shaped(picture: Image.Image, orientation: int, wish: Wish) -> Image.Image:
+    size = wish.size
     if size is not None:
         height, width = reversed(size) if orientation in _LYING else size
         # in both directions, as the longer one may be cut
@@ -75,9 +80,9 @@ def _shaped(picture: Image.Image, orientation: int, size: tuple[int, int] | None
     plain = _plain(picture)
     if size is not None:
         plain = cover(plain, height, width)
-    rgb = _on_white(plain)
+    final = plain.convert("RGBA") if wish.with_opacity else _on_white(plain)
     turn = _UPRIGHT.get(orientation)
-    return rgb if turn is None else rgb.transpose(turn)
+    return final if turn is None else final.transpose(turn)
 
 
 def cover(picture: Image.Image, height: int, width: int) -> Image.Image:

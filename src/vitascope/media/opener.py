@@ -89,25 +89,27 @@ _SENTENCES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What came back: RGB pixels, upright, row by row."""
+    """What came back: pixels, upright, row by row."""
 
     height: int
     width: int
     pixels: bytes | bytearray
+    #: 3 for RGB, 4 where opacity was asked for.
+    channels: int = 3
 
     def frame(self) -> Frame:
         """Return the pixels as a frame of its own."""
         import numpy as np
 
-        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, 3).copy()
+        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, self.channels).copy()
 
     def to_png(self) -> bytes:
         """Pack the picture as PNG, with the standard library alone: of a file that we wrote we know what is in it."""
-        stride = 3 * self.width
+        stride = self.channels * self.width
         rows = b"".join(
             b"\0" + self.pixels[start : start + stride] for start in range(0, len(self.pixels), stride)
         )
-        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 2, 0, 0, 0)
+        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 2 if self.channels == 3 else 6, 0, 0, 0)
         chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
         return b"\x89PNG\r\n\x1a\n" + b"".join(
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -169,7 +171,12 @@ class Opener:
         self.started = 0
 
     def open_picture(
-        self, content: bytes, *, size: tuple[int, int] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+        self,
+        content: bytes,
+        *,
+        size: tuple[int, int] | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        with_opacity: bool = False,
     ) -> Picture:
         """Read a PNG, JPEG, WebP or GIF picture that somebody sent.
 
@@ -181,6 +188,7 @@ class Opener:
             size: (height, width) that the picture is to cover; what is too much is cut off on both sides. None: as
                 it is.
             max_pixels: larger ones are refused before they are decoded.
+            with_opacity: leave what is transparent as it is, and give a fourth channel that says so.
 
         Raises:
             UnreadableImage: it is none of these formats, damaged, too large, or something else besides a picture.
@@ -192,7 +200,9 @@ class Opener:
             "height": size[0] if size else 0,
             "width": size[1] if size else 0,
             "max_pixels": max_pixels,
+            "with_opacity": with_opacity,
         }
+        channels = 4 if with_opacity else 3
 
         def read(line: Line, header: Header) -> Picture:
             height, width = count(header, "height"), count(header, "width")
@@ -200,7 +210,7 @@ class Opener:
                 max_pixels, size[0] * size[1] if size else 0
             ):
                 raise Broken
-            return Picture(height, width, line.receive_bytes(height * width * 3))
+            return Picture(height, width, line.receive_bytes(height * width * channels), channels)
 
         outcome = self._open(order, content, read)
         if isinstance(outcome, Refusal):
@@ -487,9 +497,21 @@ _shared = Opener()
 atexit.register(_shared.close)
 
 
-def open_picture(content: bytes, *, size: tuple[int, int] | None = None) -> Picture:
+def open_picture(
+    content: bytes, *, size: tuple[int, int] | None = None, with_opacity: bool = False
+) -> Picture:
     """Read a picture that somebody sent, with the opener that this process has for all; see `Opener.open_picture`."""
-    return _shared.open_picture(content, size=size)
+    return _shared.open_picture(content, size=size, with_opacity=with_opacity)
+
+
+def read_overlay(path: Path) -> Frame:
+    """Read a picture with its opacity: (height, width, 4).
+
+    Raises:
+        UnreadableImage: there is no such file, or the picture is not read.
+        QueueFull: too many others wait.
+    """
+    return _shared.open_picture(_content(path), with_opacity=True).frame()
 
 
 def read_image(

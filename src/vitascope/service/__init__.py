@@ -6,6 +6,18 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 
 from .expiry import Expiry
 from .inputs import NOTHING, Sent
-from .service import Draft, Models, Service
+from .links import Link, Links
+from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
-__all__ = ["NOTHING", "Draft", "Expiry", "Models", "Sent", "Service"]
+__all__ = [
+    "NOTHING",
+    "REFUSALS",
+    "Draft",
+    "Expiry",
+    "Link",
+    "Links",
+    "Models",
+    "Sent",
+    "Service",
+    "StoredVideo",
+]

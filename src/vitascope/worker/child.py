@@ -22,7 +22,7 @@ from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
 from .messages import Message, Pipe
-from .produce import Product, produce
+from .produce import NO_MARKS, Marks, Product, produce
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def run(
     resolve: Callable[[str], ModelSpec],
     nice: int,
     between: Between = "motion",
+    marks: Marks = NO_MARKS,
 ) -> None:
     """Serve the parent until it closes the pipe.
 
@@ -40,6 +41,7 @@ def run(
         fd: our end of the pipe, inherited.
         make_engine: opens the engine, in this process.
         resolve: finds a model's card by its id.
+        marks: what files are marked with.
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
@@ -50,14 +52,20 @@ def run(
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between)
+    child = _Child(Pipe(fd), engine, resolve, between, marks)
     child.serve()
 
 
 class _Child:
     def __init__(
-        self, pipe: Pipe, engine: Engine, resolve: Callable[[str], ModelSpec], between: Between
+        self,
+        pipe: Pipe,
+        engine: Engine,
+        resolve: Callable[[str], ModelSpec],
+        between: Between,
+        marks: Marks,
     ) -> None:
+        self._marks = marks
         self._between = between
         self._pipe = pipe
         self._engine = engine
@@ -139,7 +147,13 @@ class _Child:
         job_id: str = order["job"]
         plan = Plan.from_dict(order["plan"])
         making = produce(
-            self._engine, plan, self._resolve(plan.model), Path(order["out"]), order["key"], self._between
+            self._engine,
+            plan,
+            self._resolve(plan.model),
+            Path(order["out"]),
+            order["key"],
+            self._between,
+            self._marks,
         )
         try:
             for event in making:

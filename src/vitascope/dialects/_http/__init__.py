@@ -11,7 +11,7 @@ from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
 from .pictures import picture_of
-from .routes import route_class
+from .routes import base_url_of, route_class
 
 __all__ = [
     "Desk",
@@ -20,6 +20,7 @@ __all__ = [
     "LoopbackGuard",
     "RenderError",
     "VideoFile",
+    "base_url_of",
     "caller_of",
     "desk_of",
     "in_thread_if_large",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from vitascope.domain.access import Caller
 from vitascope.domain.errors import QueueFull, StoreUnavailable
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
-from vitascope.service import Draft, Service
+from vitascope.service import REFUSALS, Draft, Service, StoredVideo
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -105,8 +106,16 @@ class Desk:
             self._look()  # for the Retry-After of the next ones: this one is not kept waiting
             raise
 
-    async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
+    async def submit(
+        self, caller: Caller, draft: Draft, once: Once | None = None, *, base_url: str = ""
+    ) -> Job:
         """Fetch what a draft names by URL, store what came with it, then make the draft a job.
+
+        Args:
+            caller: whose job it will be.
+            draft: what is to be made.
+            once: by what a repetition of the request is known.
+            base_url: where the client has reached this server (`base_url_of`): links that it gets later begin so.
 
         Raises:
             InvalidParameter: a picture or video cannot be fetched or read.
@@ -124,7 +133,19 @@ class Desk:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):
             draft = await asyncio.to_thread(self.service.store_inputs, draft)
-        return await self.write(self.service.enqueue, draft, caller, once)
+        draft = dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
+        try:
+            job = await self.write(self.service.enqueue, draft, caller, once)
+        except REFUSALS:
+            await asyncio.to_thread(self.service.drop_inputs, draft)
+            raise
+        if job.id != draft.job_id:
+            await asyncio.to_thread(self.service.drop_inputs, draft)
+        return job
+
+    async def open_video(self, job: Job) -> StoredVideo:
+        """Find a job's file; raises what the service's function of that name raises."""
+        return await asyncio.to_thread(self.service.open_video, job)
 
     async def delete(self, caller: Caller, job_id: str) -> None:
         """Delete a job, then its files.

@@ -14,6 +14,7 @@ from vitascope.domain.errors import (
     JobConflict,
     JobNotFound,
     KeyNotFound,
+    LinkNotFound,
     ModelInUse,
     NoWorker,
     PermissionDenied,
@@ -21,6 +22,7 @@ from vitascope.domain.errors import (
     RateLimitExceeded,
     RequestError,
     StorageLimitReached,
+    StorageUnavailable,
     StoreUnavailable,
     UnsupportedContentType,
     VideoExpired,
@@ -33,6 +35,7 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
     VideoExpired: 404,
@@ -51,6 +54,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     UnsupportedContentType: 415,
     QueueFull: 429,
     StoreUnavailable: 503,
+    StorageUnavailable: 503,
     DiskFull: 503,
 }
 
@@ -75,7 +79,7 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds), **allowance_headers(nothing_left)}
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | StorageUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
     if isinstance(error, DiskFull):
         return {"retry-after": str(DISK_RETRY_SECONDS)}

@@ -29,7 +29,11 @@ class JobError(BaseModel):
 class FinishedVideo(BaseModel):
     """A finished file."""
 
+    #: Needs the API key, as every other call.
     url: str
+    #: Needs none: whoever has it has the file, until `signed_url_expires_at`.
+    signed_url: str | None
+    signed_url_expires_at: datetime | None
     media_type: str
     num_bytes: int
     sha256: str
@@ -45,6 +49,37 @@ class Shot(BaseModel):
 
     prompt: str
     num_frames: int
+
+
+class Watermark(BaseModel):
+    """What is drawn on each frame."""
+
+    kind: Literal["text", "image"]
+    text: str | None
+    position: str
+    opacity: float
+
+
+class Provenance(BaseModel):
+    """What a file says of its origin; true only if `state` is `valid`."""
+
+    #: `tampered` is not as it was signed; `none` was not signed.
+    state: Literal["valid", "tampered", "none"]
+    #: Whether its certificate is this server's.
+    is_known: bool
+    generator: str | None
+    model: str | None
+    model_license: str | None
+    model_source: str | None
+    made_at: str | None
+    prompt: str | None
+    digital_source_type: str | None
+    #: Name of the certificate.
+    signer: str | None
+    #: Codes of C2PA, or of ours.
+    problems: list[str]
+    #: What it means.
+    message: str
 
 
 class Job(BaseModel):
@@ -81,6 +116,9 @@ class Job(BaseModel):
     preview_every: int
     seed: int
     format: Literal["mp4", "gif"]
+    #: Whether the file carries a signed statement of its origin.
+    provenance: bool
+    watermark: Watermark | None
     metadata: dict[str, Any]
     user: str | None
     choices: list[Choice]
@@ -371,6 +409,15 @@ _FIELDS = {
     ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
+    "provenance": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether the file carries a signed statement of its origin. False only where the operator allows it.",
+    ),
+    "watermark": _field(
+        {"anyOf": [_TEXT, {"type": "object"}, {"type": "boolean", "enum": [False]}]},
+        "Text to draw on each frame; or an object with `text` or `image` (as `image` below), `position` (bottom-right) and "
+        "`opacity` (0.5); or a file; or false for none where the operator allows it.",
+    ),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
     "expires_in_seconds": _field(
         _INTEGER,
