@@ -264,7 +264,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
         expiry = Expiry(store, files)
-        expiring = threading.Thread(target=expiry.run, name="expiry")
+        expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
         expiring.start()
         try:
             yield {"desk": desk}

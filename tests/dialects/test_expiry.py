@@ -126,6 +126,13 @@ class TestExpired:
                 assert "expired at" in answer.json()["error"]["message"]
             assert server.client.head(path).status_code == 404
 
+    def test_nobody_on_the_way_keeps_it_for_longer(self, serve: Callable[..., Any]) -> None:
+        server = serve()
+        for asked, least, most in ((None, 86400, 86400), (2 * TEMP_SECONDS, 86400, 86400), (60, 1, 60)):
+            job_id = finished(server, expires_in_seconds=asked)
+            told = server.client.get(f"/api/v1/jobs/{job_id}/content").headers["cache-control"]
+            assert least <= int(told.removeprefix("private, max-age=")) <= most
+
     def test_it_is_still_shown_and_listed(self, serve: Callable[..., Any]) -> None:
         server = serve()
         job_id = finished(server, expires_in_seconds=60)

@@ -106,6 +106,8 @@ class StoredVideo:
     url: str | None
     #: Its bytes from a first one up to but without a last one, in pieces. Each may wait for a network.
     read: Callable[[int, int], Iterator[bytes]]
+    #: Until it is given out no more: nobody on its way should keep it for longer. None for as long as its job.
+    seconds_left: int | None = None
 
 
 class Service:
@@ -551,10 +553,14 @@ class Service:
             raise VideoExpired(_until(job))
         key = job.video.key
         found = self._files.stat(key)
-        url = self._files.url_for(key, expires_seconds=REDIRECT_SECONDS) if self._sends_to_storage else None
+        left = None
+        if job.expires_at is not None:
+            left = max(1, int((job.expires_at - self._clock()).total_seconds()))
+        url_seconds = min(REDIRECT_SECONDS, left or REDIRECT_SECONDS)
+        url = self._files.url_for(key, expires_seconds=url_seconds) if self._sends_to_storage else None
         read = partial(self._files.read, key)
         return StoredVideo(
-            job.video, found.num_bytes, found.written_at, f".{key.rpartition('.')[2]}", url, read
+            job.video, found.num_bytes, found.written_at, f".{key.rpartition('.')[2]}", url, read, left
         )
 
     def linked(self, token: str) -> Job:

@@ -14,6 +14,9 @@ from vitascope.service import StoredVideo
 
 from . import ranges
 
+MAX_AGE_SECONDS = 86_400
+"""A file never changes, but it may be deleted."""
+
 
 class VideoFile(Response):
     """A file with ranges (206, 416), an ETag of its content, If-Range, If-None-Match and HEAD; or the way to it (302).
@@ -30,7 +33,7 @@ class VideoFile(Response):
                 "etag": f'"{stored.video.sha256}"',
                 "last-modified": format_datetime(stored.written_at.replace(microsecond=0), usegmt=True),
                 "accept-ranges": "bytes",
-                "cache-control": "private, max-age=86400",
+                "cache-control": f"private, max-age={min(MAX_AGE_SECONDS, stored.seconds_left or MAX_AGE_SECONDS)}",
                 "content-disposition": f'attachment; filename="{name}"',
                 "content-length": str(stored.num_bytes),
             },
