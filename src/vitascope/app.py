@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -34,9 +35,9 @@ from .dialects import _http, native, openai
 from .domain.errors import SecretUnreadable, SettingsError, StorageError, StorageUnavailable, UnreadableImage
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Service, metrics
+from .service import Expiry, Service, metrics
 from .settings import STORAGE_SECRETS, Settings, to_environment
-from .storage import LocalStorage, S3Storage, Storage
+from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
@@ -239,11 +240,11 @@ def create_web_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
-        store = open_store(settings)
+        store, files = open_store(settings), open_storage(settings)
         service = Service(
             store,
             catalog,
-            open_storage(settings),
+            files,
             max_queued=settings.store.max_queued,
             max_queued_per_key=settings.store.max_queued_per_key,
             worker_silence_seconds=SILENCE_LEASES * settings.worker.lease_seconds,
@@ -255,17 +256,24 @@ def create_web_app(settings: Settings) -> FastAPI:
             link_seconds=settings.storage.link_seconds,
             marks=marks,
             certificates=certificates,
+            expire_seconds=settings.storage.expire_seconds,
+            space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
         await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
+        expiry = Expiry(store, files)
+        expiring = threading.Thread(target=expiry.run, name="expiry")
+        expiring.start()
         try:
             yield {"desk": desk}
         finally:
+            expiry.stop()
             desk.tail.close()
             await reader
             await desk.close()
+            await asyncio.to_thread(expiring.join)
             store.close()
 
     app = FastAPI(
@@ -452,6 +460,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         hang_seconds=settings.worker.hang_seconds,
         drain_seconds=settings.worker.drain_seconds,
         patience_seconds=settings.storage.patience_seconds,
+        min_free_bytes=settings.storage.min_free_bytes,
     )
     _check_storage_and_tell(settings)
     store = open_store(settings)

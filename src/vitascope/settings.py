@@ -33,7 +33,7 @@ from pydantic_settings import (
 
 from .domain.errors import InvalidParameter, SettingsError
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
-from .domain.request import Position, Watermark
+from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
 
 CONFIG_FILE = "vitascope.toml"
@@ -81,7 +81,7 @@ _BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-
 
 
 class StorageSettings(_Section):
-    """Where videos and inputs are kept."""
+    """Where videos and what was sent for them are kept, and for how long."""
 
     kind: Literal["local", "s3"] = "local"
     """`local` is the folder `files` of the data folder; `s3` a bucket of any S3-compatible object storage, with `pip install vitascope[s3]`."""
@@ -103,6 +103,10 @@ class StorageSettings(_Section):
     """How long the signed links in replies are good for."""
     patience_seconds: Annotated[float, Field(ge=0)] = 900.0
     """How long a finished job waits for an object storage that is away, or refuses the file, before it fails as `storage_error`. Its device waits too: 15 min are less than most videos cost to make again."""
+    expire_seconds: Annotated[int, Field(ge=MIN_EXPIRES_SECONDS, le=MAX_EXPIRES_SECONDS)] | None = None
+    """How long a job's files are kept once it has ended, where its request does not say; of new jobs only. By default for as long as the job."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
+    """Free space of the disk below which no new jobs are taken, and none are begun where files are made. 512 MiB: the videos of a full queue, 1,000 of half a megabyte, still fit, and the database beside them."""
 
     @model_validator(mode="after")
     def _whole(self) -> StorageSettings:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from PIL import Image
 
 from vitascope import media
 from vitascope.catalog import Catalog
+from vitascope.dialects._http.desk import MAX_STORING
 from vitascope.dialects.native import schema
 from vitascope.domain.cost import Speed, work_of
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
+from waiting import eventually
 
 
 @pytest.fixture
@@ -88,6 +92,45 @@ def test_references_are_kept_as_they_are(serve: Any, encoding: str) -> None:
     assert job["mode"] == "reference"
     with Image.open(server.files.path_for(f"inputs/{job['id']}.reference-1.png")) as stored:
         assert (stored.size, stored.getpixel((5, 5))) == ((200, 120), (0, 0, 255))
+
+
+def test_many_uploads_keep_no_others_waiting_and_too_many_come_later(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, go_on, opened = serve(), threading.Event(), media.open_picture
+
+    def open_slowly(content: bytes, **how: Any) -> media.Picture:
+        assert go_on.wait(60)
+        return opened(content, **how)
+
+    monkeypatch.setattr("vitascope.media.open_picture", open_slowly)
+    body = {"prompt": "a", "model": "every", "image": text_of(png())}
+    statuses: list[int] = []
+
+    def send() -> None:
+        answer = httpx.post(f"{server.url}/api/v1/jobs", json=body, trust_env=False, timeout=60)
+        statuses.append(answer.status_code)
+
+    with ThreadPoolExecutor(MAX_STORING + 2) as clients:
+        try:
+            for _ in range(MAX_STORING + 2):
+                clients.submit(send)
+            eventually(lambda: len(statuses) == 2, 60)
+            assert statuses == [429, 429]
+            assert server.client.get("/api/v1/models").status_code == 200
+        finally:
+            go_on.set()
+    assert statuses[2:] == [201] * MAX_STORING
+
+
+def test_a_large_reference_is_kept_in_its_shape_and_upright(serve: Any) -> None:
+    server = serve()
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # lying: its left is up
+    Image.new("RGB", (3000, 1500), "red").save(buffer, "JPEG", exif=exif)
+    job = create(server.client, references=[text_of(buffer.getvalue())])
+    with Image.open(server.files.path_for(f"inputs/{job['id']}.reference-0.png")) as stored:
+        assert stored.size == (512, 1024)
 
 
 def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:

@@ -61,6 +61,15 @@ def test_generate_writes_what_was_asked_for(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dog.mp4", "home"], "with the certificate"
 
 
+def test_a_disk_that_is_nearly_full_is_told_before(tmp_path: Path) -> None:
+    short = ["generate", "a dog", "--out", "dog.mp4", "--steps", "1", "--num-frames", "5", "--quiet"]
+    done = vitascope(*short, cwd=tmp_path, VITASCOPE_STORAGE__MIN_FREE_BYTES=str(2**62))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: only ")
+    assert "MB are free where `dog.mp4` goes" in done.stderr
+    assert "warning" not in vitascope(*short, cwd=tmp_path, VITASCOPE_STORAGE__MIN_FREE_BYTES="0").stderr
+
+
 def test_json_tells_everything_and_quiet_nothing_else(tmp_path: Path) -> None:
     done = vitascope("generate", "a dog", "--json", "--quiet", "--format", "gif", cwd=tmp_path)
     result = json.loads(done.stdout)

@@ -117,6 +117,17 @@ def postgres_bench(tmp_path: Path) -> Iterator[tuple[Bench, postgres.Server]]:
         made.close()
 
 
+def test_no_job_is_begun_where_there_is_no_room(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    job = bench.submit(width=64, height=64, num_frames=5)
+    bench.start_worker(min_free_bytes=2**62)
+    eventually(lambda: "too little disk space" in caplog.text)
+    eventually(lambda: bench.store.live_workers(30))
+    bench.stop()
+    assert bench.store.get(job.id).attempt == 0
+    bench.start_worker()
+    assert bench.ended(job).status is JobStatus.SUCCEEDED
+
+
 def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
     job = bench.submit(width=64, height=64, num_frames=10, fps=10)
     bench.start_worker()

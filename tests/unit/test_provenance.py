@@ -8,6 +8,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_what_is_signed_is_read_back(
     assert (finding.digital_source_type, finding.prompt) == (DIGITAL_SOURCE_TYPE, None)
     assert finding.signer == credentials.name
     assert finding.sentence.startswith(f"Made by this server ({credentials.name}): Vitascope 1.2.3")
+
+
+def test_a_file_may_come_from_anywhere(tmp_path: Path, signed: dict[OutputFormat, bytes]) -> None:
+    """From a disk, from memory, and from what an object storage gives."""
+    (tmp_path / "a").write_bytes(signed["mp4"])
+    with (tmp_path / "a").open("rb") as file, tempfile.SpooledTemporaryFile(max_size=1 << 20) as spooled:
+        spooled.write(signed["mp4"])
+        spooled.seek(0)
+        for opened in (file, spooled, io.BytesIO(signed["mp4"])):
+            assert media.verify(opened).state == "valid"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif"])

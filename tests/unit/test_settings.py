@@ -50,6 +50,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "content": "proxy",
             "link_seconds": 86400.0,
             "patience_seconds": 900.0,
+            "expire_seconds": None,
+            "min_free_bytes": 512 * 1024 * 1024,
         },
         "worker": {
             "lease_seconds": 15.0,

@@ -27,7 +27,7 @@ from vitascope.domain.request import (
     num_frames_for,
 )
 
-from ._terminal import ProgressLine, stderr
+from ._terminal import ProgressLine, printable, stderr
 from ._transfer import TransferLine
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         return
     target = out or Path(_name_after(planned))
     _check_writable(target)
+    _warn_of_space(target, settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
     product = _produce(settings, spec, planned, target, quiet=quiet)
     _report(product, planned, time.monotonic() - started_at, as_json=as_json)
@@ -281,6 +282,16 @@ def _check_writable(target: Path) -> None:
         media.check_target(target)
     except WriteFailed as error:
         raise WriteFailed(f"`{target}` cannot be written: {error.message}", hint=error.hint) from None
+
+
+def _warn_of_space(target: Path, min_free_bytes: int) -> None:
+    """Say that the disk may be full before the file is written; whoever sits here decides."""
+    from vitascope.storage import Space
+
+    free_bytes = Space((target.absolute().parent,), min_free_bytes).free_bytes
+    if free_bytes is not None and free_bytes < min_free_bytes:
+        message = f"only {free_bytes / 1e6:.0f} MB are free where `{target}` goes"
+        stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
 
 
 def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:

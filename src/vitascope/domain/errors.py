@@ -8,6 +8,7 @@
     │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
+    │   ├── VideoExpired
     │   ├── JobConflict
     │   ├── IdempotencyConflict
     │   ├── InvalidApiKey
@@ -36,6 +37,7 @@
     │   └── InternalError
     ├── StorageError
     │   └── StorageUnavailable      it may do it later
+    ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
     ├── StoreUnavailable            the database does not answer; it may later
@@ -125,6 +127,10 @@ class VideoNotReady(RequestError):
 
 class VideoFailed(RequestError):
     """There is no video: the job failed or was cancelled."""
+
+
+class VideoExpired(RequestError):
+    """The video is not kept any more."""
 
 
 class JobConflict(RequestError):
@@ -254,6 +260,10 @@ class StorageError(VitascopeError):
 
 class StorageUnavailable(StorageError):
     """The storage of videos does not answer."""
+
+
+class DiskFull(VitascopeError):
+    """The server has too little disk space left for another video."""
 
 
 class SecretUnreadable(VitascopeError):

@@ -19,7 +19,16 @@ from .choice import Choice
 from .errors import InvalidParameter
 from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec
-from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat, Watermark
+from .request import (
+    MAX_EXPIRES_SECONDS,
+    MAX_PRIORITY,
+    MAX_SEED,
+    MIN_EXPIRES_SECONDS,
+    OUTPUT_FORMATS,
+    GenerationRequest,
+    OutputFormat,
+    Watermark,
+)
 from .sizes import Fit, asked_size, native_size
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
@@ -221,6 +230,11 @@ def _check_numbers(request: GenerationRequest) -> None:
         nearest = min(max(request.preview_every, 0), MAX_PREVIEW_EVERY)
         rule = f"it must be from 0 (no previews) to {MAX_PREVIEW_EVERY} steps"
         raise InvalidParameter("preview_every", request.preview_every, rule, nearest=nearest)
+    kept = request.expires_in_seconds
+    if kept is not None and not MIN_EXPIRES_SECONDS <= kept <= MAX_EXPIRES_SECONDS:
+        nearest = min(max(kept, MIN_EXPIRES_SECONDS), MAX_EXPIRES_SECONDS)
+        rule = f"it must be from {MIN_EXPIRES_SECONDS} (a minute) to {MAX_EXPIRES_SECONDS} (ten years)"
+        raise InvalidParameter("expires_in_seconds", kept, rule, nearest=nearest)
 
 
 _STARTS: dict[Mode, tuple[str, str]] = {

@@ -19,6 +19,14 @@ MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 10
 """Priorities go from its negative to it."""
 
+MIN_EXPIRES_SECONDS = 60
+"""A video that goes sooner could be gone before its client has seen that it is there."""
+
+MAX_EXPIRES_SECONDS = 10 * 365 * 24 * 3600
+
+TEMP_SECONDS = 24 * 3600
+"""How long vendors keep a video that was asked for as temporary."""
+
 MAX_VIDEO_SECONDS = 120
 MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS
 """Of a video that is sent to be changed: twice the longest that is made, at the highest rate."""
@@ -86,6 +94,8 @@ class GenerationRequest:
     watermark: Watermark | None = None
     #: Jobs of a higher priority go first.
     priority: int = 0
+    #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
+    expires_in_seconds: int | None = None
     #: The client's own words about the job, given back unchanged.
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.

@@ -41,14 +41,24 @@ _SPARE = 2
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a picture is wanted: `size` is (height, width), which it is made to cover; None leaves it as it is.
-
-    `with_opacity` gives RGBA, with what is transparent as it is.
-    """
+    """How a picture is wanted; as it is where neither `size` nor `max_side` is given."""
 
     max_pixels: int
+    #: (height, width) that it is made to cover.
     size: tuple[int, int] | None = None
+    #: Its longer side at most, in its own shape.
+    max_side: int | None = None
+    #: Give RGBA, with what is transparent as it is.
     with_opacity: bool = False
+
+    def size_of(self, picture: Image.Image, orientation: int) -> tuple[int, int] | None:
+        """Return the (height, width) that the picture gets before it is turned upright; None is its own."""
+        if self.size is not None:
+            return self.size[::-1] if orientation in _LYING else self.size
+        longest = max(picture.size)
+        if self.max_side is None or longest <= self.max_side:
+            return None
+        return picture.height * self.max_side // longest or 1, picture.width * self.max_side // longest or 1
 
 
 def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
@@ -71,9 +81,10 @@ def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
 
 
 def _shaped(picture: Image.Image, orientation: int, wish: Wish) -> Image.Image:
-    size = wish.size
+    """Load a picture and bring it to a size, then turn it upright."""
+    size = wish.size_of(picture, orientation)
     if size is not None:
-        height, width = reversed(size) if orientation in _LYING else size
+        height, width = size
         # in both directions, as the longer one may be cut
         picture.draft("RGB", (_SPARE * width, _SPARE * height))
     picture.load()

@@ -175,6 +175,7 @@ class Opener:
         content: bytes,
         *,
         size: tuple[int, int] | None = None,
+        max_side: int | None = None,
         max_pixels: int = MAX_IMAGE_PIXELS,
         with_opacity: bool = False,
     ) -> Picture:
@@ -187,6 +188,7 @@ class Opener:
             content: the file.
             size: (height, width) that the picture is to cover; what is too much is cut off on both sides. None: as
                 it is.
+            max_side: without a size: what its longer side is to have at most, in its own shape.
             max_pixels: larger ones are refused before they are decoded.
             with_opacity: leave what is transparent as it is, and give a fourth channel that says so.
 
@@ -199,6 +201,7 @@ class Opener:
             "kind": _checked_kind(content),
             "height": size[0] if size else 0,
             "width": size[1] if size else 0,
+            "max_side": max_side or 0,
             "max_pixels": max_pixels,
             "with_opacity": with_opacity,
         }
@@ -498,10 +501,14 @@ atexit.register(_shared.close)
 
 
 def open_picture(
-    content: bytes, *, size: tuple[int, int] | None = None, with_opacity: bool = False
+    content: bytes,
+    *,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    with_opacity: bool = False,
 ) -> Picture:
     """Read a picture that somebody sent, with the opener that this process has for all; see `Opener.open_picture`."""
-    return _shared.open_picture(content, size=size, with_opacity=with_opacity)
+    return _shared.open_picture(content, size=size, max_side=max_side, with_opacity=with_opacity)
 
 
 def read_overlay(path: Path) -> Frame:

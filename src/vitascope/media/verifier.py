@@ -72,6 +72,7 @@ def _on_disk(file: BinaryIO) -> Iterator[BinaryIO]:
             os.lseek(copy.fileno(), 0, os.SEEK_SET)
             yield copy
     else:
+        file.flush()  # a spooled one may have just gone to the disk
         os.lseek(file.fileno(), 0, os.SEEK_SET)  # behind the buffer's back: the process reads the descriptor
         yield file
 

@@ -141,15 +141,10 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
 def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
     try:
         is_watermark = name == WATERMARK
-        if not is_watermark and not name.startswith("references"):
-            return media.open_picture(content, size=size).to_png()
-        picture = media.open_picture(content, with_opacity=is_watermark)
-        longest = max(picture.height, picture.width)
-        if longest > MAX_REFERENCE_SIDE:
-            sides = (side * MAX_REFERENCE_SIDE // longest or 1 for side in (picture.height, picture.width))
-            height, width = sides
-            picture = media.open_picture(content, size=(height, width), with_opacity=is_watermark)
-        return picture.to_png()
+        if is_watermark or name.startswith("references"):
+            picture = media.open_picture(content, max_side=MAX_REFERENCE_SIDE, with_opacity=is_watermark)
+            return picture.to_png()
+        return media.open_picture(content, size=size).to_png()
     except UnreadableImage as error:
         raise _unreadable(name, content, error) from None
 

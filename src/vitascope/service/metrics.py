@@ -49,7 +49,14 @@ class _Queue(Collector):
                 "How long the oldest queued job has waited.",
                 stats.oldest_queued_seconds,
             ),
+            "vitascope_files_overdue": (
+                "Jobs whose files expired more than a minute ago and are still to be removed.",
+                self._service.count_overdue(),
+            ),
             "vitascope_workers_live": ("Workers that were seen lately.", self._service.live_workers()),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        if (free_bytes := self._service.free_bytes) is not None:
+            text = "Free bytes on the disk of the data folder."
+            yield GaugeMetricFamily("vitascope_disk_free_bytes", text, value=free_bytes)

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ from vitascope import media
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
+    DiskFull,
     IdempotencyConflict,
     JobConflict,
     JobNotFound,
@@ -28,6 +29,7 @@ from vitascope.domain.errors import (
     StorageUnavailable,
     StoreUnavailable,
     UnknownModel,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
 )
@@ -40,7 +42,7 @@ from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 from vitascope.outbound import Outbound
-from vitascope.storage import Storage
+from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
@@ -62,6 +64,10 @@ LINK_SECONDS = 24 * 3600.0
 
 REFUSALS = (QueueFull, StorageLimitReached, IdempotencyConflict)
 """What `enqueue` raises after which there certainly is no job."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Models(Protocol):
@@ -120,6 +126,9 @@ class Service:
         link_seconds: how long signed links are good for.
         marks: what the operator wants of all files.
         certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
+        expire_seconds: how long files are kept whose request does not say; None for as long as their job.
+        space: the disk's; None takes jobs however full it is.
+        clock: tells what has expired.
     """
 
     def __init__(
@@ -139,6 +148,9 @@ class Service:
         link_seconds: float = LINK_SECONDS,
         marks: MarkRules = DEFAULT_RULES,
         certificates: str = "",
+        expire_seconds: int | None = None,
+        space: Space | None = None,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
         self._models = models
@@ -155,6 +167,9 @@ class Service:
         self.links = Links(lambda: store.derived_keys(PURPOSE), public_url, link_seconds)
         self._marks = marks
         self._certificates = certificates
+        self._expire_seconds = expire_seconds
+        self._space = space
+        self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -214,6 +229,8 @@ class Service:
         job_id = ids.new_id()
         if request.seed is None:
             request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+        if request.expires_in_seconds is None:
+            request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
@@ -302,6 +319,24 @@ class Service:
         except QueueFull as error:
             raise self._in_time(error) from None
 
+    def check_space(self) -> None:
+        """Find out, without a look at the disk for each request, whether there is room for another job's files.
+
+        Raises:
+            DiskFull: there is not.
+        """
+        if self.is_disk_full:
+            raise DiskFull
+
+    @property
+    def is_disk_full(self) -> bool:
+        return self._space is not None and self._space.is_low
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left on the disk; None if nobody knows."""
+        return None if self._space is None else self._space.free_bytes
+
     def _max_queued_of(self, caller: Caller) -> int | None:
         return caller.limits.max_queued or self._max_queued_per_key
 
@@ -384,6 +419,12 @@ class Service:
 
     def _sent_with(self, job: Job) -> Sent:
         request = job.request
+        if not request.inputs:
+            return NOTHING
+        what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
+        message = f"the job cannot be made again: {what} not kept any more"
+        if job.is_expired(self._clock()):
+            raise JobConflict(message, hint="send its request and its files again")
 
         def read(key: str | None) -> bytes | None:
             if key is None:
@@ -403,8 +444,7 @@ class Service:
         except StorageUnavailable:
             raise
         except StorageError as error:
-            what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
-            raise JobConflict(f"the job cannot be made again: {what} not kept any more") from error
+            raise JobConflict(message, hint="send its request and its files again") from error
 
     # jobs
 
@@ -496,6 +536,7 @@ class Service:
         Raises:
             VideoNotReady: the job has not ended.
             VideoFailed: the job has ended without a file.
+            VideoExpired: it was kept for a while, which is over.
             StorageError: the file is gone.
             StorageUnavailable: the storage does not answer.
         """
@@ -506,6 +547,8 @@ class Service:
         if job.video is None:
             reason = job.error.message if job.error else "unknown"
             raise VideoFailed(f"there is no video: the job failed ({reason})")
+        if job.is_expired(self._clock()):
+            raise VideoExpired(_until(job))
         key = job.video.key
         found = self._files.stat(key)
         url = self._files.url_for(key, expires_seconds=REDIRECT_SECONDS) if self._sends_to_storage else None
@@ -541,10 +584,24 @@ class Service:
             alive = self._store.live_workers(self._worker_silence_seconds)
         except StoreUnavailable:
             return "the database does not answer"
-        return None if alive else "no worker is running"
+        if not alive:
+            return "no worker is running"
+        if self._space is not None and self._space.is_low:
+            return f"the disk is nearly full: fewer than {self._space.min_free_bytes} bytes are free"
+        return None
 
     def live_workers(self) -> int:
         return self._store.live_workers(self._worker_silence_seconds)
 
+    def count_overdue(self) -> int:
+        """Count jobs whose files should be gone by now and are not known to be."""
+        return self._store.count_overdue()
+
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+
+def _until(job: Job) -> str:
+    if job.expires_at is None:
+        return ""
+    return f"the video is not kept any more: it expired at {job.expires_at:%Y-%m-%d %H:%M:%S} UTC"

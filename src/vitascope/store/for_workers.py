@@ -229,7 +229,7 @@ class ForWorkers(Base):
                 return first_id is None or job_id < first_id  # ids sort by time
             if not JobStatus(row.status).is_terminal:
                 return True
-            return row.deleted_at is None and key in storage_keys(row)
+            return row.deleted_at is None and row.expired_at is None and key in storage_keys(row)
 
         return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
 

@@ -67,6 +67,14 @@ class Lapsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Removal:
+    """A job whose files are to be removed."""
+
+    job_id: str
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStats:
     """How busy the deployment is."""
 
@@ -120,6 +128,9 @@ def job_of(row: Row) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        expired_at=row.expired_at,
+        is_being_removed=row.removal_tried_at is not None,
         error=None if row.error_code is None else JobError(row.error_code, row.error_message),
         video=None if row.video is None else Video(**row.video),
         details=row.details,

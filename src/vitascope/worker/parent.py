@@ -33,7 +33,7 @@ from vitascope.domain.errors import (
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.video import Video
-from vitascope.storage import StoredFile
+from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
@@ -94,6 +94,7 @@ class WorkerConfig:
     drain_seconds: float = 30.0
     #: How long a storage that is away is waited for.
     patience_seconds: float = 900.0
+    min_free_bytes: int = 0
 
 
 class _HandBack(Exception):
@@ -129,6 +130,7 @@ class Worker:
         self._warm_models: frozenset[str] = frozenset()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._space = Space((config.work_folder,), config.min_free_bytes)
         self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
@@ -178,17 +180,20 @@ class Worker:
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             self._sweep_some()  # before the claim: while a lease is held, a slow storage must not hold the worker
         asked_at = time.monotonic()
-        lease = self._store.claim(
-            self._config.worker_id,
-            self._config.lease_seconds,
-            device=self._device,
-            warm_models=self._warm_models,
-        )
+        lease = None if self._space.is_low else self._claim()
         if lease is None:
             self._sweep_some()
             self._pause(self._config.poll_seconds)
         else:
             self._run_one(lease, asked_at)
+
+    def _claim(self) -> Lease | None:
+        return self._store.claim(
+            self._config.worker_id,
+            self._config.lease_seconds,
+            device=self._device,
+            warm_models=self._warm_models,
+        )
 
     def _sweep_some(self) -> None:
         self._swept_at = time.monotonic()

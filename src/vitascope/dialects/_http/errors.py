@@ -7,6 +7,7 @@ from vitascope.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
     CommandNotFound,
+    DiskFull,
     ForbiddenOrigin,
     IdempotencyConflict,
     InvalidApiKey,
@@ -24,6 +25,7 @@ from vitascope.domain.errors import (
     StorageUnavailable,
     StoreUnavailable,
     UnsupportedContentType,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
     VitascopeError,
@@ -36,6 +38,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
+    VideoExpired: 404,
     JobConflict: 409,
     InvalidApiKey: 401,
     PermissionDenied: 403,
@@ -52,9 +55,13 @@ _STATUS: dict[type[VitascopeError], int] = {
     QueueFull: 429,
     StoreUnavailable: 503,
     StorageUnavailable: 503,
+    DiskFull: 503,
 }
 
 STORE_RETRY_SECONDS = 2
+
+DISK_RETRY_SECONDS = 30
+"""Expired files are looked for so often. The OpenAI SDK tries twice more by itself, so its caller hears of it within a minute."""
 
 
 def status_of(error: VitascopeError) -> int:
@@ -74,6 +81,8 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable | StorageUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
+    if isinstance(error, DiskFull):
+        return {"retry-after": str(DISK_RETRY_SECONDS)}
     return {}
 
 

@@ -59,6 +59,9 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "created_at": _instant(job.created_at),
         "started_at": _instant(job.started_at),
         "finished_at": _instant(job.finished_at),
+        "expires_in_seconds": job.request.expires_in_seconds,
+        "expires_at": _instant(job.expires_at),
+        "expired_at": _instant(job.expired_at),
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
         "video": _video(job, link),
     }

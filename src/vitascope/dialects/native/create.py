@@ -46,6 +46,7 @@ PARAMETERS = (
     "provenance",
     "watermark",
     "priority",
+    "expires_in_seconds",
     "metadata",
     "user",
 )
@@ -93,6 +94,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         provenance=fields.boolean("provenance"),
         watermark=mark,
         priority=fields.integer("priority") or 0,
+        expires_in_seconds=fields.integer("expires_in_seconds"),
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
     )

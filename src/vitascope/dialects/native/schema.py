@@ -126,6 +126,12 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    #: How long its files are kept once it has ended; null for as long as the job.
+    expires_in_seconds: int | None
+    #: When its files go.
+    expires_at: datetime | None
+    #: When they were gone.
+    expired_at: datetime | None
     error: JobError | None
     video: FinishedVideo | None
 
@@ -413,6 +419,10 @@ _FIELDS = {
         "`opacity` (0.5); or a file; or false for none where the operator allows it.",
     ),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
+    "expires_in_seconds": _field(
+        _INTEGER,
+        "How long the file and what was sent for it are kept, from the job's end: 60 to 315360000. By default as the server is set.",
+    ),
     "metadata": _field({"anyOf": [{"type": "object"}, _TEXT]}, "Given back unchanged."),
     "user": _field({**_TEXT, "maxLength": 255}, "Given back unchanged."),
 }
