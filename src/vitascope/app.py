@@ -372,7 +372,9 @@ def _links() -> APIRouter:
 
     responses: dict[int | str, dict[str, Any]] = {
         206: {"description": "The part that was asked for."},
-        302: {"description": "Where the file is, with `storage.content` set to `redirect`."},
+        302: {
+            "description": "Where the file is, if this server has clients fetch files from the storage itself."
+        },
         304: {"description": "Unchanged."},
         "4XX": {
             "description": "The link is not valid (404), or not any more; or the range is not (400, 416)."

@@ -14,6 +14,7 @@ from PIL import Image
 
 import seaweed
 from tests.integration.test_worker import Bench
+from vitascope import media
 from vitascope.domain.errors import StorageUnavailable
 from vitascope.domain.job import Job, JobStatus
 from vitascope.storage import S3Storage
@@ -61,7 +62,11 @@ def test_inputs_and_videos_are_in_the_bucket(bench: Bench, s3_server: seaweed.Se
     bench.files.put_bytes(picture.getvalue(), "inputs/a.png")
     job = bench.submit(image="inputs/a.png", num_inference_steps=2)
     bench.start_worker()
-    check_video(bench, bench.ended(job))
+    ended = bench.ended(job)
+    check_video(bench, ended)
+    assert ended.video is not None
+    with bench.files.open(ended.video.key) as file:
+        assert media.verify(file).state == "valid"
     lost = bench.ended(bench.submit(image="inputs/no.png"))
     assert lost.error is not None
     assert (lost.error.code, lost.error.message) == ("storage_error", "there is no file `inputs/no.png`")
