@@ -10,7 +10,7 @@ import pytest
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.domain.plan import MAX_PROMPT_CHARS, Plan, plan
-from vitascope.domain.request import GenerationRequest, num_frames_for
+from vitascope.domain.request import GenerationRequest, Shot, num_frames_for
 
 SPEC = ModelSpec(
     id="small",
@@ -210,3 +210,10 @@ def test_a_model_that_reads_no_text_needs_none() -> None:
     assert planned(silent, prompt="", image="inputs/x.png").prompt == ""
     with pytest.raises(InvalidParameter, match="what the video shows"):
         planned(prompt="")
+
+
+def test_all_shots_together_say_no_more_than_one_prompt_may() -> None:
+    half = Shot("x" * (MAX_PROMPT_CHARS // 2))
+    assert len(planned(shots=(half, half)).windows) == 2
+    with pytest.raises(InvalidParameter, match="all shots together"):
+        planned(shots=(half, half, Shot("a")))

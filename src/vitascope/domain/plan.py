@@ -196,13 +196,9 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
 def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
     if spec.takes_prompt and not request.prompt.strip() and not request.shots:
         raise InvalidParameter("prompt", request.prompt, "it must say what the video shows")
-    if len(request.shots) > MAX_SHOTS:
-        raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
+    _check_shots(request)
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    for index, shot in enumerate(request.shots):
-        texts[name := f"shots[{index}].prompt"] = shot.prompt
-        if not shot.prompt.strip():
-            raise InvalidParameter(name, shot.prompt, "it must say what the shot shows")
+    texts |= {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(request.shots)}
     for name, text in texts.items():
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
@@ -215,6 +211,18 @@ def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
     if request.format not in OUTPUT_FORMATS:
         rule = f"it must be one of {', '.join(OUTPUT_FORMATS)}"
         raise InvalidParameter("format", request.format, rule, nearest="mp4")
+
+
+def _check_shots(request: GenerationRequest) -> None:
+    if len(request.shots) > MAX_SHOTS:
+        raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
+    for index, shot in enumerate(request.shots):
+        if not shot.prompt.strip():
+            raise InvalidParameter(f"shots[{index}].prompt", shot.prompt, "it must say what the shot shows")
+    num_chars = sum(len(shot.prompt) for shot in request.shots)
+    if num_chars > MAX_PROMPT_CHARS:  # every window keeps the text that it shows
+        rule = f"all shots together must have at most {MAX_PROMPT_CHARS} characters"
+        raise InvalidParameter("shots", f"{num_chars} characters long", rule)
 
 
 def _whole_prompt(request: GenerationRequest) -> str:
