@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -31,13 +32,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SecretUnreadable, SettingsError
+from .domain.errors import SecretUnreadable, SettingsError, UrlRefused
+from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Service, metrics
+from .service.webhooks import SWITCHED_OFF
 from .settings import Settings, to_environment
 from .storage import LocalStorage
 from .store import Cipher, Store
+from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
@@ -140,11 +144,15 @@ def create_web_app(settings: Settings) -> FastAPI:
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
+        deliverer = _deliverer(settings, store, outbound, desk)
+        sender = asyncio.create_task(deliverer.run())
         try:
             yield {"desk": desk}
         finally:
             desk.tail.close()
+            deliverer.close()
             await reader
+            await sender
             await desk.close()
             store.close()
 
@@ -180,6 +188,24 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect().router())
     return app
+
+
+#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own.
+WEBHOOK_FORMATS = {STANDARD: Format(openai.webhook_body)}
+
+
+def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
+    async def refuse(*_args: object, **_named: object) -> tuple[int, Mapping[str, str]]:
+        raise UrlRefused(SWITCHED_OFF)
+
+    return Deliverer(
+        store,
+        refuse if outbound is None else outbound.post,
+        WEBHOOK_FORMATS,
+        read=desk.read,
+        write=desk.write,
+        keep=timedelta(days=settings.webhooks.keep_days),
+    )
 
 
 def _framework_error(_request: Request, error: HTTPException) -> Response:

@@ -55,6 +55,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "threads": 0,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
+        "webhooks": {"keep_days": 30.0},
         "secrets": {"key": None},
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .webhook import Webhook
+
 OutputFormat = Literal["mp4", "gif"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("mp4", "gif")
 
@@ -70,6 +72,10 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: Where its end is told; the key's endpoints are told beside it.
+    webhook: Webhook | None = None
+    #: The client's own name for the job, told with its end.
+    track_id: str | int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store."""
@@ -78,7 +84,15 @@ class GenerationRequest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
-        return cls(**{**values, "shots": shots, "references": tuple(values.get("references", ()))})
+        webhook = values.get("webhook")
+        return cls(
+            **{
+                **values,
+                "shots": shots,
+                "references": tuple(values.get("references", ())),
+                "webhook": webhook and Webhook(**webhook),
+            }
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:

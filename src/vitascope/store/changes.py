@@ -12,6 +12,7 @@ from vitascope.domain.command import CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
+from . import outbox
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
 
@@ -88,7 +89,10 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         values["lease_expires_at"] = None
     if status.is_terminal:
         values["finished_at"] = now
-    return note(connection, row, status.value, now, **values)
+    changed = note(connection, row, status.value, now, **values)
+    if status.is_terminal:
+        outbox.write(connection, changed, status, now)
+    return changed
 
 
 def note(connection: sa.Connection, row: Row, kind: str, now: datetime, **values: Any) -> Row:

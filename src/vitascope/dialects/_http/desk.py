@@ -107,15 +107,16 @@ class Desk:
         """Fetch what a draft names by URL, store what came with it, then make the draft a job.
 
         Raises:
-            InvalidParameter: a picture or video cannot be fetched or read.
+            InvalidParameter: a picture or video cannot be fetched or read, or the webhook may not be called.
             QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
         """
-        if draft.sent.has_urls:
+        if draft.sent.has_urls or draft.request.webhook is not None:
             # looked for before the URL is: it may be good for one time only
             first = None if once is None else await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
+            await self.service.check_webhook(draft)
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):
             draft = await asyncio.to_thread(self.service.store_inputs, draft)

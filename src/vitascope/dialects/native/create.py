@@ -10,6 +10,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import GenerationRequest, OutputFormat, Shot, num_frames_for
+from vitascope.domain.webhook import Webhook
 from vitascope.domain.windows import MAX_SHOTS
 from vitascope.service import Sent
 
@@ -38,6 +39,8 @@ PARAMETERS = (
     "priority",
     "metadata",
     "user",
+    "webhook",
+    "track_id",
 )
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")  # fmt: skip
 
@@ -79,8 +82,28 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         priority=fields.integer("priority") or 0,
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
+        webhook=_webhook(fields),
+        track_id=fields.text("track_id", max_chars=MAX_NAME_CHARS) or None,
     )
     return request, _sent(fields)
+
+
+def _webhook(fields: Fields) -> Webhook | None:
+    """A URL, or an object with `url`; where it may lead is looked at when the job is made."""
+    value = fields.raw("webhook")
+    if isinstance(value, str) and value.lstrip()[:1] != "{":
+        url = fields.text("webhook")
+    else:
+        inner = Fields(fields.mapping("webhook"))
+        try:
+            inner.check_names(("url",))
+            url = inner.text("url")
+        except InvalidParameter as error:
+            name = f"webhook.{error.parameter}"
+            raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+        if value and url is None:
+            raise InvalidParameter("webhook", "given", "it must be a URL, or an object with `url`")
+    return Webhook(url) if url else None
 
 
 def _sent(fields: Fields) -> Sent:

@@ -16,6 +16,7 @@ from vitascope.domain.errors import (
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.webhook import EventType
 
 PREFIX = "video_"
 
@@ -54,6 +55,25 @@ def video_object(job: Job) -> dict[str, Any]:
         "seed": job.plan.seed,
         "user": job.request.user,
         "metadata": _metadata(job),
+    }
+
+
+def webhook_body(event: EventType, job: Job) -> dict[str, Any]:
+    """Tell that a job has ended, and no more than whose: the receiver asks for the rest.
+
+    The vendor's own form; `timestamp` and `track_id` are ours, the first as Standard Webhooks asks for it.
+    """
+    assert job.finished_at is not None
+    data: dict[str, Any] = {"id": PREFIX + job.id}
+    if job.request.track_id is not None:
+        data["track_id"] = job.request.track_id
+    return {
+        "id": f"evt_{job.id}",
+        "object": "event",
+        "created_at": int(job.finished_at.timestamp()),
+        "type": event.value,
+        "timestamp": job.finished_at.isoformat(),
+        "data": data,
     }
 
 
