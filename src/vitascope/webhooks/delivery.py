@@ -178,6 +178,10 @@ class Deliverer:
         if self._in_flight:
             await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
 
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
     def _free_places(self) -> dict[str, int]:
         """Count how many more may go to each receiver of which anything is known."""
         busy = Counter(message.lane for message in self._in_flight.values())
@@ -273,19 +277,19 @@ class Deliverer:
     async def _drain(self) -> None:
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=DRAIN_SECONDS)
-        await self.abandon()
+        if left := await self.break_off():
+            try:
+                await self._write(lambda: self._outbox.release_messages(left))
+            except StoreUnavailable as error:  # their leases run out
+                logger.warning("store unavailable: %s", error.message)
 
-    async def abandon(self) -> None:
-        """Break off what is under way, and let others send it at once."""
+    async def break_off(self) -> list[Outgoing]:
+        """Break off what is under way, and tell nobody; returns it."""
         left = dict(self._in_flight)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        if left:
-            try:
-                await self._write(lambda: self._outbox.release_messages(list(left.values())))
-            except StoreUnavailable as error:  # their leases run out
-                logger.warning("store unavailable: %s", error.message)
+        return list(left.values())
 
 
 def _verdict(status: int) -> str:
