@@ -17,8 +17,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,23 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__, media
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SecretUnreadable, SettingsError, StorageError, StorageUnavailable, UnreadableImage
+from .domain.errors import (
+    SecretUnreadable,
+    SettingsError,
+    StorageError,
+    StorageUnavailable,
+    UnreadableImage,
+    UrlRefused,
+)
+from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Expiry, Service, metrics
+from .service.webhooks import SWITCHED_OFF
 from .settings import STORAGE_SECRETS, Settings, to_environment
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
+from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
@@ -266,12 +277,16 @@ def create_web_app(settings: Settings) -> FastAPI:
         expiry = Expiry(store, files)
         expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
         expiring.start()
+        deliverer = _deliverer(settings, store, outbound, desk)
+        sender = asyncio.create_task(deliverer.run())
         try:
             yield {"desk": desk}
         finally:
             expiry.stop()
             desk.tail.close()
+            deliverer.close()
             await reader
+            await sender
             await desk.close()
             await asyncio.to_thread(expiring.join)
             store.close()
@@ -309,6 +324,24 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect().router())
     return app
+
+
+#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own.
+WEBHOOK_FORMATS = {STANDARD: Format(openai.webhook_body)}
+
+
+def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
+    async def refuse(*_args: object, **_named: object) -> tuple[int, Mapping[str, str]]:
+        raise UrlRefused(SWITCHED_OFF)
+
+    return Deliverer(
+        store,
+        refuse if outbound is None else outbound.post,
+        WEBHOOK_FORMATS,
+        read=desk.read,
+        write=desk.write,
+        keep=timedelta(days=settings.webhooks.keep_days),
+    )
 
 
 def _framework_error(_request: Request, error: HTTPException) -> Response:

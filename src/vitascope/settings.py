@@ -219,16 +219,23 @@ def _lower(value: object) -> object:
 
 
 class OutboundSettings(_Section):
-    """What the server fetches from URLs that its users give."""
+    """What the server fetches from URLs that its users give, and where it calls them."""
 
     enabled: bool = True
-    """Fetch http and https URLs that users give for images. Off, they send the files themselves."""
+    """Fetch http and https URLs that users give for images, and call those that they give for webhooks. Off, they send the files themselves and ask how jobs are."""
     allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ()
     """Hosts (`minio.internal`), addresses and networks (`10.0.0.0/8`) that users' URLs may lead to beyond the public internet; a host or address may name its only port (`minio.internal:9000`). In the environment a JSON list."""
     max_bytes: Annotated[int, Field(ge=1024)] = 20 * 1024 * 1024
     """Largest file that is fetched. 20 MiB: no vendor takes a bigger reference image."""
     max_seconds: Annotated[float, Field(gt=0)] = 30.0
     """What a fetch may take, redirects included; its client waits for it."""
+
+
+class WebhooksSettings(_Section):
+    """Telling receivers how jobs have ended."""
+
+    keep_days: Annotated[float, Field(gt=0)] = 30.0
+    """How long it can be read what became of a webhook, and be sent once more, after it was delivered or given up."""
 
 
 def _checked_keys(value: SecretStr) -> SecretStr:
@@ -312,6 +319,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()

@@ -71,6 +71,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "slots": 4,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
+        "webhooks": {"keep_days": 30.0},
         "secrets": {"key": None},
         "provenance": {
             "enabled": True,

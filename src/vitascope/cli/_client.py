@@ -170,6 +170,29 @@ class Server:
     async def command(self, command_id: str) -> dict[str, Any]:
         return self._command(await self._ask("GET", f"/commands/{quote(command_id, safe='')}"))
 
+    async def webhooks(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str | int] | None = None,
+        content: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Ask about webhooks; an answer without content is an empty one."""
+        return await self._ask(method, f"/webhooks/{path}", query, content=content)
+
+    async def webhook_secrets(self, *, rotate: bool) -> list[dict[str, Any]]:
+        """Return what webhooks of the caller's requests are signed with, the current secret first."""
+        path = "/keys/self/webhook-secret"
+        found = await (self._ask("POST", f"{path}/rotate") if rotate else self._ask("GET", path))
+        secrets = found.get("secrets")
+        if not isinstance(secrets, list) or not secrets:
+            self._is_something_else()
+        return secrets
+
+    def segment(self, name: str) -> str:
+        """Write an id as a part of a path."""
+        return quote(name, safe="")
+
     def _command(self, content: dict[str, Any]) -> dict[str, Any]:
         if not content.keys() >= _COMMAND_KEYS or not content["workers"]:
             self._is_something_else()
@@ -205,6 +228,8 @@ class Server:
 
     def _content(self, answer: httpx.Response, job_id: str) -> dict[str, Any]:
         """Return what the server says, or raise what it says is wrong."""
+        if answer.status_code == 204:
+            return {}
         try:
             content = answer.json()
         except ValueError:

@@ -39,7 +39,7 @@ MIN_PROMPT_CELLS = 12
 COLUMN_GAP = 2
 
 
-def _with_server(option: str | None, work: Callable[[Server], Coroutine[Any, Any, None]]) -> None:
+def with_server(option: str | None, work: Callable[[Server], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the server that is meant."""
     from ._client import (
         Server,
@@ -83,7 +83,7 @@ def list_jobs(
                 Text(f"these are the newest {len(jobs)}; there are more with --limit or --all", "dim")
             )
 
-    _with_server(server, work)
+    with_server(server, work)
 
 
 async def _newest(server: Server, statuses: frozenset[str], count: int | None) -> tuple[list[Job], bool]:
@@ -147,7 +147,7 @@ def show(
             return
         _print_details(job, detail_rows(job, server.url))
 
-    _with_server(server, work)
+    with_server(server, work)
 
 
 def _print_details(job: Job, rows: list[tuple[str, str]]) -> None:
@@ -183,7 +183,7 @@ def cancel(
         if not are_found:
             raise typer.Exit(1)
 
-    _with_server(server, work)
+    with_server(server, work)
 
 
 async def _cancel(server: Server, job_id: str) -> str:
@@ -219,7 +219,7 @@ def retry(
         made = await server.retry(job_id)
         typer.echo(json.dumps(made, indent=2) if as_json else made["id"])
 
-    _with_server(server, work)
+    with_server(server, work)
 
 
 @app.command()
@@ -246,7 +246,7 @@ def watch(
         if not await _follow(server, jobs, as_json=as_json):
             raise typer.Exit(1)
 
-    _with_server(server, work)
+    with_server(server, work)
 
 
 async def _follow(server: Server, jobs: list[Job], *, as_json: bool) -> bool:

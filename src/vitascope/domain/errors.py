@@ -17,6 +17,9 @@
     │   ├── StorageLimitReached
     │   ├── KeyNotFound
     │   ├── CommandNotFound
+    │   ├── EndpointNotFound
+    │   ├── DeliveryNotFound
+    │   ├── DeliveryConflict
     │   ├── ModelInUse
     │   ├── UnreadableBody
     │   ├── UnsupportedContentType
@@ -168,6 +171,18 @@ class KeyNotFound(RequestError):
 
 class CommandNotFound(RequestError):
     """There is no such command."""
+
+
+class EndpointNotFound(RequestError):
+    """There is no such webhook endpoint."""
+
+
+class DeliveryNotFound(RequestError):
+    """There is no such webhook delivery."""
+
+
+class DeliveryConflict(RequestError):
+    """The webhook cannot be sent: its endpoint or its API key is not good any more."""
 
 
 class ModelInUse(RequestError):

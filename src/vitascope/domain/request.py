@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .webhook import Webhook
+
 OutputFormat = Literal["mp4", "gif"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("mp4", "gif")
 
@@ -102,6 +104,10 @@ class GenerationRequest:
     user: str | None = None
     #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
     base_url: str = ""
+    #: Where its end is told; the key's endpoints are told beside it.
+    webhook: Webhook | None = None
+    #: The client's own name for the job, told with its end.
+    track_id: str | int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store."""
@@ -110,9 +116,13 @@ class GenerationRequest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
-        watermark = values.get("watermark")
+        watermark, webhook = values.get("watermark"), values.get("webhook")
         rows = {"shots": shots, "references": tuple(values.get("references", ()))}
-        return cls(**{**values, **rows, "watermark": watermark and Watermark(**watermark)})
+        objects = {
+            "watermark": watermark and Watermark(**watermark),
+            "webhook": webhook and Webhook(**webhook),
+        }
+        return cls(**{**values, **rows, **objects})
 
     @property
     def inputs(self) -> tuple[str, ...]:

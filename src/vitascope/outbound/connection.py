@@ -47,9 +47,22 @@ class Connections:
 
     @asynccontextmanager
     async def exchange(
-        self, method: str, target: Target, headers: Iterable[tuple[bytes, bytes]] = (), content: bytes = b""
+        self,
+        method: str,
+        target: Target,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        content: bytes = b"",
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> AsyncIterator[httpcore.Response]:
         """Send a request; its answer's body can be read for as long as the block. Nothing is sent if the gate says no.
+
+        Args:
+            method: of HTTP.
+            target: where to.
+            headers: beside those that say who is asked and how.
+            content: the body.
+            silence_seconds: between bytes.
 
         Raises:
             NotConnected: the target may not be connected to, or cannot be.
@@ -69,7 +82,7 @@ class Connections:
             headers=[*_own_headers(target), *headers],
             content=content,
             extensions={
-                "timeout": {"connect": CONNECT_SECONDS, "read": SILENCE_SECONDS, "write": SILENCE_SECONDS}
+                "timeout": {"connect": CONNECT_SECONDS, "read": silence_seconds, "write": silence_seconds}
             },
         )
         try:
@@ -78,6 +91,14 @@ class Connections:
         finally:
             await connection.aclose()
             await network.aclose()
+
+    async def check(self, target: Target) -> None:
+        """Ask the gate about a target.
+
+        Raises:
+            NotConnected: it may not be connected to.
+        """
+        await self._gate.addresses_of(target)
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import httpcore
@@ -27,6 +27,10 @@ WAIT_SECONDS = 10.0
 
 ANSWER_SECONDS = 1.0
 """A refusal without a connection comes on a whole second, so that its time does not tell why."""
+
+MAX_READ_BYTES = 16 * 1024
+READ_SECONDS = 2.0
+"""Of an answer whose body nobody wants to know."""
 
 _HEADERS = [(b"User-Agent", f"vitascope/{__version__}".encode("ascii")), (b"Accept", b"*/*")]
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -94,6 +98,65 @@ class Outbound:
             self._turns.release()
         await self._sleep((begun - asyncio.get_running_loop().time()) % ANSWER_SECONDS)
         raise refusal
+
+    async def check(self, url: str) -> None:
+        """Find out whether a URL may be called now, without calling it.
+
+        Raises:
+            UrlRefused: it may not, or its host has no address.
+        """
+        target = read(url)
+        begun = asyncio.get_running_loop().time()
+        try:
+            await self.connections.check(target)
+        except NotConnected as error:
+            refusal = error.refusal
+        else:
+            return
+        await self._sleep((begun - asyncio.get_running_loop().time()) % ANSWER_SECONDS)
+        raise refusal
+
+    async def post(
+        self, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float
+    ) -> tuple[int, Mapping[str, str]]:
+        """Send a body to where a user wants it, and nowhere else: no redirect is followed.
+
+        What the answer says beyond its head is read, up to MAX_READ_BYTES, so that its server can finish, and thrown away.
+
+        Args:
+            url: where to.
+            content: the body.
+            headers: what it says of itself; all ASCII.
+            seconds: what all of it may take.
+
+        Returns:
+            The answer's status and headers.
+
+        Raises:
+            UrlRefused: the URL may not be called, or there is no answer in time.
+        """
+        sent = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        sent += [_HEADERS[0], (b"Content-Length", str(len(content)).encode("ascii"))]
+        found: tuple[int, Mapping[str, str]] | None = None
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self.connections.exchange(
+                    "POST", read(url), sent, content, silence_seconds=seconds
+                ) as response,
+            ):
+                found = response.status, headers_of(response)
+                async with asyncio.timeout(READ_SECONDS):
+                    await body_of(response, MAX_READ_BYTES)
+        except NotConnected as error:
+            raise error.refusal from None
+        except (TimeoutError, UrlRefused) as error:
+            if found is None and isinstance(error, TimeoutError):
+                raise UrlRefused(f"its server gave no whole answer within {seconds:g} s") from None
+            if found is None:
+                raise
+        assert found is not None
+        return found
 
     async def _follow(self, target: Target, max_bytes: int) -> Fetched:
         for _ in range(MAX_REDIRECTS + 1):

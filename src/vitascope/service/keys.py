@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import secrets
 import string
@@ -14,6 +13,7 @@ from vitascope.domain.access import OPEN, ApiKey, Caller, KeyLimits, Scope
 from vitascope.domain.errors import InvalidApiKey, InvalidParameter
 from vitascope.domain.secret import Secret
 from vitascope.store import Store
+from vitascope.webhooks import new_secret
 
 from . import ids
 
@@ -23,10 +23,6 @@ PREFIX = "vsk_"
 _ALPHABET = string.ascii_letters + string.digits
 _RANDOM_CHARS = 40
 """238 random bits: a digest of so much needs no salt and no slow hash, and finding a key by it tells nothing by its timing."""
-
-WEBHOOK_PREFIX = "whsec_"
-_WEBHOOK_BYTES = 32
-"""Standard Webhooks asks for 24 to 64. Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md"""
 
 OPEN_SECONDS = 1.0
 """How long a look whether there are keys is good for: on an open server it would cost each request a read."""
@@ -103,12 +99,13 @@ class Keys:
         """Return what a key's webhooks are signed with, now: one secret, or two while one replaces the other.
 
         The first look makes a key's first secret, so this may write. Sign with all of them; the current one comes first.
+        An empty `key_id` stands for a server without keys, which has one too.
 
         Raises:
             KeyNotFound: there is no key of that id, or it was revoked: then nothing is signed any more.
             SecretUnreadable: this machine's key for secrets is not the one that they were encrypted with.
         """
-        return self._store.webhook_secrets(key_id, _new_webhook_secret)
+        return self._store.webhook_secrets(key_id, new_secret)
 
     def rotate_webhook_secret(self, key_id: str) -> tuple[Secret, ...]:
         """Give a key another secret for its webhooks; the old one signs too for a day, an even older one ends at once.
@@ -119,7 +116,7 @@ class Keys:
         Raises:
             KeyNotFound: there is no key of that id, or it was revoked.
         """
-        return self._store.replace_webhook_secret(key_id, _new_webhook_secret())
+        return self._store.replace_webhook_secret(key_id, new_secret())
 
     def all(self) -> list[ApiKey]:
         return self._store.all_keys()
@@ -162,10 +159,6 @@ class Keys:
 
 def _new_secret() -> str:
     return PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARS))
-
-
-def _new_webhook_secret() -> str:
-    return WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(_WEBHOOK_BYTES)).decode()
 
 
 def _digest(secret: str) -> str:

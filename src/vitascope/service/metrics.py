@@ -43,6 +43,7 @@ class _Queue(Collector):
             if status.is_terminal:
                 total.add_metric([status.value], stats.total.get(status, 0))
         yield total
+        backlog = self._service.webhook_backlog()
         gauges = {
             "vitascope_jobs_running": ("Jobs that are being made.", sum(stats.running.values())),
             "vitascope_queue_oldest_age_seconds": (
@@ -52,6 +53,11 @@ class _Queue(Collector):
             "vitascope_files_overdue": (
                 "Jobs whose files expired more than a minute ago and are still to be removed.",
                 self._service.count_overdue(),
+            ),
+            "vitascope_webhooks_pending": ("Webhooks that are still to be delivered.", backlog.num_pending),
+            "vitascope_webhooks_oldest_age_seconds": (
+                "How long the oldest of them has been tried.",
+                backlog.oldest_seconds,
             ),
             "vitascope_workers_live": ("Workers that were seen lately.", self._service.live_workers()),
         }

@@ -41,6 +41,7 @@ from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
+from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -51,6 +52,7 @@ from .inputs import NOTHING, Sent
 from .keys import Keys
 from .links import PURPOSE, Links
 from .outlook import Outlook
+from .webhooks import Webhooks
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
@@ -162,6 +164,7 @@ class Service:
         self._worker_silence_seconds = worker_silence_seconds
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
+        self.webhooks = Webhooks(store, outbound)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -260,6 +263,15 @@ class Service:
             IdempotencyConflict: the request's name was another request's.
         """
         return self._store.made_before(once, key_id=caller.key_id)
+
+    async def check_webhook(self, draft: Draft) -> None:
+        """Find out whether the draft's webhook may be called, while its client can still be told.
+
+        Raises:
+            InvalidParameter: it may not, or its host has no address.
+        """
+        if draft.request.webhook is not None:
+            await self.webhooks.check(draft.request.webhook.url)
 
     async def fetch_inputs(self, draft: Draft) -> Draft:
         """Fetch what the draft names by URL, so that nothing later depends on that.
@@ -605,6 +617,9 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+    def webhook_backlog(self) -> Backlog:
+        return self._store.webhook_backlog()
 
 
 def _until(job: Job) -> str:

@@ -12,6 +12,7 @@ from vitascope.domain.command import WORKER_STOPPED, CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
+from . import outbox
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
 
@@ -89,7 +90,10 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         # counted from here: what waited for long is kept no shorter, and nothing goes before it is there
         if (seconds := row.request.get("expires_in_seconds")) is not None:
             values["expires_at"] = now + timedelta(seconds=seconds)
-    return note(connection, row, status.value, now, **values)
+    changed = note(connection, row, status.value, now, **values)
+    if status.is_terminal:
+        outbox.write(connection, changed, status, now)
+    return changed
 
 
 def note(connection: sa.Connection, row: Row, kind: str, now: datetime, **values: Any) -> Row:

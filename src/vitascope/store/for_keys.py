@@ -66,7 +66,7 @@ class ForKeys(Base):
         update = sa.update(keys).where(keys.c.id == key_id).values(revoked_at=ended)
         with self._database.write() as connection:
             row = connection.execute(update.returning(keys)).one_or_none()
-            end_secrets(connection, key_id)
+            end_secrets(connection, key_id, self._now())
         return _found(row)
 
     def find_key(self, digest: str) -> ApiKey | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets as random
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -11,15 +12,21 @@ from sqlalchemy.exc import IntegrityError
 from vitascope.domain.errors import KeyNotFound, SecretUnreadable
 from vitascope.domain.secret import OVERLAP, Secret
 
+from . import outbox
 from .base import Base
 from .cipher import Cipher
 from .rows import Row
-from .tables import keys, secrets
+from .tables import endpoints, keys, secrets
+from .tables import outbox as outbox_table
 
 CHECK = "check"
 """Purpose of the one row that holds no secret: by it a machine finds out at its start whether its key is the right one."""
 
 WEBHOOK = "webhook"
+"""What a key's webhooks are signed with; without an owner, those of a server without keys."""
+
+ENDPOINT = "endpoint"
+"""What the messages to one endpoint are signed with."""
 
 
 class ForSecrets(Base):
@@ -63,7 +70,7 @@ class ForSecrets(Base):
         """Return what a key's webhooks are signed with now: the current secret, then perhaps the one before it.
 
         Args:
-            key_id: whose they are.
+            key_id: whose they are; empty for those of a server without keys.
             make: a new secret, for a key that has none yet.
 
         Raises:
@@ -165,9 +172,12 @@ class ForSecrets(Base):
         return Secret(value=value, created_at=row.created_at, expires_at=row.expires_at)
 
 
-def end_secrets(connection: sa.Connection, key_id: str) -> None:
-    """Delete what a key signs with; its deliveries that are still to come are not signed."""
+def end_secrets(connection: sa.Connection, key_id: str, now: datetime) -> None:
+    """Delete what a key signs with, its endpoints' secrets among it; what is still to be delivered is not sent any more."""
     connection.execute(sa.delete(secrets).where(secrets.c.purpose == WEBHOOK, secrets.c.owner == key_id))
+    own = sa.select(endpoints.c.id).where(endpoints.c.key_id == key_id)
+    connection.execute(sa.delete(secrets).where(secrets.c.purpose == ENDPOINT, secrets.c.owner.in_(own)))
+    outbox.end_pending(connection, outbox_table.c.key_id == key_id, outbox.KEY_REVOKED, now)
 
 
 def unreadable(connection: sa.Connection, cipher: Cipher) -> list[SecretUnreadable]:
@@ -183,6 +193,9 @@ def unreadable(connection: sa.Connection, cipher: Cipher) -> list[SecretUnreadab
 
 def _must_be_good(connection: sa.Connection, key_id: str) -> None:
     # held until the transaction ends: a key that is being revoked gets no new secret
+    if not key_id:  # no key's: the one row that is always there stands for the lock
+        connection.execute(sa.select(secrets.c.id).where(secrets.c.purpose == CHECK).with_for_update())
+        return
     good = sa.select(keys.c.id).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
     if connection.execute(good.with_for_update()).first() is None:
         raise KeyNotFound

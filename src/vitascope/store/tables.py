@@ -11,6 +11,7 @@ from sqlalchemy.engine import Dialect
 
 from vitascope.domain.command import CommandStatus
 from vitascope.domain.job import JobStatus
+from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
@@ -267,6 +268,83 @@ secrets = sa.Table(
     sa.Column("expires_at", Instant),
     sa.Index("uq_secrets_current", "purpose", "owner", unique=True, **_current),
     sa.Index(None, "purpose", "owner"),
+)
+
+# receivers that keys have for all their jobs
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("events", _Json, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("disabled_at", Instant),
+    sa.Column("disabled_reason", sa.Text),
+    sa.CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+    sa.Index(None, "key_id"),
+)
+
+_pending: dict[str, Any] = {
+    "sqlite_where": sa.text("status = 'pending'"),
+    "postgresql_where": sa.text("status = 'pending'"),
+}
+
+# messages to receivers, written in the transactions that end jobs: see `outbox`
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    # what receivers see, for ever the same
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("event", sa.String(32), nullable=False),
+    # whose dialect writes the body
+    sa.Column("format", sa.String(32), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    # none in a message that only tries an endpoint out
+    sa.Column("job_id", JobId),
+    sa.Column("endpoint_id", sa.String(64)),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    # messages to the same receiver share it
+    sa.Column("lane", sa.Text, nullable=False),
+    # written before the first attempt, then never again
+    sa.Column("body", sa.LargeBinary),
+    # fencing token: rises with each claim
+    sa.Column("token", sa.Integer, nullable=False, default=0),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    # failed attempts of this round; a replay begins another
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    # by the clock of leases: when it may be taken; of one that is being sent, when its sender counts as dead
+    sa.Column("due_at", Instant),
+    sa.Column("claimed_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.CheckConstraint(_one_of("status", MessageStatus), name="status"),
+    sa.CheckConstraint("(status = 'pending') = (due_at IS NOT NULL)", name="due"),
+    sa.CheckConstraint("(status = 'pending') = (finished_at IS NULL)", name="finished"),
+    sa.Index("ix_outbox_lane_due", "lane", "due_at", **_pending),
+    sa.Index("ix_outbox_due", "due_at", **_pending),
+    sa.Index(None, "finished_at"),
+    sa.Index(None, "key_id", "number"),
+    sa.Index(None, "job_id"),
+    sa.Index(None, "endpoint_id"),
+    sqlite_autoincrement=True,
+)
+
+# the delivery log
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("message_number", _BigId, sa.ForeignKey("outbox.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("ended_at", Instant, nullable=False),
+    sa.Column("is_delivered", sa.Boolean, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("duration_seconds", sa.Float, nullable=False),
 )
 
 # requests that each key has sent in a minute of the clock

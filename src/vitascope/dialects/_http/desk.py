@@ -130,17 +130,20 @@ class Desk:
             base_url: where the client has reached this server (`base_url_of`): links that it gets later begin so.
 
         Raises:
-            InvalidParameter: a picture or video cannot be fetched or read.
+            InvalidParameter: a picture or video cannot be fetched or read, or the webhook may not be called.
             QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
             DiskFull: there is no room for its files.
         """
-        if once is not None and (draft.sent.has_urls or self.service.is_disk_full):
+        is_repeatable = draft.sent.has_urls or draft.request.webhook is not None
+        if once is not None and (is_repeatable or self.service.is_disk_full):
             # looked for before the URL is: it may be good for one time only
             first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
         self.service.check_space()
+        if draft.request.webhook is not None:
+            await self.service.check_webhook(draft)
         if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):

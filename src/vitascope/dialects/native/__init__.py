@@ -17,7 +17,7 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
-from . import events, keys, models, schema
+from . import events, keys, models, schema, webhooks
 from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
@@ -33,6 +33,7 @@ class NativeDialect:
         both.include_router(self._for_clients())
         both.include_router(keys.router())
         both.include_router(models.router())
+        both.include_router(webhooks.router())
         return both
 
     def _for_clients(self) -> APIRouter:

@@ -54,6 +54,8 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "watermark": _watermark(plan),
         "metadata": job.request.metadata,
         "user": job.request.user,
+        "webhook": job.request.webhook and job.request.webhook.url,
+        "track_id": job.request.track_id,
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in plan.choices],
         "seconds_by_stage": details.get("seconds") or {},
         "created_at": _instant(job.created_at),

@@ -18,6 +18,7 @@ from vitascope.domain.request import (
     Watermark,
     num_frames_for,
 )
+from vitascope.domain.webhook import Webhook
 from vitascope.domain.windows import MAX_SHOTS
 from vitascope.service import Sent
 
@@ -49,6 +50,8 @@ PARAMETERS = (
     "expires_in_seconds",
     "metadata",
     "user",
+    "webhook",
+    "track_id",
 )
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
@@ -97,8 +100,28 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         expires_in_seconds=fields.integer("expires_in_seconds"),
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
+        webhook=_webhook(fields),
+        track_id=fields.text("track_id", max_chars=MAX_NAME_CHARS) or None,
     )
     return request, replace(_sent(fields), watermark=mark_image)
+
+
+def _webhook(fields: Fields) -> Webhook | None:
+    """A URL, or an object with `url`; where it may lead is looked at when the job is made."""
+    value = fields.raw("webhook")
+    if isinstance(value, str) and value.lstrip()[:1] != "{":
+        url = fields.text("webhook")
+    else:
+        inner = Fields(fields.mapping("webhook"))
+        try:
+            inner.check_names(("url",))
+            url = inner.text("url")
+        except InvalidParameter as error:
+            name = f"webhook.{error.parameter}"
+            raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+        if value and url is None:
+            raise InvalidParameter("webhook", "given", "it must be a URL, or an object with `url`")
+    return Webhook(url) if url else None
 
 
 def _sent(fields: Fields) -> Sent:

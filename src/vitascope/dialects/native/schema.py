@@ -121,6 +121,8 @@ class Job(BaseModel):
     watermark: Watermark | None
     metadata: dict[str, Any]
     user: str | None
+    webhook: str | None
+    track_id: str | int | None
     choices: list[Choice]
     seconds_by_stage: dict[str, float]
     created_at: datetime
@@ -351,6 +353,73 @@ class WebhookSecrets(BaseModel):
     secrets: list[WebhookSecret]
 
 
+class Endpoint(BaseModel):
+    """A receiver of all that happens to a key's jobs."""
+
+    id: str
+    url: str
+    events: list[Literal["video.completed", "video.failed"]]
+    created_at: datetime
+    #: Set once it has answered 410 (Gone).
+    disabled_at: datetime | None
+    disabled_reason: str | None
+
+
+class NewEndpoint(Endpoint):
+    """An endpoint with what its messages are signed with."""
+
+    secret: str
+
+
+class EndpointList(BaseModel):
+    """The key's endpoints, oldest first."""
+
+    endpoints: list[Endpoint]
+
+
+class EndpointSecrets(BaseModel):
+    """The secrets that are good now, the current one first."""
+
+    endpoint_id: str
+    secrets: list[WebhookSecret]
+
+
+class Attempt(BaseModel):
+    """What came of sending a webhook once."""
+
+    number: int
+    ended_at: datetime
+    #: Of HTTP; null if there was no answer.
+    status: int | None
+    #: Empty after success.
+    reason: str
+    duration_ms: int
+
+
+class Delivery(BaseModel):
+    """A webhook, and what became of it."""
+
+    id: str
+    status: Literal["pending", "delivered", "failed"]
+    event: Literal["video.completed", "video.failed", "webhook.test"]
+    format: str
+    url: str
+    job_id: str | None
+    endpoint_id: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+    reason: str
+    attempts: list[Attempt]
+
+
+class DeliveryPage(BaseModel):
+    """Some webhooks, by age."""
+
+    deliveries: list[Delivery]
+    has_more: bool
+
+
 class ErrorDetail(BaseModel):
     """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
 
@@ -425,6 +494,11 @@ _FIELDS = {
     ),
     "metadata": _field({"anyOf": [{"type": "object"}, _TEXT]}, "Given back unchanged."),
     "user": _field({**_TEXT, "maxLength": 255}, "Given back unchanged."),
+    "webhook": _field(
+        {"anyOf": [_TEXT, {"type": "object", "properties": {"url": _TEXT}}]},
+        "URL that is told when the job has ended, or an object with `url`.",
+    ),
+    "track_id": _field({**_TEXT, "maxLength": 255}, "Your own name for the job; webhooks have it too."),
 }
 
 
@@ -496,6 +570,29 @@ CREATE_KEY: dict[str, Any] = {
     }
 }
 
+_ENDPOINT_FIELDS = {
+    "url": _field(_TEXT, "An http or https URL."),
+    "events": _field(
+        {"type": "array", "items": {"enum": ["video.completed", "video.failed"]}},
+        "What it is told; by default all.",
+    ),
+}
+ADD_ENDPOINT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["url"],
+                    "properties": _ENDPOINT_FIELDS,
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "worker": _field(_TEXT, "Id of the only worker that shall do it; by default all do."),
     "repair": _field({"type": "boolean"}, "Read what is there, and fetch again what is not right."),
@@ -541,6 +638,20 @@ PAGE: dict[str, Any] = {
             "schema": _TEXT,
             "description": "Only jobs of these, joined by commas.",
         },
+    ]
+}
+
+DELIVERY_PAGE: dict[str, Any] = {
+    "parameters": [
+        *(parameter for parameter in PAGE["parameters"] if parameter["name"] in ("limit", "order")),
+        {"name": "after", "in": "query", "schema": _TEXT, "description": "Id of the last delivery seen."},
+        {
+            "name": "status",
+            "in": "query",
+            "schema": {**_TEXT, "enum": ["pending", "delivered", "failed"]},
+        },
+        {"name": "job", "in": "query", "schema": _TEXT, "description": "Only about the job of this id."},
+        {"name": "endpoint", "in": "query", "schema": _TEXT, "description": "Only to this endpoint."},
     ]
 }
 

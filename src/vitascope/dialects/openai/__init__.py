@@ -17,9 +17,9 @@ from vitascope.service import Draft, Sent, Service
 
 from . import schema
 from .create import Order, to_order
-from .video import PREFIX, envelope, error_response, video_object, video_response
+from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
-__all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range"]
+__all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
 
 
 class OpenAIDialect:

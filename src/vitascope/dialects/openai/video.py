@@ -16,6 +16,7 @@ from vitascope.domain.errors import (
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.webhook import EventType
 
 PREFIX = "video_"
 
@@ -60,6 +61,25 @@ def video_object(job: Job) -> dict[str, Any]:
 def _expires_at(job: Job) -> int | None:
     """The vendor's is about the file that can be downloaded: without one there is none."""
     return int(job.expires_at.timestamp()) if job.video is not None and job.expires_at is not None else None
+
+
+def webhook_body(event: EventType, job: Job) -> dict[str, Any]:
+    """Tell that a job has ended, and no more than whose: the receiver asks for the rest.
+
+    The vendor's own form; `timestamp` and `track_id` are ours, the first as Standard Webhooks asks for it.
+    """
+    assert job.finished_at is not None
+    data: dict[str, Any] = {"id": PREFIX + job.id}
+    if job.request.track_id is not None:
+        data["track_id"] = job.request.track_id
+    return {
+        "id": f"evt_{job.id}",
+        "object": "event",
+        "created_at": int(job.finished_at.timestamp()),
+        "type": event.value,
+        "timestamp": job.finished_at.isoformat(),
+        "data": data,
+    }
 
 
 def _job_error(job: Job) -> dict[str, str] | None:
