@@ -50,7 +50,7 @@ from . import ids, inputs
 from .commands import Commands
 from .inputs import NOTHING, Sent
 from .keys import Keys
-from .links import PURPOSE, Links
+from .links import PURPOSE, Link, Links
 from .outlook import Outlook
 from .webhooks import Webhooks
 
@@ -574,6 +574,16 @@ class Service:
         return StoredVideo(
             job.video, found.num_bytes, found.written_at, f".{key.rpartition('.')[2]}", url, read, left
         )
+
+    def link_for(self, job: Job, base_url: str = "", output: int = 0) -> Link:
+        """Make an address from which anyone can fetch a job's file for a while, an absolute one where a host is known.
+
+        Args:
+            job: whose file; it need not be there yet.
+            base_url: where a client has reached this server now, for a job that was not made over HTTP.
+            output: which of the job's files.
+        """
+        return self.links.make(job, base_url, output)
 
     def linked(self, token: str) -> Job:
         """Return the job whose file a signed link leads to, whoever has the link.

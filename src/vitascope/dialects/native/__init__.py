@@ -182,7 +182,7 @@ class NativeDialect:
 
 async def _job_object(request: Request, job: Job) -> dict[str, Any]:
     desk = _http.desk_of(request)
-    link = None if job.video is None else desk.service.links.make(job, _http.base_url_of(request))
+    link = None if job.video is None else desk.service.link_for(job, _http.base_url_of(request))
     return job_object(job, await desk.expectation(job), link)
 
 
