@@ -55,7 +55,6 @@ from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
 if TYPE_CHECKING:
     from .media.certificate import Credentials
-    from .worker.produce import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -174,13 +173,7 @@ def open_credentials(settings: Settings) -> Credentials | None:
         return None
     from .media import certificate  # only now: it takes 20 ms
 
-    if wanted.certificate is None and wanted.key is None:
-        _make_home(settings)
-        return certificate.local_credentials(settings.certificate_file)
-    if wanted.certificate is None or wanted.key is None:
-        missing = "certificate" if wanted.certificate is None else "key"
-        raise SettingsError(f"setting `provenance.{missing}` is missing: certificate and key belong together")
-    return certificate.own_credentials(wanted.certificate, wanted.key)
+    return certificate.open_credentials(wanted.certificate, wanted.key, settings.certificate_file)
 
 
 def known_certificates(settings: Settings) -> str:
@@ -194,17 +187,6 @@ def known_certificates(settings: Settings) -> str:
         return ""
     credentials = open_credentials(settings)
     return "" if credentials is None else credentials.certificates
-
-
-def open_marks(settings: Settings) -> Marks:
-    """Gather what this machine marks files with.
-
-    Raises:
-        SettingsError: files cannot be signed.
-    """
-    from .worker.produce import Marks
-
-    return Marks(open_credentials(settings), settings.provenance.include_prompt, settings.watermark.image)
 
 
 def check_marks(settings: Settings) -> None:

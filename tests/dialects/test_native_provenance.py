@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vitascope import app
+from vitascope.cli._marks import open_marks
 from vitascope.domain.plan import Plan
 from vitascope.domain.video import Video
 from vitascope.engine.fake import FakeEngine
@@ -47,7 +48,7 @@ def make(server: Any) -> None:
     spec = app.open_catalog(server.settings).resolve(plan.model)
     out = server.folder / f"made.{plan.format}"
     key = f"videos/{lease.job.id}.{plan.format}"
-    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", app.open_marks(server.settings))
+    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", open_marks(server.settings))
     assert isinstance(product, Product)
     assert isinstance(product.video, Video)
     server.files.put(out, key)

@@ -155,11 +155,12 @@ def _produce(
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
-        from vitascope import app
         from vitascope.engine import open_engine
         from vitascope.worker.produce import Product, produce
 
-        marks = app.open_marks(settings)
+        from ._marks import open_marks
+
+        marks = open_marks(settings)
 
         engine = open_engine(
             settings.engine.kind,

@@ -42,9 +42,10 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     """Run the engine for a worker; started by the worker only."""
-    from vitascope import app
     from vitascope.engine import open_engine
     from vitascope.worker import child
+
+    from ._marks import open_marks
 
     settings = settings_module.load()
     configure_logging(settings.log_level)
@@ -69,5 +70,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         catalog.resolve,
         nice=settings.worker.nice,
         between=settings.worker.frame_interpolation,
-        marks=app.open_marks(settings),
+        marks=open_marks(settings),
     )

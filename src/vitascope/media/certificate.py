@@ -61,6 +61,20 @@ class Credentials:
         return _name(x509.load_pem_x509_certificates(self.certificates.encode())[0])
 
 
+def open_credentials(certificate: Path | None, key: Path | None, local: Path) -> Credentials:
+    """Read the operator's own chain where one is set, else the one in the file `local`, which is made if it is not there.
+
+    Raises:
+        SettingsError: it cannot be read or made, or cannot sign.
+    """
+    if certificate is None and key is None:
+        return local_credentials(local)
+    if certificate is None or key is None:
+        missing = "certificate" if certificate is None else "key"
+        raise SettingsError(f"setting `provenance.{missing}` is missing: certificate and key belong together")
+    return own_credentials(certificate, key)
+
+
 def local_credentials(path: Path) -> Credentials:
     """Read the chain in a file; make it if there is none. Of several processes that try at once all get the same.
 
@@ -69,6 +83,7 @@ def local_credentials(path: Path) -> Credentials:
     """
     try:
         if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             _make_once(path, _new_chain())
         with path.open("rb") as file:
             is_open = bool(os.fstat(file.fileno()).st_mode & stat.S_IRWXO)
