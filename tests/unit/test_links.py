@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,8 @@ def test_keys_are_the_deployments_and_no_others(tmp_path: Path) -> None:
         keyless.derived_keys("a")
     for store in (*opened, other, keyless):
         store.close()
+
+
+def test_a_link_ends_with_its_file(job: Job, clock: Any) -> None:
+    kept = replace(job, expires_at=clock() + timedelta(minutes=5))
+    assert links(clock).make(kept).expires_at == (clock() + timedelta(minutes=5)).replace(microsecond=0)

@@ -92,6 +92,8 @@ class Links:
         grain = max(1, int(self._lifetime_seconds / GRAINS))
         end = int(self._clock().timestamp() + self._lifetime_seconds)
         end = -(-end // grain) * grain
+        if job.expires_at is not None:  # no link promises more than there is
+            end = min(end, int(job.expires_at.timestamp()))
         suffix = job.plan.format if job.video is None else job.video.key.rpartition(".")[2]
         told = f"{job.id}.{output}.{end}"
         token = f"{told}.{_mac(self._keys[0], told, suffix)}.{suffix}"
