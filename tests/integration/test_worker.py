@@ -355,10 +355,10 @@ class TestStoreAway:
 
 
 def test_a_long_writing_is_no_hang_and_can_be_cancelled(bench: Bench) -> None:
-    asked = {"width": 1280, "height": 1280, "num_frames": 120, "fps": 24, "num_inference_steps": 1}
+    asked = {"width": 1280, "height": 1280, "num_frames": 240, "fps": 24, "num_inference_steps": 1}
     job = bench.submit(**asked)
     following = bench.submit(num_inference_steps=1)
-    bench.start_worker(hang_seconds=3.0)
+    bench.start_worker(hang_seconds=6.0)
     bench.wait(job, lambda found: found.stage == "write_video" and found.progress > 96)
     bench.store.request_cancel(job.id)
     assert bench.ended(job).status is JobStatus.CANCELLED
