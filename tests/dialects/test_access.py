@@ -248,8 +248,8 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
     webhooks = {"endpoint_id", "delivery_id"}  # of those: test_webhooks.py
-    assert named == {"job_id", "video_id", "key_id"} | webhooks, (
-        "an id of another kind needs its part of this test"
+    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id"} | webhooks, (
+        "another kind needs its part of this test"
     )
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
     assert len(routes) >= 9
@@ -457,9 +457,11 @@ def test_anothers_webhook_secret_is_an_unknown_one(closed: Closed) -> None:
         assert next(iter(answers))[0] == 404
 
 
-def test_without_keys_there_is_no_webhook_secret(serve: Callable[..., Any]) -> None:
-    answer = serve().client.get("/api/v1/keys/self/webhook-secret")
-    assert code_of(answer) == (404, "key_not_found")
+def test_without_keys_the_deployment_has_a_webhook_secret(serve: Callable[..., Any]) -> None:
+    client = serve().client
+    (secret,) = client.get("/api/v1/keys/self/webhook-secret").json()["secrets"]
+    rotated = client.post("/api/v1/keys/self/webhook-secret/rotate").json()["secrets"]
+    assert [one["secret"] == secret["secret"] for one in rotated] == [False, True]
 
 
 @pytest.mark.parametrize(
