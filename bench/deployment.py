@@ -130,10 +130,11 @@ class Deployment:
                 member.process.wait()
         return problems + self._end_orphans()
 
-    def run_worker_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Run a worker alone until the condition is true or the time is over."""
-        worker = self._member("worker", None)
-        self.members = [worker]
+    def run_until(
+        self, name: Literal["web", "worker"], condition: Callable[[], bool], seconds: float
+    ) -> None:
+        """Run a web process or a worker alone until the condition is true or the time is over."""
+        self.members = [self._member(name, self.ports[0] if name == "web" else None)]
         self.tend()
         deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 import postgres as postgres_server
+import seaweed
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.store import Store
 from vitascope.store.tables import metadata
@@ -23,7 +24,7 @@ def _scrubbed_environment() -> Iterator[None]:
     """Hide the developer's settings; for the whole session, as servers of several tests start before any one test."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith("VITASCOPE_") or name == "DATABASE_URL":
+            if name.startswith(("VITASCOPE_", "AWS_")) or name == "DATABASE_URL":
                 patch.delenv(name)
         yield
 
@@ -33,6 +34,13 @@ def _heeded_interrupts() -> None:
     """Let started commands heed Ctrl-C: a test run in the background of a shell would hand them down its ignoring."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[seaweed.Server]:
+    """An S3 server for tests that do not stop it."""
+    with seaweed.running() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

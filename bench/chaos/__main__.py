@@ -35,6 +35,7 @@ def main() -> int:
         workers=options.workers,
         webs=options.webs,
         database_restarts=options.database_restarts,
+        expire_seconds=options.expire_seconds,
     )
     findings = Findings()
     with scratch_folder("chaos") as folder, contextlib.ExitStack() as stack:
@@ -75,6 +76,7 @@ def _options() -> argparse.Namespace:
         default=0,
         help="pull the PostgreSQL server's plug so often, 2 s each",
     )
+    add("--expire-seconds", type=int, help="keep files so long after their job's end, 60 or more")
     add("--lease-seconds", type=float, default=2.0)
     add("--pause", type=float, default=0.7, help="mean seconds between two kills")
     add("--workers", type=int, default=3, help="beside the one of `serve`")

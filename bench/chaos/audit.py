@@ -103,6 +103,13 @@ def files_left_over(url: str, home: Path) -> list[Path]:
     return [home / "files" / key for key in sorted(_files_there(home) - wanted)]
 
 
+def files_kept(url: str) -> list[str]:
+    """Find jobs whose files will go, or should have, and are not known to be gone."""
+    is_kept = jobs.c.expires_at.is_not(None) & jobs.c.expired_at.is_(None)
+    with closing(connect(url)) as database, database.read() as connection:
+        return list(connection.scalars(sa.select(jobs.c.id).where(is_kept)))
+
+
 def _files_there(home: Path) -> set[str]:
     files = home / "files"
     there = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
@@ -110,7 +117,7 @@ def _files_there(home: Path) -> set[str]:
 
 
 def _files_wanted(rows: Sequence[Row]) -> set[str]:
-    kept = [row for row in rows if row.deleted_at is None]
+    kept = [row for row in rows if row.deleted_at is None and row.expired_at is None]
     videos = {row.video["key"] for row in kept if row.video is not None}
     return videos | {row.request["image"] for row in kept if row.request.get("image")}
 
@@ -132,6 +139,7 @@ def _count(
         findings.count(f"jobs with {row.attempt} attempts")
         if row.error_code is not None:
             findings.count(f"jobs failed as {row.error_code}")
+    findings.count("jobs whose files have expired", sum(row.expired_at is not None for row in rows.values()))
     findings.count("jobs stored but not acknowledged", len(set(rows) - set(records)))
     kinds = Counter(event.kind for history in histories.values() for event in history)
     findings.count("attempts begun", kinds["running"])

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bench.client import Answer, Pool, ServerEvent, Unreachable
@@ -191,6 +192,13 @@ class Clients:
             return
         path = record.path + "/content"
         answer = await self.ask("GET", path)
+        if (answer.status, _code(answer)) == (404, "video_expired"):
+            self.findings.count("files told as expired")
+            if not job["expires_at"] or datetime.fromisoformat(job["expires_at"]) > datetime.now(UTC):
+                self.findings.break_promise(
+                    "files missing or not as stated", f"GET {path}: expired too early"
+                )
+            return
         sha256 = hashlib.sha256(answer.body).hexdigest()
         if (answer.status, sha256) != (200, job["video"]["sha256"]):
             text = f"GET {path}: {answer.status}, {len(answer.body)} bytes"
@@ -275,3 +283,7 @@ class Clients:
             return False
         await asyncio.sleep(RETRY_SECONDS)
         return True
+
+
+def _code(answer: Answer) -> object:
+    return answer.json()["error"]["code"] if answer.status == 404 else None

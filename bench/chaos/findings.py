@@ -19,6 +19,7 @@ PROMISES = (
     "jobs with more attempts than allowed",
     "files missing or not as stated",
     "files left over",
+    "files kept for too long",
     "streams with loss or repetition",
     "answers that contradict each other",
     "server errors",

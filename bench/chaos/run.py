@@ -17,9 +17,10 @@ from pathlib import Path
 from bench.client import Unreachable
 from bench.deployment import Deployment
 from tests.postgres import Server
+from vitascope.store.for_expiry import GRACE, TRY_AGAIN
 
 from . import requests
-from .audit import audit, files_left_over
+from .audit import audit, files_kept, files_left_over
 from .clients import Clients, Record
 from .findings import Findings
 from .killer import Killer
@@ -58,6 +59,8 @@ class Plan:
     workers: int
     webs: int
     database_restarts: int
+    #: Files go so long after their job's end; None keeps them.
+    expire_seconds: int | None = None
 
 
 class Run:
@@ -85,6 +88,8 @@ class Run:
             "VITASCOPE_ENGINE__KIND": "fake",
             "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": str(STEP_SECONDS),
         }
+        if plan.expire_seconds is not None:
+            settings["VITASCOPE_STORAGE__EXPIRE_SECONDS"] = str(plan.expire_seconds)
         self._deployment = Deployment(folder, settings, num_webs=plan.webs, num_workers=plan.workers)
         self._clients = Clients(self._deployment.ports, findings, self._rng("clients"))
         self._killer = Killer(self._deployment, findings, self._rng("kills"), plan.pause_seconds)
@@ -111,6 +116,9 @@ class Run:
             problems = await asyncio.to_thread(self._deployment.stop)
         for problem in problems:
             self._findings.break_promise("processes left over", problem)
+        if self._plan.expire_seconds is not None:
+            self._say("waiting until all files have expired")
+            await asyncio.to_thread(self._let_expire, self._plan.expire_seconds)
         await asyncio.to_thread(self._let_sweep)
         self._findings.facts = {
             "kills": self._killer.kills,
@@ -243,6 +251,13 @@ class Run:
             for _ in range(SUBMITTERS):
                 group.create_task(self._look_at_all(waiting))
 
+    def _let_expire(self, seconds: int) -> None:
+        """Give a web process the time to remove all files: what the last kills have interrupted is begun anew, too."""
+        until = seconds + (GRACE + TRY_AGAIN).total_seconds() + START_SECONDS
+        self._deployment.run_until("web", lambda: not files_kept(self._url), until)
+        for job_id in files_kept(self._url):
+            self._findings.break_promise("files kept for too long", job_id)
+
     def _let_sweep(self) -> None:
         """Give a worker the time to remove what kills have left in the storage: it does so when a file is an hour old."""
         left = files_left_over(self._url, self._home)
@@ -251,7 +266,9 @@ class Run:
         for path in left:
             os.utime(path, (long_ago, long_ago))
         if left:
-            self._deployment.run_worker_until(lambda: not any(path.exists() for path in left), START_SECONDS)
+            self._deployment.run_until(
+                "worker", lambda: not any(path.exists() for path in left), START_SECONDS
+            )
 
     async def _is_ready(self) -> bool:
         with contextlib.suppress(Unreachable):

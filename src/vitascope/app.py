@@ -15,12 +15,13 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -29,21 +30,32 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from . import __version__
+from . import __version__, media
 from .catalog import Catalog
 from .dialects import _http, native, openai
-from .domain.errors import SecretUnreadable, SettingsError, UrlRefused
+from .domain.errors import (
+    SecretUnreadable,
+    SettingsError,
+    StorageError,
+    StorageUnavailable,
+    UnreadableImage,
+    UrlRefused,
+)
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Service, metrics
+from .service import Expiry, Service, metrics
 from .service.webhooks import SWITCHED_OFF
-from .settings import Settings, to_environment
-from .storage import LocalStorage
+from .settings import STORAGE_SECRETS, Settings, to_environment
+from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+
+if TYPE_CHECKING:
+    from .media.certificate import Credentials
+    from .worker.produce import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +93,55 @@ def cipher_of(settings: Settings) -> Cipher:
     return Cipher(settings.secrets.keys, settings.key_file)
 
 
-def open_storage(settings: Settings) -> LocalStorage:
-    """Open the place of inputs and videos.
+def open_storage(settings: Settings) -> Storage:
+    """Open the place of inputs and videos. Asks nothing of an object storage; `check_storage` does.
 
     Raises:
-        SettingsError: the data folder cannot be written.
+        SettingsError: the data folder cannot be written, or object storage is not installed.
     """
     _make_home(settings)
-    return LocalStorage(settings.files_folder)
+    if settings.storage.kind == "local":
+        return LocalStorage(settings.files_folder)
+    return _bucket_of(settings)
+
+
+def _bucket_of(settings: Settings) -> S3Storage:
+    chosen = settings.storage
+    secret = chosen.secret_access_key
+    return S3Storage(
+        chosen.bucket,
+        chosen.prefix,
+        endpoint=chosen.endpoint_url,
+        region=chosen.region_name,
+        path_style=chosen.is_path_style,
+        access_key_id=chosen.access_key_id,
+        secret_access_key=None if secret is None else secret.get_secret_value(),
+    )
+
+
+def check_storage(settings: Settings) -> str | None:
+    """Find out before anything starts whether an object storage takes, gives and deletes files.
+
+    Returns:
+        Why it is away, if it does not answer now: jobs wait for it. None if all is well.
+
+    Raises:
+        SettingsError: it refuses the credentials, there is no such bucket, or it may not be read or written.
+    """
+    if settings.storage.kind == "local":
+        return None
+    try:
+        _bucket_of(settings).check()
+    except StorageUnavailable as error:
+        return f"{error.message} ({error.hint}): jobs wait for it"
+    except StorageError as error:
+        raise SettingsError(error.message, hint=error.hint) from None
+    return None
+
+
+def _check_storage_and_tell(settings: Settings) -> None:
+    if (problem := check_storage(settings)) is not None:
+        logger.warning(problem)
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -110,6 +163,72 @@ def open_outbound(settings: Settings) -> Outbound | None:
     return Outbound(allow, seconds=settings.outbound.max_seconds) if settings.outbound.enabled else None
 
 
+def open_credentials(settings: Settings) -> Credentials | None:
+    """Read what files are signed with, and make it if there is none yet; None if they are not signed.
+
+    Raises:
+        SettingsError: it cannot be read or made, or cannot sign.
+    """
+    wanted = settings.provenance
+    if not wanted.enabled:
+        return None
+    from .media import certificate  # only now: it takes 20 ms
+
+    if wanted.certificate is None and wanted.key is None:
+        _make_home(settings)
+        return certificate.local_credentials(settings.certificate_file)
+    if wanted.certificate is None or wanted.key is None:
+        missing = "certificate" if wanted.certificate is None else "key"
+        raise SettingsError(f"setting `provenance.{missing}` is missing: certificate and key belong together")
+    return certificate.own_credentials(wanted.certificate, wanted.key)
+
+
+def known_certificates(settings: Settings) -> str:
+    """Return the chain that this machine's files are signed with, as PEM; empty if there is none. Makes none.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    own = settings.provenance.certificate is not None
+    if not settings.provenance.enabled or not (own or settings.certificate_file.exists()):
+        return ""
+    credentials = open_credentials(settings)
+    return "" if credentials is None else credentials.certificates
+
+
+def open_marks(settings: Settings) -> Marks:
+    """Gather what this machine marks files with.
+
+    Raises:
+        SettingsError: files cannot be signed.
+    """
+    from .worker.produce import Marks
+
+    return Marks(open_credentials(settings), settings.provenance.include_prompt, settings.watermark.image)
+
+
+def check_marks(settings: Settings) -> None:
+    """Find out before anything starts whether files can be signed and marked. Makes the certificate at the first start.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    _ = settings.mark_rules
+    credentials = open_credentials(settings)
+    if credentials is not None and settings.provenance.certificate is not None:
+        from .media import provenance
+
+        provenance.check(credentials)
+    if settings.watermark.image is not None:
+        try:
+            media.read_overlay(settings.watermark.image)
+        except UnreadableImage as error:
+            message = (
+                f"setting `watermark.image`: `{settings.watermark.image}` cannot be used: {error.message}"
+            )
+            raise SettingsError(message, hint=error.hint) from None
+
+
 def _make_home(settings: Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -122,38 +241,54 @@ def create_web_app(settings: Settings) -> FastAPI:
     """Make the web app. Its store is opened when it starts, and closed when it ends.
 
     Raises:
-        SettingsError: a card or an allowed host cannot be read.
+        SettingsError: a card, an allowed host or the certificate cannot be read.
     """
     catalog = open_catalog(settings)
     outbound = open_outbound(settings)
+    marks = settings.mark_rules
+    credentials = open_credentials(settings)
+    certificates = "" if credentials is None else credentials.certificates
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
-        store = open_store(settings)
+        store, files = open_store(settings), open_storage(settings)
         service = Service(
             store,
             catalog,
-            open_storage(settings),
+            files,
             max_queued=settings.store.max_queued,
             max_queued_per_key=settings.store.max_queued_per_key,
             worker_silence_seconds=SILENCE_LEASES * settings.worker.lease_seconds,
             outbound=outbound,
             max_fetched_bytes=settings.outbound.max_bytes,
             unknown_model_falls_back=settings.server.unknown_model_falls_back,
+            sends_to_storage=settings.storage.content == "redirect",
+            public_url=settings.server.public_url,
+            link_seconds=settings.storage.link_seconds,
+            marks=marks,
+            certificates=certificates,
+            expire_seconds=settings.storage.expire_seconds,
+            space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
+        await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
+        expiry = Expiry(store, files)
+        expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
+        expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)
         sender = asyncio.create_task(deliverer.run())
         try:
             yield {"desk": desk}
         finally:
+            expiry.stop()
             desk.tail.close()
             deliverer.close()
             await reader
             await sender
             await desk.close()
+            await asyncio.to_thread(expiring.join)
             store.close()
 
     app = FastAPI(
@@ -185,6 +320,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
+    app.include_router(_links())
     app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect().router())
     return app
@@ -256,6 +392,35 @@ def _operations() -> APIRouter:
     return router
 
 
+def _links() -> APIRouter:
+    """Files by signed links: who has one needs no key."""
+    router = APIRouter(tags=["Files"], route_class=_http.route_class(openai.error_response, is_public=True))
+
+    async def linked_file(token: str, request: Request) -> Response:
+        """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
+        desk = _http.desk_of(request)
+        job = await desk.read(desk.service.linked, token)
+        stored = await desk.open_video(job)
+        return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
+
+    responses: dict[int | str, dict[str, Any]] = {
+        206: {"description": "The part that was asked for."},
+        302: {
+            "description": "Where the file is, if this server has clients fetch files from the storage itself."
+        },
+        304: {"description": "Unchanged."},
+        "4XX": {
+            "description": "The link is not valid (404), or not any more; or the range is not (400, 416)."
+        },
+        "5XX": {"description": "The storage does not answer (503), or has lost the file."},
+    }
+    router.add_api_route(
+        "/files/{token}", linked_file, methods=["GET"], response_class=Response, responses=responses
+    )
+    router.add_api_route("/files/{token}", linked_file, methods=["HEAD"], include_in_schema=False)
+    return router
+
+
 def check_address(settings: Settings) -> None:
     """Find out before anything starts whether the address can be listened on.
 
@@ -307,8 +472,12 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     Raises:
         SettingsError: the data folder or the database cannot be used.
     """
+    open_credentials(
+        settings
+    )  # what is wrong with it shows here, not in an engine that is started again and again
     environment = to_environment(settings)
-    environment.pop("VITASCOPE_SECRETS__KEY", None)  # an engine has no use for it
+    for name in ("VITASCOPE_SECRETS__KEY", *STORAGE_SECRETS):
+        environment.pop(name, None)  # an engine has no use for it
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
@@ -323,7 +492,10 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         max_attempts=settings.worker.max_attempts,
         hang_seconds=settings.worker.hang_seconds,
         drain_seconds=settings.worker.drain_seconds,
+        patience_seconds=settings.storage.patience_seconds,
+        min_free_bytes=settings.storage.min_free_bytes,
     )
+    _check_storage_and_tell(settings)
     store = open_store(settings)
     try:
         yield Worker(
@@ -352,6 +524,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
     with closing(open_store(settings)) as store:
         check_host(settings, store)
         check_secrets(store)
+    _check_storage_and_tell(settings)
     listener = _listen(settings.server.host, settings.server.port)
     config = uvicorn.Config(
         app,

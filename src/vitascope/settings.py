@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,7 +31,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .domain.errors import SettingsError
+from .domain.errors import InvalidParameter, SettingsError
+from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
+from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
 
 CONFIG_FILE = "vitascope.toml"
@@ -65,6 +77,97 @@ class StoreSettings(_Section):
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
 
 
+_BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]*))?", re.ASCII)
+
+
+class StorageSettings(_Section):
+    """Where videos and what was sent for them are kept, and for how long."""
+
+    kind: Literal["local", "s3"] = "local"
+    """`local` is the folder `files` of the data folder; `s3` a bucket of any S3-compatible object storage, with `pip install vitascope[s3]`."""
+    url: str | None = None
+    """Bucket, and what is put before each name in it: `s3://BUCKET/PREFIX`."""
+    endpoint: str | None = None
+    """URL of an object storage other than AWS, such as `https://minio.internal:9000`. By default `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else AWS."""
+    region: str | None = None
+    """Region of the bucket. By default `AWS_REGION`, else `AWS_DEFAULT_REGION`, else `us-east-1`."""
+    path_style: bool | None = None
+    """Whether the bucket is in the path of URLs (`https://host/bucket/…`) rather than in the host name. By default wherever an endpoint is set, and not at AWS."""
+    access_key_id: str | None = None
+    """By default what AWS's variables say (`AWS_ACCESS_KEY_ID` and the others), else the machine's or the pod's role."""
+    secret_access_key: SecretStr | None = None
+    """Secret of `access_key_id`. Never in a log, nor in an engine's environment."""
+    content: Literal["proxy", "redirect"] = "proxy"
+    """How clients get videos from S3: through this server, or sent on (302) to the bucket with an address that is good for an hour. Some clients do not follow, and the endpoint must be reachable for them."""
+    link_seconds: Annotated[float, Field(ge=60, le=7 * 86400)] = 86400.0
+    """How long the signed links in replies are good for."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 900.0
+    """How long a finished job waits for an object storage that is away, or refuses the file, before it fails as `storage_error`. Its device waits too: 15 min are less than most videos cost to make again."""
+    expire_seconds: Annotated[int, Field(ge=MIN_EXPIRES_SECONDS, le=MAX_EXPIRES_SECONDS)] | None = None
+    """How long a job's files are kept once it has ended, where its request does not say; of new jobs only. By default for as long as the job."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
+    """Free space of the disk below which no new jobs are taken, and none are begun where files are made. 512 MiB: the videos of a full queue, 1,000 of half a megabyte, still fit, and the database beside them."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> StorageSettings:
+        if self.kind == "local" and self.url is not None:
+            message = "`url` is set, but `kind` is `local`; set it to `s3`"
+            raise ValueError(message)
+        if self.kind == "s3" and _BUCKET_URL.fullmatch(self.url or "") is None:
+            message = f"`url` is {self.url!r}, but with `kind` `s3` it must be of the form s3://BUCKET or s3://BUCKET/PREFIX"
+            raise ValueError(message)
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            message = "`access_key_id` and `secret_access_key` are set together or not at all"
+            raise ValueError(message)
+        if self.endpoint is not None and re.match(r"https?://[^/]", self.endpoint) is None:
+            message = f"`endpoint` is {self.endpoint!r}, but it must begin with https:// or http://"
+            raise ValueError(message)
+        return self
+
+    @property
+    def bucket(self) -> str:
+        return self._place[1]
+
+    @property
+    def prefix(self) -> str:
+        return self._place[2] or ""
+
+    @property
+    def _place(self) -> re.Match[str]:
+        found = _BUCKET_URL.fullmatch(self.url or "")
+        assert found is not None, "it was checked"
+        return found
+
+    @property
+    def endpoint_url(self) -> str | None:
+        return (
+            self.endpoint
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or None
+        )
+
+    @property
+    def region_name(self) -> str:
+        return (
+            self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        )
+
+    @property
+    def is_path_style(self) -> bool:
+        return self.endpoint_url is not None if self.path_style is None else self.path_style
+
+
+#: What of the environment an engine has no use for.
+STORAGE_SECRETS = (
+    "VITASCOPE_STORAGE__ACCESS_KEY_ID",
+    "VITASCOPE_STORAGE__SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
+
+
 class WorkerSettings(_Section):
     """The process that owns a device."""
 
@@ -97,6 +200,8 @@ class EngineSettings(_Section):
     """torch device, such as `cuda:0`; `auto` takes the first of CUDA, XPU, MPS, CPU that works."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
+    slots: Annotated[int, Field(ge=1)] = 4
+    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
 
 
 def _json_list(value: object) -> object:
@@ -149,6 +254,43 @@ class SecretsSettings(_Section):
         return () if self.key is None else parse_keys(self.key.get_secret_value())
 
 
+class ProvenanceSettings(_Section):
+    """What each file says of its origin. See docs/provenance.md."""
+
+    enabled: bool = True
+    """Sign into each file, as C2PA, that it was made by a machine: by which program and model, and when."""
+    certificate: Path | None = None
+    """PEM file of your own certificate chain, the signing one first. By default a chain that is made once, in `provenance.pem` of the data folder."""
+    key: Path | None = None
+    """PEM file of that certificate's private key: ECDSA, Ed25519 or RSA, not encrypted."""
+    include_prompt: bool = False
+    """Sign the prompt into the file too, where whoever gets the file can read it."""
+    optional: bool = False
+    """Let requests leave the statement out with `provenance: false`."""
+
+
+class WatermarkSettings(_Section):
+    """What can be seen on each video whose request brings no watermark of its own."""
+
+    text: str | None = None
+    """Text to draw. By default none."""
+    image: Path | None = None
+    """Picture to draw, instead of text: PNG, JPEG, WebP or GIF, with its transparency. The same path on each machine."""
+    position: Position = "bottom-right"
+    """Where."""
+    opacity: Annotated[float, Field(ge=0.05, le=1)] = 0.5
+    """Up to 1, which is opaque."""
+    always: bool = False
+    """Requests may neither replace it nor leave it out."""
+
+    @property
+    def mark(self) -> Watermark | None:
+        if self.text is None and self.image is None:
+            return None
+        image = None if self.image is None else OPERATORS_IMAGE
+        return Watermark(text=self.text, image=image, position=self.position, opacity=self.opacity)
+
+
 class Settings(BaseSettings):
     """All settings. Values are checked at start, never during a request."""
 
@@ -173,11 +315,14 @@ class Settings(BaseSettings):
     """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     engine: EngineSettings = EngineSettings()
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    watermark: WatermarkSettings = WatermarkSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -202,6 +347,24 @@ class Settings(BaseSettings):
     @property
     def key_file(self) -> Path:
         return self.home / "secrets.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        return self.home / "provenance.pem"
+
+    @property
+    def mark_rules(self) -> MarkRules:
+        """What the operator wants of all files.
+
+        Raises:
+            SettingsError: the watermark cannot be drawn.
+        """
+        mark = self.watermark.mark
+        try:
+            mark = mark and check_watermark(mark)
+        except InvalidParameter as error:
+            raise SettingsError(f"setting {error.message}", hint=error.hint) from None
+        return MarkRules(self.provenance.enabled, self.provenance.optional, mark, self.watermark.always)
 
     @property
     def cards_folder(self) -> Path:

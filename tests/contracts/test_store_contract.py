@@ -78,10 +78,16 @@ class TestCreateAndRead:
         assert store.get("a") == made
         assert (made.status, made.progress, made.stage, made.attempt) == (JobStatus.QUEUED, 0, "", 0)
         assert made.request.metadata == {"a": [1, "ü"]}
+        assert store.get("a").plan is store.get("a").plan, "it is decoded once"
         assert made.plan.model == "small"
         assert made.created_at == clock.now
         assert made.created_at.tzinfo is UTC
         assert kinds(store) == ["queued"]
+
+    def test_long_prompts_do_not_fill_the_memory(self, store: Store, create: Create) -> None:
+        made = create(prompt="a" * 30_000)
+        assert store.get("a") == made
+        assert store.get("a").plan is not store.get("a").plan, "it is not kept"
 
     def test_any_text_is_kept(self, store: Store, create: Create) -> None:
         """What JSON can carry, PostgreSQL's text and UTF-8 cannot all."""
@@ -349,6 +355,24 @@ class TestEvents:
         assert kinds(store, "a") == ["queued", "running", "succeeded"]
         assert kinds(store, "b") == ["queued", "running", "progress"]  # it still runs
 
+    def test_only_the_newest_preview_is_kept_and_it_goes_with_progress(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        create()
+        lease = claimed(store)
+        for index in range(3):
+            store.report(lease, 10 + index, "denoise")
+            store.show(lease, 10 + index, "denoise", f"picture {index}")
+        assert kinds(store) == ["queued", "running", *["progress"] * 3, "preview"]
+        [shown] = [event for event in store.events("a") if event.kind == "preview"]
+        assert (shown.percent, shown.stage, shown.preview) == (12, "denoise", "picture 2")
+        assert shown.sequence == 8, "numbers are never given twice"
+        assert store.get("a").progress == 12
+        store.fail(lease, JobError("x", "y"))
+        clock.advance(301)
+        assert store.prune() == 4
+        assert kinds(store) == ["queued", "running", "failed"]
+
     def test_processes_that_prune_at_once_do_not_disturb_each_other(
         self, open_store: Callable[[], Store], create: Create, clock: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -428,6 +452,7 @@ class TestLeases:
         calls: list[Callable[[Lease], object]] = [
             lambda lease: store.renew(lease, LEASE_SECONDS),
             lambda lease: store.report(lease, 50, "denoise"),
+            lambda lease: store.show(lease, 50, "denoise", "picture"),
             lambda lease: store.succeed(lease, video(), {}),
             lambda lease: store.fail(lease, JobError("x", "y")),
             lambda lease: store.finish_cancelled(lease),

@@ -19,7 +19,7 @@ from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video
 from vitascope.settings import Settings
-from vitascope.storage import LocalStorage
+from vitascope.storage import Storage
 from vitascope.store import Store
 
 CARD = """
@@ -72,7 +72,7 @@ class Server:
     url: str
     settings: Settings
     store: Store
-    files: LocalStorage
+    files: Storage
     client: httpx.Client
     folder: Path
     _stop: threading.Event = field(default_factory=threading.Event)

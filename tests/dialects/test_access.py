@@ -248,7 +248,8 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
     webhooks = {"endpoint_id", "delivery_id"}  # of those: test_webhooks.py
-    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id"} | webhooks, (
+    # models are nobody's own, and a link's token is whoever's has it
+    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id", "token"} | webhooks, (
         "another kind needs its part of this test"
     )
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
@@ -268,6 +269,11 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
         tried = [closed.call(other, method, path.replace("{key_id}", key_id)) for key_id in keys]
         assert len({(answer.status_code, answer.text) for answer in tried}) == 1, f"{method} {path}"
         assert tried[0].status_code in (403, 404)
+    closed.server.store.worker_seen("w")
+    made = closed.call(closed.key(Scope.ADMIN), "POST", "/api/v1/workers/clear-caches").json()["id"]
+    for method, path in routes_with(paths, "{command_id}"):
+        tried = [closed.call(other, method, path.replace("{command_id}", each)) for each in (made, unknown)]
+        assert [answer.status_code for answer in tried] == [403, 403], f"{method} {path} is for operators"
     print(
         f"{len(routes)} routes with ids of jobs, {len(routes_with(paths, '{key_id}'))} with ids of keys: all alike"
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from vitascope.dialects.native import schema
 from vitascope.domain.command import CommandKind
+from vitascope.store.tables import workers
 
 EVERY = frozenset(CommandKind)
 
@@ -91,6 +94,15 @@ def test_a_command_goes_to_all_workers_or_to_one(roomy: Any, kind: str) -> None:
     assert (status, answer["error"]["hint"]) == (400, "did you mean `worker`?")
 
 
+def test_a_body_of_unknown_length_is_read(roomy: Any) -> None:
+    headers = {"content-type": "application/json"}
+    made, status = call(
+        roomy, "POST", "/models/someone/big/load", content=iter([b'{"worker": ', b'"w1"}']), headers=headers
+    )
+    assert (status, [part["worker"] for part in made["workers"]]) == (202, ["w1"])
+    assert call(roomy, "POST", "/models/someone/big/load", content=iter([b""]))[1] == 202
+
+
 def test_how_far_a_command_is_can_be_read(roomy: Any) -> None:
     command, _ = call(roomy, "POST", "/models/someone/big/pull", json={"worker": "w1", "repair": "yes"})
     while (
@@ -152,6 +164,20 @@ def test_without_a_worker_nothing_is_promised(server: Any) -> None:
     answer, status = call(server, "POST", "/models/small/load")
     assert (status, answer["error"]["code"]) == (503, "no_worker")
     assert call(server, "GET", "/commands")[0] == {"commands": []}
+
+
+def test_what_the_only_worker_has_not_done_when_it_dies_has_failed(serve: Callable[..., Any]) -> None:
+    server = serve()
+    server.store.worker_seen("w", "cpu", [])
+    made, _ = call(server, "POST", "/models/pocket/load")
+    path = f"/commands/{made['id']}"
+    assert call(server, "GET", path)[0]["status"] == "queued"
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    with server.store._database.write() as connection:
+        connection.execute(sa.update(workers).values(seen_at=long_ago))
+    shown, _ = call(server, "GET", path)
+    assert (shown["status"], "The worker stopped" in shown["workers"][0]["message"]) == ("failed", True)
+    assert call(server, "GET", "/commands")[0]["commands"] == [shown]
 
 
 def test_operators_only_may_change_anything(serve: Callable[..., Any]) -> None:

@@ -45,6 +45,24 @@ def test_a_stream_tells_each_change_and_ends_with_the_job(server: Any) -> None:
     assert kinds(list(stream)) == ["succeeded"]
 
 
+def test_a_preview_is_a_picture_that_a_page_can_show(server: Any) -> None:
+    asked = {"prompt": "a", "preview_every": 2}
+    answer = server.client.post("/api/v1/jobs", json=asked).json()
+    assert answer["preview_every"] == 2
+    stream = read(server.client, answer["id"])
+    lease = server.claim()
+    assert lease.job.plan.preview_every == 2
+    server.store.report(lease, 40, "denoise")
+    assert [next(stream)["kind"] for _ in range(3)] == ["queued", "running", "progress"]
+    server.store.show(lease, 40, "denoise", "UklGRg==")
+    preview = next(stream)
+    assert (preview["kind"], preview["percent"], preview["stage"]) == ("preview", 40, "denoise")
+    assert preview["preview"] == "data:image/webp;base64,UklGRg=="
+    server.finish(lease)
+    [last] = stream
+    assert (last["kind"], "preview" in last) == ("succeeded", False)
+
+
 def test_a_stream_resumes_without_loss_or_repetition(server: Any) -> None:
     job_id = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"]
     lease = server.claim()
@@ -94,7 +112,8 @@ def test_many_streams_of_many_jobs_are_served_by_one_reader(server: Any) -> None
 
 def test_another_web_process_tells_the_same(server: Any, serve: Callable[..., Any]) -> None:
     job_id = server.client.post("/api/v1/jobs", json={"prompt": "a"}).json()["id"]
-    other = serve(store={"url": server.settings.database_url})
+    key = server.settings.key_file.read_text().strip()  # the same on each machine of a deployment
+    other = serve(store={"url": server.settings.database_url}, secrets={"key": key})
     stream = read(other.client, job_id)
     assert next(stream)["kind"] == "queued"
     server.client.post(f"/api/v1/jobs/{job_id}/cancel")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from PIL import Image
 
 from vitascope import media
 from vitascope.catalog import Catalog
+from vitascope.dialects._http.desk import MAX_STORING
 from vitascope.dialects.native import schema
 from vitascope.domain.cost import Speed, work_of
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
+from waiting import eventually
 
 
 @pytest.fixture
@@ -90,6 +94,45 @@ def test_references_are_kept_as_they_are(serve: Any, encoding: str) -> None:
         assert (stored.size, stored.getpixel((5, 5))) == ((200, 120), (0, 0, 255))
 
 
+def test_many_uploads_keep_no_others_waiting_and_too_many_come_later(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, go_on, opened = serve(), threading.Event(), media.open_picture
+
+    def open_slowly(content: bytes, **how: Any) -> media.Picture:
+        assert go_on.wait(60)
+        return opened(content, **how)
+
+    monkeypatch.setattr("vitascope.media.open_picture", open_slowly)
+    body = {"prompt": "a", "model": "every", "image": text_of(png())}
+    statuses: list[int] = []
+
+    def send() -> None:
+        answer = httpx.post(f"{server.url}/api/v1/jobs", json=body, trust_env=False, timeout=60)
+        statuses.append(answer.status_code)
+
+    with ThreadPoolExecutor(MAX_STORING + 2) as clients:
+        try:
+            for _ in range(MAX_STORING + 2):
+                clients.submit(send)
+            eventually(lambda: len(statuses) == 2, 60)
+            assert statuses == [429, 429]
+            assert server.client.get("/api/v1/models").status_code == 200
+        finally:
+            go_on.set()
+    assert statuses[2:] == [201] * MAX_STORING
+
+
+def test_a_large_reference_is_kept_in_its_shape_and_upright(serve: Any) -> None:
+    server = serve()
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # lying: its left is up
+    Image.new("RGB", (3000, 1500), "red").save(buffer, "JPEG", exif=exif)
+    job = create(server.client, references=[text_of(buffer.getvalue())])
+    with Image.open(server.files.path_for(f"inputs/{job['id']}.reference-0.png")) as stored:
+        assert stored.size == (512, 1024)
+
+
 def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:
     server = serve()
     job = create(server.client, video=text_of(mp4))
@@ -100,12 +143,18 @@ def test_a_video_decides_size_and_length(serve: Any, mp4: bytes) -> None:
     assert server.files.path_for(f"inputs/{job['id']}.video").read_bytes() == mp4
     asked = create(server.client, video=text_of(mp4), width=96, height=64, num_frames=5, strength=0.2)
     assert (asked["width"], asked["num_frames"], asked["strength"]) == (96, 5, 0.2)
+    for side, size in (
+        ({"width": 64}, (64, 36)),
+        ({"height": 36}, (64, 36)),
+        ({"width": 4096}, (4096, 2304)),
+    ):
+        shaped = create(server.client, video=text_of(mp4), **side)
+        assert (shaped["width"], shaped["height"]) == size, "of the video's shape, not the model's"
     server.client.post(f"/api/v1/jobs/{job['id']}/cancel")
     again = server.client.post(f"/api/v1/jobs/{job['id']}/retry").json()
     assert server.files.path_for(f"inputs/{again['id']}.video").read_bytes() == mp4
-    assert {name: again[name] for name in ("width", "num_frames", "strength", "seed")} == {
-        name: job[name] for name in ("width", "num_frames", "strength", "seed")
-    }
+    same = ("width", "num_frames", "strength", "seed", "choices")
+    assert {name: again[name] for name in same} == {name: job[name] for name in same}
 
 
 def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> None:
@@ -147,6 +196,8 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
         ({"shots": ["a", {"prompt": "b", "num_frames": 500}]}, "shots[1].num_frames", "from 1 to 480 frames"),
         ({"shots": ["a", "b"], "num_frames": 1}, "num_frames", "at least one frame"),
         ({"shots": "[not JSON"}, "shots", "JSON text"),
+        ({"shots": [None]}, "shots[0]", "is 'null'"),
+        ({"video": {"url": "x"}}, "video", "is 'an object'"),
     ],
 )
 def test_bad_input_is_refused_exactly(
@@ -214,6 +265,15 @@ def test_a_plan_tells_how_it_would_be_made_and_stores_nothing(serve: Any) -> Non
     assert known["expected_seconds"] == pytest.approx(12 * 0.5 + 1.0)
     refused = server.client.post("/api/v1/plan", json={**body, "fps": 99}).json()["error"]
     assert (refused["parameter"], refused["nearest"]) == ("fps", 60)
+
+
+def test_a_plan_says_what_only_the_video_tells(client: httpx.Client, mp4: bytes) -> None:
+    body = {"prompt": "a dog", "model": "every", "video": text_of(mp4)}
+    made = client.post("/api/v1/plan", json=body).json()
+    assert (made["mode"], choice(made, "size")["value"]) == ("video", "the video's")
+    assert "not read for a plan" in choice(made, "num_frames")["reason"]
+    made = client.post("/api/v1/plan", json={**body, "width": 96, "height": 64, "num_frames": 5}).json()
+    assert made["choices"] == []
 
 
 def _planned(server: Any) -> tuple[GenerationRequest, Plan]:

@@ -17,6 +17,7 @@ import tiny
 from tiny import make_plan, run
 from vitascope.domain.errors import InvalidOutput, ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.request import Shot
 from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine, Inputs
 from vitascope.engine.engine import DiffusersEngine
@@ -44,7 +45,12 @@ def test_each_pipeline_class_makes_frames_step_by_step(engine: Engine, models: M
         "denoise",
         "decode_latents",
     ]
-    assert {choice.name for choice in clip.choices} == {"device", "dtype", "threads", "scheduler"}
+    assert {choice.name for choice in clip.choices} - {"decode"} == {
+        "device",
+        "dtype",
+        "threads",
+        "scheduler",
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -79,18 +85,17 @@ def test_closing_cancels_without_decoding(
     engine = DiffusersEngine(lambda spec: spec.source.partition(":")[2], device="cpu", threads=1)
     spec = models[name]
     run(engine, spec, make_plan(spec))  # load
-    assert engine._slot is not None
-    pipe = engine._slot.pipelines["text"]
+    assert engine._loaded is not None
+    vae = engine._loaded.pipelines["text"].vae
     decoded: list[Any] = []
-    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **kwargs: decoded.append(args))
-    own_scheduler = pipe.scheduler
+    monkeypatch.setattr(type(vae), "decode", lambda *args, **kwargs: decoded.append(args))
     generation = engine.generate(make_plan(spec, num_inference_steps=50), spec)
     for step in generation:
         if step.stage == stop_at:
             break
     generation.close()
     assert decoded == []
-    assert pipe.scheduler is own_scheduler, "the slot is as it was"
+    assert engine.capacity(spec) == 4, "its place is free"
     monkeypatch.undo()
     run(engine, spec, make_plan(spec))  # and works
 
@@ -155,6 +160,15 @@ def test_a_prompt_that_is_cut_is_told(engine: Engine, models: Models, name: str,
         assert told == ([f"first {limit} tokens"] if is_cut else [])
 
 
+def test_only_what_a_shot_is_given_counts_as_its_prompt(engine: Engine, models: Models) -> None:
+    spec = models["WanPipeline"]
+    for words, is_cut in ((400, False), (600, True)):  # of 512 that are read
+        shots = (Shot("a dog"), Shot("dog " * words), Shot("dog " * 400))
+        planned = make_plan(spec, prompt="", shots=shots, num_inference_steps=1)
+        clip = run(engine, spec, planned)[1]
+        assert any(choice.name == "prompt" for choice in clip.choices) == is_cut
+
+
 def test_switching_models_unloads_the_first(engine: Engine, models: Models) -> None:
     assert isinstance(engine, DiffusersEngine)
     for name in ("WanPipeline", "LTXPipeline", "WanPipeline"):
@@ -167,9 +181,10 @@ def test_numbers_that_are_no_picture_fail(models: Models) -> None:
     engine = DiffusersEngine(lambda spec: spec.source.partition(":")[2], device="cpu", threads=1)
     spec = models["WanPipeline"]
     run(engine, spec, make_plan(spec))
-    assert engine._slot is not None
-    next(engine._slot.pipelines["text"].vae.parameters()).data.fill_(float("nan"))
-    for parameter in engine._slot.pipelines["text"].vae.decoder.parameters():
+    assert engine._loaded is not None
+    vae = engine._loaded.pipelines["text"].vae
+    next(vae.parameters()).data.fill_(float("nan"))
+    for parameter in vae.decoder.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(InvalidOutput):
         run(engine, spec, make_plan(spec))
@@ -205,3 +220,20 @@ def test_damaged_folders_are_refused_in_one_sentence(
         run(engine, spec, make_plan(models["WanPipeline"]))
     assert str(folder) not in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_part_comes_from_another_folder(engine: Engine, tmp_path: Path, models: Models) -> None:
+    folder = tiny.build("AnimateDiffPipeline", tmp_path / "whole")
+    whole = dataclasses.replace(models["AnimateDiffPipeline"], id="whole", source=f"folder:{folder}")
+    expected = run(engine, whole, make_plan(whole))[1].frames
+    (folder / "motion_adapter").rename(tmp_path / "adapter")
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["motion_adapter"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    split = dataclasses.replace(
+        whole, id="split", components={"motion_adapter": f"folder:{tmp_path / 'adapter'}"}
+    )
+    assert np.array_equal(run(engine, split, make_plan(split))[1].frames, expected)
+    lost = dataclasses.replace(split, id="lost", components={"motion_adapter": f"folder:{tmp_path / 'gone'}"})
+    with pytest.raises(ModelUnavailable, match="are not there"):
+        run(engine, lost, make_plan(lost))

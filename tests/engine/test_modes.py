@@ -33,24 +33,6 @@ overlap = {overlap}
 """
 
 
-def vace() -> Any:
-    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
-
-    base = tiny.wan()
-    transformer = WanVACETransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=32, freq_dim=256, ffn_dim=32, num_layers=3, cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads", rope_max_seq_len=32, vace_layers=[0, 2], vace_in_channels=96,
-    )  # fmt: skip
-    return WanVACEPipeline(**{**base.components, "transformer": transformer, "transformer_2": None})
-
-
-def ltx_condition() -> Any:
-    from diffusers import LTXConditionPipeline
-
-    return LTXConditionPipeline(**tiny.ltx().components)
-
-
 def card(root: Path, name: str, build: Callable[[], Any], **values: Any) -> ModelSpec:
     folder = tiny.build(name, root / name, build)
     given = {"multiple": 4, "least": 5, "most": 9, "overlap": 1, "id": name, **values}
@@ -66,10 +48,10 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     wan = {"text": "WanPipeline", "video": "WanVideoToVideoPipeline"}
     return {
         "vace": card(
-            root, "vace", vace, pipeline="WanPipeline", modes=dict.fromkeys(every, "WanVACEPipeline"), overlap=5
+            root, "vace", tiny.BUILDERS["WanVACEPipeline"], pipeline="WanPipeline", modes=dict.fromkeys(every, "WanVACEPipeline"), overlap=5
         ),
         "ltx": card(
-            root, "ltx", ltx_condition, pipeline="LTXPipeline", multiple=8, least=9, most=17, overlap=9,
+            root, "ltx", tiny.BUILDERS["LTXConditionPipeline"], pipeline="LTXPipeline", multiple=8, least=9, most=17, overlap=9,
             modes=dict.fromkeys(every[:3], "LTXConditionPipeline"),
         ),
         "v2v": card(root, "v2v", tiny.wan, pipeline="WanPipeline", modes=wan),
@@ -245,8 +227,9 @@ def test_without_guidance_the_model_runs_once_a_step(
         def count(_module: Any, args: Any, kwargs: Any, seen: list[int] = seen) -> None:
             seen.append(len(kwargs.get("hidden_states", args[0] if args else ())))
 
-        assert engine._slot is not None
-        hook = engine._slot.modules()[component].register_forward_pre_hook(count, with_kwargs=True)
+        assert engine._loaded is not None
+        (slot,) = engine._loaded.slots._idle
+        hook = slot.modules()[component].register_forward_pre_hook(count, with_kwargs=True)
         run(engine, spec, make_plan(spec, num_inference_steps=3, guidance_scale=guidance_scale))
         hook.remove()
         assert sum(seen) == 3 * rows

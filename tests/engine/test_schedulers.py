@@ -10,55 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-import tiny
 from tiny import make_plan, run
-from vitascope.catalog import Catalog, locate
+from vitascope.catalog import locate
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.schedulers import table
 from vitascope.domain.step import Step
 from vitascope.engine import Engine, open_engine
-
-CARD = """
-id = "tiny-animatediff"
-source = "folder:."
-pipeline = "AnimateDiffPipeline"
-modes = { text = "AnimateDiffPipeline" }
-size = { native = ["32x32"], multiple = 8 }
-frames = { multiple = 1, offset = 0, minimum = 1, maximum = 24, default = 4 }
-fps = 8
-steps = { default = 4, minimum = 1, maximum = 200 }
-guidance = { default = 7.5, minimum = 1.0, maximum = 25.0 }
-scheduler_family = "discrete"
-"""
-
-
-def small_animatediff() -> Any:
-    """The class whose motion module is apart from the picture model: Stable Diffusion with motion."""
-    from diffusers import AnimateDiffPipeline, MotionAdapter, UNet2DConditionModel
-
-    base = tiny.text_to_video_sd()
-    unet = UNet2DConditionModel(
-        block_out_channels=(8, 8), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32, norm_num_groups=2,
-    )  # fmt: skip
-    adapter = MotionAdapter(
-        block_out_channels=(8, 8),
-        motion_layers_per_block=1,
-        motion_norm_num_groups=2,
-        motion_num_attention_heads=2,
-    )
-    return AnimateDiffPipeline(
-        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.tokenizer, unet=unet,
-        motion_adapter=adapter, scheduler=base.scheduler,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def specs(models: dict[str, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
-    folder = tiny.build("AnimateDiffPipeline", tmp_path_factory.mktemp("animatediff"), small_animatediff)
-    (folder / "vitascope.toml").write_text(CARD)
-    return {**models, "AnimateDiffPipeline": Catalog.open().resolve_local(str(folder))}
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +36,9 @@ def clip_of(engine: Engine, spec: ModelSpec, scheduler: str | None, **asked: Any
 
 @pytest.mark.parametrize("name", ["TextToVideoSDPipeline", "AnimateDiffPipeline"])
 def test_every_usable_name_gives_another_video_of_a_noise_model(
-    engine: Engine, specs: dict[str, ModelSpec], name: str
+    engine: Engine, models: dict[str, ModelSpec], name: str
 ) -> None:
-    spec = specs[name]
+    spec = models[name]
     natives = [row.name for row in table("discrete") if row.standing == "native"]
     assert len(natives) == 16, "fifteen of the eighteen, and SASolver"
     clips = {each: clip_of(engine, spec, each)[1].frames for each in natives}
@@ -93,9 +50,9 @@ def test_every_usable_name_gives_another_video_of_a_noise_model(
 
 @pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline", "CogVideoXPipeline"])
 def test_every_name_runs_as_its_familys_table_says(
-    engine: Engine, specs: dict[str, ModelSpec], name: str
+    engine: Engine, models: dict[str, ModelSpec], name: str
 ) -> None:
-    spec = specs[name]
+    spec = models[name]
     rows = [row for row in table(spec.scheduler_family) if row.standing != "refused"]
     natives = [row.name for row in rows if row.standing == "native"]
     clips = {each: clip_of(engine, spec, each)[1].frames for each in natives}
@@ -109,17 +66,17 @@ def test_every_name_runs_as_its_familys_table_says(
 
 
 def test_the_checkpoints_own_class_by_name_is_the_default(
-    engine: Engine, specs: dict[str, ModelSpec]
+    engine: Engine, models: dict[str, ModelSpec]
 ) -> None:
     for name in ("WanPipeline", "LTXPipeline", "CogVideoXPipeline", "TextToVideoSDPipeline"):
-        own = clip_of(engine, specs[name], None)[1]
+        own = clip_of(engine, models[name], None)[1]
         class_name = next(choice.value for choice in own.choices if choice.name == "scheduler")
-        assert np.array_equal(clip_of(engine, specs[name], class_name)[1].frames, own.frames)
+        assert np.array_equal(clip_of(engine, models[name], class_name)[1].frames, own.frames)
 
 
-def test_a_stochastic_scheduler_follows_the_seed(engine: Engine, specs: dict[str, ModelSpec]) -> None:
+def test_a_stochastic_scheduler_follows_the_seed(engine: Engine, models: dict[str, ModelSpec]) -> None:
     """Wan's pipeline hands its scheduler no generator: the noise must not come from the process's own."""
-    spec = specs["WanPipeline"]
+    spec = models["WanPipeline"]
     clips = []
     for seed, elsewhere in ((1, 10), (1, 20), (2, 10)):
         torch.manual_seed(elsewhere)
@@ -129,7 +86,7 @@ def test_a_stochastic_scheduler_follows_the_seed(engine: Engine, specs: dict[str
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_few_steps(engine: Engine, specs: dict[str, ModelSpec], steps: int) -> None:
-    spec = specs["WanPipeline"]
+def test_few_steps(engine: Engine, models: dict[str, ModelSpec], steps: int) -> None:
+    spec = models["WanPipeline"]
     for name in ("FlowMatchHeunDiscreteScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler"):
         assert clip_of(engine, spec, name, num_inference_steps=steps)[1].frames.shape == (5, 32, 32, 3)

@@ -58,7 +58,16 @@ def test_generate_writes_what_was_asked_for(tmp_path: Path) -> None:
     assert (info.width, info.height, info.num_frames, info.fps) == (320, 180, 72, 24)
     assert "denoising step 1/24" in done.stderr, "one line per event where there is no terminal"
     assert "windows: " in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dog.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dog.mp4", "home"], "with the certificate"
+
+
+def test_a_disk_that_is_nearly_full_is_told_before(tmp_path: Path) -> None:
+    short = ["generate", "a dog", "--out", "dog.mp4", "--steps", "1", "--num-frames", "5", "--quiet"]
+    done = vitascope(*short, cwd=tmp_path, VITASCOPE_STORAGE__MIN_FREE_BYTES=str(2**62))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: only ")
+    assert "MB are free where `dog.mp4` goes" in done.stderr
+    assert "warning" not in vitascope(*short, cwd=tmp_path, VITASCOPE_STORAGE__MIN_FREE_BYTES="0").stderr
 
 
 def test_json_tells_everything_and_quiet_nothing_else(tmp_path: Path) -> None:
@@ -171,7 +180,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["home"], "with the certificate"
 
 
 def test_ctrl_c_leaves_no_file_and_exits_130(tmp_path: Path) -> None:
@@ -193,7 +202,56 @@ def test_ctrl_c_leaves_no_file_and_exits_130(tmp_path: Path) -> None:
     process.stderr.close()
     assert process.wait(timeout=30) == 130
     assert "Traceback" not in rest
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_generated_file_is_verified_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    made = vitascope(
+        "generate", "a dog", "--out", "a.mp4", "--watermark", "Made by AI", "--quiet", cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    done = vitascope("verify", "a.mp4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("valid: Made by this server (Vitascope ")
+    assert "kind: trainedAlgorithmicMedia" in done.stdout
+    (tmp_path / "other").mkdir()
+    elsewhere = vitascope("verify", "../a.mp4", "--json", cwd=tmp_path / "other")
+    assert elsewhere.returncode == 0, "signed and unchanged, though by somebody"
+    assert json.loads(elsewhere.stdout)["is_known"] is False
+    assert not (tmp_path / "other" / "home").exists(), "looking at a file makes no certificate"
+    certificate = tmp_path / "home" / "provenance.pem"
+    named = vitascope("verify", "../a.mp4", "--json", "--certificate", certificate, cwd=tmp_path / "other")
+    assert json.loads(named.stdout)["is_known"] is True
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.mp4").write_bytes(content)
+    changed = vitascope("verify", "a.mp4", "--json", cwd=tmp_path)
+    assert (changed.returncode, json.loads(changed.stdout)["state"]) == (1, "tampered")
+    made = vitascope(
+        "generate", "a", "--out", "b.mp4", "--no-provenance", cwd=tmp_path, VITASCOPE_PROVENANCE__OPTIONAL="1"
+    )
+    assert made.returncode == 0, made.stderr
+    none = vitascope("verify", "b.mp4", cwd=tmp_path)
+    assert (none.returncode, none.stdout) == (
+        1,
+        "none: The file carries no signed statement of its origin.\n",
+    )
+    missing = vitascope("verify", "c.mp4", cwd=tmp_path)
+    assert (missing.returncode, missing.stderr.splitlines()[0]) == (
+        2,
+        "error: `FILE` is 'c.mp4', but it cannot be read: No such file or directory.",
+    )
+
+
+def test_a_certificate_that_cannot_sign_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "provenance.pem").write_text("nonsense")
+    (tmp_path / "home" / "provenance.pem").chmod(0o600)
+    for command in (("serve", "--port", "0"), ("generate", "a")):
+        done = vitascope(*command, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "holds no certificates" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_models_doctor_and_version(tmp_path: Path) -> None:

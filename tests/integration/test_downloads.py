@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 import hub as hubs
 from vitascope.catalog import hub, locate, weights
-from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError
+from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
 from vitascope.domain.model_spec import ModelSpec
 from waiting import eventually
 
@@ -94,6 +94,27 @@ def test_only_what_the_pipeline_needs_comes_and_a_manifest_says_so(server: hubs.
     assert [step.num_bytes for step in seen] == sorted(step.num_bytes for step in seen)
     found = weights.weights_of(spec)
     assert (found.is_downloaded, found.num_bytes, found.revision) == (True, made.num_bytes, COMMIT)
+
+
+def test_parts_of_other_repositories_come_too(server: hubs.Hub, spec: ModelSpec) -> None:
+    adapter = {"config.json": b"{}", "diffusion_pytorch_model.safetensors": tensors(), "mm.ckpt": b"a pickle"}
+    server.repositories["other/adapter"] = hubs.Repository(adapter)
+    whole = replace(spec, components={"motion_adapter": "hub:other/adapter"})
+    pull(spec)
+    assert not weights.weights_of(whole).is_downloaded
+    assert weights.weights_of(whole).hint == "`vitascope models pull tiny` downloads it"
+    pull(whole)
+    folder = Path(locate(whole.parts["motion_adapter"]))
+    assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert weights.weights_of(whole).is_downloaded
+    assert weights.verify(whole, lambda _progress: None) == []
+    path = (folder / "diffusion_pytorch_model.safetensors").resolve()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (problem,) = weights.verify(whole, lambda _progress: None)
+    assert "diffusion_pytorch_model.safetensors" in problem
+    del adapter["diffusion_pytorch_model.safetensors"]
+    server.repositories["other/pickled"] = hubs.Repository(adapter)
+    assert "pickle" in refused(replace(spec, components={"motion_adapter": "hub:other/pickled"}))
 
 
 def test_a_second_download_does_nothing(server: hubs.Hub, spec: ModelSpec) -> None:
@@ -292,6 +313,30 @@ def test_a_second_download_at_once_says_that_it_waits(server: hubs.Hub, spec: Mo
         assert [step.stage for step in seen] == ["waiting"]
     thread.join()
     assert hub.installed(spec) is not None
+
+
+def test_what_is_being_downloaded_is_not_removed_and_not_waited_for(
+    server: hubs.Hub, spec: ModelSpec
+) -> None:
+    weight = "transformer/diffusion_pytorch_model.safetensors"
+    server.stalled.add(weight)
+    thread = threading.Thread(target=hub.pull, args=(spec, lambda _progress: None))
+    thread.start()
+    assert server.reached.wait(30)
+    with pytest.raises(ModelInUse, match="is being downloaded"):
+        weights.remove(spec)
+    server.go_on.set()
+    thread.join()
+    assert weights.remove(spec) >= 4000
+
+
+def test_a_link_that_leads_nowhere_takes_no_room(server: hubs.Hub, spec: ModelSpec) -> None:
+    pull(spec)
+    folder = hub.snapshot(NAME, COMMIT)
+    (hub.own_folder(NAME) / f"{COMMIT}.json").unlink()  # as another program leaves it
+    (folder / "gone.bin").symlink_to("../../blobs/gone")
+    found = weights.weights_of(spec)
+    assert (found.is_downloaded, found.num_bytes >= 4000) == (True, True)
 
 
 def test_a_removed_model_is_gone_and_what_others_share_stays(server: hubs.Hub, spec: ModelSpec) -> None:

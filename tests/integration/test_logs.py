@@ -85,6 +85,8 @@ class Run:
             "VITASCOPE_SECRETS__KEY": base64.b64encode(b"\x07at rest" * 4).decode(),
         }
         self.secrets: dict[str, str] = {"the key of secrets": self.environment["VITASCOPE_SECRETS__KEY"]}
+        #: Signatures of links to files that clients were given.
+        self.links: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str, key: str | None = None) -> str:
@@ -214,6 +216,10 @@ def make_videos(run: Run, client: httpx.Client, pictures: str) -> None:
         waiting.append(sdk.videos.create(prompt=PROMPT, seconds="4", extra_body=SMALL).id)
     assert ended(client, first["id"])["status"] == "succeeded"
     assert client.get(f"/api/v1/jobs/{first['id']}/content").content[4:8] == b"ftyp"
+    linked = client.get(f"/api/v1/jobs/{first['id']}").json()["video"]["signed_url"]
+    run.links.append(linked.split(".")[-2])
+    assert httpx.get(linked, trust_env=False).content[4:8] == b"ftyp"
+    assert httpx.get(f"{linked}x", trust_env=False).status_code == 404
     for job_id in waiting:
         assert ended(client, job_id)["status"] == "succeeded"
         assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 204
@@ -262,6 +268,7 @@ def test_a_whole_run_at_debug_level_tells_nobodys_secrets(run: Run, pictures: st
         "negative prompt": NEGATIVE,
         "signed link": SIGNATURE,
         "name": NAME,
+        **{f"signature {number} of a link to a file": link for number, link in enumerate(run.links)},
         **run.secrets,
     }
     logs = [run.log, *run.home.rglob("*.log")]

@@ -313,8 +313,8 @@ opening_process._limit({"memory_bytes": 1280 << 20, "seconds": 20})
 for content in pictures.values():
     decode.decode(content, picture_kind(content), decode.Wish(10**6, (16, 24)))
 for kind, content in videos.items():
-    wish = decode_video.VideoWish((16, 24), 9, 10**6, 9.0)
-    assert len(list(decode_video.decode_video(content, kind, wish))) == 6
+    limits = decode_video.VideoLimits(9, 10**6, 9.0)
+    assert len(list(decode_video.decode_video(content, kind, limits, size=(16, 24)))) == 6
 try:
     os.fork()
 except OSError:

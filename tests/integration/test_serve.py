@@ -117,6 +117,8 @@ def test_create_and_poll_and_delete(server: Server, tmp_path: Path) -> None:
         assert media.probe(tmp_path / "a.mp4").duration_seconds == 2.0
         ranged = httpx.get(f"{server.url}/v1/videos/{video.id}/content", headers={"Range": "bytes=0-99"})
         assert (ranged.status_code, len(ranged.content)) == (206, 100)
+        origin = httpx.get(f"{server.url}/api/v1/jobs/{video.id}/provenance").json()
+        assert (origin["state"], origin["is_known"], origin["model"]) == ("valid", True, "pocket")
         assert client.videos.delete(video.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(video.id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import io
 import os
 import signal
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 import postgres
 from vitascope import media
@@ -114,6 +117,17 @@ def postgres_bench(tmp_path: Path) -> Iterator[tuple[Bench, postgres.Server]]:
         made.close()
 
 
+def test_no_job_is_begun_where_there_is_no_room(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    job = bench.submit(width=64, height=64, num_frames=5)
+    bench.start_worker(min_free_bytes=2**62)
+    eventually(lambda: "too little disk space" in caplog.text)
+    eventually(lambda: bench.store.live_workers(30))
+    bench.stop()
+    assert bench.store.get(job.id).attempt == 0
+    bench.start_worker()
+    assert bench.ended(job).status is JobStatus.SUCCEEDED
+
+
 def test_a_job_becomes_a_stored_file(bench: Bench) -> None:
     job = bench.submit(width=64, height=64, num_frames=10, fps=10)
     bench.start_worker()
@@ -162,6 +176,24 @@ def test_progress_rises_between_0_and_100(bench: Bench) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 100
     assert len([percent for percent in seen if 0 < percent < 100]) >= 3
+
+
+def test_previews_are_events_now_and_then(bench: Bench) -> None:
+    bench.step_seconds = 0.05
+    job = bench.submit(preview_every=1, num_inference_steps=30)
+    bench.start_worker()
+    seen: dict[int, str | None] = {}
+
+    def look() -> bool:
+        seen.update((e.sequence, e.preview) for e in bench.store.events(job.id) if e.kind == "preview")
+        return bench.store.get(job.id).status.is_terminal
+
+    eventually(look, timeout_seconds=120)
+    shown = [base64.b64decode(preview) for preview in seen.values() if preview is not None]
+    assert len(shown) >= 2
+    assert len(shown) < 30, "not at every step of a fast model"
+    pictures = [Image.open(io.BytesIO(each)) for each in shown]
+    assert all(picture.format == "WEBP" and max(picture.size) == 128 for picture in pictures)
 
 
 def test_a_killed_engine_is_noticed_and_the_job_runs_again(bench: Bench) -> None:
@@ -247,7 +279,7 @@ class TestStoreAway:
         for times in (1, 2):
             percent = bench.wait(job, lambda found, least=percent: found.progress > least).progress
             server.stop("immediate")
-            eventually(lambda n=times: caplog.text.count("the engine goes on") == n)
+            eventually(lambda n=times: caplog.text.count("the work goes on") == n)
             server.start()
         bench.wait(job, lambda found: found.progress > percent)
         bench.store.request_cancel(job.id)
@@ -454,6 +486,17 @@ def test_a_restart_gives_another_engine_process_and_keeps_the_worker(bench: Benc
     assert bench.engines[-1].pid != before
     eventually(lambda: bench.store.worker_states(30)[0].loaded == ())
     assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_a_card_that_was_broken_meanwhile_costs_its_model_only(bench: Bench) -> None:
+    bench.start_worker()
+    assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+    cards = bench.folder / "home" / "cards"
+    cards.mkdir(parents=True)
+    (cards / "new.toml").write_text('id = "new"\ntypo = 1\n')
+    obeyed(bench, CommandKind.RESTART)
+    job = bench.ended(bench.submit())
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
 def test_an_engine_that_dies_of_a_command_costs_the_command_only(bench: Bench) -> None:

@@ -98,7 +98,10 @@ def test_own_cards_join_and_replace(tmp_path: Path) -> None:
     [
         ("id = ", "cannot be read"),
         ('id = "x"\nsource = "hub:a/b"\npipeline = "Unknown"\n', "is missing"),
-        ('id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n', "unknown key `colour`"),
+        (
+            'id = "x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\ncolour = 1\n',
+            "in line 4: unknown key `colour`",
+        ),
         ('id = "../x"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is '../x'"),
         ('id = "a/b/pull"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n', "`id` is 'a/b/pull'"),
         (

@@ -51,6 +51,20 @@ def test_details_keep_lines_and_show_what_they_do_not_know() -> None:
     assert rows["status"] == "queued"
 
 
+def test_how_long_files_are_kept() -> None:
+    def kept(**members: Any) -> str | None:
+        return dict(text.detail_rows(job(**members), "http://x")).get("kept")
+
+    assert kept(expires_in_seconds=None, expires_at=None, expired_at=None) is None
+    assert (
+        kept(expires_in_seconds=86400, expires_at=None, expired_at=None) == "for 24 h 0 min once it has ended"
+    )
+    soon, past = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (3, -3))
+    assert re.fullmatch(r"until \S+ \S+ \(for 3 h 0 min more\)", str(kept(expires_at=soon, expired_at=None)))
+    assert re.fullmatch(r"until \S+ \S+: no more", str(kept(expires_at=past, expired_at=None)))
+    assert str(kept(expires_at=past, expired_at=past)).endswith("(3 h 0 min ago)")
+
+
 def event(kind: str, second: int, **members: Any) -> dict[str, Any]:
     at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC).isoformat()
     return {

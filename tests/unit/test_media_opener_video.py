@@ -108,6 +108,18 @@ def test_a_stored_video_is_as_long_as_it_is_needed(tmp_path: Path, mp4: bytes) -
         media.read_video(tmp_path / "gone", num_frames=5, **asked)  # type: ignore[arg-type]
 
 
+def test_a_stored_video_has_time_for_each_of_its_frames(
+    tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = media.Opener(media.Limits(processes=1, seconds=1))
+    monkeypatch.setattr("vitascope.media.opener._shared", hasty)
+    (tmp_path / "sent").write_bytes(mp4)
+    limits = {"max_frames": 20, "max_seconds": 10}
+    clip = media.read_video(tmp_path / "sent", size=(1080, 1920), fps=30, num_frames=40, **limits)  # type: ignore[arg-type]
+    hasty.close()
+    assert len(clip) == 40
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [({"max_frames": 11}, "more than 11 frames"), ({"max_seconds": 1.0}, "lasts longer than 1 s")],

@@ -10,7 +10,7 @@ import pytest
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.domain.plan import MAX_PROMPT_CHARS, Plan, plan
-from vitascope.domain.request import GenerationRequest, num_frames_for
+from vitascope.domain.request import GenerationRequest, Shot, num_frames_for
 
 SPEC = ModelSpec(
     id="small",
@@ -46,6 +46,26 @@ def test_plan_survives_the_store() -> None:
     assert Plan.from_dict(made.to_dict()) == made
     request = GenerationRequest(prompt="a", model="small", metadata={"a": 1})
     assert GenerationRequest.from_dict(request.to_dict()) == request
+
+
+@pytest.mark.parametrize("image", [None, "inputs/x.png"])
+def test_a_plan_of_before_the_modes_is_made_as_it_was_planned(image: str | None) -> None:
+    made = planned(num_frames=34, image=image)
+    stored = made.to_dict()
+    for name in (
+        "last_image",
+        "video",
+        "references",
+        "strength",
+        "clip_skip",
+        "preview_every",
+        "shot_num_frames",
+    ):
+        del stored[name]
+    stored["windows"] = [
+        {"num_frames": window.num_frames, "continues": window.continues} for window in made.windows
+    ]
+    assert Plan.from_dict(stored) == made
 
 
 @pytest.mark.parametrize(
@@ -183,3 +203,17 @@ def test_the_error_can_be_told_in_a_dialects_word() -> None:
 )
 def test_seconds_become_frames(seconds: float, fps: int, frames: int) -> None:
     assert num_frames_for(seconds, fps) == frames
+
+
+def test_a_model_that_reads_no_text_needs_none() -> None:
+    silent = replace(SPEC, takes_prompt=False)
+    assert planned(silent, prompt="", image="inputs/x.png").prompt == ""
+    with pytest.raises(InvalidParameter, match="what the video shows"):
+        planned(prompt="")
+
+
+def test_all_shots_together_say_no_more_than_one_prompt_may() -> None:
+    half = Shot("x" * (MAX_PROMPT_CHARS // 2))
+    assert len(planned(shots=(half, half)).windows) == 2
+    with pytest.raises(InvalidParameter, match="all shots together"):
+        planned(shots=(half, half, Shot("a")))

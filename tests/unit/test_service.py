@@ -164,7 +164,9 @@ def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store
         service.open_video(job)
     finish(store, tmp_path)
     job = service.get(job.id, OPEN)
-    assert service.open_video(job).read_bytes() == b"video"
+    found = service.open_video(job)
+    assert (found.num_bytes, found.suffix, found.url) == (5, ".mp4", None)
+    assert b"".join(found.read(1, 4)) == b"ide"
     service.remove(service.delete(job.id, OPEN))
     assert stored(tmp_path) == []
     with pytest.raises(StorageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def test_defaults_change_only_on_purpose() -> None:
             "max_body_bytes": 32 * 1024 * 1024,
         },
         "store": {"url": None, "max_queued": 1000, "max_queued_per_key": None},
+        "storage": {
+            "kind": "local",
+            "url": None,
+            "endpoint": None,
+            "region": None,
+            "path_style": None,
+            "access_key_id": None,
+            "secret_access_key": None,
+            "content": "proxy",
+            "link_seconds": 86400.0,
+            "patience_seconds": 900.0,
+            "expire_seconds": None,
+            "min_free_bytes": 512 * 1024 * 1024,
+        },
         "worker": {
             "lease_seconds": 15.0,
             "poll_seconds": 0.25,
@@ -53,10 +68,25 @@ def test_defaults_change_only_on_purpose() -> None:
             "default_model": "pocket",
             "device": "auto",
             "threads": 0,
+            "slots": 4,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "webhooks": {"keep_days": 30.0},
         "secrets": {"key": None},
+        "provenance": {
+            "enabled": True,
+            "certificate": None,
+            "key": None,
+            "include_prompt": False,
+            "optional": False,
+        },
+        "watermark": {
+            "text": None,
+            "image": None,
+            "position": "bottom-right",
+            "opacity": 0.5,
+            "always": False,
+        },
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -88,6 +118,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         engine={"kind": "fake"},
         outbound={"allow": ["minio.internal", "10.0.0.0/8"]},
         secrets={"key": KEY},
+        storage={"kind": "s3", "url": "s3://bucket/a/b", "access_key_id": "a", "secret_access_key": "b"},
     )
     for name, value in settings.to_environment(given).items():
         monkeypatch.setenv(name, value)
@@ -126,3 +157,42 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "vitascope.toml").write_text("[server\n")
     with pytest.raises(SettingsError, match=r"vitascope\.toml"):
         settings.load()
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"url": "s3://bucket"}, "`kind` is `local`"),
+        ({"kind": "s3"}, "of the form s3://BUCKET"),
+        ({"kind": "s3", "url": "https://bucket.s3.amazonaws.com"}, "of the form s3://BUCKET"),
+        ({"kind": "s3", "url": "s3://B"}, "of the form s3://BUCKET"),
+        ({"kind": "s3", "url": "s3://bucket", "access_key_id": "a"}, "together or not at all"),
+        ({"kind": "s3", "url": "s3://bucket", "endpoint": "minio:9000"}, "begin with https://"),
+        ({"link_seconds": 8 * 86400}, "less than or equal to 604800"),
+    ],
+)
+def test_a_storage_that_cannot_work_is_refused(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(rule)):
+        settings.load(storage=given)
+
+
+def test_a_bucket_is_described_by_settings_and_by_aws_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    storage = settings.load(storage={"kind": "s3", "url": "s3://my-bucket/a/b/"}).storage
+    assert (storage.bucket, storage.prefix) == ("my-bucket", "a/b/")
+    assert (storage.endpoint_url, storage.region_name, storage.is_path_style) == (None, "us-east-1", False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://all.example")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert (storage.endpoint_url, storage.region_name, storage.is_path_style) == (
+        "https://s3.example",
+        "eu-north-1",
+        True,
+    )
+    other = {"kind": "s3", "url": "s3://my-bucket", "endpoint": "http://a", "path_style": False}
+    storage = settings.load(storage=other).storage
+    assert (storage.prefix, storage.endpoint_url, storage.is_path_style) == ("", "http://a", False)
+    assert "b" * 20 not in repr(
+        settings.load(storage={**other, "access_key_id": "a", "secret_access_key": "b" * 20})
+    )

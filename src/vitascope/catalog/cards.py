@@ -20,7 +20,7 @@ MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "negative_prompt", "memory", "price", "components",
+    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components",
 }  # fmt: skip
 
 
@@ -43,10 +43,12 @@ def read_card(path: Path) -> ModelSpec:
     """Read one card file.
 
     Raises:
-        SettingsError: the file is not a card; says what is wrong with which key.
+        SettingsError: the file is not a card; says what is wrong with which key, in which line.
     """
+    text = ""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"the card `{path.name}` cannot be read: {error}") from None
     try:
@@ -56,7 +58,19 @@ def read_card(path: Path) -> ModelSpec:
     except KeyError as error:
         raise SettingsError(f"the card `{path.name}` is not complete: `{error.args[0]}` is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise SettingsError(f"the card `{path.name}` is not right: {error}") from None
+        raise SettingsError(
+            f"the card `{path.name}` is not right{_line(text, str(error))}: {error}"
+        ) from None
+
+
+def _line(text: str, message: str) -> str:
+    """Say in which line of a card the key stands that a message names first; nothing if it is in none."""
+    named = re.search(r"`([\w.]+)`", message)
+    for key in named[1].split(".") if named else ():
+        found = re.search(rf"^[ \t]*{re.escape(key)}[ \t]*=|^[ \t]*\[{re.escape(key)}\]", text, re.MULTILINE)
+        if found:
+            return f" in line {text.count(chr(10), 0, found.start()) + 1}"
+    return ""
 
 
 def spec_from(card: Mapping[str, Any]) -> ModelSpec:
@@ -92,6 +106,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         overlap=values.get("overlap", 1),
         clip_layers=values.get("clip_layers", 0),
         takes_negative_prompt=values.get("negative_prompt", True),
+        takes_prompt=values.get("prompt", True),
         memory_gb=values.get("memory", 0.0),
         price_class=values.get("price", "standard"),
         dtype=values.get("dtype", "auto"),

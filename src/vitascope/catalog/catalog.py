@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -23,20 +23,34 @@ class Catalog:
         self.default_model = default_model
 
     @classmethod
-    def open(cls, cards_folder: Path | None = None, default_model: str = "pocket") -> Catalog:
-        """Read all cards. `default_model` may also be a local diffusers folder: the operator names it, not a client.
+    def open(
+        cls,
+        cards_folder: Path | None = None,
+        default_model: str = "pocket",
+        on_problem: Callable[[SettingsError], None] | None = None,
+    ) -> Catalog:
+        """Read all cards.
+
+        Args:
+            cards_folder: the operator's own.
+            default_model: may also be a local diffusers folder: the operator names it, not a client.
+            on_problem: told of each card that cannot be read, which is then left out; None raises it.
 
         Raises:
             SettingsError: a card cannot be read, or there is no such default model.
         """
         shipped = Path(str(resources.files(__package__).joinpath("cards")))
         folders = [shipped] if cards_folder is None else [shipped, cards_folder]
-        specs = [read_card(path) for folder in folders for path in sorted(folder.glob("*.toml"))]
-        catalog = cls(specs, default_model)
+        paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
+        catalog = cls(_specs(paths, on_problem), default_model)
         try:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:
-            raise SettingsError(f"setting `engine.default_model`: {error.message}", hint=error.hint) from None
+            problem = SettingsError(f"setting `engine.default_model`: {error.message}", hint=error.hint)
+            if on_problem is None:
+                raise problem from None
+            on_problem(problem)
+            return catalog
         catalog._specs[spec.id] = spec  # a folder that is called like a card is meant all the same
         catalog.default_model = spec.id
         return catalog
@@ -55,7 +69,7 @@ class Catalog:
         name = name or self.default_model
         spec = self._find(name)
         if spec is None:
-            near = difflib.get_close_matches(name, [*self._specs, *self._by_alias], n=1)
+            near = difflib.get_close_matches(name[:60], [*self._specs, *self._by_alias], n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(s.id for s in self.all())}"
             raise UnknownModel(f"there is no model `{name[:60]}`", hint=hint)
         return spec
@@ -80,3 +94,13 @@ class Catalog:
 
     def _find(self, name: str) -> ModelSpec | None:
         return self._specs.get(name) or self._by_alias.get(name)
+
+
+def _specs(paths: Iterable[Path], on_problem: Callable[[SettingsError], None] | None) -> Iterator[ModelSpec]:
+    for path in paths:
+        try:
+            yield read_card(path)
+        except SettingsError as error:
+            if on_problem is None:
+                raise
+            on_problem(error)

@@ -11,6 +11,7 @@ from typing import Any
 from vitascope.domain.errors import ModelUnavailable
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 """Endings of weights that are programs: whoever opens them runs what their author wrote."""
@@ -77,6 +78,24 @@ def needed_files(model_id: str, index: Mapping[str, Any], names: Collection[str]
         if not any(name.endswith(".safetensors") for name in found):
             check_no_pickle(model_id, component, inside)
         chosen += sorted(found)
+    return chosen
+
+
+def files_of_part(model_id: str, names: Collection[str]) -> list[str]:
+    """Choose the files of a repository that holds one component and no pipeline.
+
+    Raises:
+        ModelUnavailable: it holds something else, or its weights are there as pickles only.
+    """
+    inside = {name for name in names if "/" not in name}
+    chosen = sorted(name for name in inside if _is_needed(name) and name != INDEX)
+    if not any(name.endswith(".safetensors") for name in chosen):
+        check_no_pickle(model_id, "the other repository", inside)
+    if CONFIG not in chosen:
+        message = (
+            f"a repository that model `{model_id}` needs is not in diffusers' format: it has no {CONFIG}"
+        )
+        raise ModelUnavailable(message)
     return chosen
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError
+from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
 from vitascope.domain.model_spec import ModelSpec
 
 from . import checkpoint, manifest
@@ -100,7 +100,7 @@ def snapshot(repository: str, commit: str) -> Path:
 
 
 def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles: bool = False) -> Manifest:
-    """Download what a model needs; does nothing if all of it is there.
+    """Download what a model needs, from other repositories too; does nothing if all of it is there.
 
     Args:
         spec: the model.
@@ -114,6 +114,14 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
             is not the one that the hub lists.
         StorageError: the disk has no room for it.
     """
+    made = _pull_one(spec, report, repair=repair, with_pickles=with_pickles)
+    for part in spec.parts.values():
+        if part.source.startswith("hub:"):
+            _pull_one(part, report, repair=repair, with_pickles=False)
+    return made
+
+
+def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bool) -> Manifest:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -174,10 +182,15 @@ def _is_wrong(made: Manifest, repository: str) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, report: Report) -> Iterator[None]:
-    """Wait until no other process downloads, converts or removes the same.
+def only_one(folder: Path, report: Report | None) -> Iterator[None]:
+    """Let nobody else download, convert or remove the same.
+
+    Args:
+        folder: of the repository.
+        report: told that somebody does, which is then waited for; None does not wait.
 
     Raises:
+        ModelInUse: somebody does, and is not waited for.
         StorageError: the cache cannot be written.
     """
     try:
@@ -188,7 +201,7 @@ def only_one(folder: Path, report: Report) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, report: Report) -> Iterator[None]:
+def _locked(folder: Path, report: Report | None) -> Iterator[None]:
     path = folder / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,6 +209,9 @@ def _locked(folder: Path, report: Report) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if report is None:
+                    hint = "stop that, or wait for its end"
+                    raise ModelInUse("the model is being downloaded or converted", hint=hint) from None
                 report(Progress("waiting"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -321,6 +337,8 @@ class _Download:
         return self._snapshot / name if is_config else self._snapshot / "no configuration"
 
     def _choose(self, *, with_pickles: bool) -> list[str]:
+        if self._spec.is_part:
+            return checkpoint.files_of_part(self._spec.id, self._listed)
         if checkpoint.INDEX not in self._listed:
             message = f"model `{self._spec.id}` is not in diffusers' format: its repository has no {checkpoint.INDEX}"
             raise ModelUnavailable(message, hint="choose the repository of its conversion to diffusers")

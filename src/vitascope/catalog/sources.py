@@ -23,19 +23,23 @@ CHECKSUMS = "SHA256SUMS"
 def locate(spec: ModelSpec) -> str:
     """Return the folder of this model's files, after a look at whether it is whole: sizes, not contents.
 
+    Parts that other repositories hold are looked at too; each has a folder of its own.
+
     Raises:
         ModelUnavailable: it is not there, not complete, damaged, a pickle, or wants code of its own; the hint says what
             mends it.
     """
+    for part in spec.parts.values():
+        locate(part)
     kind, _, name = spec.source.partition(":")
     if kind == "hub":
         return str(_downloaded(spec, name))
     folder = embedded_folder(name) if kind == "embedded" else Path(name)
-    if not (folder / checkpoint.INDEX).is_file():
+    if not (folder / (checkpoint.CONFIG if spec.is_part else checkpoint.INDEX)).is_file():
         raise ModelUnavailable(f"the files of model `{spec.id}` are not there", hint=f"looked in {folder}")
     if kind == "embedded":
         check_sums(spec.id, folder)
-    else:
+    elif not spec.is_part:
         checkpoint.check_folder(spec.id, folder)
     return str(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,10 +57,11 @@ def verify(spec: ModelSpec, report: Report) -> list[str]:
     Raises:
         ModelUnavailable: there is nothing to compare, or a part is missing or not allowed.
     """
+    of_parts = [problem for part in spec.parts.values() for problem in verify(part, report)]
     kind, _, name = spec.source.partition(":")
     if kind == "embedded":
         check_sums(spec.id, embedded_folder(name))
-        return []
+        return of_parts
     made, folder = _made(spec, name) if kind == "folder" else (hub.installed(spec), None)
     if made is None:
         locate(spec)
@@ -74,7 +76,7 @@ def verify(spec: ModelSpec, report: Report) -> list[str]:
         done += num_bytes
         report(Progress("checking", done, made.num_bytes))
 
-    return manifest.wrong_files(made, folder or hub.files_of(made, name), counted)
+    return manifest.wrong_files(made, folder or hub.files_of(made, name), counted) + of_parts
 
 
 def damaged(spec: ModelSpec, problems: Sequence[str]) -> ModelUnavailable:
@@ -97,13 +99,14 @@ def remove(spec: ModelSpec) -> int:
     Raises:
         InvalidParameter: the model comes with Vitascope, or its folder is the operator's own.
         ModelUnavailable: nothing of it is there.
+        ModelInUse: it is being downloaded or converted. That is not waited for: a worker that waits makes no jobs.
     """
     repository = hub.repository_of(spec)
     folder = hub.cache_folder(repository)
     if not folder.is_dir():
         raise ModelUnavailable(f"nothing of model `{spec.id}` is on this machine")
     before = _size(folder)
-    with hub.only_one(hub.own_folder(repository), lambda _progress: None):
+    with hub.only_one(hub.own_folder(repository), None):
         _remove_revision(spec, repository, folder)
     return before - _size(folder)
 
@@ -129,5 +132,9 @@ def _remove_revision(spec: ModelSpec, repository: str, folder: Path) -> None:
 
 def _size(folder: Path, *, follow: bool = False) -> int:
     """Count the bytes of a folder's files; links as what they are, or as what they lead to."""
-    paths = folder.rglob("*") if folder.is_dir() else ()
-    return sum(path.stat(follow_symlinks=follow).st_size for path in paths if not path.is_dir())
+    found = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        # a download may rename files meanwhile, and a link may lead nowhere
+        with contextlib.suppress(OSError):
+            found += 0 if path.is_dir() else path.stat(follow_symlinks=follow).st_size
+    return found

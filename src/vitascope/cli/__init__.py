@@ -18,7 +18,7 @@ import typer
 from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
-from . import db, doctor, generate, jobs, keys, models, serve, webhooks, worker
+from . import db, doctor, generate, jobs, keys, models, serve, verify, webhooks, worker
 from ._terminal import print_error
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("verify")(verify.verify)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("web")(serve.web)

@@ -19,7 +19,7 @@ _WORDED = frozenset(
     """
     id status cancel_requested progress stage attempt queue_position eta_seconds model mode prompt negative_prompt height
     width num_frames fps duration_seconds num_inference_steps guidance_scale scheduler seed format metadata user choices
-    seconds_by_stage created_at started_at finished_at error video
+    seconds_by_stage created_at started_at finished_at expires_in_seconds expires_at expired_at error video
     """.split()
 )
 
@@ -111,6 +111,8 @@ def detail_rows(job: Job, server_url: str) -> list[tuple[str, str]]:
         for name in ("created_at", "started_at", "finished_at")
         if job.get(name)
     ]
+    if kept := _kept(job):
+        rows.append(("kept", kept))
     if job.get("error"):
         rows.append(("error", f"{job['error'].get('code')}: {job['error'].get('message')}"))
     if job.get("video"):
@@ -145,6 +147,19 @@ def _made_with(job: Job) -> str:
 def _instant(text: str) -> str:
     local = datetime.fromisoformat(text).astimezone()
     return f"{local:%Y-%m-%d %H:%M:%S} ({duration(_seconds_since(text))} ago)"
+
+
+def _kept(job: Job) -> str:
+    """Say until when a job's files are there."""
+    if job.get("expired_at"):
+        return f"no more: removed {_instant(job['expired_at'])}"
+    if job.get("expires_at"):
+        left = -_seconds_since(job["expires_at"])
+        until = f"{datetime.fromisoformat(job['expires_at']).astimezone():%Y-%m-%d %H:%M:%S}"
+        return f"until {until} (for {duration(left)} more)" if left > 0 else f"until {until}: no more"
+    if seconds := job.get("expires_in_seconds"):
+        return f"for {duration(seconds)} once it has ended"
+    return ""
 
 
 def _file(video: dict[str, Any], server_url: str) -> str:

@@ -7,7 +7,6 @@ import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 import typer
@@ -65,7 +64,7 @@ class Lines:
     def event(self, job: Job, event: dict[str, Any]) -> None:
         kind, percent = event["kind"], event.get("percent") or 0
         mark = (kind, event.get("attempt"), event.get("stage"), percent // PERCENT_PER_LINE)
-        if kind in FINAL or kind == "deleted" or mark == self._said.get(job["id"]):
+        if kind in FINAL or kind in ("deleted", "preview") or mark == self._said.get(job["id"]):
             return
         self._said[job["id"]] = mark
         at = datetime.fromisoformat(event["created_at"]).astimezone()
@@ -108,12 +107,7 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def event(self, job: Job, event: dict[str, Any]) -> None:

@@ -53,8 +53,24 @@ def _findings() -> list[tuple[Choice, bool]]:
         (Choice("python", platform.python_version(), "3.11 or newer is needed"), True),
     ]
     findings += _engine_findings(settings)
-    findings += [_memory(), _folder(settings.home), *_models(settings)]
+    findings += [_memory(), _folder(settings.home), *_storage(settings), _provenance(settings)]
+    findings += _models(settings)
     return findings
+
+
+def _storage(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    """Try an object storage with a file of its own; a folder is the finding before this."""
+    if settings.storage.kind == "local":
+        return []
+    from vitascope import app
+
+    where = f"{settings.storage.url} at {settings.storage.endpoint_url or 'AWS'}"
+    try:
+        problem = app.check_storage(settings)
+    except SettingsError as error:
+        problem = f"{error.message}; {error.hint}"
+    meaning = "a file was listed, written, read and deleted"
+    return [(Choice("storage", where, problem or meaning), problem is None)]
 
 
 def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
@@ -91,6 +107,24 @@ def _folder(home: Path) -> tuple[Choice, bool]:
     ok = free > NEEDED_DISK_BYTES
     meaning = "jobs and videos of the server are kept here"
     return Choice("data folder", f"{home} ({free / GIB:.0f} GiB free)", meaning if ok else "nearly full"), ok
+
+
+def _provenance(settings: settings_module.Settings) -> tuple[Choice, bool]:
+    """Which certificate files are signed with; makes none."""
+    from vitascope import app
+
+    wanted = settings.provenance
+    if not wanted.enabled:
+        return Choice("provenance", "off", "files do not say that they were made by a machine"), True
+    if wanted.certificate is None and wanted.key is None and not settings.certificate_file.exists():
+        return Choice("provenance", "on", "a certificate is made at the first start"), True
+    try:
+        app.check_marks(settings)
+        credentials = app.open_credentials(settings)
+    except SettingsError as error:
+        return Choice("provenance", "on", error.message), False
+    assert credentials is not None
+    return Choice("provenance", credentials.name, "files are signed with this certificate"), True
 
 
 def _models(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:

@@ -8,7 +8,7 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.text import Text
@@ -17,9 +17,17 @@ from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate, pull, weights_of
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.plan import Plan, plan
-from vitascope.domain.request import OUTPUT_FORMATS, GenerationRequest, OutputFormat, Shot, num_frames_for
+from vitascope.domain.request import (
+    OUTPUT_FORMATS,
+    GenerationRequest,
+    OutputFormat,
+    Position,
+    Shot,
+    Watermark,
+    num_frames_for,
+)
 
-from ._terminal import ProgressLine, stderr
+from ._terminal import ProgressLine, printable, stderr
 from ._transfer import TransferLine
 
 if TYPE_CHECKING:
@@ -68,6 +76,21 @@ def generate(  # one parameter per option: typer reads them off the signature
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     format: Annotated[Format | None, typer.Option(help="By default what --out ends in, else mp4.")] = None,
+    watermark: Annotated[str | None, typer.Option(help="Text that is drawn on each frame.")] = None,
+    watermark_image: Annotated[
+        Path | None, typer.Option(help="Picture that is drawn on each frame: PNG, JPEG, WebP or GIF.")
+    ] = None,
+    watermark_position: Annotated[
+        str, typer.Option(help="Such as top-left, top, center or bottom-right.")
+    ] = "bottom-right",
+    watermark_opacity: Annotated[float, typer.Option(help="Up to 1, which is opaque.")] = 0.5,
+    provenance: Annotated[
+        bool | None,
+        typer.Option(
+            "--provenance/--no-provenance",
+            help="Sign into the file that it was made by a machine; by default as the settings say.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     plan_only: Annotated[
@@ -99,15 +122,18 @@ def generate(  # one parameter per option: typer reads them off the signature
         clip_skip=clip_skip,
         seed=secrets.randbits(31) if seed is None else seed,
         format=_format(out, format),
+        provenance=provenance,
+        watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
     request, choices = _following(request, spec)
-    planned = plan(request, spec)
+    planned = plan(request, spec, settings.mark_rules)
     planned = replace(planned, choices=choices + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
         return
     target = out or Path(_name_after(planned))
     _check_writable(target)
+    _warn_of_space(target, settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
     product = _produce(settings, spec, planned, target, quiet=quiet)
     _report(product, planned, time.monotonic() - started_at, as_json=as_json)
@@ -129,17 +155,22 @@ def _produce(
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
+        from vitascope import app
         from vitascope.engine import open_engine
         from vitascope.worker.produce import Product, produce
+
+        marks = app.open_marks(settings)
 
         engine = open_engine(
             settings.engine.kind,
             locate,
             device=settings.engine.device,
             threads=settings.engine.threads,
+            slots=settings.engine.slots,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
-        for event in produce(engine, planned, spec, target, between=settings.worker.frame_interpolation):
+        between = settings.worker.frame_interpolation
+        for event in produce(engine, planned, spec, target, between=between, marks=marks):
             if isinstance(event, Product):
                 return event
             line.show(event)
@@ -191,6 +222,27 @@ def _image(option: str, path: Path | None) -> str | None:
     return str(path)
 
 
+def _watermark(text: str | None, image: Path | None, position: str, opacity: float) -> Watermark | None:
+    """Check a watermark before the model is loaded; an empty text asks for none."""
+    if text is None and image is None:
+        return None
+    mark = Watermark(
+        text=text or None,
+        image=None if image is None else str(image),
+        position=cast(Position, position),  # an illegal one is refused by the plan
+        opacity=opacity,
+    )
+    if image is not None:
+        from vitascope import media
+
+        try:
+            media.read_overlay(image)
+        except UnreadableImage as error:
+            rule = f"it cannot be used: {error.message}"
+            raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
+    return mark
+
+
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:
     if seconds is None:
         return num_frames
@@ -230,6 +282,16 @@ def _check_writable(target: Path) -> None:
         media.check_target(target)
     except WriteFailed as error:
         raise WriteFailed(f"`{target}` cannot be written: {error.message}", hint=error.hint) from None
+
+
+def _warn_of_space(target: Path, min_free_bytes: int) -> None:
+    """Say that the disk may be full before the file is written; whoever sits here decides."""
+    from vitascope.storage import Space
+
+    free_bytes = Space((target.absolute().parent,), min_free_bytes).free_bytes
+    if free_bytes is not None and free_bytes < min_free_bytes:
+        message = f"only {free_bytes / 1e6:.0f} MB are free where `{target}` goes"
+        stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
 
 
 def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:

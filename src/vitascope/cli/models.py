@@ -26,7 +26,7 @@ from vitascope.domain.errors import (
     SettingsError,
     UnknownModel,
 )
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import MODES, ModelSpec
 
 from ._terminal import print_error, printable, stderr
 from ._transfer import TransferLine
@@ -74,13 +74,13 @@ def list_models(as_json: Json = False, server: ServerOption = None) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "here", "makes", "from", "licence", "also called"):
-        table.add_column(column, overflow="fold")
+    for column in ("model", "here", "makes", "starts from", "licence"):
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
     for spec, row in zip(models.all(), rows, strict=True):
         name = f"{spec.id} (default)" if row["is_default"] else spec.id
-        length = f"{spec.default_num_frames / spec.fps:.1f} s"
-        makes = f"{spec.default_size}, {length} at {spec.fps} fps, from {' or '.join(sorted(spec.pipelines, reverse=True))}"
-        cells = (name, _here(row), makes, spec.source, spec.license, ", ".join(spec.aliases))
+        makes = f"{spec.default_size}, {spec.default_num_frames / spec.fps:.1f} s"
+        starts = ", ".join(mode for mode in MODES if mode in spec.pipelines)
+        cells = (name, _here(row), makes, starts, spec.license)
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
 

@@ -42,6 +42,9 @@ def serve(
     app.open_outbound(
         settings
     )  # what is wrong with its setting shows here, not in a process that is started again and again
+    if (problem := app.check_storage(settings)) is not None:
+        stderr.print(Text(problem, "yellow"), soft_wrap=True)
+    app.check_marks(settings)
     default_model = Catalog.open(settings.cards_folder, settings.engine.default_model).resolve(None)
     if settings.engine.kind != "fake" and (found := weights_of(default_model)).problem:
         hint = f": {found.hint}" if found.hint else ""

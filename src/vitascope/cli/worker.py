@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from types import FrameType
 from typing import Annotated
@@ -12,6 +13,8 @@ from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
 
 from ._terminal import configure_logging
+
+logger = logging.getLogger(__name__)
 
 
 def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False) -> None:
@@ -39,6 +42,7 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     """Run the engine for a worker; started by the worker only."""
+    from vitascope import app
     from vitascope.engine import open_engine
     from vitascope.worker import child
 
@@ -46,7 +50,12 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     configure_logging(settings.log_level)
     settings_module.share_cores()
     engine = settings.engine
-    catalog = Catalog.open(settings.cards_folder, engine.default_model)
+    # a card that was broken since the server started must not take the other models with it
+    catalog = Catalog.open(
+        settings.cards_folder,
+        engine.default_model,
+        on_problem=lambda error: logger.error("%s", error.message),
+    )
     child.run(
         fd,
         lambda: open_engine(
@@ -54,9 +63,11 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             locate,
             device=engine.device,
             threads=engine.threads,
+            slots=engine.slots,
             fake_step_seconds=engine.fake_step_seconds,
         ),
         catalog.resolve,
         nice=settings.worker.nice,
         between=settings.worker.frame_interpolation,
+        marks=app.open_marks(settings),
     )

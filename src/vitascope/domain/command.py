@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +27,9 @@ ABOUT_MODELS = frozenset(CommandKind) - {CommandKind.CLEAR_CACHES, CommandKind.R
 
 WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
 """What needs no engine: it is done beside jobs."""
+
+
+WORKER_STOPPED = "The worker stopped before it was done; ask again, and a download goes on where it stopped."
 
 
 class CommandStatus(StrEnum):
@@ -56,6 +60,10 @@ class Errand:
     started_at: datetime | None
     finished_at: datetime | None
 
+    @property
+    def is_open(self) -> bool:
+        return self.status in (CommandStatus.QUEUED, CommandStatus.RUNNING)
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -76,6 +84,19 @@ class Command:
                 started = status is CommandStatus.QUEUED and len(found) > 1
                 return CommandStatus.RUNNING if started else status
         return CommandStatus.DONE
+
+    def among(self, living: Collection[str]) -> Command:
+        """Show what other workers than these have not done as failed, which it will be once a worker tidies up.
+
+        Where the only one has died there is none that does.
+        """
+        errands = tuple(
+            dataclasses.replace(errand, status=CommandStatus.FAILED, message=WORKER_STOPPED)
+            if errand.is_open and errand.worker_id not in living
+            else errand
+            for errand in self.errands
+        )
+        return dataclasses.replace(self, errands=errands)
 
 
 @dataclass(frozen=True, slots=True)

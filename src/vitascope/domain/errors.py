@@ -5,8 +5,10 @@
     │   ├── InvalidParameter        .parameter .rule .nearest
     │   ├── UnknownModel
     │   ├── JobNotFound
+    │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
+    │   ├── VideoExpired
     │   ├── JobConflict
     │   ├── IdempotencyConflict
     │   ├── InvalidApiKey
@@ -33,9 +35,12 @@
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
     │   ├── WriteFailed
+    │   ├── SigningFailed
     │   ├── WorkerLost
     │   └── InternalError
     ├── StorageError
+    │   └── StorageUnavailable      it may do it later
+    ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
     ├── StoreUnavailable            the database does not answer; it may later
@@ -115,12 +120,20 @@ class JobNotFound(RequestError):
     """There is no such job."""
 
 
+class LinkNotFound(RequestError):
+    """The link is not valid, or not any more."""
+
+
 class VideoNotReady(RequestError):
     """The video is not ready yet."""
 
 
 class VideoFailed(RequestError):
     """There is no video: the job failed or was cancelled."""
+
+
+class VideoExpired(RequestError):
+    """The video is not kept any more."""
 
 
 class JobConflict(RequestError):
@@ -244,6 +257,10 @@ class WriteFailed(GenerationError):
     """The video file could not be written."""
 
 
+class SigningFailed(GenerationError):
+    """The video's origin could not be signed into the file."""
+
+
 class WorkerLost(GenerationError):
     """The worker stopped while it made this video, as often as the server tries."""
 
@@ -254,6 +271,14 @@ class InternalError(GenerationError):
 
 class StorageError(VitascopeError):
     """The storage did not do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage of videos does not answer."""
+
+
+class DiskFull(VitascopeError):
+    """The server has too little disk space left for another video."""
 
 
 class SecretUnreadable(VitascopeError):

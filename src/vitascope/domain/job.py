@@ -77,6 +77,12 @@ class Job:
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: When its files go, which is known once it has ended; None keeps them.
+    expires_at: datetime | None = None
+    #: When they were found to be gone.
+    expired_at: datetime | None = None
+    #: Whether their removal has begun, which is never taken back: some may be gone.
+    is_being_removed: bool = False
     error: JobError | None = None
     video: Video | None = None
     #: What the worker chose and measured: automatic choices with reasons, seconds by stage.
@@ -85,6 +91,12 @@ class Job:
     key_id: str = ""
     #: Whether its client has asked about it, and so knows its id.
     is_read: bool = False
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether its files are given out no more: their time is over, or some are gone, whatever this clock says."""
+        if self.is_being_removed or self.expired_at is not None:
+            return True
+        return self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 """What a video starts from: text alone, a first frame, a first and a last frame, a video that is changed, or pictures of
@@ -97,6 +97,8 @@ class ModelSpec:
     #: Layers of the CLIP text encoder, of which the last can be skipped; 0 if there is none.
     clip_layers: int = 0
     takes_negative_prompt: bool = True
+    #: Whether it reads a text at all; else the picture that it starts from says everything.
+    takes_prompt: bool = True
     #: Extra arguments for the pipeline's call, such as max_sequence_length.
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     #: Parts of the pipeline that other repositories hold, such as AnimateDiff's motion adapter, as a `source` each.
@@ -117,6 +119,17 @@ class ModelSpec:
     @property
     def default_size(self) -> Size:
         return self.sizes[0]
+
+    @property
+    def parts(self) -> dict[str, ModelSpec]:
+        """What other repositories hold, by component: specs of a source alone, which make nothing by themselves."""
+        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "revision": None}
+        return {name: replace(self, source=source, **alone) for name, source in self.components.items()}
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this is one component of a pipeline and no pipeline."""
+        return not self.pipelines
 
     def continuing_mode(self, mode: Mode) -> Mode | None:
         """Tell how a window goes on after one of this mode; None if a video cannot be longer than one window."""

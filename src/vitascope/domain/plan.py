@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +17,18 @@ from typing import Any
 from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
+from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec
-from .request import MAX_PRIORITY, MAX_SEED, OUTPUT_FORMATS, GenerationRequest, OutputFormat
+from .request import (
+    MAX_EXPIRES_SECONDS,
+    MAX_PRIORITY,
+    MAX_SEED,
+    MIN_EXPIRES_SECONDS,
+    OUTPUT_FORMATS,
+    GenerationRequest,
+    OutputFormat,
+    Watermark,
+)
 from .sizes import Fit, asked_size, native_size
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
@@ -27,6 +38,8 @@ MAX_PROMPT_CHARS = 32_000
 MAX_REFERENCES = 8
 
 MAX_PREVIEW_EVERY = 1000
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +75,9 @@ class Plan:
     fps: int
     fit: Fit
     format: OutputFormat
+    #: Whether the file carries a signed statement of its origin.
+    provenance: bool = True
+    watermark: Watermark | None = None
     choices: tuple[Choice, ...]
 
     @property
@@ -110,21 +126,26 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
-        windows = tuple(_window(window) for window in values["windows"])
+        windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
-        return cls(**{**values, **rows, "windows": windows, "choices": choices})
+        watermark = values.get("watermark")
+        marks = {"watermark": watermark and Watermark(**watermark)}
+        return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
 
 
-def _window(values: Mapping[str, Any]) -> Window:
+def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
     if "continues" in values:  # before 2026-11-21
         is_continuing = values["continues"]
-        return Window(values["num_frames"], "image" if is_continuing else "text", int(is_continuing))
+        return Window(values["num_frames"], "image" if is_continuing else plan_mode, int(is_continuing))
     return Window(**values)
 
 
-def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
-    """Decide how `spec`'s model makes what `request` asks for.
+DEFAULT_RULES = MarkRules()
+
+
+def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT_RULES) -> Plan:
+    """Decide how `spec`'s model makes what `request` asks for, on a server that marks its files by `rules`.
 
     Raises:
         InvalidParameter: the request asks for something that cannot be made.
@@ -138,6 +159,7 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
     steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
     scheduler, scheduler_choices = _scheduler(request, spec, windows, steps)
+    watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
         mode=mode,
@@ -165,25 +187,23 @@ def plan(request: GenerationRequest, spec: ModelSpec) -> Plan:
         fps=fps,
         fit=fit,
         format=request.format,
-        choices=size_choices + length_choices + scheduler_choices,
+        provenance=is_signed(request, rules),
+        watermark=watermark,
+        choices=size_choices + length_choices + scheduler_choices + mark_choices,
     )
 
 
 def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
-    if not request.prompt.strip() and not request.shots:
+    if spec.takes_prompt and not request.prompt.strip() and not request.shots:
         raise InvalidParameter("prompt", request.prompt, "it must say what the video shows")
-    if len(request.shots) > MAX_SHOTS:
-        raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
+    _check_shots(request)
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    for index, shot in enumerate(request.shots):
-        texts[name := f"shots[{index}].prompt"] = shot.prompt
-        if not shot.prompt.strip():
-            raise InvalidParameter(name, shot.prompt, "it must say what the shot shows")
+    texts |= {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(request.shots)}
     for name, text in texts.items():
         if len(text) > MAX_PROMPT_CHARS:
             rule = f"it must have at most {MAX_PROMPT_CHARS} characters"
             raise InvalidParameter(name, f"{len(text)} characters long", rule)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _HALF_CHARACTER.search(text):
             raise InvalidParameter(name, ascii(text), "it must be UTF-8 text")
     if request.negative_prompt.strip() and not spec.takes_negative_prompt:
         rule = f"model `{spec.id}` takes no negative prompt"
@@ -191,6 +211,18 @@ def _check_text(request: GenerationRequest, spec: ModelSpec) -> None:
     if request.format not in OUTPUT_FORMATS:
         rule = f"it must be one of {', '.join(OUTPUT_FORMATS)}"
         raise InvalidParameter("format", request.format, rule, nearest="mp4")
+
+
+def _check_shots(request: GenerationRequest) -> None:
+    if len(request.shots) > MAX_SHOTS:
+        raise InvalidParameter("shots", f"{len(request.shots)} long", f"there may be at most {MAX_SHOTS}")
+    for index, shot in enumerate(request.shots):
+        if not shot.prompt.strip():
+            raise InvalidParameter(f"shots[{index}].prompt", shot.prompt, "it must say what the shot shows")
+    num_chars = sum(len(shot.prompt) for shot in request.shots)
+    if num_chars > MAX_PROMPT_CHARS:  # every window keeps the text that it shows
+        rule = f"all shots together must have at most {MAX_PROMPT_CHARS} characters"
+        raise InvalidParameter("shots", f"{num_chars} characters long", rule)
 
 
 def _whole_prompt(request: GenerationRequest) -> str:
@@ -206,6 +238,11 @@ def _check_numbers(request: GenerationRequest) -> None:
         nearest = min(max(request.preview_every, 0), MAX_PREVIEW_EVERY)
         rule = f"it must be from 0 (no previews) to {MAX_PREVIEW_EVERY} steps"
         raise InvalidParameter("preview_every", request.preview_every, rule, nearest=nearest)
+    kept = request.expires_in_seconds
+    if kept is not None and not MIN_EXPIRES_SECONDS <= kept <= MAX_EXPIRES_SECONDS:
+        nearest = min(max(kept, MIN_EXPIRES_SECONDS), MAX_EXPIRES_SECONDS)
+        rule = f"it must be from {MIN_EXPIRES_SECONDS} (a minute) to {MAX_EXPIRES_SECONDS} (ten years)"
+        raise InvalidParameter("expires_in_seconds", kept, rule, nearest=nearest)
 
 
 _STARTS: dict[Mode, tuple[str, str]] = {

@@ -12,10 +12,22 @@ from .webhook import Webhook
 OutputFormat = Literal["mp4", "gif"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("mp4", "gif")
 
+Position = Literal[
+    "top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"
+]
+
 MAX_SEED = 2**63 - 1
 
 MAX_PRIORITY = 10
 """Priorities go from its negative to it."""
+
+MIN_EXPIRES_SECONDS = 60
+"""A video that goes sooner could be gone before its client has seen that it is there."""
+
+MAX_EXPIRES_SECONDS = 10 * 365 * 24 * 3600
+
+TEMP_SECONDS = 24 * 3600
+"""How long vendors keep a video that was asked for as temporary."""
 
 MAX_VIDEO_SECONDS = 120
 MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS
@@ -29,6 +41,18 @@ class Shot:
     prompt: str
     #: In the file; None shares what the others leave.
     num_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """What can be seen on each frame: text or a picture. One with neither asks for none, not even the operator's."""
+
+    text: str | None = None
+    #: As `GenerationRequest.image`.
+    image: str | None = None
+    position: Position = "bottom-right"
+    #: Up to 1, which is opaque.
+    opacity: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +90,20 @@ class GenerationRequest:
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
     format: OutputFormat = "mp4"
+    #: Whether the file carries a signed statement of its origin; None is what the operator wants.
+    provenance: bool | None = None
+    #: None is the operator's.
+    watermark: Watermark | None = None
     #: Jobs of a higher priority go first.
     priority: int = 0
+    #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
+    expires_in_seconds: int | None = None
     #: The client's own words about the job, given back unchanged.
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
+    base_url: str = ""
     #: Where its end is told; the key's endpoints are told beside it.
     webhook: Webhook | None = None
     #: The client's own name for the job, told with its end.
@@ -84,20 +116,19 @@ class GenerationRequest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
-        webhook = values.get("webhook")
-        return cls(
-            **{
-                **values,
-                "shots": shots,
-                "references": tuple(values.get("references", ())),
-                "webhook": webhook and Webhook(**webhook),
-            }
-        )
+        watermark, webhook = values.get("watermark"), values.get("webhook")
+        rows = {"shots": shots, "references": tuple(values.get("references", ()))}
+        objects = {
+            "watermark": watermark and Watermark(**watermark),
+            "webhook": webhook and Webhook(**webhook),
+        }
+        return cls(**{**values, **rows, **objects})
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All pictures and videos that it names."""
-        named = (self.image, self.last_image, self.video, *self.references)
+        watermark = None if self.watermark is None else self.watermark.image
+        named = (self.image, self.last_image, self.video, watermark, *self.references)
         return tuple(name for name in named if name is not None)
 
 

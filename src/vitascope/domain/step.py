@@ -24,6 +24,8 @@ class Step:
     stage: str
     index: int = 0
     of: int = 1
+    #: What is being denoised, now and then: a small WebP.
+    preview: bytes | None = None
 
 
 def percent(step: Step) -> int:

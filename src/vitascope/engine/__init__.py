@@ -9,5 +9,6 @@ Shapes in this room: `B` batch, `C` latent channels, `T` latent frames, `H` `W` 
 """
 
 from .contract import Clip, Engine, Inputs, open_engine
+from .places import EngineBusy
 
-__all__ = ["Clip", "Engine", "Inputs", "open_engine"]
+__all__ = ["Clip", "Engine", "EngineBusy", "Inputs", "open_engine"]

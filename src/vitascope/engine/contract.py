@@ -49,7 +49,15 @@ NO_INPUTS = Inputs()
 
 
 class Engine(Protocol):
-    """Makes clips, one at a time."""
+    """Makes clips; a few may be in the making at the same time.
+
+    One thread drives an engine. It may advance the open generations in any order and stop between any two steps: each makes
+    exactly what it makes alone. What is between two pauses belongs to one generation only, so the caller decides how the
+    device's time is shared; a generation that stands still while it decodes holds the most memory.
+
+    Not in turn run generations of different models, since one would have to unload the other's. Nor will those be whose
+    weights change with the request: under offloading, where modules come and go, or with different LoRA sets.
+    """
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -66,12 +74,17 @@ class Engine(Protocol):
         """Ids of the models that would start at once."""
         ...
 
+    def capacity(self, spec: ModelSpec) -> int:
+        """How many more generations of this model may be begun now; 0 while another model runs."""
+        ...
+
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         """Make the clip that `plan` describes, step by step.
 
-        Closing the generator cancels: no further step runs, nothing is decoded, the memory is free again.
+        Closing the generator cancels: no further step runs, nothing is decoded, the memory is free again. It takes its
+        place when it is first advanced, and gives it back before the Clip, on an error, or when it is closed.
 
         Args:
             plan: made by `domain.plan.plan` for `spec`.
@@ -83,6 +96,7 @@ class Engine(Protocol):
 
         Raises:
             GenerationError: the model could not be loaded, ran out of memory, or gave no picture.
+            EngineBusy: there is no `capacity` for it; nothing else has changed.
         """
         ...
 
@@ -91,11 +105,16 @@ class Engine(Protocol):
 
         Raises:
             GenerationError: it could not be loaded, or the memory was not enough.
+            EngineBusy: a generation of another model is open, or there is no place.
         """
         ...
 
     def unload(self, model_id: str) -> bool:
-        """Unload a model; returns whether it was loaded."""
+        """Unload a model; returns whether it was loaded.
+
+        Raises:
+            EngineBusy: a generation of it is open.
+        """
         ...
 
     def clear_caches(self) -> None:
@@ -103,7 +122,11 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload everything.
+
+        Raises:
+            EngineBusy: a generation is open.
+        """
         ...
 
 
@@ -113,13 +136,14 @@ def open_engine(
     *,
     device: str = "auto",
     threads: int = 0,
+    slots: int = 4,
     fake_step_seconds: float = 0.0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
         from .fake import FakeEngine
 
-        return FakeEngine(step_seconds=fake_step_seconds)
+        return FakeEngine(step_seconds=fake_step_seconds, slots=slots)
     from .engine import DiffusersEngine
 
-    return DiffusersEngine(locate, device=device, threads=threads)
+    return DiffusersEngine(locate, device=device, threads=threads, slots=slots)

@@ -1,10 +1,10 @@
-"""The diffusers engine: one model loaded, one generation at a time, through a slot."""
+"""The diffusers engine: one model loaded, a few generations open at a time, each in a slot of its own."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
-import logging
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,25 +20,28 @@ from vitascope.domain.step import STAGE_STARTS, Step
 
 from .contract import NO_INPUTS, Clip, Inputs, Locate
 from .families import generic
-from .generation import pause_at_blocks
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
+from .places import Places
 from .slots import Slot
+from .torch_state import TorchState
 
 if TYPE_CHECKING:
     from .contract import Frames
 
-logger = logging.getLogger(__name__)
+_ORDER = list(STAGE_STARTS)
 
 
 class DiffusersEngine:
     """Drives real checkpoints.
 
-    Making one turns gradients off for the calling thread: greenlets share torch's gradient mode, and a pipeline that stands
-    still inside its own `no_grad` would leave it off for the others anyway.
+    Args:
+        locate: tells where a model's weights are.
+        device: torch device, or "auto".
+        threads: CPU threads of torch; 0 is one per physical core.
+        slots: generations that may be open at the same time.
     """
 
-    def __init__(self, locate: Locate, *, device: str = "auto", threads: int = 0) -> None:
-        torch.set_grad_enabled(mode=False)
+    def __init__(self, locate: Locate, *, device: str = "auto", threads: int = 0, slots: int = 4) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -46,8 +49,8 @@ class DiffusersEngine:
         self._locate = locate
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
+        self._places = Places(slots)
         self._loaded: LoadedModel | None = None
-        self._slot: Slot | None = None
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -61,21 +64,25 @@ class DiffusersEngine:
     def loaded_models(self) -> tuple[str, ...]:
         return () if self._loaded is None else (self._loaded.spec.id,)
 
+    def capacity(self, spec: ModelSpec) -> int:
+        return self._places.free(spec)
+
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
-        with _memory_errors(spec):
+        with self._places.take(spec), _memory_errors(spec):
             yield Step("load")
-            slot = self._slot_of(spec)
-            yield Step("load", 1)
-            frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
-        assert self._loaded is not None
-        choices = (*self._loaded.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
-        yield Clip(frames, choices + generic.prompt_choice(plan, spec, slot))
+            model = self._load(spec)
+            with model.slots.take(plan.seed) as slot:
+                yield Step("load", 1)
+                frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
+                choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
+                choices += generic.prompt_choice(plan, spec, slot)
+        yield Clip(frames, choices)
 
     def load(self, spec: ModelSpec) -> None:
-        with _memory_errors(spec):
-            self._slot_of(spec)
+        with self._places.take(spec), _memory_errors(spec):
+            self._load(spec)
 
     def unload(self, model_id: str) -> bool:
         if model_id not in self.loaded_models:
@@ -89,26 +96,31 @@ class DiffusersEngine:
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        self._loaded = self._slot = None
+        self._places.require_idle("unload")
+        self._unload()
+
+    def _load(self, spec: ModelSpec) -> LoadedModel:
+        """Load the model if it is not there. All open generations are of it, so that none loses its weights."""
+        if self._loaded is None or self._loaded.spec != spec:
+            self._unload()  # before the next one comes: two large models rarely fit
+            location = self._locate(spec)
+            parts = {name: self._locate(part) for name, part in spec.parts.items()}
+            with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
+                self._loaded = load_model(spec, location, self._device, self._choices[0], parts)
+        return self._loaded
+
+    def _unload(self) -> None:
+        self._loaded = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _slot_of(self, spec: ModelSpec) -> Slot:
-        if self._loaded is None or self._slot is None or self._loaded.spec != spec:
-            self.close()  # before the next one comes: two large models rarely fit
-            self._loaded = load_model(spec, self._locate(spec), self._device, self._choices[0])
-            self._slot = Slot(self._loaded.pipelines)
-            pause_at_blocks(self._slot.modules())
-        return self._slot
 
-
-def _rising(steps: Generator[Step, None, Frames]) -> Generator[Step, None, Frames]:
+def _rising(steps: Generator[Step | None, None, Frames]) -> Generator[Step, None, Frames]:
     """Pass pauses on, but never let the stage fall back.
 
     The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes the
     text again: such a pause repeats the step that was reached, so that cancelling works there too.
     """
-    order = list(STAGE_STARTS)
     reached = Step("encode_prompt")
     with contextlib.closing(steps):
         while True:
@@ -117,10 +129,16 @@ def _rising(steps: Generator[Step, None, Frames]) -> Generator[Step, None, Frame
             except StopIteration as finished:
                 frames: Frames = finished.value
                 return frames
-            is_early = step.stage == "decode_latents" and reached.index < reached.of
-            if not is_early and order.index(step.stage) >= order.index(reached.stage):
-                reached = step
-            yield reached
+            if step is not None and _is_ahead(step, reached):
+                reached = dataclasses.replace(step, preview=None)  # told once
+                yield step
+            else:
+                yield reached
+
+
+def _is_ahead(step: Step, reached: Step) -> bool:
+    is_early = step.stage == "decode_latents" and reached.index < reached.of
+    return not is_early and _ORDER.index(step.stage) >= _ORDER.index(reached.stage)
 
 
 def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:

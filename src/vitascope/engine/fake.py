@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.model_spec import ModelSpec
@@ -15,6 +17,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 
 from .contract import NO_INPUTS, Clip, Inputs
+from .places import Places
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -27,10 +30,12 @@ class FakeEngine:
 
     Args:
         step_seconds: how long one denoising step takes.
+        slots: generations that may be open at the same time.
     """
 
-    def __init__(self, step_seconds: float = 0.0) -> None:
+    def __init__(self, step_seconds: float = 0.0, slots: int = 4) -> None:
         self.step_seconds = step_seconds
+        self._places = Places(slots)
         self.loaded_models: tuple[str, ...] = ()
 
     runs_on_cpu = True
@@ -39,40 +44,63 @@ class FakeEngine:
     def device(self) -> str:
         return f"fake {self.step_seconds:g} s a step"
 
+    def capacity(self, spec: ModelSpec) -> int:
+        return self._places.free(spec)
+
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
-        yield Step("load", 1)
-        yield Step("encode_prompt", 1)
-        yield Step("denoise", 0, plan.total_steps)
-        for index in range(plan.total_steps):
-            time.sleep(self.step_seconds)
-            yield Step("denoise", index + 1, plan.total_steps)
-        yield Step("decode_latents")
-        frames = _pattern(plan)
-        if inputs.image is not None:
-            frames[0] = inputs.image
-        if inputs.last_image is not None:
-            frames[-1] = inputs.last_image
-        if inputs.video is not None and plan.strength is not None:
-            frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
+        with self._places.take(spec):
+            yield Step("load", 1)
+            yield Step("encode_prompt", 1)
+            yield Step("denoise", 0, plan.total_steps)
+            for index in range(plan.total_steps):
+                time.sleep(self.step_seconds)
+                done = index + 1
+                is_shown = plan.preview_every and done % plan.preview_every == 0
+                yield Step("denoise", done, plan.total_steps, _preview(plan, done) if is_shown else None)
+            yield Step("decode_latents")
+            frames = _started_from(inputs, _pattern(plan), plan)
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
     def load(self, spec: ModelSpec) -> None:
-        self.loaded_models = (spec.id,)
+        with self._places.take(spec):
+            self.loaded_models = (spec.id,)
 
     def unload(self, model_id: str) -> bool:
         if model_id not in self.loaded_models:
             return False
-        self.loaded_models = ()
+        self.close()
         return True
 
     def clear_caches(self) -> None:
         """Nothing is held."""
 
     def close(self) -> None:
+        self._places.require_idle("unload")
         self.loaded_models = ()
+
+
+def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:
+    """Put what was given where a model would."""
+    if inputs.image is not None:
+        frames[0] = inputs.image
+    if inputs.last_image is not None:
+        frames[-1] = inputs.last_image
+    if inputs.video is not None and plan.strength is not None:
+        frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
+    return frames
+
+
+def _preview(plan: Plan, num_steps: int) -> bytes:
+    """The first frame in small, coming out of grey."""
+    small = Image.fromarray(_pattern(plan)[0])
+    small.thumbnail((128, 128))
+    share = num_steps / plan.total_steps
+    file = io.BytesIO()
+    small.point(lambda value: 128 + (value - 128) * share).save(file, "WEBP", quality=50)
+    return file.getvalue()
 
 
 def _pattern(plan: Plan) -> Frames:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -16,7 +18,7 @@ from vitascope.domain.errors import ModelUnavailable, SettingsError
 from vitascope.domain.model_spec import Mode, ModelSpec
 
 from .families.quirks import prepare
-from .slots import build_pipeline
+from .slots import Slots, build_pipeline
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class LoadedModel:
     spec: ModelSpec
     pipelines: dict[Mode, Any]
     choices: tuple[Choice, ...]
+    slots: Slots
 
 
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
@@ -84,10 +87,21 @@ def choose_threads(asked: int) -> Choice:
     return Choice("threads", str(threads), "one per physical core that this process may use")
 
 
-def load_model(spec: ModelSpec, location: str, device: torch.device, device_choice: Choice) -> LoadedModel:
+def load_model(
+    spec: ModelSpec,
+    location: str,
+    device: torch.device,
+    device_choice: Choice,
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> LoadedModel:
     """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
 
-    `location` is a folder in diffusers' format, or a hub id.
+    Args:
+        spec: the model.
+        location: a folder in diffusers' format.
+        device: where its weights go.
+        device_choice: why there.
+        parts: folders of the components that are not in `location`, by their names.
 
     Raises:
         ModelUnavailable: the files are not there, not complete, or not what the card says.
@@ -95,7 +109,7 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     dtype, dtype_choice = choose_dtype(spec.dtype, device)
     classes = {mode: _pipeline_class(name) for mode, name in spec.pipelines.items()}
     first = "text" if "text" in classes else next(iter(classes))
-    pipe = _from_pretrained(classes[first], spec, location, dtype)
+    pipe = _from_pretrained(classes[first], spec, location, dtype, parts)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     prepare(pipe)
@@ -106,7 +120,18 @@ def load_model(spec: ModelSpec, location: str, device: torch.device, device_choi
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(requires_grad=False)
-    return LoadedModel(spec, pipelines, (device_choice, dtype_choice))
+    choices = (device_choice, dtype_choice, *_decode_choice(pipe))
+    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device))
+
+
+def _decode_choice(pipe: Any) -> tuple[Choice, ...]:
+    """Let an autoencoder of images decode one frame after the other: pipelines hand it all of them as one batch."""
+    vae = getattr(pipe, "vae", None)
+    if not isinstance(vae, diffusers.AutoencoderKL):
+        return ()
+    vae.enable_slicing()
+    reason = "the autoencoder is one of images: so it needs little memory, and a cancel takes effect at once"
+    return (Choice("decode", "frame by frame", reason),)
 
 
 def _pipeline_class(name: str) -> Any:
@@ -116,14 +141,16 @@ def _pipeline_class(name: str) -> Any:
     return found
 
 
-def _from_pretrained(pipeline_class: Any, spec: ModelSpec, location: str, dtype: torch.dtype) -> Any:
+def _from_pretrained(
+    pipeline_class: Any, spec: ModelSpec, location: str, dtype: torch.dtype, parts: Mapping[str, str]
+) -> Any:
     try:
         return pipeline_class.from_pretrained(
             location,
             dtype=dtype,
             use_safetensors=True,
             revision=spec.revision,
-            **_components_of_others(pipeline_class, spec, dtype),
+            **_components_of_others(pipeline_class, dtype, parts),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         # diffusers and transformers raise any of these for a missing, cut or foreign file
@@ -131,10 +158,12 @@ def _from_pretrained(pipeline_class: Any, spec: ModelSpec, location: str, dtype:
         raise ModelUnavailable(f"model `{spec.id}` could not be loaded: {reason[:300]}") from error
 
 
-def _components_of_others(pipeline_class: Any, spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
-    """Load what the card takes from other repositories; the classes are those that the pipeline's constructor names."""
-    kinds = pipeline_class._get_signature_types() if spec.components else {}
+def _components_of_others(
+    pipeline_class: Any, dtype: torch.dtype, parts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Load what other repositories hold; the classes are those that the pipeline's constructor names."""
+    kinds = pipeline_class._get_signature_types() if parts else {}
     return {
-        name: kinds[name][0].from_pretrained(source.partition(":")[2], dtype=dtype, use_safetensors=True)
-        for name, source in spec.components.items()
+        name: kinds[name][0].from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        for name, folder in parts.items()
     }

@@ -6,13 +6,19 @@ copies of the weights would not fit: a slot has modules of its own whose tensors
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 
 from vitascope.domain.model_spec import Mode
+
+from .generation import pause_at_blocks
+from .torch_state import TorchState
 
 
 def clone_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -25,29 +31,38 @@ def clone_module(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
 
 
+REPLACED = frozenset({"scheduler", "guider"})
+"""Components that keep state too, but of which each request gets one of its own."""
+
+
 class Slot:
     """One request's place in a loaded model: pipelines by mode over cloned modules.
 
     Args:
         pipelines: the loaded model's pipelines by mode; they share their components.
+        shared: what requests find out about the model, for all its slots.
     """
 
-    def __init__(self, pipelines: dict[Mode, Any]) -> None:
+    def __init__(self, pipelines: dict[Mode, Any], shared: dict[str, Any] | None = None) -> None:
         clones: dict[int, Any] = {}
 
-        def own(component: Any) -> Any:
-            if not isinstance(component, torch.nn.Module):
+        def own(name: str, component: Any) -> Any:
+            if name in REPLACED:
                 return component
             if id(component) not in clones:
-                clones[id(component)] = clone_module(component)
+                clones[id(component)] = _own(component)
             return clones[id(component)]
 
         self.pipelines = {
             mode: build_pipeline(
-                type(pipe), {name: own(c) for name, c in pipe.components.items()}, pipe.config
+                type(pipe), {name: own(name, c) for name, c in pipe.components.items()}, pipe.config
             )
             for mode, pipe in pipelines.items()
         }
+        pause_at_blocks(self.modules())
+        self.shared = {} if shared is None else shared
+        #: The running request's part of what torch keeps per thread.
+        self.state: TorchState | None = None
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The slot's own modules by component name."""
@@ -55,6 +70,41 @@ class Slot:
         for pipe in self.pipelines.values():
             found |= {name: c for name, c in pipe.components.items() if isinstance(c, torch.nn.Module)}
         return found
+
+
+def _own(component: Any) -> Any:
+    """Copy what keeps state from call to call: modules and further schedulers; tokenizers and processors do not."""
+    if isinstance(component, torch.nn.Module):
+        return clone_module(component)
+    return copy.deepcopy(component) if isinstance(component, ConfigMixin) else component
+
+
+class Slots:
+    """The slots of one loaded model, made when they are first needed.
+
+    Args:
+        pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
+        device: where they are.
+    """
+
+    def __init__(self, pipelines: dict[Mode, Any], device: torch.device) -> None:
+        self._pipelines = pipelines
+        self._device = device
+        self._idle: list[Slot] = []
+        self._shared: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def take(self, seed: int) -> Iterator[Slot]:
+        """Lend a slot to a request with this seed. One whose request failed or was cancelled is not used again.
+
+        A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs some tens of
+        milliseconds and no weights (docs/experiments.md).
+        """
+        slot = self._idle.pop() if self._idle else Slot(self._pipelines, self._shared)
+        slot.state = TorchState(seed, self._device)
+        yield slot
+        slot.state = None
+        self._idle.append(slot)
 
 
 def build_pipeline(pipeline_class: Any, components: dict[str, Any], config: Any) -> Any:

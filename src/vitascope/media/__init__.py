@@ -34,10 +34,13 @@ if TYPE_CHECKING:
         measure_video,
         open_picture,
         read_image,
+        read_overlay,
         read_video,
     )
     from .resample import resample_frames
     from .target import check_target
+    from .verifier import verify
+    from .watermark import draw_watermark
     from .write import write_video
 
 _MODULES = {
@@ -54,11 +57,14 @@ _MODULES = {
         "measure_video",
         "open_picture",
         "read_image",
+        "read_overlay",
         "read_video",
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),
     "target": ("check_target",),
+    "verifier": ("verify",),
+    "watermark": ("draw_watermark",),
     "write": ("write_video",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -75,6 +81,7 @@ __all__ = [
     "VideoInfo",
     "check_target",
     "contact_sheet",
+    "draw_watermark",
     "fit_frame",
     "fit_frames",
     "image_to_png",
@@ -83,9 +90,11 @@ __all__ = [
     "probe",
     "read_frames",
     "read_image",
+    "read_overlay",
     "read_video",
     "resample_frames",
     "save_image",
+    "verify",
     "write_video",
 ]
 

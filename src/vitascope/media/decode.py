@@ -41,14 +41,28 @@ _SPARE = 2
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a picture is wanted: `size` is (height, width), which it is made to cover; None leaves it as it is."""
+    """How a picture is wanted; as it is where neither `size` nor `max_side` is given."""
 
     max_pixels: int
+    #: (height, width) that it is made to cover.
     size: tuple[int, int] | None = None
+    #: Its longer side at most, in its own shape.
+    max_side: int | None = None
+    #: Give RGBA, with what is transparent as it is.
+    with_opacity: bool = False
+
+    def size_of(self, picture: Image.Image, orientation: int) -> tuple[int, int] | None:
+        """Return the (height, width) that the picture gets before it is turned upright; None is its own."""
+        if self.size is not None:
+            return self.size[::-1] if orientation in _LYING else self.size
+        longest = max(picture.size)
+        if self.max_side is None or longest <= self.max_side:
+            return None
+        return picture.height * self.max_side // longest or 1, picture.width * self.max_side // longest or 1
 
 
 def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
-    """Decode a file's first picture: RGB, upright, transparent parts white.
+    """Decode a file's first picture: RGB, upright, transparent parts white unless the wish says otherwise.
 
     Raises:
         Refusal: it is damaged or too large.
@@ -59,25 +73,27 @@ def decode(content: bytes, kind: PictureKind, wish: Wish) -> Image.Image:
         with Image.open(io.BytesIO(stripped), formats=[kind.upper()]) as picture:
             if picture.width * picture.height > wish.max_pixels:
                 raise Refusal("size", width=picture.width, height=picture.height, limit=wish.max_pixels)
-            return _shaped(picture, orientation, wish.size)
+            return _shaped(picture, orientation, wish)
     except Image.DecompressionBombError:
         raise Refusal("bomb", limit=wish.max_pixels) from None
     except _BROKEN:
         raise Refusal("damaged") from None
 
 
-def _shaped(picture: Image.Image, orientation: int, size: tuple[int, int] | None) -> Image.Image:
+def _shaped(picture: Image.Image, orientation: int, wish: Wish) -> Image.Image:
+    """Load a picture and bring it to a size, then turn it upright."""
+    size = wish.size_of(picture, orientation)
     if size is not None:
-        height, width = reversed(size) if orientation in _LYING else size
+        height, width = size
         # in both directions, as the longer one may be cut
         picture.draft("RGB", (_SPARE * width, _SPARE * height))
     picture.load()
     plain = _plain(picture)
     if size is not None:
         plain = cover(plain, height, width)
-    rgb = _on_white(plain)
+    final = plain.convert("RGBA") if wish.with_opacity else _on_white(plain)
     turn = _UPRIGHT.get(orientation)
-    return rgb if turn is None else rgb.transpose(turn)
+    return final if turn is None else final.transpose(turn)
 
 
 def cover(picture: Image.Image, height: int, width: int) -> Image.Image:

@@ -5,9 +5,10 @@ process → server   {"is": "ready"}                                   it has st
 server → process   a socket, handed over with one byte               one end of the next file's own
 process → server   {"is": "free", "status": …}                       that file's fork has ended, so
 on a file's socket:
-server → fork      {"do": "picture"|"video", "kind": …, "bytes": N, …}   then N bytes: the file
+server → fork      {"do": "picture"|"video"|"measure", "kind": …, "bytes": N, …}   then N bytes: the file
 fork → server      {"is": "picture", "height": H, "width": W}        then H·W·3 bytes: RGB
                    {"is": "end"}                                     after the pictures of a video
+                   {"is": "measured", "height": H, "width": W, "num_frames": N, "microseconds": …}
                    {"is": "refused", "code": …, "numbers": {…}}
 
 Each header has its length before it, in four bytes.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,6 +49,10 @@ MEMORY_BYTES = 1280 * 1024 * 1024
 PNG and 1,280 as WebP (docs/experiments.md)."""
 SECONDS = 20
 """Time for one file, of the processor and of the clock: 50 megapixels take 1 to 5 s on a busy core."""
+
+SECONDS_A_FRAME = 0.25
+"""Beside that, for each frame of a stored video: to shape one and to hand it over takes 20 ms at 832x480 on a busy core, and an
+engine's reader is nice. What is stored was decoded within SECONDS once, so this is no way to hold a worker."""
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 2.0
@@ -84,25 +89,27 @@ _SENTENCES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What came back: RGB pixels, upright, row by row."""
+    """What came back: pixels, upright, row by row."""
 
     height: int
     width: int
     pixels: bytes | bytearray
+    #: 3 for RGB, 4 where opacity was asked for.
+    channels: int = 3
 
     def frame(self) -> Frame:
         """Return the pixels as a frame of its own."""
         import numpy as np
 
-        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, 3).copy()
+        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, self.channels).copy()
 
     def to_png(self) -> bytes:
         """Pack the picture as PNG, with the standard library alone: of a file that we wrote we know what is in it."""
-        stride = 3 * self.width
+        stride = self.channels * self.width
         rows = b"".join(
             b"\0" + self.pixels[start : start + stride] for start in range(0, len(self.pixels), stride)
         )
-        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 2, 0, 0, 0)
+        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 2 if self.channels == 3 else 6, 0, 0, 0)
         chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
         return b"\x89PNG\r\n\x1a\n" + b"".join(
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -164,7 +171,13 @@ class Opener:
         self.started = 0
 
     def open_picture(
-        self, content: bytes, *, size: tuple[int, int] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
+        self,
+        content: bytes,
+        *,
+        size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        with_opacity: bool = False,
     ) -> Picture:
         """Read a PNG, JPEG, WebP or GIF picture that somebody sent.
 
@@ -175,7 +188,9 @@ class Opener:
             content: the file.
             size: (height, width) that the picture is to cover; what is too much is cut off on both sides. None: as
                 it is.
+            max_side: without a size: what its longer side is to have at most, in its own shape.
             max_pixels: larger ones are refused before they are decoded.
+            with_opacity: leave what is transparent as it is, and give a fourth channel that says so.
 
         Raises:
             UnreadableImage: it is none of these formats, damaged, too large, or something else besides a picture.
@@ -186,8 +201,11 @@ class Opener:
             "kind": _checked_kind(content),
             "height": size[0] if size else 0,
             "width": size[1] if size else 0,
+            "max_side": max_side or 0,
             "max_pixels": max_pixels,
+            "with_opacity": with_opacity,
         }
+        channels = 4 if with_opacity else 3
 
         def read(line: Line, header: Header) -> Picture:
             height, width = count(header, "height"), count(header, "width")
@@ -195,7 +213,7 @@ class Opener:
                 max_pixels, size[0] * size[1] if size else 0
             ):
                 raise Broken
-            return Picture(height, width, line.receive_bytes(height * width * 3))
+            return Picture(height, width, line.receive_bytes(height * width * channels), channels)
 
         outcome = self._open(order, content, read)
         if isinstance(outcome, Refusal):
@@ -212,6 +230,7 @@ class Opener:
         max_seconds: float,
         fps: float = 0.0,
         num_pictures: int | None = None,
+        seconds: int | None = None,
     ) -> list[ShownPicture]:
         """Read the pictures of an MP4 or WebM video that somebody sent; sound is left out.
 
@@ -222,6 +241,7 @@ class Opener:
             max_seconds: a video that lasts longer is refused.
             fps: give what is shown at every so many instants of a second; 0: each picture once.
             num_pictures: give the first so many and look no further; None: all.
+            seconds: how long it may take, where that is not the usual time.
 
         Raises:
             UnreadableVideo: it is none of these formats, damaged, too large, or too long.
@@ -251,7 +271,7 @@ class Opener:
                 raise Broken
             return pictures
 
-        return _of_video(self._open(order, content, read))
+        return _of_video(self._open(order, content, read, seconds))
 
     def measure_video(self, content: bytes, *, max_frames: int, max_seconds: float) -> SentVideo:
         """Decode a video that somebody sent from its beginning to its end, and tell what it is.
@@ -279,12 +299,17 @@ class Opener:
             process.end()
 
     def _open(
-        self, order: Header, content: bytes, read: Callable[[Line, Header], Answer | Refusal]
+        self,
+        order: Header,
+        content: bytes,
+        read: Callable[[Line, Header], Answer | Refusal],
+        seconds: int | None = None,
     ) -> Answer | Refusal:
+        limits = self._limits if seconds is None else replace(self._limits, seconds=seconds)
         with self._turn():
             process = self._take()
             try:
-                return process.open(order, content, self._limits, read)
+                return process.open(order, content, limits, read)
             finally:
                 self._give_back(process)
 
@@ -475,9 +500,25 @@ _shared = Opener()
 atexit.register(_shared.close)
 
 
-def open_picture(content: bytes, *, size: tuple[int, int] | None = None) -> Picture:
+def open_picture(
+    content: bytes,
+    *,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    with_opacity: bool = False,
+) -> Picture:
     """Read a picture that somebody sent, with the opener that this process has for all; see `Opener.open_picture`."""
-    return _shared.open_picture(content, size=size)
+    return _shared.open_picture(content, size=size, max_side=max_side, with_opacity=with_opacity)
+
+
+def read_overlay(path: Path) -> Frame:
+    """Read a picture with its opacity: (height, width, 4).
+
+    Raises:
+        UnreadableImage: there is no such file, or the picture is not read.
+        QueueFull: too many others wait.
+    """
+    return _shared.open_picture(_content(path), with_opacity=True).frame()
 
 
 def read_image(
@@ -532,7 +573,13 @@ def read_video(
     except OSError:
         raise UnreadableVideo("there is no such video file", hint="check the path") from None
     shown = _shared.open_video(
-        content, size=size, max_frames=max_frames, max_seconds=max_seconds, fps=fps, num_pictures=num_frames
+        content,
+        size=size,
+        max_frames=max_frames,
+        max_seconds=max_seconds,
+        fps=fps,
+        num_pictures=num_frames,
+        seconds=SECONDS + math.ceil(num_frames * SECONDS_A_FRAME),
     )
     frames = [np.frombuffer(each.picture.pixels, np.uint8).reshape(*size, 3) for each in shown]
     return np.stack(frames + frames[-1:] * (num_frames - len(frames)))

@@ -134,7 +134,8 @@ def _answer_picture(line: Line, content: bytes, order: Header) -> None:
     from .decode import Wish, decode
 
     size = (order["height"], order["width"]) if order["height"] else None
-    picture = decode(content, order["kind"], Wish(order["max_pixels"], size))
+    wish = Wish(order["max_pixels"], size, order["max_side"] or None, order["with_opacity"])
+    picture = decode(content, order["kind"], wish)
     pixels = picture.tobytes()
     line.send({"is": "picture", "height": picture.height, "width": picture.width}, pixels)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cache
@@ -62,7 +62,15 @@ _PALETTE = "stats_mode=full:reserve_transparent=0"
 _DITHER = "dither=floyd_steinberg:diff_mode=rectangle"
 
 
-def write_video(frames: Iterable[Frame], path: Path, *, fps: int, format: OutputFormat) -> None:
+def write_video(
+    frames: Iterable[Frame],
+    path: Path,
+    *,
+    fps: int,
+    format: OutputFormat,
+    comment: str = "",
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Write frames to a file that is there whole or not at all.
 
     MP4 is H.264, yuv420p in BT.709, with the index first so that it plays while it loads. Every frame lasts exactly
@@ -75,6 +83,8 @@ def write_video(frames: Iterable[Frame], path: Path, *, fps: int, format: Output
         path: the file; replaced if it exists. Its suffix plays no part.
         fps: from 1; for GIF at most 50.
         format: the container; each has one codec.
+        comment: for people, in the metadata of an MP4.
+        finish: what is still to be done with the complete file before it has its name, such as signing it.
 
     Raises:
         WriteFailed: the folder is missing or not writable, the disk is full, there are no frames, or the format
@@ -84,15 +94,19 @@ def write_video(frames: Iterable[Frame], path: Path, *, fps: int, format: Output
         if format == "gif":
             _write_gif(frames, temporary, fps)
         else:
-            _write_mp4(frames, temporary, fps)
+            _write_mp4(frames, temporary, fps, comment)
+        if finish is not None:
+            finish(temporary)
 
 
-def _write_mp4(frames: Iterable[Frame], path: Path, fps: int) -> None:
+def _write_mp4(frames: Iterable[Frame], path: Path, fps: int, comment: str) -> None:
     (height, width), frames = _size(frames)
     if height % 2 or width % 2:
         raise WriteFailed(f"an MP4 has even sides, not {width}x{height}", hint="choose an even size")
     convert = RgbToYuv("yuv420p", limited=True)
     with _container(path, "mp4", {"movflags": "+faststart"}) as container:
+        if comment:
+            container.metadata["comment"] = comment
         stream = _h264_stream(container, height, width, fps)
         for index, frame in enumerate(frames):
             _encode(container, stream, convert(frame), index, Fraction(1, fps))

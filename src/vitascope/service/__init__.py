@@ -4,7 +4,20 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .expiry import Expiry
 from .inputs import NOTHING, Sent
-from .service import Draft, Models, Service
+from .links import Link, Links
+from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
-__all__ = ["NOTHING", "Draft", "Models", "Sent", "Service"]
+__all__ = [
+    "NOTHING",
+    "REFUSALS",
+    "Draft",
+    "Expiry",
+    "Link",
+    "Links",
+    "Models",
+    "Sent",
+    "Service",
+    "StoredVideo",
+]

@@ -67,15 +67,19 @@ class Commands:
         Raises:
             CommandNotFound: there is none, or it was more than a day ago.
         """
-        return self._store.command(command_id)
+        return self._store.command(command_id).among(self._living())
 
     def all(self) -> list[Command]:
         """Return what was commanded in the last day, the newest first."""
-        return self._store.commands()
+        living = self._living()
+        return [command.among(living) for command in self._store.commands()]
 
     def workers(self) -> list[WorkerState]:
         """Return the workers that live."""
         return self._store.worker_states(self._silence_seconds)
+
+    def _living(self) -> set[str]:
+        return {state.id for state in self.workers()}
 
 
 def weights_of(spec: ModelSpec) -> Weights:

@@ -17,6 +17,7 @@ from vitascope.domain.request import (
     MAX_VIDEO_FRAMES,
     MAX_VIDEO_SECONDS,
     GenerationRequest,
+    Watermark,
     num_frames_for,
 )
 from vitascope.domain.sizes import nearest_side
@@ -39,6 +40,8 @@ class Sent:
     last_image: Content | None = None
     video: Content | None = None
     references: tuple[Content, ...] = ()
+    #: The picture of `watermark.image`.
+    watermark: Content | None = None
 
     def items(self) -> Iterator[tuple[str, Content]]:
         """Each file with its parameter's name."""
@@ -48,6 +51,8 @@ class Sent:
                 yield name, content
         for index, content in enumerate(self.references):
             yield f"references[{index}]", content
+        if self.watermark is not None:
+            yield WATERMARK, self.watermark
 
     @property
     def has_urls(self) -> bool:
@@ -55,6 +60,9 @@ class Sent:
 
 
 NOTHING = Sent()
+
+WATERMARK = "watermark.image"
+"""The parameter's name."""
 
 
 def named(request: GenerationRequest, sent: Sent, job_id: str) -> GenerationRequest:
@@ -67,7 +75,14 @@ def named(request: GenerationRequest, sent: Sent, job_id: str) -> GenerationRequ
         video=request.video if sent.video is None else f"{start}.video",
         references=tuple(f"{start}.reference-{index}.png" for index, _ in enumerate(sent.references))
         or request.references,
+        watermark=_named_watermark(request, sent, start),
     )
+
+
+def _named_watermark(request: GenerationRequest, sent: Sent, start: str) -> Watermark | None:
+    if sent.watermark is None:
+        return request.watermark
+    return dataclasses.replace(request.watermark or Watermark(), image=f"{start}.watermark.png")
 
 
 async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent:
@@ -97,6 +112,7 @@ async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent
         last_image=await fetch("last_image", sent.last_image),
         video=await fetch("video", sent.video),
         references=tuple(content for content in references if content is not None),
+        watermark=await fetch(WATERMARK, sent.watermark),
     )
 
 
@@ -110,6 +126,7 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
     # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
     size = (plan.native_height, plan.native_width)
     keys = {"image": request.image, "last_image": request.last_image, "video": request.video}
+    keys[WATERMARK] = None if request.watermark is None else request.watermark.image
     keys |= {f"references[{index}]": key for index, key in enumerate(request.references)}
     for name, content in sent.items():
         assert isinstance(content, bytes), "they are fetched first"
@@ -123,15 +140,11 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
 
 def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
     try:
-        if not name.startswith("references"):
-            return media.open_picture(content, size=size).to_png()
-        picture = media.open_picture(content)
-        longest = max(picture.height, picture.width)
-        if longest > MAX_REFERENCE_SIDE:
-            sides = (side * MAX_REFERENCE_SIDE // longest or 1 for side in (picture.height, picture.width))
-            height, width = sides
-            picture = media.open_picture(content, size=(height, width))
-        return picture.to_png()
+        is_watermark = name == WATERMARK
+        if is_watermark or name.startswith("references"):
+            picture = media.open_picture(content, max_side=MAX_REFERENCE_SIDE, with_opacity=is_watermark)
+            return picture.to_png()
+        return media.open_picture(content, size=size).to_png()
     except UnreadableImage as error:
         raise _unreadable(name, content, error) from None
 
@@ -154,15 +167,25 @@ def _unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVi
     return InvalidParameter(name, f"{len(content)} bytes", rule, hint=error.hint)
 
 
+def not_followed(request: GenerationRequest) -> tuple[Choice, ...]:
+    """Say what `following` would decide of a request whose video is not read."""
+    if request.video is None:
+        return ()
+    asked = {"size": request.height and request.width, "num_frames": request.num_frames}
+    reason = "the job takes it from the video, which is not read for a plan: here it is the model's"
+    return tuple(Choice(name, "the video's", reason) for name, value in asked.items() if value is None)
+
+
 def following(
     request: GenerationRequest, video: media.SentVideo, default_fps: int
 ) -> tuple[GenerationRequest, tuple[Choice, ...]]:
     """Take size and length, where they were not asked for, from the video that is to be changed."""
     choices = []
-    if request.height is None and request.width is None:
-        height, width = nearest_side(video.height), nearest_side(video.width)
-        request = dataclasses.replace(request, height=height, width=width)
-        choices.append(Choice("size", f"{width}x{height}", "the video that was sent has it"))
+    if request.height is None or request.width is None:
+        what = "size" if request.height is request.width else "shape"
+        request = _of_its_shape(request, video)
+        reason = f"the video that was sent has this {what}"
+        choices.append(Choice("size", f"{request.width}x{request.height}", reason))
     if request.num_frames is None:
         fps = default_fps if request.fps is None else request.fps
         # the last picture is shown as long as the others
@@ -172,3 +195,15 @@ def following(
         reason = f"the video that was sent lasts {seconds:.2f} s"
         choices.append(Choice("num_frames", str(num_frames), reason))
     return request, tuple(choices)
+
+
+def _of_its_shape(request: GenerationRequest, video: media.SentVideo) -> GenerationRequest:
+    """Take the video's size, or the missing side from its shape."""
+    scale = 1.0
+    if request.height is not None:
+        scale = request.height / video.height
+    elif request.width is not None:
+        scale = request.width / video.width
+    height = nearest_side(video.height * scale) if request.height is None else request.height
+    width = nearest_side(video.width * scale) if request.width is None else request.width
+    return dataclasses.replace(request, height=height, width=width)

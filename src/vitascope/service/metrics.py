@@ -50,6 +50,10 @@ class _Queue(Collector):
                 "How long the oldest queued job has waited.",
                 stats.oldest_queued_seconds,
             ),
+            "vitascope_files_overdue": (
+                "Jobs whose files expired more than a minute ago and are still to be removed.",
+                self._service.count_overdue(),
+            ),
             "vitascope_webhooks_pending": ("Webhooks that are still to be delivered.", backlog.num_pending),
             "vitascope_webhooks_oldest_age_seconds": (
                 "How long the oldest of them has been tried.",
@@ -59,3 +63,6 @@ class _Queue(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        if (free_bytes := self._service.free_bytes) is not None:
+            text = "Free bytes on the disk of the data folder."
+            yield GaugeMetricFamily("vitascope_disk_free_bytes", text, value=free_bytes)

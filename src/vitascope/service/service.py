@@ -5,47 +5,71 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, Protocol
 
+from vitascope import media
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
+    DiskFull,
     IdempotencyConflict,
     JobConflict,
     JobNotFound,
+    LinkNotFound,
     PermissionDenied,
     QueueFull,
     RateLimitExceeded,
     StorageError,
     StorageLimitReached,
+    StorageUnavailable,
     StoreUnavailable,
     UnknownModel,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
 )
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
-from vitascope.domain.plan import Plan, plan
+from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
+from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
+from vitascope.domain.video import Video
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
-from vitascope.storage import Storage
+from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .commands import Commands
 from .inputs import NOTHING, Sent
 from .keys import Keys
+from .links import PURPOSE, Link, Links
 from .outlook import Outlook
 from .webhooks import Webhooks
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
+
+
+REDIRECT_SECONDS = 3600
+"""How long the storage's own address is good for: a download that was begun, or broke off, can go on."""
+
+LINK_SECONDS = 24 * 3600.0
+
+
+REFUSALS = (QueueFull, StorageLimitReached, IdempotencyConflict)
+"""What `enqueue` raises after which there certainly is no job."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Models(Protocol):
@@ -70,6 +94,24 @@ class Draft:
     choices: tuple[Choice, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class StoredVideo:
+    """A finished file that is there, wherever that is."""
+
+    video: Video
+    num_bytes: int
+    #: Aware UTC.
+    written_at: datetime
+    #: End of its name, with the dot.
+    suffix: str
+    #: Where clients are sent to fetch it themselves; None reads it for them.
+    url: str | None
+    #: Its bytes from a first one up to but without a last one, in pieces. Each may wait for a network.
+    read: Callable[[int, int], Iterator[bytes]]
+    #: Until it is given out no more: nobody on its way should keep it for longer. None for as long as its job.
+    seconds_left: int | None = None
+
+
 class Service:
     """What the server can do.
 
@@ -83,6 +125,14 @@ class Service:
         outbound: the way to URLs that users give; None refuses them.
         max_fetched_bytes: the largest file that is fetched from them.
         unknown_model_falls_back: whether vendors' clients get the default model for a name that nobody knows.
+        sends_to_storage: whether clients fetch videos from the storage itself, if it has addresses.
+        public_url: where clients reach this server; None is where each has.
+        link_seconds: how long signed links are good for.
+        marks: what the operator wants of all files.
+        certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
+        expire_seconds: how long files are kept whose request does not say; None for as long as their job.
+        space: the disk's; None takes jobs however full it is.
+        clock: tells what has expired.
     """
 
     def __init__(
@@ -97,6 +147,14 @@ class Service:
         outbound: Outbound | None = None,
         max_fetched_bytes: int = 20 * 1024 * 1024,
         unknown_model_falls_back: bool = True,
+        sends_to_storage: bool = False,
+        public_url: str | None = None,
+        link_seconds: float = LINK_SECONDS,
+        marks: MarkRules = DEFAULT_RULES,
+        certificates: str = "",
+        expire_seconds: int | None = None,
+        space: Space | None = None,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
         self._models = models
@@ -110,6 +168,13 @@ class Service:
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
+        self._sends_to_storage = sends_to_storage
+        self.links = Links(lambda: store.derived_keys(PURPOSE), public_url, link_seconds)
+        self._marks = marks
+        self._certificates = certificates
+        self._expire_seconds = expire_seconds
+        self._space = space
+        self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -169,11 +234,23 @@ class Service:
         job_id = ids.new_id()
         if request.seed is None:
             request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+        if request.expires_in_seconds is None:
+            request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
-        return Draft(job_id, request, _planned(request, spec, choices), sent, tuple(choices))
+        return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
+        planned = plan(request, spec, self._marks)
+        return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned
+
+    def prepare_plan(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Draft:
+        """Do what `prepare` does for who asks for the plan only, and tell what it does not know yet; raises the same."""
+        draft = self.prepare(request, caller, sent)
+        choices = (*inputs.not_followed(draft.request), *draft.plan.choices)
+        return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=choices))
 
     def expected_seconds(self, draft: Draft) -> float | None:
         """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
@@ -221,8 +298,10 @@ class Service:
     def _follow(self, draft: Draft, video: bytes) -> Draft:
         spec = self._models.resolve(draft.request.model)
         request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+        if not choices:  # as of a job that is made again: its plan says what was taken from the video
+            return draft
         choices = (*draft.choices, *choices)
-        return dataclasses.replace(draft, request=request, plan=_planned(request, spec, choices))
+        return dataclasses.replace(draft, request=request, plan=self._planned(request, spec, choices))
 
     def count_request(self, caller: Caller) -> Allowance | None:
         """Count a request that makes a job.
@@ -254,11 +333,31 @@ class Service:
         except QueueFull as error:
             raise self._in_time(error) from None
 
+    def check_space(self) -> None:
+        """Find out, without a look at the disk for each request, whether there is room for another job's files.
+
+        Raises:
+            DiskFull: there is not.
+        """
+        if self.is_disk_full:
+            raise DiskFull
+
+    @property
+    def is_disk_full(self) -> bool:
+        return self._space is not None and self._space.is_low
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left on the disk; None if nobody knows."""
+        return None if self._space is None else self._space.free_bytes
+
     def _max_queued_of(self, caller: Caller) -> int | None:
         return caller.limits.max_queued or self._max_queued_per_key
 
     def enqueue(self, draft: Draft, caller: Caller, once: Once | None = None) -> Job:
         """Make the draft a job. When this returns, the job is durable.
+
+        Of a draft that did not become a job, by these errors or as a repetition, the inputs are to be dropped (`drop_inputs`).
 
         Args:
             draft: what `prepare` made; its inputs are stored.
@@ -274,7 +373,7 @@ class Service:
             IdempotencyConflict: the request's name was another request's; nothing was stored.
         """
         try:
-            job = self._store.create(
+            return self._store.create(
                 draft.job_id,
                 draft.request,
                 draft.plan,
@@ -284,15 +383,14 @@ class Service:
                 max_storage_bytes=caller.limits.max_storage_bytes,
                 once=once,
             )
-        except (QueueFull, StorageLimitReached, IdempotencyConflict) as error:
-            # after any other error the job may be stored all the same: its inputs must stay
-            self._drop_inputs(draft)
-            raise self._in_time(error) if isinstance(error, QueueFull) else error from None
-        if job.id != draft.job_id:
-            self._drop_inputs(draft)
-        return job
+        except QueueFull as error:
+            raise self._in_time(error) from None
 
-    def _drop_inputs(self, draft: Draft) -> None:
+    def drop_inputs(self, draft: Draft) -> None:
+        """Remove the stored inputs of a draft that did not become a job. May wait for a network.
+
+        After any error but those that `enqueue` names the job may be stored all the same: then its inputs must stay.
+        """
         if any(draft.sent.items()):
             self.remove(draft.request.inputs)
 
@@ -301,7 +399,14 @@ class Service:
 
     def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
-        return self.enqueue(self.store_inputs(self.prepare(request, caller, sent)), caller)
+        return self._finish_submit(self.store_inputs(self.prepare(request, caller, sent)), caller)
+
+    def _finish_submit(self, draft: Draft, caller: Caller) -> Job:
+        try:
+            return self.enqueue(draft, caller)
+        except REFUSALS:
+            self.drop_inputs(draft)
+            raise
 
     def prepare_again(self, job: Job, caller: Caller) -> Draft:
         """Plan a job's request anew, with the seed that it had and inputs of its own. Reads the inputs.
@@ -324,10 +429,16 @@ class Service:
     def retry(self, job_id: str, caller: Caller) -> Job:
         """Make a new job of an ended one's request and seed; raises what `get` and the steps raise."""
         draft = self.store_inputs(self.prepare_again(self.get(job_id, caller), caller))
-        return self.enqueue(draft, caller)
+        return self._finish_submit(draft, caller)
 
     def _sent_with(self, job: Job) -> Sent:
         request = job.request
+        if not request.inputs:
+            return NOTHING
+        what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
+        message = f"the job cannot be made again: {what} not kept any more"
+        if job.is_expired(self._clock()):
+            raise JobConflict(message, hint="send its request and its files again")
 
         def read(key: str | None) -> bytes | None:
             if key is None:
@@ -342,10 +453,12 @@ class Service:
                 last_image=read(request.last_image),
                 video=read(request.video),
                 references=tuple(content for content in references if content is not None),
+                watermark=read(None if request.watermark is None else request.watermark.image),
             )
+        except StorageUnavailable:
+            raise
         except StorageError as error:
-            what = "its first frame is" if request.inputs == (request.image,) else "what was sent with it is"
-            raise JobConflict(f"the job cannot be made again: {what} not kept any more") from error
+            raise JobConflict(message, hint="send its request and its files again") from error
 
     # jobs
 
@@ -417,13 +530,29 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
-    def open_video(self, job: Job) -> Path:
-        """Return where the job's file is on this machine.
+    def provenance(self, job: Job) -> Finding:
+        """Read back what the job's file says of its origin, and whether it is still true. Takes a while.
 
         Raises:
             VideoNotReady: the job has not ended.
             VideoFailed: the job has ended without a file.
-            StorageError: the file is gone, or not on this machine.
+            StorageError: the file is gone.
+            QueueFull: too many others are being read.
+        """
+        self.open_video(job)
+        assert job.video is not None
+        with self._files.open(job.video.key) as file:
+            return media.verify(file, self._certificates)
+
+    def open_video(self, job: Job) -> StoredVideo:
+        """Find a job's file. May wait for a network.
+
+        Raises:
+            VideoNotReady: the job has not ended.
+            VideoFailed: the job has ended without a file.
+            VideoExpired: it was kept for a while, which is over.
+            StorageError: the file is gone.
+            StorageUnavailable: the storage does not answer.
         """
         if not job.status.is_terminal:
             raise VideoNotReady(f"the video is not ready yet: the job is {job.status} at {job.progress} %")
@@ -432,10 +561,44 @@ class Service:
         if job.video is None:
             reason = job.error.message if job.error else "unknown"
             raise VideoFailed(f"there is no video: the job failed ({reason})")
-        path = self._files.path_for(job.video.key)
-        if path is None:
-            raise StorageError("this storage does not keep files on this machine")
-        return path
+        if job.is_expired(self._clock()):
+            raise VideoExpired(_until(job))
+        key = job.video.key
+        found = self._files.stat(key)
+        left = None
+        if job.expires_at is not None:
+            left = max(1, int((job.expires_at - self._clock()).total_seconds()))
+        url_seconds = min(REDIRECT_SECONDS, left or REDIRECT_SECONDS)
+        url = self._files.url_for(key, expires_seconds=url_seconds) if self._sends_to_storage else None
+        read = partial(self._files.read, key)
+        return StoredVideo(
+            job.video, found.num_bytes, found.written_at, f".{key.rpartition('.')[2]}", url, read, left
+        )
+
+    def link_for(self, job: Job, base_url: str = "", output: int = 0) -> Link:
+        """Make an address from which anyone can fetch a job's file for a while, an absolute one where a host is known.
+
+        Args:
+            job: whose file; it need not be there yet.
+            base_url: where a client has reached this server now, for a job that was not made over HTTP.
+            output: which of the job's files.
+        """
+        return self.links.make(job, base_url, output)
+
+    def linked(self, token: str) -> Job:
+        """Return the job whose file a signed link leads to, whoever has the link.
+
+        Raises:
+            LinkNotFound: the link is not ours, its time is over, or the job is gone.
+        """
+        linked = self.links.read(token)
+        try:
+            job = self._store.get(linked.job_id)
+        except JobNotFound:
+            raise LinkNotFound from None
+        if linked.output != 0 or (job.video is not None and not job.video.key.endswith(f".{linked.suffix}")):
+            raise LinkNotFound
+        return job
 
     def together(self) -> AbstractContextManager[None]:
         """Make one transaction of what this thread writes in the block, where that saves waiting for the disk."""
@@ -449,10 +612,18 @@ class Service:
             alive = self._store.live_workers(self._worker_silence_seconds)
         except StoreUnavailable:
             return "the database does not answer"
-        return None if alive else "no worker is running"
+        if not alive:
+            return "no worker is running"
+        if self._space is not None and self._space.is_low:
+            return f"the disk is nearly full: fewer than {self._space.min_free_bytes} bytes are free"
+        return None
 
     def live_workers(self) -> int:
         return self._store.live_workers(self._worker_silence_seconds)
+
+    def count_overdue(self) -> int:
+        """Count jobs whose files should be gone by now and are not known to be."""
+        return self._store.count_overdue()
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
@@ -461,6 +632,7 @@ class Service:
         return self._store.webhook_backlog()
 
 
-def _planned(request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
-    planned = plan(request, spec)
-    return dataclasses.replace(planned, choices=(*choices, *planned.choices)) if choices else planned
+def _until(job: Job) -> str:
+    if job.expires_at is None:
+        return ""
+    return f"the video is not kept any more: it expired at {job.expires_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -5,6 +5,8 @@ Never here: what is in the files, who may see them, jobs, SQL, HTTP.
 """
 
 from .local import LocalStorage
-from .protocol import Storage, StoredFile, check_key
+from .protocol import FileStat, Storage, StoredFile, check_key
+from .s3 import S3Storage
+from .space import Space
 
-__all__ = ["LocalStorage", "Storage", "StoredFile", "check_key"]
+__all__ = ["FileStat", "LocalStorage", "S3Storage", "Space", "Storage", "StoredFile", "check_key"]

@@ -14,7 +14,10 @@ from typing import BinaryIO
 
 from vitascope.domain.errors import StorageError
 
-from .protocol import StoredFile, check_key, is_key
+from .protocol import FileStat, StoredFile, check_key, is_key
+
+READ_BYTES = 256 * 1024
+"""Pieces of a file that is read: many enough that a slow reader costs little memory."""
 
 
 class LocalStorage:
@@ -53,6 +56,24 @@ class LocalStorage:
     def open(self, key: str) -> BinaryIO:
         with _storing(key):
             return self._target(key).open("rb")
+
+    def stat(self, key: str) -> FileStat:
+        found = self.path_for(key)
+        with _storing(key):
+            status = found.stat()
+        return FileStat(status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        with self.open(key) as file, _storing(key):
+            file.seek(start)
+            while start < end and (piece := file.read(min(READ_BYTES, end - start))):
+                start += len(piece)
+                yield piece
+
+    def fetch(self, key: str, path: Path) -> None:
+        target = self._target(key)
+        with _storing(key):
+            shutil.copyfile(target, path)
 
     def path_for(self, key: str) -> Path:
         target = self._target(key)

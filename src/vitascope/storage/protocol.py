@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -25,17 +26,27 @@ class StoredFile:
     age_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What is known of a file without reading it."""
+
+    num_bytes: int
+    #: Aware UTC.
+    written_at: datetime
+
+
 class Storage(Protocol):
     """Files by key. A key is made by the server, such as `videos/3f/video_3f….mp4`, never by a client.
 
-    Every method may raise StorageError: the key is not legal, or the storage did not do what was asked.
+    Every method may raise StorageError: the key is not legal, or the storage did not do what was asked. It is a
+    StorageUnavailable where the same call may succeed later. Calls may wait for a network: none belongs into an event loop.
     """
 
     def put(self, path: Path, key: str) -> None:
         """Take a finished file over: afterwards `path` is gone and `key` survives a crash of the machine.
 
         What `key` held before is replaced, and readers see either the one or the other whole. So a job that is run
-        again may put its file again.
+        again may put its file again. A put that failed has left `path` as it was.
         """
 
     def put_bytes(self, data: bytes, key: str) -> None:
@@ -44,14 +55,23 @@ class Storage(Protocol):
     def open(self, key: str) -> BinaryIO:
         """Open a file for reading, seekable. The caller closes it. A file that is not there is a StorageError."""
 
+    def stat(self, key: str) -> FileStat:
+        """Tell how large a file is. One that is not there is a StorageError."""
+
+    def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """Read the bytes from `start` up to but without `end` in pieces, each when the caller asks for it."""
+
     def path_for(self, key: str) -> Path | None:
-        """Say where the file is on this machine, for servers that send files themselves; None if it is elsewhere.
+        """Say where the file is on this machine; None if it is elsewhere, which is said without looking.
 
         A file that is not there is a StorageError.
         """
 
+    def fetch(self, key: str, path: Path) -> None:
+        """Copy a file to this machine, whole. A file that is not there is a StorageError."""
+
     def url_for(self, key: str, *, expires_seconds: int) -> str | None:
-        """Make an address from which anyone can fetch the file for a while; None if the storage has no such thing."""
+        """Make an address from which anyone can GET the file for a while; None if the storage has no such thing."""
 
     def delete(self, key: str) -> None:
         """Remove a file. If it is not there, that is what was asked."""
@@ -60,7 +80,7 @@ class Storage(Protocol):
         """List the files whose keys begin with `folder/`, in no order, reading on as the caller goes on.
 
         A file that comes or goes meanwhile may be left out or listed. What an interrupted `put` has left is listed under a
-        key of its own, which continues that of the file it was to become, after a dot.
+        key of its own, which continues that of the file it was to become, after a dot; if it can be seen at all.
         """
 
 

@@ -8,7 +8,7 @@ own module, one per database).
 from . import maintenance
 from .cipher import Cipher
 from .maintenance import Health
-from .rows import Event, Lapsed, Page, QueueStats, Running, Situation
+from .rows import Event, Lapsed, Page, QueueStats, Removal, Running, Situation
 from .store import Store
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Lapsed",
     "Page",
     "QueueStats",
+    "Removal",
     "Running",
     "Situation",
     "Store",

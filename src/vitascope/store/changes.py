@@ -8,15 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vitascope.domain.command import CommandStatus
+from vitascope.domain.command import WORKER_STOPPED, CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
 from . import outbox
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
-
-WORKER_STOPPED = "The worker stopped before it was done; ask again, and a download goes on where it stopped."
 
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
@@ -89,6 +87,9 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         values["lease_expires_at"] = None
     if status.is_terminal:
         values["finished_at"] = now
+        # counted from here: what waited for long is kept no shorter, and nothing goes before it is there
+        if (seconds := row.request.get("expires_in_seconds")) is not None:
+            values["expires_at"] = now + timedelta(seconds=seconds)
     changed = note(connection, row, status.value, now, **values)
     if status.is_terminal:
         outbox.write(connection, changed, status, now)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -101,12 +102,25 @@ class Cipher:
         """Whether this was encrypted with the key that encrypts now."""
         return data[1:9] == next(iter(self._ciphers))
 
+    def derive(self, purpose: str) -> tuple[bytes, ...]:
+        """Make a key for something else of each key, the first one's first; nobody can go back from it.
+
+        Raises:
+            SettingsError: there is no key.
+        """
+        text = f"vitascope derived key: {purpose}".encode()
+        return tuple(hmac.digest(key, text, "sha256") for key in self._keys)
+
+    @cached_property
+    def _keys(self) -> tuple[bytes, ...]:
+        return self._given or _read_file(self._file)
+
     @cached_property
     def _ciphers(self) -> dict[bytes, AESGCM]:
         # only now: importing it takes 20 ms, and most processes and commands need none
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        return {_name(key): AESGCM(key) for key in self._given or _read_file(self._file)}
+        return {_name(key): AESGCM(key) for key in self._keys}
 
 
 def _name(key: bytes) -> bytes:

@@ -242,7 +242,7 @@ def _check_room(
 
 
 def _check_storage(connection: sa.Connection, key_id: str, max_bytes: int) -> None:
-    is_kept = (jobs.c.key_id == key_id) & jobs.c.deleted_at.is_(None)
+    is_kept = (jobs.c.key_id == key_id) & jobs.c.deleted_at.is_(None) & jobs.c.expired_at.is_(None)
     used = connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0
     if used >= max_bytes:
         message = f"the videos of this API key take {used} bytes, and {max_bytes} are allowed"

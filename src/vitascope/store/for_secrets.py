@@ -58,6 +58,14 @@ class ForSecrets(Base):
         _open(self._cipher, row)
         self._has_checked_key = True
 
+    def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """Return keys of this deployment for something that is not kept, such as links: the first makes, all check.
+
+        They are the same on all of its machines, and change when the key for secrets is exchanged.
+        """
+        self.check_key()
+        return self._cipher.derive(purpose)
+
     def webhook_secrets(self, key_id: str, make: Callable[[], str]) -> tuple[Secret, ...]:
         """Return what a key's webhooks are signed with now: the current secret, then perhaps the one before it.
 

@@ -90,6 +90,21 @@ class ForWorkers(Base):
             changes.add_event(connection, row, history.PROGRESS, self._now(), data)
         return bool(row.cancel_requested)
 
+    def show(self, lease: Lease, percent: int, stage: str, preview: str) -> None:
+        """Write a preview down, as an event; the job's earlier ones go.
+
+        Args:
+            lease: the worker's right to the job.
+            percent: as in `report`, which has told it before.
+            stage: as there.
+            preview: a small WebP, as base64.
+        """
+        with self._database.write_soon() as connection:
+            row = changes.touch(connection, lease, last_event=changes.NEXT_EVENT)
+            history.delete_previews(connection, row.number)
+            data = {"percent": min(percent, 99), "stage": stage, "preview": preview}
+            changes.add_event(connection, row, history.PREVIEW, self._now(), data)
+
     def succeed(
         self,
         lease: Lease,
@@ -170,7 +185,7 @@ class ForWorkers(Base):
         return Lapsed(len(rows), unneeded)
 
     def prune(self, *, progress_after_seconds: float = 300.0) -> int:
-        """Delete the progress events of jobs that ended so long ago, the other events stay; and old Idempotency-Keys.
+        """Delete the progress events and previews of jobs that ended so long ago, the other events stay; and old Idempotency-Keys.
 
         Progress is for those who watch: later its only use would be its place on the disk. Each call prunes a bounded
         number of jobs and costs little if there are none, so that every worker may call it every few seconds.
@@ -214,7 +229,7 @@ class ForWorkers(Base):
                 return first_id is None or job_id < first_id  # ids sort by time
             if not JobStatus(row.status).is_terminal:
                 return True
-            return row.deleted_at is None and key in storage_keys(row)
+            return row.deleted_at is None and row.expired_at is None and key in storage_keys(row)
 
         return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
 

@@ -26,6 +26,8 @@ JOBS_PER_PRUNING = 100
 """So many jobs at once, so that other writers do not wait for long."""
 
 PROGRESS = "progress"
+PREVIEW = "preview"
+"""A small picture of what is being made. Written after progress, and goes with it."""
 
 
 def events_after(connection: sa.Connection, cursors: Mapping[str, int], limit: int) -> list[Event]:
@@ -57,7 +59,13 @@ def to_prune(ended_before: datetime) -> sa.Select[Any]:
 
 
 def prune(connection: sa.Connection, ended_before: datetime) -> int:
-    """Delete the progress events of such jobs; returns how many. Jobs that another process has locked are left to it."""
+    """Delete the progress events of such jobs, and previews; returns how many. Jobs that another process has locked are left to it."""
     numbers = connection.scalars(to_prune(ended_before).with_for_update(skip_locked=True)).all()
-    is_progress = (events.c.kind == PROGRESS) & events.c.job_number.in_(numbers)
-    return connection.execute(sa.delete(events).where(is_progress)).rowcount
+    is_unneeded = events.c.kind.in_([PROGRESS, PREVIEW]) & events.c.job_number.in_(numbers)
+    return connection.execute(sa.delete(events).where(is_unneeded)).rowcount
+
+
+def delete_previews(connection: sa.Connection, job_number: int) -> None:
+    """Delete the previews of a job, for a newer one to come: who watches has seen them, and they are large."""
+    is_older = (events.c.job_number == job_number) & (events.c.kind == PREVIEW)
+    connection.execute(sa.delete(events).where(is_older))

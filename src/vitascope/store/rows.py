@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,10 +17,18 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 
+if TYPE_CHECKING:
+    from functools import _lru_cache_wrapper
+
+T = TypeVar("T")
+
 Row = sa.Row[Any]
 
 JOBS_REMEMBERED = 4096
 """Jobs whose request and plan are kept decoded: who polls reads the same job again and again, and they never change."""
+
+MOST_REMEMBERED_CHARS = 16_384
+"""Longer texts are decoded each time: long prompts and many shots make megabytes, and thousands of those would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,15 @@ class Event:
     job_id: str
     #: Rises within the job, in the order in which readers can see the events; numbers may be left out.
     sequence: int
-    #: The status that was reached, a wish (`cancel_requested`, `deleted`), or `progress`.
+    #: The status that was reached, a wish (`cancel_requested`, `deleted`), `progress` or `preview`.
     kind: str
     attempt: int
     created_at: datetime
-    #: Of `progress` only.
+    #: Of `progress` and `preview` only.
     percent: int | None = None
     stage: str | None = None
+    #: Of `preview` only: a small WebP, as base64.
+    preview: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,14 @@ class Lapsed:
     num_jobs: int
     #: Storage keys that nobody needs any more: those of jobs that were deleted while they ran.
     unneeded: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A job whose files are to be removed."""
+
+    job_id: str
+    keys: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +117,10 @@ def job_of(row: Row) -> Job:
     return Job(
         id=row.id,
         status=JobStatus(row.status),
-        request=_request_of(row.request)
+        request=_remembered(_request_of, row.request)
         if isinstance(row.request, str)
         else GenerationRequest.from_dict(row.request),
-        plan=_plan_of(row.plan) if isinstance(row.plan, str) else Plan.from_dict(row.plan),
+        plan=_remembered(_plan_of, row.plan) if isinstance(row.plan, str) else Plan.from_dict(row.plan),
         cancel_requested=row.cancel_requested,
         progress=row.progress,
         stage=row.stage,
@@ -110,12 +128,19 @@ def job_of(row: Row) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        expired_at=row.expired_at,
+        is_being_removed=row.removal_tried_at is not None,
         error=None if row.error_code is None else JobError(row.error_code, row.error_message),
         video=None if row.video is None else Video(**row.video),
         details=row.details,
         key_id=row.key_id,
         is_read=row.read_at is not None,
     )
+
+
+def _remembered(read: _lru_cache_wrapper[T], text: str) -> T:
+    return read(text) if len(text) <= MOST_REMEMBERED_CHARS else read.__wrapped__(text)
 
 
 @lru_cache(JOBS_REMEMBERED)
@@ -145,6 +170,7 @@ def storage_keys(row: Row) -> list[str]:
         request.get("image"),
         request.get("last_image"),
         request.get("video"),
+        (request.get("watermark") or {}).get("image"),
         *request.get("references", ()),
     ]
     return [key for key in [*keys, video.get("key")] if key is not None]

@@ -15,7 +15,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0008"
+HEAD = "0009"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -65,6 +65,12 @@ _queued: dict[str, Any] = {
     "sqlite_where": sa.text("status = 'queued'"),
     "postgresql_where": sa.text("status = 'queued'"),
 }
+
+# of files that will expire and have not gone yet, and of those that are going: small, whatever has ever been
+_kept_text = sa.text("expires_at IS NOT NULL AND expired_at IS NULL")
+_kept: dict[str, Any] = {"sqlite_where": _kept_text, "postgresql_where": _kept_text}
+_going_text = sa.text("removal_tried_at IS NOT NULL AND expired_at IS NULL")
+_going: dict[str, Any] = {"sqlite_where": _going_text, "postgresql_where": _going_text}
 
 metadata = sa.MetaData(
     naming_convention={
@@ -121,6 +127,10 @@ jobs = sa.Table(
     sa.Column("fingerprint", sa.String(64)),
     # when its client first asked about it
     sa.Column("read_at", Instant),
+    # when its files go, when a sweeper last began to remove them, and when they were found to be gone
+    sa.Column("expires_at", Instant),
+    sa.Column("removal_tried_at", Instant),
+    sa.Column("expired_at", Instant),
     sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
     sa.CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
@@ -134,6 +144,8 @@ jobs = sa.Table(
     # the two ends of each key's queue
     sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
     sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
+    sa.Index("ix_jobs_expires_at", "expires_at", **_kept),
+    sa.Index("ix_jobs_removal_tried_at", "removal_tried_at", **_going),
     # SQLite would give the number of the newest job again after that row is gone
     sqlite_autoincrement=True,
 )
@@ -143,7 +155,7 @@ events = sa.Table(
     metadata,
     sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     sa.Column("sequence", sa.Integer, primary_key=True),
-    # the status that was reached, a wish (cancel_requested, deleted), or progress
+    # the status that was reached, a wish (cancel_requested, deleted), progress or preview
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),

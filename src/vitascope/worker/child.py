@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import queue
@@ -16,12 +17,12 @@ from typing import NoReturn
 from vitascope.domain.errors import InternalError, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
-from vitascope.domain.step import percent
+from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
 from .messages import Message, Pipe
-from .produce import Product, produce
+from .produce import NO_MARKS, Marks, Product, produce
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def run(
     resolve: Callable[[str], ModelSpec],
     nice: int,
     between: Between = "motion",
+    marks: Marks = NO_MARKS,
 ) -> None:
     """Serve the parent until it closes the pipe.
 
@@ -39,6 +41,7 @@ def run(
         fd: our end of the pipe, inherited.
         make_engine: opens the engine, in this process.
         resolve: finds a model's card by its id.
+        marks: what files are marked with.
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
@@ -49,14 +52,20 @@ def run(
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between)
+    child = _Child(Pipe(fd), engine, resolve, between, marks)
     child.serve()
 
 
 class _Child:
     def __init__(
-        self, pipe: Pipe, engine: Engine, resolve: Callable[[str], ModelSpec], between: Between
+        self,
+        pipe: Pipe,
+        engine: Engine,
+        resolve: Callable[[str], ModelSpec],
+        between: Between,
+        marks: Marks,
     ) -> None:
+        self._marks = marks
         self._between = between
         self._pipe = pipe
         self._engine = engine
@@ -138,7 +147,13 @@ class _Child:
         job_id: str = order["job"]
         plan = Plan.from_dict(order["plan"])
         making = produce(
-            self._engine, plan, self._resolve(plan.model), Path(order["out"]), order["key"], self._between
+            self._engine,
+            plan,
+            self._resolve(plan.model),
+            Path(order["out"]),
+            order["key"],
+            self._between,
+            self._marks,
         )
         try:
             for event in making:
@@ -146,11 +161,15 @@ class _Child:
                     return None
                 if isinstance(event, Product):
                     return event
-                step = {"stage": event.stage, "index": event.index, "percent": percent(event)}
-                self._pipe.send({"is": "step", "job": job_id, **step})
+                self._pipe.send({"is": "step", "job": job_id, **_told(event)})
         finally:
             making.close()
         return None
+
+
+def _told(step: Step) -> Message:
+    preview = None if step.preview is None else base64.b64encode(step.preview).decode()
+    return {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
 
 
 def _sentence(error: VitascopeError) -> str:

@@ -5,7 +5,7 @@ parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": 
                  {"do": "load" | "unload", "errand": NUMBER, "model": ID}
                  {"do": "clear_caches", "errand": NUMBER}
 child → parent   {"is": "ready"}
-                 {"is": "step", "job": ID, "stage": …, "index": …, "percent": …}
+                 {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,16 +31,19 @@ from vitascope.domain.errors import (
     StoreUnavailable,
 )
 from vitascope.domain.job import JobError, Lease
+from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.video import Video
-from vitascope.storage import StoredFile
+from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .engine_process import EngineProcess
 from .errands import Errands, Models
+from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
 from .messages import Message
 from .patience import Patience, StepTimes
 from .sweep import Sweep
-from .watch import STORE_RETRY_SECONDS, EngineDied, Watch
+from .transfer import Cancelled, insist
+from .watch import EngineDied, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,18 @@ SWEEP_SECONDS = 10.0
 """A busy worker looks at some files so often, between two jobs; an idle one at any time."""
 
 
+FORGET_SECONDS = 1.0
+"""What removing files may take of the worker's time; it goes on beside its other work."""
+
+
 class Files(Protocol):
     """What the worker needs of the storage."""
 
     def put(self, path: Path, key: str) -> None: ...
 
-    def path_for(self, key: str) -> Path: ...
+    def path_for(self, key: str) -> Path | None: ...
+
+    def fetch(self, key: str, path: Path) -> None: ...
 
     def delete(self, key: str) -> None: ...
 
@@ -82,6 +92,9 @@ class WorkerConfig:
     max_attempts: int = 3
     hang_seconds: float = 900.0
     drain_seconds: float = 30.0
+    #: How long a storage that is away is waited for.
+    patience_seconds: float = 900.0
+    min_free_bytes: int = 0
 
 
 class _HandBack(Exception):
@@ -117,6 +130,7 @@ class Worker:
         self._warm_models: frozenset[str] = frozenset()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._space = Space((config.work_folder,), config.min_free_bytes)
         self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
@@ -163,20 +177,27 @@ class Worker:
         if (errand := self._errands.next_for_engine()) is not None:
             self._errands.end(errand, lambda: self._obey(errand))
             return
+        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+            self._sweep_some()  # before the claim: while a lease is held, a slow storage must not hold the worker
         asked_at = time.monotonic()
-        lease = self._store.claim(
+        lease = None if self._space.is_low else self._claim()
+        if lease is None:
+            self._sweep_some()
+            self._pause(self._config.poll_seconds)
+        else:
+            self._run_one(lease, asked_at)
+
+    def _claim(self) -> Lease | None:
+        return self._store.claim(
             self._config.worker_id,
             self._config.lease_seconds,
             device=self._device,
             warm_models=self._warm_models,
         )
-        if lease is None or asked_at - self._swept_at > SWEEP_SECONDS:
-            self._swept_at = asked_at
-            self._sweep.advance()
-        if lease is None:
-            self._pause(self._config.poll_seconds)
-        else:
-            self._run_one(lease, asked_at)
+
+    def _sweep_some(self) -> None:
+        self._swept_at = time.monotonic()
+        self._sweep.advance()
 
     def _tidy(self) -> None:
         """A few times in the length of a lease: be seen, and queue what dead workers held again."""
@@ -265,8 +286,13 @@ class Worker:
         """Run one job to its end, whatever that is."""
         job = lease.job
         out = self._config.work_folder / f"{job.id}.{lease.token}.{job.plan.format}"
+        heartbeat = Heartbeat(lease, leased_at, self._config.lease_seconds, self._store, self._tidy)
         try:
-            ending = self._have_it_made(lease, leased_at, out)
+            ending = self._have_it_made(heartbeat, out)
+            if ending["is"] == "made":
+                self._keep(heartbeat, out, ending["video"]["key"])
+        except Cancelled:
+            self._settle(lease, lambda: self._store.finish_cancelled(lease))
         except LeaseLost:
             logger.warning("lease lost", extra={"job_id": job.id})
             self._drop_engine()  # it may still be at a job that is now another worker's
@@ -277,10 +303,10 @@ class Worker:
         except EngineDied:
             self._engine = None
             self._hand_back(lease, count_attempt=True)
-        except StorageError as error:  # its first frame is gone
-            self._fail(lease, JobError(error.code, error.message))
+        except StorageError as error:  # its first frame is gone, or its file cannot be kept
+            self._fail(lease, JobError(StorageError.code, error.message))
         else:
-            self._finish(lease, ending, out)
+            self._finish(lease, ending)
         finally:
             self._clear_work_folder()
 
@@ -291,22 +317,23 @@ class Worker:
             for leftover in self._config.work_folder.iterdir():
                 leftover.unlink(missing_ok=True)
 
-    def _have_it_made(self, lease: Lease, leased_at: float, out: Path) -> Message:
+    def _have_it_made(self, heartbeat: Heartbeat, out: Path) -> Message:
         """Send the job to the engine process and wait for the message that ends it."""
-        plan = lease.job.plan
+        job = heartbeat.lease.job
+        plan = job.plan
+        order = self._order(heartbeat, out)  # may wait for the storage
         engine = self._ready_engine()
-        engine.send(self._order(lease, out))
+        engine.send(order)
         known_step_seconds = self._step_times.of(plan)
         patience = Patience(plan.num_inference_steps, known_step_seconds, self._config.hang_seconds)
-        watch = Watch(lease, leased_at, self._config.lease_seconds, self._store, engine, patience, self._tidy)
+        watch = Watch(heartbeat, engine, patience)
         while True:
-            if self._is_time_over():
-                raise _HandBack
+            self._check_time()
             try:
-                message = engine.receive(watch.pause_seconds)
+                message = engine.receive(heartbeat.pause_seconds)
             except EOFError:
                 status = engine.kill()
-                logger.warning("engine died", extra={"job_id": lease.job.id, "status": status})
+                logger.warning("engine died", extra={"job_id": job.id, "status": status})
                 raise EngineDied from None
             if message is not None and message["is"] != "step":
                 self._know_engine(message)
@@ -318,32 +345,55 @@ class Worker:
     def _is_time_over(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
 
-    def _order(self, lease: Lease, out: Path) -> Message:
-        plan = lease.job.plan.to_dict()
+    def _check_time(self) -> None:
+        if self._is_time_over():
+            raise _HandBack
+
+    def _order(self, heartbeat: Heartbeat, out: Path) -> Message:
+        job = heartbeat.lease.job
+        plan = job.plan.to_dict()
         for name in ("image", "last_image", "video"):
             if plan[name] is not None:
-                plan[name] = str(self._files.path_for(plan[name]))
-        plan["references"] = [str(self._files.path_for(key)) for key in plan["references"]]
+                plan[name] = self._at_hand(heartbeat, plan[name])
+        plan["references"] = [self._at_hand(heartbeat, key) for key in plan["references"]]
+        mark = plan["watermark"]
+        if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):
+            mark["image"] = self._at_hand(heartbeat, mark["image"])
         key = f"videos/{out.name}"
-        return {"do": "make", "job": lease.job.id, "plan": plan, "out": str(out), "key": key}
+        return {"do": "make", "job": job.id, "plan": plan, "out": str(out), "key": key}
 
-    def _finish(self, lease: Lease, ending: Message, out: Path) -> None:
-        """Store the file and write down how the job ended."""
+    def _at_hand(self, heartbeat: Heartbeat, key: str) -> str:
+        """Find an input on this machine, where it is fetched to if need be: engines read files only."""
+        path = self._files.path_for(key)
+        if path is None:
+            copy = path = self._config.work_folder / key.replace("/", "-")
+            self._with_storage(
+                heartbeat, "load", lambda: self._files.fetch(key, copy), lambda: copy.unlink(missing_ok=True)
+            )
+        return str(path)
+
+    def _keep(self, heartbeat: Heartbeat, out: Path, key: str) -> None:
+        """Put a finished file into the storage, before the store is told: so a job with a video has its file."""
+        self._with_storage(
+            heartbeat, "store", lambda: self._files.put(out, key), lambda: self._files.delete(key)
+        )
+
+    def _with_storage(
+        self, heartbeat: Heartbeat, stage: str, act: Callable[[], None], undo: Callable[[], None]
+    ) -> None:
+        insist(act, undo, stage, heartbeat, self._config.patience_seconds, self._check_time)
+
+    def _finish(self, lease: Lease, ending: Message) -> None:
+        """Write down how the job ended; if it has a file, that is kept."""
         if ending["is"] == "made":
-            self._deliver(lease, ending, out)
+            self._deliver(lease, ending)
         elif ending["is"] == "cancelled":
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
         else:
             self._fail(lease, JobError(ending["code"], ending["message"]))
 
-    def _deliver(self, lease: Lease, ending: Message, out: Path) -> None:
-        """Put the file into the storage, then tell the store: in this order, so that a job with a video has its file."""
+    def _deliver(self, lease: Lease, ending: Message) -> None:
         video = Video(**ending["video"])
-        try:
-            self._files.put(out, video.key)
-        except StorageError as error:
-            self._fail(lease, JobError(error.code, error.message))
-            return
         details = ending["details"]
         speed = measured(effort_of(lease.job.plan), details["seconds"])
         is_told = self._settle(
@@ -401,10 +451,20 @@ class Worker:
                 time.sleep(STORE_RETRY_SECONDS)
 
     def _forget(self, keys: Sequence[str]) -> None:
-        """Remove files that nobody needs any more; one that stays behind has no row and is swept later."""
-        for key in keys:
+        """Remove files that nobody needs any more; one that stays behind has no row and is swept later.
+
+        Waits a moment only: while a storage is away, a job that runs must not lose its lease for this.
+        """
+
+        def forget() -> None:
             with contextlib.suppress(StorageError):
-                self._files.delete(key)
+                for key in keys:
+                    self._files.delete(key)
+
+        if keys:
+            thread = threading.Thread(target=forget, name="forget", daemon=True)
+            thread.start()
+            thread.join(FORGET_SECONDS)
 
     def _drop_engine(self) -> None:
         if self._engine is not None:

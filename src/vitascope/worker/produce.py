@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitascope import media
+from vitascope import __version__, media
 from vitascope.domain.choice import Choice
+from vitascope.domain.errors import UnreadableImage, WriteFailed
+from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.provenance import Claim
 from vitascope.domain.request import MAX_VIDEO_FRAMES, MAX_VIDEO_SECONDS
 from vitascope.domain.step import Step
 from vitascope.domain.video import Video
@@ -21,6 +25,7 @@ from vitascope.engine import Clip, Engine, Inputs
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
+    from vitascope.media.certificate import Credentials
     from vitascope.media.resample import Between
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
@@ -28,6 +33,21 @@ MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
 WRITE_STEP_SECONDS = 0.1
 """How often the writing says how far it is, and can be cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What this machine has to mark files with."""
+
+    #: None signs none.
+    credentials: Credentials | None = None
+    #: Whether prompts are signed into files, where everybody can read them.
+    with_prompt: bool = False
+    #: The operator's picture for a watermark.
+    image: Path | None = None
+
+
+NO_MARKS = Marks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +60,24 @@ class Product:
     choices: tuple[Choice, ...]
     #: Wall-clock seconds by stage.
     seconds: dict[str, float]
+    #: Name of the certificate that it is signed with; None if it is not signed.
+    signer: str | None = None
 
     def details(self) -> dict[str, Any]:
         """What the job's metadata keeps."""
         choices = [{"name": c.name, "value": c.value, "reason": c.reason} for c in self.choices]
-        return {"choices": choices, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
+        seconds = {k: round(v, 3) for k, v in self.seconds.items()}
+        return {"choices": choices, "seconds": seconds, "signer": self.signer}
 
 
 def produce(
-    engine: Engine, plan: Plan, spec: ModelSpec, out: Path, key: str = "", between: Between = "motion"
+    engine: Engine,
+    plan: Plan,
+    spec: ModelSpec,
+    out: Path,
+    key: str = "",
+    between: Between = "motion",
+    marks: Marks = NO_MARKS,
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -61,6 +90,7 @@ def produce(
         out: the file to write; replaced if it exists.
         key: the name that the storage will know the file by.
         between: how frames are made where the file has more than the clip; see `media.resample_frames`.
+        marks: what the file is marked with, where the plan says so.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -70,6 +100,8 @@ def produce(
     """
     clock = _StageClock()
     inputs = _read_inputs(plan)
+    draw = _watermark(plan, marks)
+    credentials = marks.credentials if plan.provenance else None
     clip: Clip | None = None
     for event in engine.generate(plan, spec, inputs):
         if isinstance(event, Clip):
@@ -82,17 +114,49 @@ def produce(
     yield Step("resample")
     frames = _resampled(clip, plan, between)
     clock.enter("write_video")
-    yield from _write(media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit), plan, out)
-    yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop())
+    fitted = media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit)
+    claim = _claim(plan, spec, with_prompt=marks.with_prompt)
+    yield from _write(_Writer(draw(fitted), plan, out, claim, credentials))
+    signer = None if credentials is None else credentials.name
+    yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop(), signer)
 
 
-def _write(frames: Iterable[Frames], plan: Plan, out: Path) -> Generator[Step, None, None]:
+def _claim(plan: Plan, spec: ModelSpec, *, with_prompt: bool) -> Claim:
+    return Claim(
+        generator="Vitascope",
+        version=__version__,
+        model=spec.id,
+        license=spec.license,
+        # a folder's name is the operator's own affair
+        source="folder" if spec.source.startswith("folder:") else spec.source,
+        revision=spec.revision,
+        made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        prompt=plan.prompt if with_prompt else None,
+    )
+
+
+def _watermark(plan: Plan, marks: Marks) -> Callable[[Iterable[Frames]], Iterable[Frames]]:
+    """Read what the watermark needs before the engine works; returns what draws it."""
+    mark = plan.watermark
+    if mark is None:
+        return lambda frames: frames
+    path = marks.image if mark.image == OPERATORS_IMAGE else mark.image and Path(mark.image)
+    if mark.image is not None and not path:
+        raise WriteFailed("the picture of the operator's watermark is not on the machine that made the video")
+    try:
+        image = media.read_overlay(path) if path else None
+    except UnreadableImage as error:
+        raise WriteFailed(f"the watermark's picture cannot be read: {error.message}") from None
+    size = {"height": plan.height, "width": plan.width}
+    return lambda frames: media.draw_watermark(frames, mark, image=image, **size)
+
+
+def _write(writer: _Writer) -> Generator[Step, None, None]:
     """Write in a thread, saying how far it is: a long video at a large size takes longer to write than to denoise."""
-    writer = _Writer(frames, plan, out)
     writer.start()
     try:
         while writer.is_alive():
-            yield Step("write_video", writer.done, plan.num_frames)
+            yield Step("write_video", writer.done, writer.num_frames)
             writer.join(WRITE_STEP_SECONDS)
     finally:
         writer.stop()
@@ -105,9 +169,18 @@ class _Stopped(Exception):
 
 
 class _Writer(threading.Thread):
-    def __init__(self, frames: Iterable[Frames], plan: Plan, out: Path) -> None:
+    def __init__(
+        self,
+        frames: Iterable[Frames],
+        plan: Plan,
+        out: Path,
+        claim: Claim,
+        credentials: Credentials | None,
+    ) -> None:
         super().__init__(name="write-video")
         self._frames, self._plan, self._out = frames, plan, out
+        self._claim, self._credentials = claim, credentials
+        self.num_frames = plan.num_frames
         self._is_stopping = False
         self.done = 0
         self.error: Exception | None = None
@@ -119,11 +192,24 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            media.write_video(self._counted(), self._out, fps=self._plan.fps, format=self._plan.format)
+            media.write_video(
+                self._counted(),
+                self._out,
+                fps=self._plan.fps,
+                format=self._plan.format,
+                comment="" if self._credentials is None else self._claim.sentence,
+                finish=self._sign,
+            )
         except _Stopped:
             pass
         except Exception as error:  # noqa: BLE001  raised again in the thread that waits
             self.error = error
+
+    def _sign(self, path: Path) -> None:
+        if self._credentials is not None:
+            from vitascope.media import provenance
+
+            provenance.sign(path, self._plan.format, self._claim, self._credentials)
 
     def _counted(self) -> Iterator[Frames]:
         for frame in self._frames:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from itertools import chain, islice
 from typing import BinaryIO, Protocol
 
-from vitascope.domain.errors import StorageError
+from vitascope.domain.errors import StorageError, StorageUnavailable
 from vitascope.storage import StoredFile
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,8 @@ class Sweep:
         try:
             with self._files.open(MARKER) as file:
                 found = file.read(1000).decode("ascii", errors="replace")
+        except StorageUnavailable:
+            raise  # it may be there all the same, and another database's
         except StorageError:  # nobody has written it yet
             self._files.put_bytes(own.encode("ascii"), MARKER)
             return True

@@ -1,17 +1,17 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
-from .body import read_body
+from .body import in_thread_if_large, read_body
 from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
-from .fields import Fields
+from .fields import Fields, shown
 from .files import VideoFile
 from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
 from .pictures import picture_of
-from .routes import route_class
+from .routes import base_url_of, route_class
 
 __all__ = [
     "Desk",
@@ -20,13 +20,16 @@ __all__ = [
     "LoopbackGuard",
     "RenderError",
     "VideoFile",
+    "base_url_of",
     "caller_of",
     "desk_of",
+    "in_thread_if_large",
     "limit_and_order",
     "once_of",
     "picture_of",
     "read_body",
     "retry_headers",
     "route_class",
+    "shown",
     "status_of",
 ]

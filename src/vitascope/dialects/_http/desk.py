@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from vitascope.domain.access import Caller
 from vitascope.domain.errors import QueueFull, StoreUnavailable
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
-from vitascope.service import Draft, Service
+from vitascope.service import REFUSALS, Draft, Service, StoredVideo
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -27,6 +28,14 @@ T = TypeVar("T")
 
 THREADS = 8
 """For databases over a network only. More would only queue there."""
+
+STORING_THREADS = 4
+"""For requests whose files are opened and stored. Not the threads that all others use: eight references of 50 megapixels take half
+a minute, and six such requests kept the list of models waiting for as long. Twice as many as files are opened at once: with more,
+each would wait so long for its turn that it is told to come later."""
+
+MAX_STORING = 32
+"""Such requests that are held in memory; one more must come later."""
 
 
 @dataclass
@@ -44,6 +53,10 @@ class Desk:
     tail: Tail = field(init=False)
     _writer: GroupWriter = field(init=False)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "store"))
+    _storing: int = 0
+    _storing_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(STORING_THREADS, "inputs")
+    )
     _background: set[asyncio.Future[None]] = field(default_factory=set)
     _looking: asyncio.Task[None] | None = None
 
@@ -89,6 +102,7 @@ class Desk:
         Raises:
             RateLimitExceeded: the caller has sent too many.
             QueueFull: too many jobs wait.
+            DiskFull: there is no room for its files.
         """
         caller: Caller = request.state.caller
         if caller.limits.requests_per_minute is not None:
@@ -97,30 +111,66 @@ class Desk:
             once.name is not None or once.is_retry
         ):  # those may be answered with a job that is there
             return
+        self.service.check_space()
         try:
             await self.read(self.service.check_room, caller)
         except QueueFull:
             self._look()  # for the Retry-After of the next ones: this one is not kept waiting
             raise
 
-    async def submit(self, caller: Caller, draft: Draft, once: Once | None = None) -> Job:
+    async def submit(
+        self, caller: Caller, draft: Draft, once: Once | None = None, *, base_url: str = ""
+    ) -> Job:
         """Fetch what a draft names by URL, store what came with it, then make the draft a job.
+
+        Args:
+            caller: whose job it will be.
+            draft: what is to be made.
+            once: by what a repetition of the request is known.
+            base_url: where the client has reached this server (`base_url_of`): links that it gets later begin so.
 
         Raises:
             InvalidParameter: a picture or video cannot be fetched or read, or the webhook may not be called.
             QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
+            DiskFull: there is no room for its files.
         """
-        if draft.sent.has_urls or draft.request.webhook is not None:
+        is_repeatable = draft.sent.has_urls or draft.request.webhook is not None
+        if once is not None and (is_repeatable or self.service.is_disk_full):
             # looked for before the URL is: it may be good for one time only
-            first = None if once is None else await self.write(self.service.made_before, once, caller)
+            first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
+        self.service.check_space()
+        if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
+        if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):
-            draft = await asyncio.to_thread(self.service.store_inputs, draft)
-        return await self.write(self.service.enqueue, draft, caller, once)
+            draft = await self._store_inputs(draft)
+        draft = dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
+        try:
+            job = await self.write(self.service.enqueue, draft, caller, once)
+        except REFUSALS:
+            await asyncio.to_thread(self.service.drop_inputs, draft)
+            raise
+        if job.id != draft.job_id:
+            await asyncio.to_thread(self.service.drop_inputs, draft)
+        return job
+
+    async def open_video(self, job: Job) -> StoredVideo:
+        """Find a job's file; raises what the service's function of that name raises."""
+        return await asyncio.to_thread(self.service.open_video, job)
+
+    async def _store_inputs(self, draft: Draft) -> Draft:
+        if self._storing >= MAX_STORING:
+            raise QueueFull("too many files are being read", retry_after_seconds=10)
+        self._storing += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._storing_threads, self.service.store_inputs, draft)
+        finally:
+            self._storing -= 1
 
     async def delete(self, caller: Caller, job_id: str) -> None:
         """Delete a job, then its files.
@@ -162,6 +212,7 @@ class Desk:
         if self._looking is not None:
             await asyncio.wait([self._looking])
         self._threads.shutdown()
+        self._storing_threads.shutdown()
 
 
 def desk_of(request: HTTPConnection) -> Desk:

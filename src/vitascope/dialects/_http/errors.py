@@ -9,6 +9,7 @@ from vitascope.domain.errors import (
     CommandNotFound,
     DeliveryConflict,
     DeliveryNotFound,
+    DiskFull,
     EndpointNotFound,
     ForbiddenOrigin,
     IdempotencyConflict,
@@ -16,6 +17,7 @@ from vitascope.domain.errors import (
     JobConflict,
     JobNotFound,
     KeyNotFound,
+    LinkNotFound,
     ModelInUse,
     NoWorker,
     PermissionDenied,
@@ -23,8 +25,10 @@ from vitascope.domain.errors import (
     RateLimitExceeded,
     RequestError,
     StorageLimitReached,
+    StorageUnavailable,
     StoreUnavailable,
     UnsupportedContentType,
+    VideoExpired,
     VideoFailed,
     VideoNotReady,
     VitascopeError,
@@ -34,8 +38,10 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
+    VideoExpired: 404,
     JobConflict: 409,
     InvalidApiKey: 401,
     PermissionDenied: 403,
@@ -54,9 +60,14 @@ _STATUS: dict[type[VitascopeError], int] = {
     UnsupportedContentType: 415,
     QueueFull: 429,
     StoreUnavailable: 503,
+    StorageUnavailable: 503,
+    DiskFull: 503,
 }
 
 STORE_RETRY_SECONDS = 2
+
+DISK_RETRY_SECONDS = 30
+"""Expired files are looked for so often. The OpenAI SDK tries twice more by itself, so its caller hears of it within a minute."""
 
 
 def status_of(error: VitascopeError) -> int:
@@ -74,8 +85,10 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds), **allowance_headers(nothing_left)}
     if isinstance(error, QueueFull):
         return {"retry-after": str(error.retry_after_seconds)}
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | StorageUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
+    if isinstance(error, DiskFull):
+        return {"retry-after": str(DISK_RETRY_SECONDS)}
     return {}
 
 

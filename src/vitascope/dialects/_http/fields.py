@@ -40,9 +40,10 @@ class Fields:
         """Refuse a field that nobody knows: it may be a misspelt one that matters."""
         for name in self._values:
             if name not in known:
+                name = name[:60]  # to compare one of megabytes would hold the event loop for seconds
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean `{near[0]}`?" if near else None
-                raise InvalidParameter(name[:60], "given", "there is no such parameter", hint=hint)
+                raise InvalidParameter(name, "given", "there is no such parameter", hint=hint)
 
     def first(self, *names: str) -> str:
         """Return the first of these names that has a value, else the first name."""
@@ -53,7 +54,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise InvalidParameter(name, _shown(value), "it must be text")
+            raise InvalidParameter(name, shown(value), "it must be text")
         if max_chars is not None and len(value) > max_chars:
             rule = f"it must have at most {max_chars} characters"
             raise InvalidParameter(name, f"{len(value)} characters long", rule)
@@ -75,7 +76,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidParameter(name, _shown(value), rule)
+            raise InvalidParameter(name, shown(value), rule)
         if abs(value) > MAX_INTEGER:
             raise InvalidParameter(name, value, "it must be a number of at most 64 bits")
         return value
@@ -93,7 +94,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise InvalidParameter(name, _shown(value), rule)
+            raise InvalidParameter(name, shown(value), rule)
         if abs(value) > MAX_INTEGER or not math.isfinite(value):
             raise InvalidParameter(name, value, "it is out of range")
         return float(value)
@@ -113,7 +114,7 @@ class Fields:
             }.get(value.strip().lower(), value)
         if value is None or isinstance(value, bool):
             return value
-        raise InvalidParameter(name, _shown(value), "it must be true or false")
+        raise InvalidParameter(name, shown(value), "it must be true or false")
 
     def mapping(self, name: str) -> dict[str, Any]:
         """Return an object, which may also come as JSON text; checked to be storable and not too large."""
@@ -123,7 +124,7 @@ class Fields:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise InvalidParameter(name, _shown(value), "it must be an object")
+            raise InvalidParameter(name, shown(value), "it must be an object")
         _check(name, value, MAX_DEPTH)
         if len(json.dumps(value)) > MAX_OBJECT_CHARS:
             raise InvalidParameter(
@@ -180,8 +181,10 @@ def _check(name: str, value: Any, depth: int) -> None:
             _check(name, inner, depth - 1)
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """What a message says of a value of the wrong type. Long ones are not turned into text only to be cut."""
+    if value is None:
+        return "null"
     if isinstance(value, bytes):
         return "a file"
     if isinstance(value, dict):

@@ -7,6 +7,8 @@ from typing import Any
 
 from vitascope.domain.errors import InvalidParameter
 
+from .fields import shown
+
 
 def picture_of(name: str, value: Any) -> bytes | str | None:
     """Decode a picture's field; None if it is empty. What the bytes hold, or where a URL leads, is not looked at here.
@@ -23,7 +25,7 @@ def picture_of(name: str, value: Any) -> bytes | str | None:
         is_url = value[:8].lower().startswith(("http://", "https://"))
         return value if is_url else _decoded(name, value)
     if not isinstance(value, bytes):
-        raise InvalidParameter(name, type(value).__name__, "it must be a file, a URL or base64")
+        raise InvalidParameter(name, shown(value), "it must be a file, a URL or base64")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -59,6 +60,15 @@ def route_class(
             return answer
 
     return DialectRoute
+
+
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9._\[\]:-]{1,255}(/[A-Za-z0-9._~/-]{0,255})?", re.ASCII)
+
+
+def base_url_of(request: Request) -> str:
+    """Tell where a client has reached this server, by its own words; empty if these are no address."""
+    text = str(request.base_url).rstrip("/")
+    return text if _BASE_URL.fullmatch(text) else ""
 
 
 def _with_allowance(request: Request, response: Response) -> Response:

@@ -7,6 +7,7 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
 
 from . import events, keys, models, schema, webhooks
-from .answers import error_response, job_object, plan_object
+from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
@@ -60,6 +61,7 @@ class NativeDialect:
         )
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors})  # fmt: skip
         add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
@@ -72,21 +74,28 @@ class NativeDialect:
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
         draft = desk.service.prepare(wanted, caller, sent)
-        job = await desk.submit(caller, draft, once)
-        return await _shown(desk, job, made=job.id == draft.job_id)
+        job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
+        return await _shown(request, job, made=job.id == draft.job_id)
 
     async def plan(self, request: Request) -> Response:
-        """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged."""
+        """Tell how a request would be made and how long it would take, or why not; nothing is stored, fetched or charged.
+
+        What was sent with it is not read: size and length of a video are then unknown, and the choices say so.
+        """
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
         fields.check_names(PARAMETERS)
-        wanted, sent = to_request(fields, desk.service.spec)
-        draft = desk.service.prepare(wanted, _http.caller_of(request), sent)
+        wanted, sent = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
+        )
+        draft = desk.service.prepare_plan(wanted, _http.caller_of(request), sent)
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:
@@ -103,19 +112,19 @@ class NativeDialect:
             order=order,
             statuses=_statuses(query.text("status")),
         )
-        jobs = [job_object(job, await desk.expectation(job)) for job in page.jobs]
+        jobs = [await _job_object(request, job) for job in page.jobs]
         return JSONResponse({"jobs": jobs, "has_more": page.has_more})
 
     async def get(self, job_id: str, request: Request) -> Response:
         """Show a job. It is found by the id that any dialect showed for it."""
         desk = _http.desk_of(request)
-        return await _shown(desk, await desk.find(_http.caller_of(request), _own(job_id)))
+        return await _shown(request, await desk.find(_http.caller_of(request), _own(job_id)))
 
     async def cancel(self, job_id: str, request: Request) -> Response:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
         return await _shown(
-            desk, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
+            request, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
         )
 
     async def retry(self, job_id: str, request: Request) -> Response:
@@ -126,8 +135,8 @@ class NativeDialect:
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
-        job = await desk.submit(caller, draft, once)
-        return await _shown(desk, job, made=job.id == draft.job_id)
+        job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
+        return await _shown(request, job, made=job.id == draft.job_id)
 
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
@@ -136,7 +145,7 @@ class NativeDialect:
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
-        """Follow a job as server-sent events: each change of status and each progress; ends after the last.
+        """Follow a job as server-sent events: each change of status, progress and preview; ends after the last.
 
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """
@@ -147,9 +156,14 @@ class NativeDialect:
         """Download the file; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
         job = await desk.find(_http.caller_of(request), _own(job_id))
-        path = desk.service.open_video(job)
-        assert job.video is not None
-        return _http.VideoFile(path, job.video, f"{job.id}{path.suffix}", _refuse_range)
+        stored = await desk.open_video(job)
+        return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
+
+    async def provenance(self, job_id: str, request: Request) -> Response:
+        """Read back what the file says of its origin, and whether it is still true."""
+        desk = _http.desk_of(request)
+        job = await desk.find(_http.caller_of(request), _own(job_id))
+        return JSONResponse(provenance_object(await asyncio.to_thread(desk.service.provenance, job)))
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""
@@ -166,9 +180,15 @@ class NativeDialect:
         )
 
 
-async def _shown(desk: _http.Desk, job: Job, *, made: bool = False) -> JSONResponse:
+async def _job_object(request: Request, job: Job) -> dict[str, Any]:
+    desk = _http.desk_of(request)
+    link = None if job.video is None else desk.service.link_for(job, _http.base_url_of(request))
+    return job_object(job, await desk.expectation(job), link)
+
+
+async def _shown(request: Request, job: Job, *, made: bool = False) -> JSONResponse:
     """Show a job as it stands; one that this request has made with its address."""
-    answer = JSONResponse(job_object(job, await desk.expectation(job)), status_code=201 if made else 200)
+    answer = JSONResponse(await _job_object(request, job), status_code=201 if made else 200)
     if made:
         answer.headers["location"] = f"/api/v1/jobs/{job.id}"
     return answer
@@ -191,5 +211,6 @@ def _own(job_id: str) -> str:
     return job_id.rpartition("_")[2]
 
 
-def _refuse_range(_status: int) -> Response:
-    return error_response(InvalidParameter("Range", "given", "the file has no such bytes"), status=416)
+def _refuse_range(status: int) -> Response:
+    rule = "the file has no such bytes" if status == 416 else "it cannot be read as a list of byte ranges"
+    return error_response(InvalidParameter("Range", "given", rule), status=status)

@@ -14,10 +14,12 @@ from vitascope.domain.errors import InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.provenance import Finding
+from vitascope.service import Link
 from vitascope.service.outlook import Expectation
 
 
-def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
+def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> dict[str, Any]:
     """Show a job: what was asked for and how it is made, where it stands, and its file."""
     plan, details = job.plan, job.details or {}
     return {
@@ -48,6 +50,8 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "preview_every": plan.preview_every,
         "seed": plan.seed,
         "format": plan.format,
+        "provenance": plan.provenance,
+        "watermark": _watermark(plan),
         "metadata": job.request.metadata,
         "user": job.request.user,
         "webhook": job.request.webhook and job.request.webhook.url,
@@ -57,9 +61,26 @@ def job_object(job: Job, expectation: Expectation) -> dict[str, Any]:
         "created_at": _instant(job.created_at),
         "started_at": _instant(job.started_at),
         "finished_at": _instant(job.finished_at),
+        "expires_in_seconds": job.request.expires_in_seconds,
+        "expires_at": _instant(job.expires_at),
+        "expired_at": _instant(job.expired_at),
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
-        "video": _video(job),
+        "video": _video(job, link),
     }
+
+
+def _watermark(plan: Plan) -> dict[str, Any] | None:
+    """Show what is drawn on the frames; of a picture only that it is one."""
+    mark = plan.watermark
+    if mark is None:
+        return None
+    kind = "text" if mark.image is None else "image"
+    return {"kind": kind, "text": mark.text, "position": mark.position, "opacity": mark.opacity}
+
+
+def provenance_object(finding: Finding) -> dict[str, Any]:
+    """Show what a file says of its origin."""
+    return {**finding.to_dict(), "message": finding.sentence}
 
 
 def _shots(job: Job) -> list[dict[str, Any]]:
@@ -67,12 +88,14 @@ def _shots(job: Job) -> list[dict[str, Any]]:
     return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
 
 
-def _video(job: Job) -> dict[str, Any] | None:
+def _video(job: Job, link: Link | None) -> dict[str, Any] | None:
     video = job.video
     if video is None:
         return None
     return {
         "url": f"/api/v1/jobs/{job.id}/content",
+        "signed_url": link and link.url,
+        "signed_url_expires_at": link and link.expires_at.isoformat(),
         "media_type": video.media_type,
         "num_bytes": video.num_bytes,
         "sha256": video.sha256,
@@ -138,6 +161,7 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "scheduler_family": spec.scheduler_family,
         "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
         "clip_layers": spec.clip_layers,
+        "takes_prompt": spec.takes_prompt,
         "takes_negative_prompt": spec.takes_negative_prompt,
         "memory_gb": spec.memory_gb,
         "price_class": spec.price_class,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
-from vitascope.dialects._http import Fields, picture_of
+from vitascope.dialects._http import Fields, picture_of, shown
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
-from vitascope.domain.request import GenerationRequest, OutputFormat, Shot, num_frames_for
+from vitascope.domain.request import (
+    GenerationRequest,
+    OutputFormat,
+    Position,
+    Shot,
+    Watermark,
+    num_frames_for,
+)
 from vitascope.domain.webhook import Webhook
 from vitascope.domain.windows import MAX_SHOTS
 from vitascope.service import Sent
@@ -36,13 +44,19 @@ PARAMETERS = (
     "preview_every",
     "seed",
     "format",
+    "provenance",
+    "watermark",
     "priority",
+    "expires_in_seconds",
     "metadata",
     "user",
     "webhook",
     "track_id",
 )
-SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")  # fmt: skip
+SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
+
+WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
+DEFAULT_MARK = Watermark()
 
 MAX_NAME_CHARS = 255
 MAX_COUNTED_SECONDS = 1e6
@@ -58,8 +72,9 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
     spec = resolve(fields.text("model", max_chars=MAX_NAME_CHARS) or None)
     fps = max(1, fields.integer("fps") or spec.fps)
     shots = _shots(fields, fps)
+    mark, mark_image = _watermark(fields)
     prompt = fields.text("prompt")
-    if prompt is None and not shots:
+    if prompt is None and not shots and spec.takes_prompt:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
     request = GenerationRequest(
         prompt=prompt or "",
@@ -79,13 +94,16 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         seed=fields.integer("seed"),
         # an illegal name is refused by the plan, with the legal ones
         format=cast(OutputFormat, fields.text("format") or "mp4"),
+        provenance=fields.boolean("provenance"),
+        watermark=mark,
         priority=fields.integer("priority") or 0,
+        expires_in_seconds=fields.integer("expires_in_seconds"),
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
         webhook=_webhook(fields),
         track_id=fields.text("track_id", max_chars=MAX_NAME_CHARS) or None,
     )
-    return request, _sent(fields)
+    return request, replace(_sent(fields), watermark=mark_image)
 
 
 def _webhook(fields: Fields) -> Webhook | None:
@@ -117,13 +135,47 @@ def _sent(fields: Fields) -> Sent:
     )
 
 
+def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
+    """A text, a file, an object with one of them and how it is shown, or false for none at all."""
+    value = fields.raw("watermark")
+    if value is None or value == "":
+        return None, None
+    if isinstance(value, bytes):
+        return Watermark(), value
+    if value is False or value == "false":
+        return Watermark(), None
+    if value is True:
+        raise InvalidParameter("watermark", value, "it must be text, a file, false, or an object")
+    if isinstance(value, str) and value.lstrip()[:1] != "{":
+        return Watermark(text=fields.text("watermark")), None
+    inner = Fields(fields.mapping("watermark"))
+    try:
+        inner.check_names(WATERMARK_PARAMETERS)
+        opacity = inner.number("opacity")
+        mark = Watermark(
+            text=inner.text("text") or None,
+            # an illegal name is refused by the plan, with the legal ones
+            position=cast(Position, inner.text("position") or DEFAULT_MARK.position),
+            opacity=DEFAULT_MARK.opacity if opacity is None else opacity,
+        )
+    except InvalidParameter as error:
+        name = f"watermark.{error.parameter}"
+        raise InvalidParameter(
+            name, error.value, error.rule, nearest=error.nearest, hint=error.hint
+        ) from None
+    image = picture_of("watermark.image", inner.raw("image"))
+    if mark.text is None and image is None:
+        raise InvalidParameter("watermark", "an object", "it must hold `text` or `image`")
+    return mark, image
+
+
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
     """Each entry is a text, or an object with `prompt` and its length."""
     shots = []
     for index, value in enumerate(fields.listing("shots", MAX_SHOTS)):
         name = f"shots[{index}]"
         if not isinstance(value, str | dict):
-            raise InvalidParameter(name, type(value).__name__, "it must be text or an object with `prompt`")
+            raise InvalidParameter(name, shown(value), "it must be text or an object with `prompt`")
         shot = Fields({"prompt": value} if isinstance(value, str) else value)
         try:
             shot.check_names(SHOT_PARAMETERS)

@@ -58,4 +58,6 @@ def _line(event: Event) -> str:
         "stage": event.stage,
         "created_at": event.created_at.isoformat(),
     }
+    if event.preview is not None:
+        data["preview"] = f"data:image/webp;base64,{event.preview}"
     return f"id: {event.sequence}\nevent: {event.kind}\ndata: {json.dumps(data)}\n\n"

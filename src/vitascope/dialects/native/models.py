@@ -154,8 +154,7 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
     if request.method == "DELETE":
         fields = _http.Fields(dict(request.query_params))
     else:
-        has_body = request.headers.get("content-length") not in (None, "0")
-        fields = await _http.read_body(request, desk.max_body_bytes) if has_body else _http.Fields({})
+        fields = await _http.read_body(request, desk.max_body_bytes, may_be_empty=True)
     fields.check_names(("worker", *options))
     chosen = [name for name in options if fields.boolean(name)]
     spec = None if model_id is None else desk.service.spec(model_id)

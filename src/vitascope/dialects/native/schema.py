@@ -29,7 +29,11 @@ class JobError(BaseModel):
 class FinishedVideo(BaseModel):
     """A finished file."""
 
+    #: Needs the API key, as every other call.
     url: str
+    #: Needs none: whoever has it has the file, until `signed_url_expires_at`.
+    signed_url: str | None
+    signed_url_expires_at: datetime | None
     media_type: str
     num_bytes: int
     sha256: str
@@ -45,6 +49,37 @@ class Shot(BaseModel):
 
     prompt: str
     num_frames: int
+
+
+class Watermark(BaseModel):
+    """What is drawn on each frame."""
+
+    kind: Literal["text", "image"]
+    text: str | None
+    position: str
+    opacity: float
+
+
+class Provenance(BaseModel):
+    """What a file says of its origin; true only if `state` is `valid`."""
+
+    #: `tampered` is not as it was signed; `none` was not signed.
+    state: Literal["valid", "tampered", "none"]
+    #: Whether its certificate is this server's.
+    is_known: bool
+    generator: str | None
+    model: str | None
+    model_license: str | None
+    model_source: str | None
+    made_at: str | None
+    prompt: str | None
+    digital_source_type: str | None
+    #: Name of the certificate.
+    signer: str | None
+    #: Codes of C2PA, or of ours.
+    problems: list[str]
+    #: What it means.
+    message: str
 
 
 class Job(BaseModel):
@@ -81,6 +116,9 @@ class Job(BaseModel):
     preview_every: int
     seed: int
     format: Literal["mp4", "gif"]
+    #: Whether the file carries a signed statement of its origin.
+    provenance: bool
+    watermark: Watermark | None
     metadata: dict[str, Any]
     user: str | None
     webhook: str | None
@@ -90,6 +128,12 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    #: How long its files are kept once it has ended; null for as long as the job.
+    expires_in_seconds: int | None
+    #: When its files go.
+    expires_at: datetime | None
+    #: When they were gone.
+    expired_at: datetime | None
     error: JobError | None
     video: FinishedVideo | None
 
@@ -185,6 +229,7 @@ class ModelDescription(BaseModel):
     strength: Bounds | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
+    takes_prompt: bool
     takes_negative_prompt: bool
     #: Of the device, in bfloat16; 0 if unknown.
     memory_gb: float
@@ -433,7 +478,20 @@ _FIELDS = {
     ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
+    "provenance": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether the file carries a signed statement of its origin. False only where the operator allows it.",
+    ),
+    "watermark": _field(
+        {"anyOf": [_TEXT, {"type": "object"}, {"type": "boolean", "enum": [False]}]},
+        "Text to draw on each frame; or an object with `text` or `image` (as `image` below), `position` (bottom-right) and "
+        "`opacity` (0.5); or a file; or false for none where the operator allows it.",
+    ),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
+    "expires_in_seconds": _field(
+        _INTEGER,
+        "How long the file and what was sent for it are kept, from the job's end: 60 to 315360000. By default as the server is set.",
+    ),
     "metadata": _field({"anyOf": [{"type": "object"}, _TEXT]}, "Given back unchanged."),
     "user": _field({**_TEXT, "maxLength": 255}, "Given back unchanged."),
     "webhook": _field(
@@ -600,6 +658,9 @@ DELIVERY_PAGE: dict[str, Any] = {
 _binary = {"schema": {"type": "string", "format": "binary"}}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    302: {
+        "description": "Where the file is, if this server has clients fetch files from the storage itself."
+    },
     304: {"description": "The file is the one that the client has."},
     206: {
         "description": "The ranges that were asked for.",

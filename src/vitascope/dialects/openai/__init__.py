@@ -19,7 +19,7 @@ from . import schema
 from .create import Order, to_order
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
-__all__ = ["OpenAIDialect", "envelope", "error_response", "webhook_body"]
+__all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
 
 
 class OpenAIDialect:
@@ -50,12 +50,15 @@ class OpenAIDialect:
         """Make a video: answers at once, with a job that survives whatever happens to the server."""
         desk = _http.desk_of(request)
         fields = await _http.read_body(request, desk.max_body_bytes)
-        order = to_order(fields, desk.service.spec_of_vendor)
+        order = await _http.in_thread_if_large(
+            fields.num_bytes, lambda: to_order(fields, desk.service.spec_of_vendor)
+        )
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
         try:
-            job = await desk.submit(caller, _prepare(desk.service, order, caller), once)
+            draft = _prepare(desk.service, order, caller)
+            job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         except InvalidParameter as error:
             raise order.in_clients_words(error) from None
         return video_response(job)
@@ -93,9 +96,8 @@ class OpenAIDialect:
         if variant != "video":
             rule = "this server makes no thumbnails or spritesheets yet"
             raise InvalidParameter("variant", variant, rule, nearest="video")
-        path = _http.desk_of(request).service.open_video(job)
-        assert job.video is not None
-        return _http.VideoFile(path, job.video, f"{video_id}{path.suffix}", _refuse_range)
+        stored = await _http.desk_of(request).open_video(job)
+        return _http.VideoFile(stored, f"{video_id}{stored.suffix}", refuse_range)
 
     async def models(self, request: Request) -> Response:
         """List the models that are served, the default one first."""
@@ -142,7 +144,8 @@ def _after(video_id: str | None) -> str | None:
     return video_id.removeprefix(PREFIX)
 
 
-def _refuse_range(status: int) -> Response:
+def refuse_range(status: int) -> Response:
+    """Answer a Range header that cannot be followed."""
     if status == 416:
         return envelope(416, "The file is shorter than the range that was asked for.", code="invalid_range")
     return envelope(400, "The Range header cannot be read.", code="invalid_range")

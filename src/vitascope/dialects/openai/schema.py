@@ -189,6 +189,9 @@ CONTENT: dict[str, Any] = {
 }
 CONTENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    302: {
+        "description": "Where the file is, if this server has clients fetch files from the storage itself."
+    },
     304: {"description": "The file is the one that the client has."},
     206: {
         "description": "The ranges that were asked for.",

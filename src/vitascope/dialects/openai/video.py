@@ -43,7 +43,7 @@ def video_object(job: Job) -> dict[str, Any]:
         "progress": job.progress,
         "created_at": int(job.created_at.timestamp()),
         "completed_at": None if job.finished_at is None else int(job.finished_at.timestamp()),
-        "expires_at": None,
+        "expires_at": _expires_at(job),
         "prompt": job.request.prompt,
         "size": f"{job.plan.width}x{job.plan.height}",
         "seconds": f"{round(job.plan.duration_seconds, 3):g}",
@@ -56,6 +56,11 @@ def video_object(job: Job) -> dict[str, Any]:
         "user": job.request.user,
         "metadata": _metadata(job),
     }
+
+
+def _expires_at(job: Job) -> int | None:
+    """The vendor's is about the file that can be downloaded: without one there is none."""
+    return int(job.expires_at.timestamp()) if job.video is not None and job.expires_at is not None else None
 
 
 def webhook_body(event: EventType, job: Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine.contract import Inputs
 from vitascope.engine.generation import pause, run_in_steps
+from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
 
@@ -36,7 +37,7 @@ ALSO_CALLED = {
 """Names that single pipelines have for what is called otherwise in all others."""
 
 
-def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generator[Step, None, Frames]:
+def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generator[Step | None, None, Frames]:
     """Run the plan's windows one after the other; a window that continues starts from frames of the one before.
 
     Returns:
@@ -72,30 +73,35 @@ def prompt_choice(plan: Plan, spec: ModelSpec, slot: Slot) -> tuple[Choice, ...]
     call = inspect.signature(type(pipe).__call__).parameters
     default = call["max_sequence_length"].default if "max_sequence_length" in call else None
     limit = spec.call.get("max_sequence_length", default) or tokenizer.model_max_length
-    num_tokens = len(tokenizer(plan.prompt).input_ids)
+    prompts = {window.prompt or plan.prompt for window in plan.windows}
+    num_tokens = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
     if num_tokens <= int(limit):
         return ()
-    reason = f"the prompt has {num_tokens} tokens, and the model's text encoder reads {limit}: the rest had no effect"
+    reason = f"{'a' if len(prompts) > 1 else 'the'} prompt has {num_tokens} tokens, and the model's text encoder reads {limit}: the rest had no effect"
     return (Choice("prompt", f"first {limit} tokens", reason),)
 
 
 def _run_window(
     plan: Plan, spec: ModelSpec, slot: Slot, index: int, start: Start, generator: torch.Generator
-) -> Generator[Step, None, Frames]:
+) -> Generator[Step | None, None, Frames]:
     pipe = slot.pipelines[start.window.mode]
     steps = plan.steps_per_window
 
     def after_step(done: int, total: int, latents: torch.Tensor) -> None:
         if done >= total and not latents.isfinite().all():
             raise no_picture()  # decoding would take long, and some autoencoders turn it into black
-        # only a step that is done counts, and some take two calls
-        pause(Step("denoise", index * steps + steps * done // total, plan.total_steps))
+        done_steps = steps * done // total  # only a step that is done counts, and some take two calls
+        pause(Step("denoise", index * steps + done_steps, plan.total_steps, previews.after(done_steps)))
 
     arguments = _arguments(pipe, plan, spec, start, generator)
     clip_skip = without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip)
-    with _own_state(pipe, plan), clip_skip:
+    with (
+        _own_state(pipe, plan),
+        clip_skip,
+        contextlib.closing(Previews(slot, pipe, plan, start.window)) as previews,
+    ):
         on_each_step(pipe.scheduler, after_step, generator)
-        output = yield from run_in_steps(lambda: pipe(**arguments))
+        output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
     frames = _to_uint8(output.frames[0])
     _check_shape(frames, (start.window.num_frames, plan.native_height, plan.native_width, 3), spec)
     return frames

@@ -1,0 +1,1 @@
+"""What provenance and watermarks cost, and whether every changed byte of a file is found."""

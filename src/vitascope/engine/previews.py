@@ -1,0 +1,370 @@
+"""Small pictures of what is being denoised: a linear projection from latents to colours, fitted to each loaded model.
+
+No decoding: that would cost as much as many steps. A latent says much of the mean colour of the pixels that it stands for,
+so the autoencoder encodes a few made-up clips once, and least squares find the colours in what comes out.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vitascope.domain.plan import Plan
+from vitascope.domain.windows import Window
+
+from .slots import Slot
+
+logger = logging.getLogger(__name__)
+
+MAX_SIDE = 128
+"""Longer side of a preview, in pixels."""
+
+MAX_BYTES = 8192
+"""It goes through the database and to every client that watches."""
+
+MAX_FRAMES = 5
+"""More latent frames than these are left out of a preview."""
+
+QUALITIES = (75, 50, 25)
+"""WebP qualities to try, until the picture is small enough."""
+
+SAMPLES_PER_CHANNEL = 32
+"""Latents to fit to, for each of their channels (docs/experiments.md)."""
+
+LATENTS_PER_SIDE = 12
+"""Size of the made-up clips. Latents at the border are less like others, so it should not be all border."""
+
+#: Order of the dimensions of latents as the scheduler steps them, by the beginning of the pipeline's class name.
+#: Elsewhere five are (B, C, T, H, W), four are frames as a batch (B T, C, H, W), and three are tokens (B, T H W, C).
+LAYOUTS = {
+    "AnyFlow": "BTCHW",
+    "CogVideoX": "BTCHW",
+    "ConsisID": "BTCHW",
+    "StableVideoDiffusion": "BTCHW",
+    "Kandinsky5": "BTHWC",
+}
+
+
+class NoPreview(Exception):
+    """This pipeline's latents cannot be shown this way."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An affine map from a latent's channels to the mean colour of its pixels."""
+
+    #: float32, (C + 1, 3); the last row is the constant.
+    weights: torch.Tensor
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """Show latents (…, C) as RGB in [0, 1], (…, 3)."""
+        if latents.shape[-1] != len(self.weights) - 1:
+            raise NoPreview(f"latents of {latents.shape[-1]} channels, {len(self.weights) - 1} were encoded")
+        return (latents @ self.weights[:-1] + self.weights[-1]).clamp(0, 1)
+
+
+class Previews:
+    """Makes the previews of one window of one request; where the plan wants none it does nothing and costs nothing.
+
+    Args:
+        slot: where the request runs; its model keeps the projection.
+        pipe: the slot's pipeline, with the scheduler of this request.
+        plan: what is made.
+        window: the pass.
+    """
+
+    def __init__(self, slot: Slot, pipe: Any, plan: Plan, window: Window) -> None:
+        self._slot: Slot | None = slot
+        self._pipe: Any = pipe
+        self._every = plan.preview_every
+        self._size = (window.num_frames, plan.native_height, plan.native_width)
+        self._seconds = window.num_frames / plan.native_fps
+        self._shown = 0
+        self._latents: torch.Tensor | None = None
+        if self._every:
+            _on_result(pipe.scheduler, self._keep)
+
+    def after(self, num_steps: int) -> bytes | None:
+        """Make the preview that is due after so many inference steps, if one is: an animated WebP.
+
+        What goes wrong costs the preview, of all requests to this model, and never the video.
+        """
+        latents, self._latents = self._latents, None
+        if not self._every or num_steps % self._every or num_steps == self._shown or latents is None:
+            return None
+        assert self._slot is not None
+        self._shown = num_steps
+        kept = self._slot.shared
+        try:
+            if "projection" not in kept:
+                kept["projection"] = None  # in case that it fails
+                kept["projection"] = fit(self._pipe)
+            if kept["projection"] is None:
+                return None
+            frames = kept["projection"](self._frames(latents))
+        except Exception as error:  # noqa: BLE001  whatever a model's classes raise, the video goes on
+            kept["projection"] = None
+            logger.warning("no previews of `%s`: %s", type(self._pipe).__name__, error)
+            return None
+        return to_webp(frames, self._seconds)
+
+    def close(self) -> None:
+        """Let go of everything: the scheduler's class holds this until garbage is collected."""
+        self._every, self._slot, self._pipe, self._latents = 0, None, None, None
+
+    def _keep(self, latents: torch.Tensor) -> None:
+        self._latents = latents
+
+    def _frames(self, latents: torch.Tensor) -> torch.Tensor:
+        """Bring some of the latent frames into the order (T, H, W, C), on the CPU.
+
+        The first is left out where there are others: most autoencoders give it one frame and not several, so that it has
+        other colours; and some pipelines that start from an image put that over it at the end.
+        """
+        frames = unpack(type(self._pipe).__name__, latents, self._token_grid())
+        frames = frames[1:] if len(frames) > 1 else frames
+        chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
+        return frames[torch.from_numpy(chosen).to(frames.device)].float().cpu()
+
+    def _token_grid(self) -> tuple[int, int, int]:
+        num_frames, height, width = self._size
+        spatial, temporal = ratios(self._pipe)
+        return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
+
+
+def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Bring a pipeline's latents into the order (T, H, W, C): of the first video, if they are of several.
+
+    Args:
+        pipeline: name of its class.
+        latents: as its scheduler steps them.
+        grid: T, H and W of latents that are a row of tokens.
+    """
+    if latents.ndim == 4:
+        return latents.permute(0, 2, 3, 1)
+    if latents.ndim == 3 and latents.shape[1] >= math.prod(grid):
+        return latents[0, -math.prod(grid) :].unflatten(
+            0, grid
+        )  # before them, LTX has tokens of given pictures
+    if latents.ndim != 5:
+        raise NoPreview(f"latents of the shape {tuple(latents.shape)}")
+    layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
+    return latents.permute([layout.index(dimension) for dimension in "BTHWC"])[0]
+
+
+def ratios(pipe: Any) -> tuple[int, int]:
+    """How many pixels and how many frames a latent stands for, as the pipeline calls it."""
+
+    def first(*names: str) -> int:
+        return next((int(getattr(pipe, name)) for name in names if getattr(pipe, name, None)), 0)
+
+    spatial = first(
+        "vae_scale_factor_spatial",
+        "vae_spatial_compression_ratio",
+        "vae_spatial_scale_factor",
+        "vae_scale_factor",
+    )
+    temporal = first(
+        "vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor"
+    )
+    return spatial or 8, temporal or 1
+
+
+# From what a scheduler's step was given to what it believes the clean latents to be
+
+
+def _on_result(scheduler: Any, keep: Callable[[torch.Tensor], None]) -> None:
+    """Hand over the latents to show after each step. Copies that a pipeline makes of the scheduler do not."""
+    kind = type(scheduler)
+    signature = inspect.signature(kind.step)
+    original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
+
+    @functools.wraps(kind.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not original():
+            return kind.step(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs).arguments
+        result = kind.step(self, *args, **kwargs)
+        index = (getattr(self, "step_index", None) or 1) - 1  # of this step: it points at the next one by now
+        clean = predicted_clean(self, given, index)
+        keep(result[0] if clean is None else clean)
+        return result
+
+    scheduler.__class__ = type(kind.__name__, (kind,), {"step": step})
+
+
+def predicted_clean(scheduler: Any, given: dict[str, Any], index: int) -> torch.Tensor | None:
+    """Tell the clean latents that the model's output implies; None where that is not simple.
+
+    Args:
+        scheduler: of the step.
+        given: the step's arguments by name.
+        index: of its noise level.
+    """
+    output, sample = given.get("model_output"), given.get("sample")
+    if output is None or sample is None or output.shape != sample.shape:
+        return None
+    if given.get("per_token_timesteps") is not None:
+        return None
+    config = scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if _is_flow(scheduler):
+        end = 1.0 if config.get("invert_sigmas") else 0.0
+        return sample + (end - scheduler.sigmas[index].to(sample.device)) * output
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return None
+    if float(scheduler.init_noise_sigma) != 1.0:  # noise is added to a sample that keeps its size (Karras)
+        sigma = scheduler.sigmas[index].to(sample.device)
+        signal, noise = (sigma**2 + 1) ** -0.5, sigma * (sigma**2 + 1) ** -0.5
+        sample = sample * signal
+    else:  # the variance stays 1
+        square = scheduler.alphas_cumprod[int(given["timestep"])].to(sample.device)
+        signal, noise = square**0.5, (1 - square) ** 0.5
+    if kind == "epsilon":
+        return (sample - noise * output) / signal
+    return signal * sample - noise * output if kind == "v_prediction" else output
+
+
+def _is_flow(scheduler: Any) -> bool:
+    config = scheduler.config
+    is_named = type(scheduler).__name__.startswith("FlowMatch")
+    return is_named or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+
+
+# The fit
+
+
+def fit(pipe: Any, seed: int = 0) -> Projection:
+    """Fit the projection to made-up clips that the pipeline's own autoencoder encodes.
+
+    Raises:
+        NoPreview: the autoencoder is not of a kind that is known here.
+    """
+    latents, colours = samples(pipe, seed)
+    ones = torch.ones(len(latents), 1, dtype=latents.dtype)
+    matrix = torch.cat([latents, ones], dim=1)
+    ridge = 1e-3 * len(latents) * torch.eye(matrix.shape[1], dtype=latents.dtype)
+    ridge[-1, -1] = 0
+    weights = torch.linalg.solve(matrix.T @ matrix + ridge, matrix.T @ colours)
+    return Projection(weights.float())
+
+
+def explained(projection: Projection, latents: torch.Tensor, colours: torch.Tensor) -> float:
+    """Share of the colours' variance that the projection explains (R²)."""
+    error = (projection(latents.float()) - colours).square().sum()
+    return 1.0 - float(error / (colours - colours.mean(0)).square().sum())
+
+
+def samples(pipe: Any, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode made-up clips: latents as the denoiser knows them (N, C), and the mean colours in [0, 1] (N, 3); float64."""
+    vae = pipe.vae
+    spatial, temporal = ratios(pipe)
+    is_of_video = any(isinstance(module, torch.nn.Conv3d) for module in vae.encoder.modules())
+    num_frames = 2 * temporal + 1 if is_of_video else 3
+    numbers = torch.Generator().manual_seed(seed)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    num_wanted = 1
+    while sum(len(latents) for latents, _ in found) < num_wanted:
+        clip = made_up_clip(num_frames, LATENTS_PER_SIDE * spatial, numbers)
+        encoded = _encode(vae, clip if is_of_video else clip.transpose(0, 1), is_of_video)
+        latents = _normalised(pipe, encoded).double().cpu()  # (T, H, W, C)
+        colours = _mean_colours(clip, latents.shape[:3])
+        found.append(
+            (latents[1:].flatten(0, 2), colours[1:].flatten(0, 2))
+        )  # without the first frame: see `_frames`
+        num_wanted = SAMPLES_PER_CHANNEL * latents.shape[-1]
+    return torch.cat([latents for latents, _ in found]), torch.cat([colours for _, colours in found])
+
+
+def made_up_clip(num_frames: int, side: int, numbers: torch.Generator) -> torch.Tensor:
+    """Draw smooth colours that change with time, under a finer texture: (3, T, side, side) in [0, 1]."""
+
+    def field(frames: int, cells: int) -> torch.Tensor:
+        drawn = torch.rand((1, 3, frames, cells, cells), generator=numbers)
+        shape = (num_frames, side, side)
+        return torch.nn.functional.interpolate(drawn, shape, mode="trilinear", align_corners=True)[0]
+
+    colours = field(2, 4) * 1.6 - 0.3
+    texture = (field(2, side // 4) - 0.5) * field(1, 3)
+    return (colours + texture).clamp(0, 1)
+
+
+def _encode(vae: Any, clip: torch.Tensor, is_of_video: bool) -> torch.Tensor:
+    pixels = (clip * 2 - 1).to(vae.device, vae.dtype)
+    encoded = vae.encode(pixels[None] if is_of_video else pixels)
+    if hasattr(encoded, "latent_dist"):
+        encoded = encoded.latent_dist.mode()
+    elif hasattr(encoded, "latent"):
+        encoded = encoded.latent
+    else:
+        raise NoPreview(f"autoencoder `{type(vae).__name__}`")
+    encoded = encoded.float()
+    return encoded[0].permute(1, 2, 3, 0) if is_of_video else encoded.permute(0, 2, 3, 1)
+
+
+def _normalised(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Scale what the autoencoder gave as the pipelines do for the denoiser; (…, C) in and out."""
+    vae, config = pipe.vae, pipe.vae.config
+
+    def per_channel(name: str, default: Sequence[float]) -> torch.Tensor:
+        value = config.get(name) if name in config else getattr(vae, name, None)  # LTX has them as buffers
+        found = torch.as_tensor(default if value is None else value).to(latents)
+        num_frames, _, _, channels = latents.shape
+        if len(found) <= channels:
+            return found
+        return found.view(channels, -1).T[:num_frames, None, None]  # Cosmos has them for each latent frame
+
+    mean = per_channel("latents_mean", [config.get("shift_factor") or 0.0])
+    std = per_channel("latents_std", [1.0])
+    scale = (config.get("scaling_factor") or 1.0) * (pipe.scheduler.config.get("sigma_data") or 1.0)
+    return (latents - mean) / std * scale
+
+
+def _mean_colours(clip: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Mean colour of the pixels that each latent stands for: (3, frames, height, width) to (T, H, W, 3)."""
+    (num_frames, height, width), (t, h, w) = clip.shape[1:], grid
+    if num_frames % t == 0:
+        chunks = clip.split(num_frames // t, dim=1)
+    elif (num_frames - 1) % (t - 1) == 0:  # the first frame has a latent of its own
+        rest = (num_frames - 1) // (t - 1)
+        chunks = clip.split([1, *[rest] * (t - 1)], dim=1)
+    else:
+        raise NoPreview(f"{num_frames} frames became {t}")
+    pooled = torch.stack([chunk.mean(1) for chunk in chunks])  # (T, 3, height, width)
+    return torch.nn.functional.avg_pool2d(pooled, (height // h, width // w)).permute(0, 2, 3, 1).double()
+
+
+def to_webp(frames: torch.Tensor, seconds: float) -> bytes:
+    """Write frames (T, H, W, 3), RGB in [0, 1], as a WebP that plays in about `seconds`, small in both ways."""
+    pictures = [_picture(frame) for frame in (frames * 255).round().byte().numpy()]
+    duration = max(40, round(1000 * seconds / len(pictures)))
+    for quality in QUALITIES:
+        if len(written := _write(pictures, quality, duration)) <= MAX_BYTES:
+            return written
+    return _write(pictures[len(pictures) // 2 :][:1], QUALITIES[-1], duration)
+
+
+def _picture(frame: np.ndarray[Any, Any]) -> Image.Image:
+    height, width = frame.shape[:2]
+    scale = MAX_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+
+
+def _write(pictures: list[Image.Image], quality: int, duration: int) -> bytes:
+    file = io.BytesIO()
+    pictures[0].save(
+        file, "WEBP", quality=quality, method=4, save_all=True, append_images=pictures[1:], duration=duration, loop=0
+    )  # fmt: skip
+    return file.getvalue()

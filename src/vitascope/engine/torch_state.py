@@ -1,0 +1,51 @@
+"""What torch keeps for the whole thread, kept for each pipeline call instead.
+
+Greenlets share their thread's gradient mode and random numbers. A pipeline that stands still inside its own `no_grad` must
+not turn gradients off for others; and what a module draws without being given a generator (LTX's autoencoder does) must
+depend on the request's seed, not on who else runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class TorchState:
+    """One request's gradient mode (off) and global random numbers.
+
+    Args:
+        seed: where the random numbers begin.
+        device: whose random numbers are kept, beside the CPU's.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        # Apple's and other backends wait for the device to read this state, so there it stays shared
+        self._devices = [device] if device.type in ("cuda", "xpu") else []
+        generators = [torch.Generator(kind).manual_seed(seed) for kind in ["cpu", *self._devices]]
+        self._kept = (False, [generator.get_state() for generator in generators])
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put this state in place of the thread's; afterwards keep what became of it, and put the thread's back."""
+        outside = self._read()
+        self._write(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = self._read()
+            self._write(outside)
+
+    def _read(self) -> tuple[bool, list[Any]]:
+        of_devices = [torch.get_device_module(device).get_rng_state(device) for device in self._devices]
+        return torch.is_grad_enabled(), [torch.get_rng_state(), *of_devices]
+
+    def _write(self, state: tuple[bool, list[Any]]) -> None:
+        is_grad_enabled, (of_cpu, *of_devices) = state
+        torch.set_grad_enabled(is_grad_enabled)
+        torch.set_rng_state(of_cpu)
+        for device, numbers in zip(self._devices, of_devices, strict=True):
+            torch.get_device_module(device).set_rng_state(numbers, device)

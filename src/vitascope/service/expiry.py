@@ -1,0 +1,110 @@
+"""Removing the files of jobs that are kept for a while only, once that while is over.
+
+It runs in each web process, in a thread of its own: there is always one where there are jobs, while workers may be at a video for an hour
+or, on a cluster, be none at all. Any number of them may do it at the same time.
+
+A job is done in three steps, and a process may be killed between any two of them: the row is marked as going (from then on its files are
+not given out), its files are deleted, the row says that they are gone. Who finds a mark that is a minute old does the rest again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from vitascope.domain.errors import StorageError, StoreUnavailable
+from vitascope.store import Removal
+
+logger = logging.getLogger(__name__)
+
+PASS_SECONDS = 30.0
+"""How often there is a look for files that have expired. They are not given out any more before that."""
+
+JOBS_AT_ONCE = 100
+"""One transaction marks so many: other writers wait for it."""
+
+FAILURES_AT_ONCE = 3
+"""So many jobs in a row whose files cannot be deleted mean that the storage is away: the rest waits too."""
+
+
+class ExpiringJobs(Protocol):
+    """What is needed of the store."""
+
+    def begin_removal(self, max_jobs: int) -> Sequence[Removal]: ...
+
+    def finish_removal(self, job_ids: Collection[str]) -> int: ...
+
+
+class ExpiringFiles(Protocol):
+    """What is needed of the storage."""
+
+    def delete(self, key: str) -> None: ...
+
+
+class Expiry:
+    """Removes what has expired.
+
+    Args:
+        store: knows what has.
+        files: the storage.
+        pass_seconds: how often `run` looks.
+    """
+
+    def __init__(
+        self, store: ExpiringJobs, files: ExpiringFiles, *, pass_seconds: float = PASS_SECONDS
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._pass_seconds = pass_seconds
+        self._stopped = threading.Event()
+
+    def advance(self) -> bool:
+        """Remove the files of some jobs. Returns whether there may be more to do at once.
+
+        Raises:
+            StoreUnavailable: what was begun comes again in a minute.
+        """
+        removals = self._store.begin_removal(JOBS_AT_ONCE)
+        gone = self._remove(removals)
+        if gone:
+            self._store.finish_removal(gone)
+            logger.info("removed expired files", extra={"num_jobs": len(gone)})
+        return len(gone) == JOBS_AT_ONCE
+
+    def _remove(self, removals: Sequence[Removal]) -> list[str]:
+        """Delete the files of each job; returns the jobs that have none any more."""
+        gone: list[str] = []
+        failures = 0
+        for removal in removals:
+            if self._stopped.is_set() or failures == FAILURES_AT_ONCE:
+                break
+            try:
+                for key in removal.keys:
+                    self._files.delete(key)
+            except StorageError as error:
+                failures += 1
+                what = {"job_id": removal.job_id}
+                logger.warning("expired files could not be removed: %s", error.message, extra=what)
+            else:
+                failures = 0
+                gone.append(removal.job_id)
+        return gone
+
+    def run(self) -> None:
+        """Do it until `stop` is called."""
+        while not self._stopped.is_set():
+            has_more = False
+            try:
+                has_more = self.advance()
+            except StoreUnavailable as error:
+                logger.warning("expired files were not looked for: %s", error.message)
+            except Exception:  # the promise to remove must outlive a surprise
+                logger.exception("expired files were not removed")
+            if not has_more:
+                self._stopped.wait(self._pass_seconds)
+
+    def stop(self) -> None:
+        """End `run` after the job that it is at."""
+        self._stopped.set()

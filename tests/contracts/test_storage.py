@@ -1,0 +1,273 @@
+"""What every storage does, on a folder and on a real S3 server."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import seaweed
+from vitascope.domain.errors import StorageError, StorageUnavailable
+from vitascope.storage import LocalStorage, S3Storage, Storage, s3
+
+KEY = "videos/3f/video_3f.mp4"
+
+
+def bucket(server: seaweed.Server, prefix: str, name: str = seaweed.BUCKET, **other: object) -> S3Storage:
+    values = {"access_key_id": seaweed.KEY, "secret_access_key": seaweed.SECRET, **other}
+    return S3Storage(name, prefix, endpoint=server.endpoint, region="us-east-1", **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return LocalStorage(tmp_path / "files")
+    server: seaweed.Server = request.getfixturevalue("s3_server")
+    return bucket(server, f"{server.prefix()}/below")
+
+
+def made(tmp_path: Path, content: bytes = b"frames") -> Path:
+    path = tmp_path / "made.mp4"
+    path.write_bytes(content)
+    return path
+
+
+def content_of(storage: Storage, key: str) -> bytes:
+    with storage.open(key) as file:
+        return file.read()
+
+
+class TestStorage:
+    def test_put_takes_the_file_over(self, storage: Storage, tmp_path: Path) -> None:
+        path = made(tmp_path)
+        storage.put(path, KEY)
+        assert not path.exists()
+        with storage.open(KEY) as file:
+            assert file.read() == b"frames"
+            file.seek(2)
+            assert file.read() == b"ames"
+        found = storage.stat(KEY)
+        assert found.num_bytes == 6
+        assert abs((datetime.now(UTC) - found.written_at).total_seconds()) < 100
+        storage.fetch(KEY, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"frames"
+
+    def test_put_again_replaces(self, storage: Storage, tmp_path: Path) -> None:
+        storage.put(made(tmp_path, b"first"), KEY)
+        storage.put(made(tmp_path, b"second"), KEY)
+        storage.put_bytes(b"third", "inputs/a.png")
+        storage.put_bytes(b"fourth", "inputs/a.png")
+        assert [content_of(storage, key) for key in (KEY, "inputs/a.png")] == [b"second", b"fourth"]
+
+    def test_parts_are_read_as_they_are_asked_for(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for room in ("s3", "local"):
+            monkeypatch.setattr(f"vitascope.storage.{room}.READ_BYTES", 100)
+        content = bytes(range(256)) * 4
+        storage.put(made(tmp_path, content), KEY)
+        for start, end in ((0, 1024), (5, 6), (99, 301), (1000, 1024), (7, 7)):
+            pieces = list(storage.read(KEY, start, end))
+            assert b"".join(pieces) == content[start:end]
+            assert all(len(piece) <= 100 for piece in pieces)
+
+    def test_what_is_missing_is_said_by_its_key(self, storage: Storage, tmp_path: Path) -> None:
+        acts: list[Callable[[], object]] = [
+            lambda: storage.open(KEY),
+            lambda: storage.stat(KEY),
+            lambda: list(storage.read(KEY, 0, 1)),
+            lambda: storage.fetch(KEY, tmp_path / "copy"),
+            lambda: storage.put(tmp_path / "no", KEY),
+        ]
+        for act in acts:
+            with pytest.raises(StorageError, match=r"no file `videos/3f/video_3f\.mp4`") as caught:
+                act()
+            assert not isinstance(caught.value, StorageUnavailable)
+            assert str(tmp_path) not in caught.value.message
+
+    def test_delete_twice_is_delete(self, storage: Storage, tmp_path: Path) -> None:
+        storage.delete(KEY)
+        storage.put(made(tmp_path), KEY)
+        storage.delete(KEY)
+        storage.delete(KEY)
+        with pytest.raises(StorageError):
+            storage.stat(KEY)
+
+    def test_files_are_listed_with_their_age(self, storage: Storage) -> None:
+        assert list(storage.files_in("videos")) == []
+        keys = {"videos/a.1.mp4", KEY, "videos/3f/4a/b.gif"}
+        for key in (*keys, "inputs/a.png", "videosandmore/c.mp4"):
+            storage.put_bytes(b"content", key)
+        ages = {file.key: file.age_seconds for file in storage.files_in("videos")}
+        assert set(ages) == keys
+        assert all(-100 < age < 100 for age in ages.values())
+        assert {file.key for file in storage.files_in("inputs")} == {"inputs/a.png"}
+
+    def test_readers_never_see_half_a_file(self, storage: Storage, tmp_path: Path) -> None:
+        """Two contents of different lengths replace each other while others read."""
+        contents = [bytes([number]) * (s3.PART_BYTES + 1 + number) for number in range(2)]
+        seen = set()
+
+        def look() -> None:
+            for _ in range(20):
+                try:
+                    size = storage.stat(KEY).num_bytes
+                except StorageError:
+                    size = 0
+                seen.add(size)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            looking = pool.submit(look)
+            for number in itertools.islice(itertools.cycle((0, 1)), 4):
+                storage.put(made(tmp_path, contents[number]), KEY)
+            looking.result()
+        assert seen <= {0, *map(len, contents)}
+        assert content_of(storage, KEY) == contents[1]
+
+    @pytest.mark.parametrize(
+        "key", ["", "/etc/passwd", "../a", "a//b", "a/", ".hidden", "A", "a b", "x" * 201]
+    )
+    def test_other_names_are_not_keys(self, storage: Storage, tmp_path: Path, key: str) -> None:
+        acts: list[Callable[[], object]] = [
+            lambda: storage.open(key),
+            lambda: storage.stat(key),
+            lambda: list(storage.read(key, 0, 1)),
+            lambda: storage.path_for(key),
+            lambda: storage.fetch(key, tmp_path / "copy"),
+            lambda: storage.url_for(key, expires_seconds=60),
+            lambda: storage.delete(key),
+            lambda: storage.put_bytes(b"", key),
+            lambda: storage.put(made(tmp_path), key),
+            lambda: list(storage.files_in(key)),
+        ]
+        for act in acts:
+            with pytest.raises(StorageError, match="not a storage key"):
+                act()
+
+
+class TestS3:
+    """What only a bucket has."""
+
+    @pytest.fixture
+    def storage(self, s3_server: seaweed.Server) -> S3Storage:
+        return bucket(s3_server, s3_server.prefix())
+
+    def test_large_files_go_in_parts_and_are_compared(
+        self, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = os.urandom(2 * s3.PART_BYTES + 12345)
+        monkeypatch.setattr(storage, "_holds", lambda *_: pytest.fail("the tag was not as expected"))
+        for size in (0, 1, s3.PART_BYTES, s3.PART_BYTES + 1, len(content)):
+            storage.put(made(tmp_path, content[:size]), KEY)
+            assert content_of(storage, KEY) == content[:size]
+        storage.put_bytes(content, "inputs/a.video")
+        assert content_of(storage, "inputs/a.video") == content
+
+    def test_without_a_checksum_in_the_answer_the_file_is_read_back(
+        self, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(s3, "_etag_of", lambda _path: "encrypted")
+        storage.put(made(tmp_path, b"whole"), KEY)
+        assert content_of(storage, KEY) == b"whole"
+        monkeypatch.setattr(S3Storage, "read", lambda *_: iter([b"other"]))
+        path = made(tmp_path, b"whole")
+        with pytest.raises(StorageUnavailable, match="arrived damaged"):
+            storage.put(path, KEY)
+        assert path.exists()
+        with pytest.raises(StorageError, match="no file"):
+            storage.stat(KEY)
+
+    def test_its_own_addresses_need_no_key_and_end(self, storage: S3Storage, tmp_path: Path) -> None:
+        import urllib.error
+        import urllib.request
+
+        storage.put(made(tmp_path), KEY)
+        url = storage.url_for(KEY, expires_seconds=60)
+        with urllib.request.urlopen(url) as answer:
+            assert (answer.read(), answer.headers["content-type"]) == (b"frames", "video/mp4")
+        for bad in (url.partition("?")[0], url[:-1] + ("0" if url[-1] != "0" else "1")):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(bad)
+            caught.value.close()
+            assert caught.value.code == 403
+
+    def test_what_is_wrong_is_said_in_one_sentence(self, s3_server: seaweed.Server) -> None:
+        place = s3_server.prefix()
+        bucket(s3_server, place).check()
+        assert list(bucket(s3_server, place).files_in("inputs")) == [], "nothing is left of the check"
+        wrong = [
+            (bucket(s3_server, place, secret_access_key="wrong"), "refuses the credentials"),
+            (bucket(s3_server, place, access_key_id="nobody"), "refuses the credentials"),
+            (bucket(s3_server, place, "missing-bucket"), "no bucket `missing-bucket`"),
+            (
+                bucket(
+                    s3_server, place, access_key_id=seaweed.READER, secret_access_key=seaweed.READER_SECRET
+                ),
+                f"`{seaweed.BUCKET}` cannot be written to",
+            ),
+        ]
+        for storage, sentence in wrong:
+            with pytest.raises(StorageError, match=sentence) as caught:
+                storage.check()
+            assert not isinstance(caught.value, StorageUnavailable)
+            assert caught.value.hint
+            assert "\n" not in caught.value.message
+        nowhere = S3Storage("bucket", endpoint="http://127.0.0.1:9", access_key_id="a", secret_access_key="b")
+        with pytest.raises(StorageUnavailable, match="does not answer"):
+            nowhere.check()
+
+    def test_what_it_refuses_later_is_said_too(self, s3_server: seaweed.Server, tmp_path: Path) -> None:
+        storage = bucket(s3_server, s3_server.prefix(), secret_access_key="wrong")
+        path = made(tmp_path)
+        for act in (
+            lambda: storage.put(path, KEY),
+            lambda: storage.put_bytes(b"", KEY),
+            lambda: storage.delete(KEY),
+        ):
+            with pytest.raises(StorageUnavailable, match="refuses the credentials"):
+                act()
+        assert path.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a megabyte, where this machine lets us have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_while_a_file_is_copied_to_it(small_disk: Path, tmp_path: Path) -> None:
+    """From the work folder on another disk: half a file is nowhere, and what was there before is whole."""
+    storage = LocalStorage(small_disk / "files")
+    storage.put(made(tmp_path, b"first"), KEY)
+    path = made(tmp_path, b"x" * 2**21)
+    with pytest.raises(StorageError, match="the disk is full"):
+        storage.put(path, KEY)
+    with pytest.raises(StorageError, match="the disk is full"):
+        storage.put_bytes(b"x" * 2**21, "inputs/a.png")
+    assert path.exists()
+    assert content_of(storage, KEY) == b"first"
+    assert [file.name for file in small_disk.rglob("*") if file.is_file()] == ["video_3f.mp4"]
+    storage.put_bytes(b"x", "inputs/a.png")
+
+
+def test_a_disk_that_fills_while_a_file_is_fetched_to_it(small_disk: Path, s3_server: seaweed.Server) -> None:
+    storage = bucket(s3_server, s3_server.prefix())
+    storage.put_bytes(b"x" * 2**21, "inputs/a.video")
+    with pytest.raises(StorageError, match="No space left") as caught:
+        storage.fetch("inputs/a.video", small_disk / "copy")
+    assert not isinstance(caught.value, StorageUnavailable)
+    assert list(small_disk.iterdir()) == []

@@ -1,0 +1,124 @@
+"""What is wrong with a bucket is said when it is set, in one sentence, not at the first video."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seaweed
+from vitascope import app, settings
+from vitascope.cli import doctor
+from vitascope.domain.errors import SettingsError
+from vitascope.settings import to_environment
+
+
+def vitascope(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "vitascope", *arguments]
+    given = {"VITASCOPE_HOME": str(cwd / "home"), "VITASCOPE_ENGINE__KIND": "fake", **environment}
+    return subprocess.run(
+        program,
+        cwd=cwd,
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def by_aws_variables(
+    server: seaweed.Server, key: str = seaweed.KEY, secret: str = seaweed.SECRET
+) -> dict[str, str]:
+    return {
+        "VITASCOPE_STORAGE__KIND": "s3",
+        "VITASCOPE_STORAGE__URL": f"s3://{seaweed.BUCKET}/{server.prefix()}",
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }
+
+
+def test_what_is_wrong_is_said(
+    tmp_path: Path, s3_server: seaweed.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = by_aws_variables(s3_server)
+    wrong = by_aws_variables(s3_server, secret="wrong-secret")
+    reader = by_aws_variables(s3_server, seaweed.READER, seaweed.READER_SECRET)
+    missing = {**good, "VITASCOPE_STORAGE__URL": "s3://no-such-bucket"}
+    nowhere = {**good, "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    for environment, meaning in (
+        (good, "a file was listed, written, read and deleted"),
+        (wrong, "the object storage refuses the credentials; "),
+        (reader, f"the bucket `{seaweed.BUCKET}` cannot be written to with these credentials; "),
+        (missing, "there is no bucket `no-such-bucket` in the object storage; "),
+        (nowhere, "the object storage does not answer (look at `storage.endpoint`): jobs wait for it"),
+    ):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        ((finding, is_ok),) = doctor._storage(settings.load(home=tmp_path))
+        assert finding.reason.startswith(meaning)
+        assert is_ok is (environment is good)
+
+
+def test_doctor_tries_the_bucket(tmp_path: Path, s3_server: seaweed.Server) -> None:
+    done = vitascope("doctor", "--json", cwd=tmp_path, **by_aws_variables(s3_server, secret="wrong-secret"))
+    (finding,) = [each for each in json.loads(done.stdout) if each["name"] == "storage"]
+    assert finding["meaning"].startswith("the object storage refuses the credentials; ")
+    assert (finding["ok"], done.returncode) == (False, 1)
+    assert "wrong-secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "web", "worker"])
+def test_nothing_starts_with_credentials_that_are_refused(
+    tmp_path: Path, s3_server: seaweed.Server, command: str
+) -> None:
+    environment = by_aws_variables(s3_server, secret="wrong-secret")
+    port = {} if command == "worker" else {"VITASCOPE_SERVER__PORT": "0"}
+    done = vitascope(command, cwd=tmp_path, **environment, **port)
+    assert done.returncode != 0
+    assert "the object storage refuses the credentials" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "wrong-secret" not in done.stderr
+
+
+def test_a_storage_that_is_away_is_told_and_waited_for() -> None:
+    bucket = {"kind": "s3", "url": "s3://bucket", "endpoint": "http://127.0.0.1:9"}
+    loaded = settings.load(storage={**bucket, "access_key_id": "a", "secret_access_key": "b"})
+    assert (
+        app.check_storage(loaded)
+        == "the object storage does not answer (look at `storage.endpoint`): jobs wait for it"
+    )
+    assert app.check_storage(settings.load()) is None
+
+
+def test_without_the_extra_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    app.open_storage(settings.load(home=tmp_path))
+    loaded = settings.load(home=tmp_path, storage={"kind": "s3", "url": "s3://bucket"})
+    with pytest.raises(SettingsError, match="needs a package") as caught:
+        app.open_storage(loaded)
+    assert caught.value.hint == "pip install 'vitascope[s3]'"
+
+
+def test_an_engine_is_told_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(app, "check_storage", lambda _settings: None)
+    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment: told.append(environment))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-1")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-2")
+    bucket = {"kind": "s3", "url": "s3://bucket", "access_key_id": "a", "secret_access_key": "secret-3"}
+    loaded = settings.load(home=tmp_path, storage=bucket)
+    assert "secret-3" in to_environment(loaded).values(), "the server's own processes need it"
+    with app.open_worker(loaded) as worker:
+        worker._start_engine()
+    assert not {"secret-1", "secret-2", "secret-3"} & set(told[0].values())
+    for name, value in told[0].items():
+        monkeypatch.setenv(name, value)
+    for name in ("VITASCOPE_STORAGE__ACCESS_KEY_ID", "VITASCOPE_STORAGE__SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert settings.load().storage.kind == "s3", "an engine can read what is left"
