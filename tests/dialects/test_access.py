@@ -463,9 +463,11 @@ def test_anothers_webhook_secret_is_an_unknown_one(closed: Closed) -> None:
         assert next(iter(answers))[0] == 404
 
 
-def test_without_keys_there_is_no_webhook_secret(serve: Callable[..., Any]) -> None:
-    answer = serve().client.get("/api/v1/keys/self/webhook-secret")
-    assert code_of(answer) == (404, "key_not_found")
+def test_without_keys_the_deployment_has_a_webhook_secret(serve: Callable[..., Any]) -> None:
+    client = serve().client
+    (secret,) = client.get("/api/v1/keys/self/webhook-secret").json()["secrets"]
+    rotated = client.post("/api/v1/keys/self/webhook-secret/rotate").json()["secrets"]
+    assert [one["secret"] == secret["secret"] for one in rotated] == [False, True]
 
 
 @pytest.mark.parametrize(

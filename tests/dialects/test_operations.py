@@ -124,6 +124,10 @@ class TestOpenapi:
             "GET /api/v1/commands", "GET /api/v1/commands/{command_id}",
             "GET /api/v1/jobs/{job_id}/provenance", "GET /api/v1/queue", "POST /api/v1/keys", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}", "POST /api/v1/keys/{key_id}/rotate",
             "GET /api/v1/keys/{key_id}/webhook-secret", "POST /api/v1/keys/{key_id}/webhook-secret/rotate",
+            "GET /api/v1/webhooks/endpoints", "POST /api/v1/webhooks/endpoints", "GET /api/v1/webhooks/endpoints/{endpoint_id}", "DELETE /api/v1/webhooks/endpoints/{endpoint_id}",
+            "POST /api/v1/webhooks/endpoints/{endpoint_id}/enable", "GET /api/v1/webhooks/endpoints/{endpoint_id}/secret",
+            "POST /api/v1/webhooks/endpoints/{endpoint_id}/rotate", "POST /api/v1/webhooks/endpoints/{endpoint_id}/test",
+            "GET /api/v1/webhooks/deliveries", "GET /api/v1/webhooks/deliveries/{delivery_id}", "POST /api/v1/webhooks/deliveries/{delivery_id}/replay",
             "GET /files/{token}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
         }  # fmt: skip
         for path, methods in document["paths"].items():
