@@ -140,9 +140,12 @@ class TestExpired:
         let_expire(server, job_id)
         Expiry(server.store, server.files).advance()
         job = shown(server, job_id)
+        links = [one["video"].pop("signed_url_expires_at") for one in (before, job)]
+        assert links[1] < links[0], "the link has ended with the file"
+        assert before["video"].pop("signed_url") != job["video"].pop("signed_url")
         assert (job["status"], job["progress"], job["video"]) == ("succeeded", 100, before["video"])
         assert job["expired_at"] is not None
-        assert server.client.get("/api/v1/jobs").json()["jobs"] == [job]
+        assert server.client.get("/api/v1/jobs").json()["jobs"] == [shown(server, job_id)]
         video = server.client.get(f"/v1/videos/video_{job_id}").json()
         assert (video["status"], video["error"]) == ("completed", None)
         assert video["expires_at"] < video["completed_at"] + 60
