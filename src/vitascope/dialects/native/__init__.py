@@ -7,6 +7,7 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -182,7 +183,8 @@ class NativeDialect:
 
 async def _job_object(request: Request, job: Job) -> dict[str, Any]:
     desk = _http.desk_of(request)
-    link = None if job.video is None else desk.service.link_for(job, _http.base_url_of(request))
+    is_there = job.video is not None and not job.is_expired(datetime.now(UTC))
+    link = desk.service.link_for(job, _http.base_url_of(request)) if is_there else None
     return job_object(job, await desk.expectation(job), link)
 
 
