@@ -170,6 +170,20 @@ class TestExpired:
         assert again.status_code == 201
         assert (again.json()["seed"], again.json()["expires_in_seconds"]) == (7, 60)
 
+    def test_a_repeated_retry_finds_its_job_though_the_inputs_have_expired(
+        self, serve: Callable[..., Any]
+    ) -> None:
+        server = serve()
+        sent = {"data": {"prompt": "a dog", "expires_in_seconds": "60"}, "files": {"image": picture()}}
+        job_id = server.client.post("/api/v1/jobs", **sent).json()["id"]
+        server.client.post(f"/api/v1/jobs/{job_id}/cancel")
+        path, headers = f"/api/v1/jobs/{job_id}/retry", {"idempotency-key": "again"}
+        first = server.client.post(path, headers=headers)
+        let_expire(server, job_id)
+        second = server.client.post(path, headers=headers)
+        assert (first.status_code, second.status_code) == (201, 200), second.text
+        assert second.json()["id"] == first.json()["id"]
+
     @pytest.mark.parametrize("is_swept", [False, True], ids=["time is over", "swept"])
     def test_it_is_not_made_again_without_what_was_sent(
         self, serve: Callable[..., Any], is_swept: bool

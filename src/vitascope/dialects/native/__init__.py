@@ -135,6 +135,10 @@ class NativeDialect:
         ended = await desk.find(caller, _own(job_id))
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
+        # looked for before the inputs are: they may have expired since
+        first = await desk.write(desk.service.made_before, once, caller)
+        if first is not None:
+            return await _shown(request, first)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
