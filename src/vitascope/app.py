@@ -46,7 +46,7 @@ from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Expiry, Service, metrics
 from .service.webhooks import SWITCHED_OFF
-from .settings import STORAGE_SECRETS, Settings, to_environment
+from .settings import OWN_STORAGE_SECRETS, STORAGE_SECRETS, Settings, to_environment
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
@@ -460,6 +460,10 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     environment = to_environment(settings)
     for name in ("VITASCOPE_SECRETS__KEY", *STORAGE_SECRETS):
         environment.pop(name, None)  # an engine has no use for it
+    if (
+        settings.storage.access_key_id is not None
+    ):  # or it would read one of the two in the file, and miss the other
+        environment |= dict.fromkeys(OWN_STORAGE_SECRETS, "not for engines")
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]

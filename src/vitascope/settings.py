@@ -158,10 +158,11 @@ class StorageSettings(_Section):
         return self.endpoint_url is not None if self.path_style is None else self.path_style
 
 
+OWN_STORAGE_SECRETS = ("VITASCOPE_STORAGE__ACCESS_KEY_ID", "VITASCOPE_STORAGE__SECRET_ACCESS_KEY")
+
 #: What of the environment an engine has no use for.
 STORAGE_SECRETS = (
-    "VITASCOPE_STORAGE__ACCESS_KEY_ID",
-    "VITASCOPE_STORAGE__SECRET_ACCESS_KEY",
+    *OWN_STORAGE_SECRETS,
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",

@@ -119,6 +119,23 @@ def test_an_engine_is_told_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not {"secret-1", "secret-2", "secret-3"} & set(told[0].values())
     for name, value in told[0].items():
         monkeypatch.setenv(name, value)
-    for name in ("VITASCOPE_STORAGE__ACCESS_KEY_ID", "VITASCOPE_STORAGE__SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name, raising=False)
     assert settings.load().storage.kind == "s3", "an engine can read what is left"
+
+
+def test_an_engine_starts_where_the_file_has_the_id_and_the_environment_the_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(app, "check_storage", lambda _settings: None)
+    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment: told.append(environment))
+    monkeypatch.chdir(tmp_path)
+    text = '[storage]\nkind = "s3"\nurl = "s3://bucket"\naccess_key_id = "id-1"\n'
+    (tmp_path / settings.CONFIG_FILE).write_text(text)
+    monkeypatch.setenv("VITASCOPE_STORAGE__SECRET_ACCESS_KEY", "secret-1")
+    with app.open_worker(settings.load(home=tmp_path)) as worker:
+        worker._start_engine()
+    assert not {"id-1", "secret-1"} & set(told[0].values())
+    monkeypatch.delenv("VITASCOPE_STORAGE__SECRET_ACCESS_KEY")
+    for name, value in told[0].items():
+        monkeypatch.setenv(name, value)
+    assert settings.load().storage.kind == "s3"

@@ -7,6 +7,7 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -134,6 +135,10 @@ class NativeDialect:
         ended = await desk.find(caller, _own(job_id))
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
+        # looked for before the inputs are: they may have expired since
+        first = await desk.write(desk.service.made_before, once, caller)
+        if first is not None:
+            return await _shown(request, first)
         draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
@@ -182,7 +187,8 @@ class NativeDialect:
 
 async def _job_object(request: Request, job: Job) -> dict[str, Any]:
     desk = _http.desk_of(request)
-    link = None if job.video is None else desk.service.link_for(job, _http.base_url_of(request))
+    is_there = job.video is not None and not job.is_expired(datetime.now(UTC))
+    link = desk.service.link_for(job, _http.base_url_of(request)) if is_there else None
     return job_object(job, await desk.expectation(job), link)
 
 

@@ -31,7 +31,7 @@ class FinishedVideo(BaseModel):
 
     #: Needs the API key, as every other call.
     url: str
-    #: Needs none: whoever has it has the file, until `signed_url_expires_at`.
+    #: Needs none: whoever has it has the file, until `signed_url_expires_at`. Both are null once the file has expired.
     signed_url: str | None
     signed_url_expires_at: datetime | None
     media_type: str
