@@ -480,13 +480,16 @@ class Service:
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
         statuses: Collection[JobStatus] = (),
+        user: str | None = None,
     ) -> Page:
-        """List jobs by arrival; of some statuses only, or of all if none is named.
+        """List jobs by arrival; of some statuses only, or of all if none is named; of one end user, or of all.
 
         Raises:
             InvalidParameter: no job has the id `after`.
         """
-        return self._store.page(after=after, limit=limit, order=order, statuses=statuses, owner=caller.owner)
+        return self._store.page(
+            after=after, limit=limit, order=order, statuses=statuses, owner=caller.owner, user=user
+        )
 
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave an ended one as it is.

@@ -19,7 +19,7 @@ from . import changes, history, queue
 from .base import Base
 from .once import find_first, remember
 from .rows import Event, Page, job_of, storage_keys
-from .tables import jobs
+from .tables import jobs, storable
 
 Order = Literal["asc", "desc"]
 
@@ -83,6 +83,7 @@ class ForClients(Base):
             **asdict(effort),
             "total_work": effort.work * effort.num_steps,
             "key_id": key_id,
+            "user": request.user and storable(request.user),
             "precedence": -request.priority,
             "fingerprint": once and once.fingerprint,
             "last_event": 1,
@@ -152,6 +153,7 @@ class ForClients(Base):
         order: Order = "desc",
         statuses: Collection[JobStatus] = (),
         owner: str | None = None,
+        user: str | None = None,
     ) -> Page:
         """List jobs by arrival, from the one that follows `after`. A deleted job still marks its place.
 
@@ -161,6 +163,7 @@ class ForClients(Base):
             order: oldest or newest first.
             statuses: only jobs of these; empty means all.
             owner: id of the key whose jobs are listed; None for everybody's.
+            user: only jobs that were made for this end user; None for all.
 
         Raises:
             InvalidParameter: no job has the id `after`.
@@ -169,6 +172,8 @@ class ForClients(Base):
         anchor = sa.select(jobs.c.number).where(jobs.c.id == after)
         if owner is not None:
             query, anchor = query.where(jobs.c.key_id == owner), anchor.where(jobs.c.key_id == owner)
+        if user is not None:
+            query = query.where(jobs.c.user == storable(user))
         if statuses:
             query = query.where(jobs.c.status.in_([status.value for status in statuses]))
         with self._database.read() as connection:

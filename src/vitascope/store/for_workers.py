@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from vitascope.domain.video import Video
 from . import changes, history, queue
 from .base import Base
 from .once import ONCE_KEPT
-from .rows import Lapsed, job_of, storage_keys, video_values
+from .rows import Lapsed, job_of, storage_keys, stored_keys, video_values
 from .tables import commands, deployment, idempotency, jobs, workers
 
 
@@ -108,17 +108,17 @@ class ForWorkers(Base):
     def succeed(
         self,
         lease: Lease,
-        video: Video,
+        videos: Sequence[Video],
         details: dict[str, Any],
         *,
         speed: Speed | None = None,
         device: str = "",
     ) -> list[str]:
-        """End the job with its video, which the storage must have by now.
+        """End the job with its videos, whose files the storage must have by now.
 
         Args:
             lease: the worker's right to it.
-            video: the file.
+            videos: at least one, by index.
             details: what was chosen and measured.
             speed: what the job took, to estimate others by.
             device: the kind of device on which it took that.
@@ -126,8 +126,7 @@ class ForWorkers(Base):
         Returns:
             Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
         """
-        values = {"video": video_values(video), "details": details, "progress": 100, "stage": ""}
-        values["num_bytes"] = video.num_bytes
+        values = {**video_values(videos), "details": details, "progress": 100, "stage": ""}
         with self._database.write() as connection:
             row = changes.held(connection, lease)
             queue.charge(connection, row, self._lease_time(connection))
@@ -135,7 +134,7 @@ class ForWorkers(Base):
                 queue.learn_speed(connection, device, speed)
             if row.deleted_at is not None:
                 changes.move(connection, row, JobStatus.CANCELLED, self._now())
-                return [*storage_keys(row), video.key]
+                return [*storage_keys(row), *stored_keys(videos)]
             changes.move(connection, row, JobStatus.SUCCEEDED, self._now(), **values)
         return []
 
