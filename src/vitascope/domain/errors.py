@@ -18,6 +18,7 @@
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
+    │   ├── EndpointSilent
     │   ├── DeliveryNotFound
     │   ├── DeliveryConflict
     │   ├── ModelInUse
@@ -175,6 +176,10 @@ class CommandNotFound(RequestError):
 
 class EndpointNotFound(RequestError):
     """There is no such webhook endpoint."""
+
+
+class EndpointSilent(RequestError):
+    """The webhook endpoint gave no answer."""
 
 
 class DeliveryNotFound(RequestError):

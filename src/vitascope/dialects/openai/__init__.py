@@ -15,7 +15,7 @@ from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 from vitascope.service import Draft, Sent, Service
 
-from . import schema
+from . import schema, webhook_endpoints
 from .create import Order, to_order
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
@@ -44,6 +44,7 @@ class OpenAIDialect:
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
+        router.include_router(webhook_endpoints.router())
         return router
 
     async def create(self, request: Request) -> Response:
