@@ -19,6 +19,7 @@
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
+    │   ├── EndpointSilent
     │   ├── DeliveryNotFound
     │   ├── DeliveryConflict
     │   ├── ModelInUse
@@ -180,6 +181,10 @@ class CommandNotFound(RequestError):
 
 class EndpointNotFound(RequestError):
     """There is no such webhook endpoint."""
+
+
+class EndpointSilent(RequestError):
+    """The webhook endpoint gave no answer."""
 
 
 class DeliveryNotFound(RequestError):

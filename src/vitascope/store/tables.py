@@ -15,7 +15,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0011"
+HEAD = "0012"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -290,6 +290,10 @@ endpoints = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("disabled_at", Instant),
     sa.Column("disabled_reason", sa.Text),
+    # none of what was made before there were names
+    sa.Column("name", sa.Text),
+    # by its holder, its secret among it
+    sa.Column("updated_at", Instant),
     sa.CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
     sa.Index(None, "key_id"),
 )

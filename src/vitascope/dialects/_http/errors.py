@@ -78,7 +78,7 @@ def status_of(error: VitascopeError) -> int:
 
 def retry_headers(error: VitascopeError) -> dict[str, str]:
     """Tell when to try again, where that helps, and not to where it does not."""
-    if isinstance(error, IdempotencyConflict):
+    if isinstance(error, IdempotencyConflict | DeliveryConflict):
         return {"x-should-retry": "false"}  # the SDKs would retry a 409
     if isinstance(error, InvalidApiKey):
         return {"www-authenticate": "Bearer"}

@@ -15,7 +15,7 @@ from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 from vitascope.service import Draft, Sent, Service
 
-from . import files, schema
+from . import files, schema, webhook_endpoints
 from .create import Order, to_order
 from .files import refuse_range
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
@@ -46,6 +46,7 @@ class OpenAIDialect:
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
         files.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
+        router.include_router(webhook_endpoints.router())
         return router
 
     async def create(self, request: Request) -> Response:
