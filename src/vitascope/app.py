@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -39,13 +39,11 @@ from .domain.errors import (
     StorageError,
     StorageUnavailable,
     UnreadableImage,
-    UrlRefused,
 )
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Expiry, Removal, Service, metrics
-from .service.webhooks import SWITCHED_OFF
 from .settings import OWN_STORAGE_SECRETS, STORAGE_SECRETS, Settings, to_environment
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -313,12 +311,9 @@ WEBHOOK_FORMATS = {STANDARD: Format(openai.webhook_body)}
 
 
 def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
-    async def refuse(*_args: object, **_named: object) -> tuple[int, Mapping[str, str]]:
-        raise UrlRefused(SWITCHED_OFF)
-
     return Deliverer(
         store,
-        refuse if outbound is None else outbound.post,
+        None if outbound is None else outbound.post,
         WEBHOOK_FORMATS,
         read=desk.read,
         write=desk.write,

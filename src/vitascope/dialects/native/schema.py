@@ -362,7 +362,7 @@ class Endpoint(BaseModel):
     url: str
     events: list[Literal["video.completed", "video.failed"]]
     created_at: datetime
-    #: Set once it has answered 410 (Gone).
+    #: Set once it has answered 410 (Gone), or nothing has arrived there for days.
     disabled_at: datetime | None
     disabled_reason: str | None
 
