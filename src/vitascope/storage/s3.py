@@ -362,7 +362,7 @@ def _reading(key: str) -> Iterator[None]:
         raise StorageError(f"the file `{key}` cannot be kept on this machine: {error.strerror}") from error
 
 
-def _etag_of(file: BinaryIO, num_bytes: int) -> str:
+def _etag_of(file: io.BufferedIOBase, num_bytes: int) -> str:
     """Make the tag that S3 gives an unencrypted object of this content, sent as `_upload` does."""
     if num_bytes <= PART_BYTES:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
