@@ -34,6 +34,7 @@ from vitascope.domain.errors import (
     VideoFailed,
     VideoNotReady,
 )
+from vitascope.domain.file import File
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
@@ -49,6 +50,7 @@ from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .commands import Commands
+from .files import Files
 from .inputs import NOTHING, Sent
 from .keys import Keys
 from .links import PURPOSE, Link, Linked, Links
@@ -167,6 +169,7 @@ class Service:
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
+        self.files = Files(store, files, clock)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -284,6 +287,14 @@ class Service:
         """
         sent = await inputs.fetched(draft.sent, self._outbound, self._max_fetched_bytes)
         return dataclasses.replace(draft, sent=sent)
+
+    def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
+        """Read what the draft names by ids of uploaded files. May wait for a network.
+
+        Raises:
+            InvalidParameter: the caller has no such file.
+        """
+        return dataclasses.replace(draft, sent=self.files.looked_up(draft.sent, caller))
 
     def store_inputs(self, draft: Draft) -> Draft:
         """Check the draft's pictures and video and store them. A video that was sent may decide size and length.
@@ -564,20 +575,30 @@ class Service:
             StorageUnavailable: the storage does not answer.
         """
         file = self._finished(job, index, variant)
-        found = self._files.stat(file.key)
-        left = None
-        if job.expires_at is not None:
-            left = max(1, int((job.expires_at - self._clock()).total_seconds()))
+        return self._opened(file, _suffix(job, file, index, variant), job.expires_at)
+
+    def open_file(self, file: File) -> StoredVideo:
+        """Find what a client has uploaded, or a batch has written. May wait for a network.
+
+        Raises:
+            StorageError: it is gone.
+            StorageUnavailable: the storage does not answer.
+        """
+        return self._opened(file, f".{file.key.rpartition('.')[2]}", file.expires_at)
+
+    def _opened(self, what: Video | Picture | File, suffix: str, expires_at: datetime | None) -> StoredVideo:
+        found = self._files.stat(what.key)
+        left = None if expires_at is None else max(1, int((expires_at - self._clock()).total_seconds()))
         url_seconds = min(REDIRECT_SECONDS, left or REDIRECT_SECONDS)
-        url = self._files.url_for(file.key, expires_seconds=url_seconds) if self._sends_to_storage else None
+        url = self._files.url_for(what.key, expires_seconds=url_seconds) if self._sends_to_storage else None
         return StoredVideo(
-            media_type=file.media_type,
-            sha256=file.sha256,
+            media_type=what.media_type,
+            sha256=what.sha256,
             num_bytes=found.num_bytes,
             written_at=found.written_at,
-            suffix=_suffix(job, file, index, variant),
+            suffix=suffix,
             url=url,
-            read=partial(self._files.read, file.key),
+            read=partial(self._files.read, what.key),
             seconds_left=left,
         )
 

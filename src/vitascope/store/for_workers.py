@@ -14,6 +14,7 @@ from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
 from .base import Base
+from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
 from .tables import commands, deployment, idempotency, jobs, workers
@@ -212,16 +213,19 @@ class ForWorkers(Base):
             return str(connection.scalars(sa.select(deployment.c.id)).one())
 
     def unowned(self, keys: Collection[str]) -> set[str]:
-        """Tell which of these files no job needs or will need. Made for a few hundred at once.
+        """Tell which of these files nobody needs or will need. Made for a few hundred at once.
 
         The name of a job's file begins with the job's id, up to the first dot. A job that has not ended needs all that bear
-        its name. Files of jobs that are unknown here and would be older than the first one are another database's.
+        its name. Files of jobs that are unknown here and would be older than the first one are another database's. What
+        clients have uploaded is below a folder of its own, and needs a row that says so.
         """
         job_ids = {key: key.rpartition("/")[2].partition(".")[0] for key in keys}
         named = sa.select(jobs).where(jobs.c.id.in_(set(job_ids.values())))
         with self._database.read() as connection:
             rows = {row.id: row for row in connection.execute(named)}
             first_id = connection.scalar(sa.select(jobs.c.id).order_by(jobs.c.number).limit(1))
+            uploads = {key: file_id for key, file_id in job_ids.items() if key.startswith(FILES)}
+            unneeded = unowned_files(connection, uploads, first_id) if uploads else set()
 
         def is_needed(key: str, job_id: str) -> bool:
             if (row := rows.get(job_id)) is None:
@@ -230,7 +234,9 @@ class ForWorkers(Base):
                 return True
             return row.deleted_at is None and row.expired_at is None and key in storage_keys(row)
 
-        return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
+        return unneeded | {
+            key for key, job_id in job_ids.items() if key not in uploads and not is_needed(key, job_id)
+        }
 
     def worker_seen(
         self, worker_id: str, device: str | None = None, loaded: Collection[str] | None = None

@@ -15,7 +15,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0010"
+HEAD = "0012"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -290,6 +290,10 @@ endpoints = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("disabled_at", Instant),
     sa.Column("disabled_reason", sa.Text),
+    # none of what was made before there were names
+    sa.Column("name", sa.Text),
+    # by its holder, its secret among it
+    sa.Column("updated_at", Instant),
     sa.CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
     sa.Index(None, "key_id"),
 )
@@ -374,6 +378,35 @@ idempotency = sa.Table(
     sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index(None, "created_at"),
+)
+
+# files that clients upload, and those that batches write; a deleted one still marks its place
+_passing_text = sa.text("expires_at IS NOT NULL AND deleted_at IS NULL")
+_passing: dict[str, Any] = {"sqlite_where": _passing_text, "postgresql_where": _passing_text}
+_deleted_text = sa.text("deleted_at IS NOT NULL AND removed_at IS NULL")
+_deleted: dict[str, Any] = {"sqlite_where": _deleted_text, "postgresql_where": _deleted_text}
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", JobId, nullable=False, unique=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    # where the storage has it
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    # given out no more from here on; and when the storage was found not to have it any more
+    sa.Column("deleted_at", Instant),
+    sa.Column("removed_at", Instant),
+    sa.Index(None, "key_id", "number"),
+    sa.Index("ix_files_expires_at", "expires_at", **_passing),
+    sa.Index("ix_files_deleted_at", "deleted_at", **_deleted),
+    sqlite_autoincrement=True,
 )
 
 # one row, in SQLite only: see `clock`
