@@ -45,7 +45,14 @@ CHECK_SECONDS = 10
 MEMORY_BYTES = 16 * 1024 * 1024
 """A larger file that is opened is kept on the disk while it is."""
 
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm", "png": "image/png"}
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "gif": "image/gif",
+    "webm": "video/webm",
+    "png": "image/png",
+    "webp": "image/webp",
+    "jpg": "image/jpeg",
+}
 """By the end of a key: whoever is sent to the storage itself gets this."""
 
 REFUSED = "the object storage refuses the credentials"
