@@ -555,8 +555,7 @@ class Service:
         self.open_video(job, index)
         video = job.video_at(index)
         assert video is not None
-        with self._files.open(video.key) as file:
-            return media.verify(file, self._certificates)
+        return media.verify(partial(self._files.open, video.key), self._certificates)
 
     def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files. May wait for a network.
@@ -676,6 +675,10 @@ class Service:
             return "the database does not answer"
         if not alive:
             return "no worker is running"
+        return None
+
+    def why_no_jobs(self) -> str | None:
+        """Say why new jobs are refused while all else works; None if they are not. A full queue is no such reason: it moves."""
         if self._space is not None and self._space.is_low:
             return f"the disk is nearly full: fewer than {self._space.min_free_bytes} bytes are free"
         return None

@@ -372,7 +372,7 @@ def _reading(key: str) -> Iterator[None]:
 def _etag_of(file: io.BufferedIOBase, num_bytes: int) -> str:
     """Make the tag that S3 gives an unencrypted object of this content, sent as `_upload` does."""
     if num_bytes <= PART_BYTES:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
     parts = []
     while piece := file.read(PART_BYTES):
         parts.append(hashlib.md5(piece, usedforsecurity=False).digest())

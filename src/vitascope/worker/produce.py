@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
     from vitascope.media.certificate import Credentials
     from vitascope.media.resample import Between
+    from vitascope.media.watermark import Overlay
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
@@ -48,6 +49,8 @@ class Marks:
     with_prompt: bool = False
     #: The operator's picture for a watermark.
     image: Path | None = None
+    #: That picture, if it was read when this process started.
+    overlay: Overlay | None = None
 
 
 NO_MARKS = Marks()
@@ -153,8 +156,10 @@ def _watermark(plan: Plan, marks: Marks) -> Callable[[Iterable[Frames]], Iterabl
     path = marks.image if mark.image == OPERATORS_IMAGE else mark.image and Path(mark.image)
     if mark.image is not None and not path:
         raise WriteFailed("the picture of the operator's watermark is not on the machine that made the video")
+    image = marks.overlay if mark.image == OPERATORS_IMAGE else None
     try:
-        image = media.read_overlay(path) if path else None
+        if path and image is None:
+            image = media.read_overlay(path)
     except UnreadableImage as error:
         raise WriteFailed(f"the watermark's picture cannot be read: {error.message}") from None
     size = {"height": plan.height, "width": plan.width}
