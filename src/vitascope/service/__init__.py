@@ -5,19 +5,25 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .expiry import Expiry
-from .inputs import NOTHING, Sent
+from .files import Files, Removal, Upload
+from .inputs import NOTHING, Content, FileId, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "Content",
     "Draft",
     "Expiry",
+    "FileId",
+    "Files",
     "Link",
     "Links",
     "Models",
+    "Removal",
     "Sent",
     "Service",
     "StoredVideo",
+    "Upload",
 ]

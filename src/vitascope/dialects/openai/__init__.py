@@ -13,7 +13,8 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 
-from . import generations, schema, sync
+from . import files, generations, schema, sync, webhook_endpoints
+from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
 from .video import PREFIX, envelope, error_response, shown, video_response, webhook_body
@@ -50,11 +51,11 @@ class OpenAIDialect:
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        files.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
-        whole = APIRouter()
-        whole.include_router(router)
-        whole.include_router(generations.router(self._manner))
-        return whole
+        router.include_router(webhook_endpoints.router())
+        router.include_router(generations.router(self._manner))
+        return router
 
     async def create(self, request: Request) -> Response:
         """Make a video: answers at once, with a job that survives whatever happens to the server."""
@@ -129,10 +130,3 @@ def _after(video_id: str | None) -> str | None:
     if not video_id.startswith(PREFIX):
         raise InvalidParameter("after", video_id, "no video has this id")
     return video_id.removeprefix(PREFIX)
-
-
-def refuse_range(status: int) -> Response:
-    """Answer a Range header that cannot be followed."""
-    if status == 416:
-        return envelope(416, "The file is shorter than the range that was asked for.", code="invalid_range")
-    return envelope(400, "The Range header cannot be read.", code="invalid_range")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vitascope.dialects._http import Fields, picture_of, shown
+from vitascope.dialects._http import Fields, picture_of
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
-from vitascope.service import Sent
+from vitascope.service import Content, FileId, Sent
+
+from .file_ids import named_file
 
 if TYPE_CHECKING:
     from .create import Order
@@ -32,9 +34,8 @@ def read_pictures(order: Order, fields: Fields, spec: ModelSpec) -> Sent:
     if given[1:]:
         raise InvalidParameter(given[1], "given", f"it must not be given beside `{name}`")
     if name in VIDEOS:
-        name, value = _one(name, fields.raw(name), "video_url")
-        order.names["video"] = name
-        return Sent(video=picture_of(name, value))
+        order.names["video"], value = _one(name, fields.raw(name), "video_url")
+        return Sent(video=_content(order.names["video"], value))
     pictures = list(_pictures(name, fields))
     if len(pictures) == 1 and not _is_reference(order, name, spec):
         order.names["image"], content = pictures[0]
@@ -48,7 +49,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or value in ("", []) or (isinstance(value, str) and value.strip() in ("[]", "null"))
 
 
-def _pictures(name: str, fields: Fields) -> Iterator[tuple[str, bytes | str]]:
+def _pictures(name: str, fields: Fields) -> Iterator[tuple[str, Content]]:
     """Each with the client's name of it."""
     value = fields.raw(name)
     is_list = (
@@ -57,7 +58,7 @@ def _pictures(name: str, fields: Fields) -> Iterator[tuple[str, bytes | str]]:
     entries = fields.listing(name, MAX_REFERENCES) if is_list else [value]
     for index, entry in enumerate(entries):
         label, content = _one(f"{name}[{index}]" if len(entries) > 1 else name, entry, "image_url")
-        picture = picture_of(label, content)
+        picture = _content(label, content)
         if picture is None:
             raise InvalidParameter(label, "empty", "it must be a file, a URL or base64")
         yield label, picture
@@ -70,12 +71,19 @@ def _one(label: str, value: Any, url: str) -> tuple[str, Any]:
     if not isinstance(value, dict):
         return label, value
     if value.get("file_id"):
-        raise InvalidParameter(
-            f"{label}[file_id]", shown(value["file_id"]), "files are not kept by this server yet"
-        )
+        if value.get(url):
+            raise InvalidParameter(
+                f"{label}[{url}]", "given", f"it must not be given beside `{label}[file_id]`"
+            )
+        label = f"{label}[file_id]"
+        return label, named_file(value["file_id"], label)
     if not value.get(url):
         raise InvalidParameter(f"{label}[{url}]", "missing", "it must be a URL")
     return f"{label}[{url}]", value[url]
+
+
+def _content(label: str, value: Any) -> Content | None:
+    return value if isinstance(value, FileId) else picture_of(label, value)
 
 
 def _is_reference(order: Order, name: str, spec: ModelSpec) -> bool:
