@@ -37,7 +37,6 @@ FAILED_CODE = 1
 def router(manner: Manner) -> APIRouter:
     """Make the routes."""
     made = APIRouter(
-        prefix="/v1",
         tags=["New API"],
         route_class=_http.route_class(_render(manner.generations == "wrapped")),
     )
