@@ -287,6 +287,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.is_stopping = False
+    app.state.openai = openai.Manner(**settings.openai.model_dump())
     if not settings.server.allow_public:
         app.add_middleware(
             _http.LoopbackGuard,
@@ -306,7 +307,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_operations())
     app.include_router(_links())
     app.include_router(native.NativeDialect().router())
-    app.include_router(openai.OpenAIDialect().router())
+    app.include_router(openai.OpenAIDialect(app.state.openai).router())
     return app
 
 
