@@ -17,9 +17,10 @@ from vitascope.service import Draft, Sent, Service
 
 from . import schema
 from .create import Order, to_order
+from .schema import ERRORS
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
-__all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
+__all__ = ["ERRORS", "OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
 
 
 class OpenAIDialect:
