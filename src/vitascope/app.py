@@ -367,7 +367,7 @@ def _operations() -> APIRouter:
         headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse, responses=openai.ERRORS)
     async def prometheus(request: Request) -> Response:
         """Show metrics in Prometheus' text format."""
         desk = _http.desk_of(request)

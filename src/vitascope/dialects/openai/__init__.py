@@ -17,9 +17,18 @@ from . import files, generations, schema, sync, webhook_endpoints
 from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
+from .schema import ERRORS
 from .video import PREFIX, envelope, error_response, shown, video_response, webhook_body
 
-__all__ = ["Manner", "OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
+__all__ = [
+    "ERRORS",
+    "Manner",
+    "OpenAIDialect",
+    "envelope",
+    "error_response",
+    "refuse_range",
+    "webhook_body",
+]
 
 
 class OpenAIDialect:
