@@ -18,6 +18,7 @@ from vitascope.domain.errors import (
     QueueFull,
     StorageError,
     UnknownModel,
+    VideoExpired,
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
@@ -113,6 +114,7 @@ def _metadata(job: Job) -> dict[str, Any]:
         "native_size": f"{job.plan.native_width}x{job.plan.native_height}",
         "native_fps": job.plan.native_fps,
         "native_num_frames": job.plan.native_num_frames,
+        "fit": job.plan.fit,
         "num_inference_steps": job.plan.num_inference_steps,
         "stage": job.stage,
         "attempt": job.attempt,
@@ -132,7 +134,8 @@ async def video_response(request: Request, job: Job) -> Response:
         try:
             return await _with_files(request, job, body)
         except (
-            StorageError
+            StorageError,
+            VideoExpired,
         ):  # what is known of the job is true all the same: the files' own addresses say what is wrong
             return JSONResponse(body)
     return JSONResponse(body)
