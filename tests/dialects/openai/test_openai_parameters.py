@@ -215,6 +215,7 @@ class TestPictures:
         "fields",
         [
             {"reference_url": URL},
+            {"image_url": URL},
             {"image_reference": {"image_url": URL}},
             {"image_reference": json.dumps({"image_url": URL})},
             {"image_reference": [{"image_url": URL}]},
@@ -224,7 +225,7 @@ class TestPictures:
             {"input_reference": json.dumps({"image_url": URL})},
             {"input_reference": URL, "image": "", "images": []},
         ],
-        ids=range(9),
+        ids=range(10),
     )
     def test_one_is_the_first_frame(self, client: Client, fields: dict[str, Any]) -> None:
         plan = client.job(client.post(**fields)).plan
@@ -364,7 +365,9 @@ class TestUnknownFields:
             ("num_frame", "num_frames"),
             ("sedd", "seed"),
             ("prompts", "prompt"),
-            ("Seconds", "seconds"),
+            ("SEED", "seed"),
+            ("hieght", "height"),
+            ("model_id", "model"),
             ("guidance_scal", "guidance_scale"),
             ("durations", "duration"),
             ("negativeprompt", "negative_prompt"),

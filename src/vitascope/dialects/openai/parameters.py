@@ -109,6 +109,7 @@ FOLLOWED: dict[str, Schema] = {
     ),
     "input_reference": REFERENCE,
     "image": _as(REFERENCE, "The same as `input_reference`."),
+    "image_url": _as(_text, "The same as `input_reference`."),
     "reference_url": _as(_text, "The same as `input_reference`."),
     "image_reference": _as(
         _object, "The same as `input_reference`, as `{image_url}`; a list is as `input_references`."

@@ -18,7 +18,7 @@ CONTAINERS = ("extra_body", "extra_params", "extra_json", "video_params")
 
 MAX_UNKNOWN = 64
 MAX_NAME_CHARS = 60
-ALIKE = 0.8
+ALIKE = 0.75
 """From this likeness on a name that nobody knows is taken for a misspelt one."""
 
 _OFF = ("", "false", "no", "null", "none", "default", "[]", "{}")
