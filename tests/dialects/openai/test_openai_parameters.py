@@ -198,11 +198,13 @@ def test_shapes(client: Client, fields: dict[str, Any], width: int, height: int)
         ({"extra_body": {"extra_body": {}}}, "extra_body[extra_body]"),
         ({"extra_body": {"seconds": 61}}, "seconds"),
         ({"expires_in_seconds": 5}, "expires_in_seconds"),
+        ({"flow_shift": 0}, "flow_shift"),
+        ({"flow_shift": 101}, "flow_shift"),
         ({"strength": 0.5}, "strength"),
         ({"num_frames": 8, "seconds": 61}, "seconds"),
         ({"seconds": 4, "duration": 61}, "duration"),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_bad_values(client: Client, fields: dict[str, Any], param: str) -> None:
     before = client.server.store.queue_stats().queued
@@ -342,6 +344,7 @@ class TestOtherServersFields:
         plan = client.job(answer).plan
         assert (plan.width, plan.height, plan.num_frames, plan.fps) == (832, 480, 33, 16)
         assert (plan.num_inference_steps, plan.guidance_scale, plan.seed) == (40, 1.0, 42)
+        assert plan.flow_shift == 12.0
         assert {"guidance_scale_2", "boundary_ratio"} <= set(choices(answer))
 
     def test_a_list_of_seeds_of_one(self, client: Client) -> None:

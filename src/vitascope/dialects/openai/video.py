@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -131,13 +132,9 @@ async def video_response(request: Request, job: Job) -> Response:
         return JSONResponse(body, headers=await poll_headers(request, job))
     wanted = job.request.notes.get(NOTES, {}).get("response_format")
     if body["data"] and wanted == "b64_json":
-        try:
+        # without them what is known of the job is true all the same, and the files' own addresses say what is wrong
+        with contextlib.suppress(StorageError, VideoExpired):
             return await _with_files(request, job, body)
-        except (
-            StorageError,
-            VideoExpired,
-        ):  # what is known of the job is true all the same: the files' own addresses say what is wrong
-            return JSONResponse(body)
     return JSONResponse(body)
 
 
