@@ -44,7 +44,7 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Expiry, Service, metrics
+from .service import Expiry, Removal, Service, metrics
 from .service.webhooks import SWITCHED_OFF
 from .settings import OWN_STORAGE_SECRETS, STORAGE_SECRETS, Settings, to_environment
 from .storage import LocalStorage, S3Storage, Space, Storage
@@ -256,7 +256,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
-        expiry = Expiry(store, files)
+        expiry = Expiry(store, files, others=[Removal(store, files).advance])
         expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
         expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)

@@ -89,7 +89,7 @@ def succeed(store: Store) -> None:
         num_frames=17,
         fps=8,
     )
-    store.succeed(lease, video, {})
+    store.succeed(lease, [video], {})
 
 
 def written(store: Store, owner: str | None = None) -> list[Delivery]:

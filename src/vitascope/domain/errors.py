@@ -15,6 +15,7 @@
     │   ├── PermissionDenied
     │   ├── RateLimitExceeded       .retry_after_seconds .limit
     │   ├── StorageLimitReached
+    │   ├── FileNotFound            one that was uploaded, or that a batch has written
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
@@ -163,7 +164,11 @@ class RateLimitExceeded(RequestError):
 
 
 class StorageLimitReached(RequestError):
-    """The API key's videos take as much space as they may."""
+    """The API key's videos and files take as much space as they may."""
+
+
+class FileNotFound(RequestError):
+    """There is no such file."""
 
 
 class KeyNotFound(RequestError):
