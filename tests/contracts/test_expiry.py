@@ -460,6 +460,28 @@ class TestSweeper:
         assert [store.get(job_id).expired_at is None for job_id in "abc"] == [True, False, False]
         check_truth(store, files, service, "abc")
 
+    def test_files_that_can_never_be_deleted_do_not_keep_the_others_for_ever(
+        self, store: Store, files: LocalStorage, make: Callable[..., Job], clock: Any
+    ) -> None:
+        for job_id in "abcdef":
+            make(job_id)
+        clock.advance(GONE_SECONDS)
+
+        class Locked:
+            def delete(self, key: str) -> None:
+                if key[key.index("/") + 1] in "abcd":
+                    raise StorageError
+                files.delete(key)
+
+        sweeper = Expiry(store, Locked())
+        sweeper.advance()
+        assert store.count_overdue() == 6, "three in a row look like a storage that is away"
+        clock.advance(AGAIN_SECONDS)
+        sweeper.advance()
+        clock.advance(AGAIN_SECONDS)
+        sweeper.advance()
+        assert store.count_overdue() == 4
+
     def test_it_outlives_a_store_that_is_away_and_a_surprise(self, files: LocalStorage) -> None:
         calls: list[int] = []
 

@@ -96,8 +96,8 @@ def written(store: Store, owner: str | None = None) -> list[Delivery]:
     return list(store.deliveries(owner, order="asc", limit=100).deliveries)
 
 
-def render(name: str, event: EventType, job: Job) -> bytes | None:
-    return None if name == "unknown" else f"{name} {event.value} {job.id}".encode()
+def render(name: str, event: EventType, job: Job) -> bytes | str:
+    return "nobody writes it" if name == "unknown" else f"{name} {event.value} {job.id}".encode()
 
 
 def take(store: Store, limit: int = 100) -> list[Outgoing]:
@@ -276,13 +276,13 @@ class TestSending:
         ]
         assert {one.lane for one in store.due_messages(3, ["@busy.example"])} == {"@other.example"}
 
-    def test_an_unknown_format_fails_with_its_reason(self, store: Store, create: Create) -> None:
+    def test_what_nobody_can_write_fails_with_its_reason(self, store: Store, create: Create) -> None:
         create(webhook=Webhook(URL, "unknown"))
         succeed(store)
         assert take(store) == []
         (found,) = written(store)
         assert found.status is MessageStatus.FAILED
-        assert found.reason == "no dialect of this server writes the format `unknown`"
+        assert found.reason == "nobody writes it"
 
     def test_a_deleted_jobs_message_is_sent(self, store: Store, create: Create) -> None:
         create(webhook=Webhook(URL))
@@ -318,6 +318,56 @@ class TestSending:
             store.replay_message(first.id, None)
         assert store.enable_endpoint("ep_1", None).disabled_at is None
         assert store.replay_message(first.id, None).status is MessageStatus.PENDING
+
+    def give_up(self, store: Store) -> list[str]:
+        """Give up all that waits; returns why endpoints are disabled for it."""
+        days = timedelta(days=5)
+        return [why for one in take(store) if (why := store.end_attempt(one, AWAY, failing_for=days))]
+
+    def test_an_endpoint_is_disabled_once_nothing_has_arrived_for_days(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        create("a", webhook=Webhook(URL))
+        store.request_cancel("a")
+        clock.advance(3.2 * 86_400)
+        assert self.give_up(store) == []
+        assert store.endpoint("ep_1", None).disabled_at is None, "a long weekend"
+        for job_id in "bc":
+            create(job_id)
+            store.request_cancel(job_id)
+        clock.advance(2 * 86_400)
+        first, second = take(store)
+        why = store.end_attempt(first, AWAY, failing_for=timedelta(days=5))
+        assert why == "nothing has arrived there for 5 days: its server answers 503"
+        assert store.endpoint("ep_1", None).disabled_reason == why
+        assert store.end_attempt(second, OK) == ""
+        assert [one.reason for one in written(store)] == [AWAY.reason] * 3 + ["the endpoint is disabled"]
+
+    def test_an_endpoint_where_something_arrived_is_not_disabled(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        for job_id in "abcd":
+            create(job_id)
+            store.request_cancel(job_id)
+            clock.advance(86_400)
+        bad, good, *_ = take(store)
+        store.end_attempt(good, OK)
+        clock.advance(4.9 * 86_400)
+        assert store.end_attempt(bad, AWAY, failing_for=timedelta(days=5)) == ""
+        clock.advance(86_400)
+        assert self.give_up(store) == [], (
+            "the rest is older than what arrived: it says nothing of the time since"
+        )
+        create("e")
+        store.request_cancel("e")
+        clock.advance(4.9 * 86_400)
+        assert self.give_up(store) == []
+        create("f")
+        store.request_cancel("f")
+        clock.advance(0.2 * 86_400)
+        assert len(self.give_up(store)) == 1
 
     def test_what_hangs_on_something_that_ended_meanwhile_is_not_sent(
         self, store: Store, create: Create, open_store: Open

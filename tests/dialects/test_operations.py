@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from vitascope import app, settings
 from vitascope.dialects.openai import create, schema
 from vitascope.domain.errors import SettingsError, StoreUnavailable
-from vitascope.service import Service
+from vitascope.service import Expiry, Service
 from vitascope.service.keys import Keys
 from vitascope.store import Store
 
@@ -30,6 +32,27 @@ def test_the_web_app_imports_no_torch(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_storage_that_is_away_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    class Stuck(Expiry):
+        def run(self) -> None:
+            let_go.wait()
+
+    monkeypatch.setattr(app, "Expiry", Stuck)
+    monkeypatch.setattr(app, "EXPIRY_STOP_SECONDS", 0.01)
+    web = app.create_web_app(settings.load(home=tmp_path))
+
+    async def run() -> None:
+        async with web.router.lifespan_context(web):
+            pass
+
+    asyncio.run(run())
+    let_go.set()
+
+
 def test_readiness_follows_the_workers(serve: Any) -> None:
     server = serve()
     assert server.client.get("/livez").json() == {"status": "ok"}
@@ -37,7 +60,7 @@ def test_readiness_follows_the_workers(serve: Any) -> None:
         response = server.client.get(path)
         assert (response.status_code, response.json()["reason"]) == (503, "no worker is running")
     server.store.worker_seen("w1")
-    assert server.client.get("/readyz").status_code == 200
+    assert server.client.get("/readyz").json() == {"status": "ok", "accepts_jobs": True}
     server.store.worker_stopped("w1")
     assert server.client.get("/readyz").status_code == 503
 

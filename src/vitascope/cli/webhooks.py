@@ -165,7 +165,7 @@ def remove_endpoint(endpoint_id: EndpointId, server: ServerOption = None) -> Non
 
 @endpoints.command("enable")
 def enable_endpoint(endpoint_id: EndpointId, server: ServerOption = None) -> None:
-    """Tell an endpoint again that was disabled because it answered 410 (Gone)."""
+    """Tell an endpoint again that was disabled: it answered 410 (Gone), or nothing had arrived there for days."""
 
     async def work(server: Server) -> None:
         await server.webhooks("POST", f"endpoints/{server.segment(endpoint_id)}/enable")

@@ -29,6 +29,9 @@ FAILURES_AT_ONCE = 3
 """So many jobs in a row whose files cannot be deleted mean that the storage is away: the rest waits too."""
 
 
+FAILED_REMEMBERED = 10_000
+
+
 class ExpiringJobs(Protocol):
     """What is needed of the store."""
 
@@ -66,6 +69,8 @@ class Expiry:
         self._pass_seconds = pass_seconds
         self._others = others
         self._stopped = threading.Event()
+        #: Jobs whose files could not be deleted the last time.
+        self._failed: set[str] = set()
 
     def advance(self) -> bool:
         """Remove the files of some jobs. Returns whether there may be more to do at once.
@@ -84,7 +89,8 @@ class Expiry:
         """Delete the files of each job; returns the jobs that have none any more."""
         gone: list[str] = []
         failures = 0
-        for removal in removals:
+        # last those that could not be deleted the last time: some never can, and would keep the others from their turn for ever
+        for removal in sorted(removals, key=lambda one: one.job_id in self._failed):
             if self._stopped.is_set() or failures == FAILURES_AT_ONCE:
                 break
             try:
@@ -92,10 +98,14 @@ class Expiry:
                     self._files.delete(key)
             except StorageError as error:
                 failures += 1
+                if len(self._failed) >= FAILED_REMEMBERED:
+                    self._failed.clear()
+                self._failed.add(removal.job_id)
                 what = {"job_id": removal.job_id}
                 logger.warning("expired files could not be removed: %s", error.message, extra=what)
             else:
                 failures = 0
+                self._failed.discard(removal.job_id)
                 gone.append(removal.job_id)
         return gone
 

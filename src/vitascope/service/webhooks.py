@@ -19,11 +19,9 @@ from vitascope.domain.webhook import (
 )
 from vitascope.outbound import Outbound
 from vitascope.store import Store
-from vitascope.webhooks import encoded, new_secret
+from vitascope.webhooks import SWITCHED_OFF, encoded, new_secret
 
 from . import ids
-
-SWITCHED_OFF = "URLs are not called by this server"
 
 
 class Webhooks:
@@ -118,7 +116,7 @@ class Webhooks:
         self._store.remove_endpoint(endpoint_id, caller.owner)
 
     def enable(self, endpoint_id: str, caller: Caller) -> Endpoint:
-        """Let an endpoint that answered 410 be told again, of what happens from now on. Raises EndpointNotFound."""
+        """Let an endpoint that was disabled be told again, of what happens from now on. Raises EndpointNotFound."""
         return self._store.enable_endpoint(endpoint_id, caller.owner)
 
     def secrets(self, endpoint_id: str, caller: Caller) -> tuple[Secret, ...]:

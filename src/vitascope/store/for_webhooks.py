@@ -38,8 +38,8 @@ from .outbox import is_pending
 from .rows import Row, job_of
 from .tables import attempts, endpoints, jobs, keys, outbox, secrets, storable
 
-#: Writes a message's body: of its format and event, and its job; None if nobody knows the format.
-Render = Callable[[str, EventType, Job], bytes | None]
+#: Writes a message's body: of its format and event, and its job; or tells as a text why there can be none.
+Render = Callable[[str, EventType, Job], bytes | str]
 
 MAX_ENDPOINTS = 16
 """Of a key: each end of a job is told to all of them."""
@@ -53,7 +53,7 @@ HINT_CHARS = 4
 """Of a secret that are shown, so that its holder can tell which one it is."""
 
 SENDER_LOST = "the server stopped before it knew the answer"
-UNKNOWN_FORMAT = "no dialect of this server writes the format `{}`"
+DEAD = "nothing has arrived there for {0.days} days: {1}"
 
 
 class ForWebhooks(ForSecrets):
@@ -292,8 +292,8 @@ class ForWebhooks(ForSecrets):
                     )
                 body, reason = row.body, refused.get(row.number, "")
                 if body is None and not reason:
-                    body = render(row.format, EventType(row.event), job_of(job_rows[row.job_id]))
-                    reason = "" if body is not None else UNKNOWN_FORMAT.format(row.format)
+                    written = render(row.format, EventType(row.event), job_of(job_rows[row.job_id]))
+                    body, reason = (None, written) if isinstance(written, str) else (written, "")
                 if reason:
                     values: dict[str, Any] = messages.ended(reason, self._now())
                 else:
@@ -324,7 +324,8 @@ class ForWebhooks(ForSecrets):
         *,
         retry_seconds: float | None = None,
         is_gone: bool = False,
-    ) -> None:
+        failing_for: timedelta | None = None,
+    ) -> str:
         """Write down what came of sending a message; nothing if another sender has it by now.
 
         Args:
@@ -332,26 +333,38 @@ class ForWebhooks(ForSecrets):
             outcome: of this attempt.
             retry_seconds: when to try again; None for never.
             is_gone: whether its receiver wants nothing any more: then its endpoint is disabled.
+            failing_for: if the message is given up, its endpoint is disabled too where nothing has arrived for so long.
+
+        Returns:
+            Why the endpoint is disabled now; empty if it is not.
         """
         now = self._now()
         values: dict[str, Any] = messages.ended(outcome.reason, now)
-        is_gone = is_gone and message.endpoint_id is not None
         of_endpoint = outbox.c.endpoint_id == message.endpoint_id
         with self._database.write() as connection:
-            if is_gone:
+            why = ""
+            if message.endpoint_id is not None and not outcome.is_delivered and retry_seconds is None:
+                is_dead = failing_for is not None and _nothing_arrives(
+                    connection, of_endpoint, now - failing_for
+                )
+                why = (
+                    outcome.reason if is_gone else DEAD.format(failing_for, outcome.reason) if is_dead else ""
+                )
+            if why:
                 messages.lock_pending(connection, of_endpoint)
             if not outcome.is_delivered and retry_seconds is not None:
                 due_at = self._lease_time(connection) + timedelta(seconds=retry_seconds)
                 values = {"due_at": due_at, "claimed_at": None, "token": outbox.c.token + 1}
                 values |= {"tries": message.tries + 1, "reason": outcome.reason}
             if connection.execute(_held(message).values(values)).rowcount == 0:
-                return
+                return ""
             self._log(connection, message.number, message.attempt, outcome)
-            if is_gone:
+            if why:
                 enabled = (endpoints.c.id == message.endpoint_id) & endpoints.c.disabled_at.is_(None)
-                disabled = {"disabled_at": now, "disabled_reason": outcome.reason}
+                disabled = {"disabled_at": now, "disabled_reason": why}
                 connection.execute(sa.update(endpoints).where(enabled).values(disabled))
                 messages.end_pending(connection, of_endpoint, messages.ENDPOINT_DISABLED, now)
+        return why
 
     def release_messages(self, sent: Collection[Outgoing]) -> None:
         """Let others send at once what this process will not finish. It may have arrived all the same."""
@@ -475,6 +488,17 @@ def _held(message: Outgoing) -> sa.Update:
     return sa.update(outbox).where(
         outbox.c.number == message.number, outbox.c.token == message.token, is_pending
     )
+
+
+def _nothing_arrives(connection: sa.Connection, of_endpoint: sa.ColumnElement[bool], since: datetime) -> bool:
+    """Whether messages to an endpoint have failed since then or longer, and none has arrived."""
+    is_delivered = outbox.c.status == MessageStatus.DELIVERED.value
+    last = connection.scalar(sa.select(sa.func.max(outbox.c.finished_at)).where(of_endpoint, is_delivered))
+    failed = sa.select(sa.func.min(outbox.c.created_at)).where(
+        of_endpoint, ~is_delivered, outbox.c.attempt > 0
+    )
+    first = connection.scalar(failed if last is None else failed.where(outbox.c.created_at > last))
+    return first is not None and first <= since and (last is None or last <= since)
 
 
 def _refusals(connection: sa.Connection, rows: Sequence[Any]) -> Mapping[int, str]:

@@ -80,7 +80,7 @@ async def remove(endpoint_id: str, request: Request) -> Response:
 
 
 async def enable(endpoint_id: str, request: Request) -> Response:
-    """Let an endpoint that has answered 410 be told again, of what happens from now on."""
+    """Let an endpoint that was disabled be told again, of what happens from now on."""
     desk = _http.desk_of(request)
     found = await desk.write(desk.service.webhooks.enable, endpoint_id, _http.caller_of(request))
     return JSONResponse(found.to_dict())
