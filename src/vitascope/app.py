@@ -287,6 +287,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.is_stopping = False
+    app.state.openai = openai.Manner(**settings.openai.model_dump())
     if not settings.server.allow_public:
         app.add_middleware(
             _http.LoopbackGuard,
@@ -306,7 +307,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_operations())
     app.include_router(_links())
     app.include_router(native.NativeDialect().router())
-    app.include_router(openai.OpenAIDialect().router())
+    app.include_router(openai.OpenAIDialect(app.state.openai).router())
     app.include_router(openrouter.OpenRouterDialect().router())
     return app
 
@@ -370,7 +371,7 @@ def _operations() -> APIRouter:
         headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse, responses=openai.ERRORS)
     async def prometheus(request: Request) -> Response:
         """Show metrics in Prometheus' text format."""
         desk = _http.desk_of(request)

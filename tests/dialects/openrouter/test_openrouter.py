@@ -104,7 +104,7 @@ def submit(server: Any, **body: Any) -> Job:
     """Send what an example sends; returns the job."""
     answer = server.client.post("/api/v1/videos", json=body)
     assert answer.status_code == 202, answer.text
-    schema.VideoJob.model_validate(answer.json(), extra="forbid")
+    schema.OpenRouterJob.model_validate(answer.json(), extra="forbid")
     job: Job = server.store.get(answer.json()["id"])
     return job
 
@@ -112,7 +112,7 @@ def submit(server: Any, **body: Any) -> Job:
 def refused(server: Any, **body: Any) -> dict[str, Any]:
     answer = server.client.post("/api/v1/videos", json={"prompt": "a dog", **body})
     assert answer.status_code == 400, answer.text
-    schema.ErrorEnvelope.model_validate(answer.json(), extra="forbid")
+    schema.OpenRouterError.model_validate(answer.json(), extra="forbid")
     error: dict[str, Any] = answer.json()["error"]
     assert error["code"] == 400
     return error
@@ -324,7 +324,7 @@ def test_the_sdk_sends_frames_and_references(sdk: openrouter.OpenRouter, server:
 
 def test_the_sdk_lists_models_with_what_they_take(sdk: openrouter.OpenRouter, server: Any) -> None:
     answer = server.client.get("/api/v1/videos/models")
-    schema.VideoModelList.model_validate(answer.json(), extra="forbid")
+    schema.OpenRouterModelList.model_validate(answer.json(), extra="forbid")
     models = {model.id: model for model in sdk.video_generation.list_videos_models().data}
     assert next(iter(models)) == "every"
     assert models["every"].supported_frame_images == ["first_frame", "last_frame"]

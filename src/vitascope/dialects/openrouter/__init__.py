@@ -53,9 +53,9 @@ class OpenRouterDialect:
             prefix="/api/v1/videos", tags=["OpenRouter"], route_class=_http.route_class(error_response)
         )
         add, errors = router.add_api_route, schema.ERRORS
-        made, found = ({status: {"model": schema.VideoJob}, **errors} for status in (202, 200))
+        made, found = ({status: {"model": schema.OpenRouterJob}, **errors} for status in (202, 200))
         add("", self.create, methods=["POST"], status_code=202, responses=made, openapi_extra=schema.CREATE)
-        add("/models", self.models, responses={200: {"model": schema.VideoModelList}, **errors})
+        add("/models", self.models, responses={200: {"model": schema.OpenRouterModelList}, **errors})
         add("/{job_id}", self.poll, responses=found)
         content = {"response_class": Response, "responses": schema.CONTENT_RESPONSES}
         add("/{job_id}/content", self.content, openapi_extra=schema.CONTENT, **content)  # type: ignore[arg-type]
@@ -90,10 +90,9 @@ class OpenRouterDialect:
         desk = _http.desk_of(request)
         index = _http.Fields(dict(request.query_params)).integer("index") or 0
         job = await desk.find(_http.caller_of(request), job_id)
-        if index != 0:
-            raise InvalidParameter("index", index, "the job has one video", nearest=0)
-        stored = await desk.open_video(job)
-        return _http.VideoFile(stored, f"{job_id}{stored.suffix}", refuse_range)
+        stored = await desk.open_video(job, index)
+        name = f"{job_id}-{index}" if index else job_id
+        return _http.VideoFile(stored, f"{name}{stored.suffix}", refuse_range)
 
     async def models(self, request: Request) -> Response:
         """List the models that are served, the default one first, with what requests may say of each."""

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from .create import PASSTHROUGH, RATIOS, RESOLUTIONS, SLUG
 
 
-class Usage(BaseModel):
+class OpenRouterUsage(BaseModel):
     """What was charged: nothing."""
 
     cost: float
     is_byok: bool
 
 
-class VideoJob(BaseModel):
+class OpenRouterJob(BaseModel):
     """A job and how far it is. What is not known yet is left out."""
 
     id: str
@@ -28,10 +28,10 @@ class VideoJob(BaseModel):
     #: They need no key until `expires_at`.
     urls: list[str] | None = None
     expires_at: int | None = None
-    usage: Usage | None = None
+    usage: OpenRouterUsage | None = None
 
 
-class VideoModel(BaseModel):
+class OpenRouterModel(BaseModel):
     """What requests may say of a model."""
 
     id: str
@@ -53,37 +53,37 @@ class VideoModel(BaseModel):
     allowed_passthrough_parameters: list[str]
 
 
-class VideoModelList(BaseModel):
+class OpenRouterModelList(BaseModel):
     """All models."""
 
-    data: list[VideoModel]
+    data: list[OpenRouterModel]
 
 
-class ProblemMetadata(BaseModel):
+class OpenRouterDetails(BaseModel):
     """What this server knows beyond the vendor's fields."""
 
     code: str
     parameter: str | None = None
 
 
-class Problem(BaseModel):
+class OpenRouterProblem(BaseModel):
     """What is wrong."""
 
     #: The status of HTTP once more.
     code: int
     message: str
-    metadata: ProblemMetadata
+    metadata: OpenRouterDetails
 
 
-class ErrorEnvelope(BaseModel):
+class OpenRouterError(BaseModel):
     """Every answer that is not a success."""
 
-    error: Problem
+    error: OpenRouterProblem
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorEnvelope, "description": "The request cannot be carried out as it stands."},
-    "5XX": {"model": ErrorEnvelope, "description": "The server cannot carry it out now."},
+    "4XX": {"model": OpenRouterError, "description": "The request cannot be carried out as it stands."},
+    "5XX": {"model": OpenRouterError, "description": "The server cannot carry it out now."},
 }
 
 _TEXT: dict[str, Any] = {"type": "string"}
