@@ -37,6 +37,14 @@ def is_moov_first(data: bytes) -> bool:
     return 0 < data.find(b"moov") < data.find(b"mdat")
 
 
+def is_red(client: Client, video: dict[str, Any], folder: Path) -> bool:
+    """Look at the video's first frame."""
+    path = folder / "red.mp4"
+    client.call("videos.download_content", video["id"], save=path)
+    red, green, blue = media.read_frames(path)[0].astype(float).mean(axis=(0, 1))
+    return bool(red > 2 * max(green, blue))
+
+
 class TestVideos:
     def test_create_and_poll(self, finished: dict[str, Any]) -> None:
         assert (finished["object"], finished["status"], finished["progress"]) == ("video", "completed", 100)
@@ -76,10 +84,7 @@ class TestVideos:
         picture = tmp_path / "red.png"
         Image.new("RGB", (64, 64), (220, 20, 20)).save(picture)
         video = client.make(input_reference={"file": str(picture)})
-        path = tmp_path / "red.mp4"
-        client.call("videos.download_content", video["id"], save=path)
-        red, green, blue = media.read_frames(path)[0].astype(float).mean(axis=(0, 1))
-        assert red > 2 * max(green, blue), "it begins with the picture"
+        assert is_red(client, video, tmp_path)
 
     def test_list_walks_all_pages(self, client: Client, served: Served) -> None:
         own = {"api_key": served.new_key()}
@@ -161,7 +166,64 @@ class TestErrors:
         assert (error.name, error.status, error.code) == ("RateLimitError", 429, "rate_limit_exceeded")
 
 
+class TestFiles:
+    def test_a_file_from_upload_to_delete(self, client: Client, tmp_path: Path) -> None:
+        path = tmp_path / "notes.txt"
+        path.write_bytes(bytes(range(256)))
+        made = client.call("files.create", file={"file": str(path)}, purpose="user_data")
+        assert (made["object"], made["bytes"], made["filename"]) == ("file", 256, "notes.txt")
+        assert client.call("files.retrieve", made["id"]) == made
+        assert made in client.call("files.list", limit=1)
+        client.call("files.content", made["id"], save=tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == path.read_bytes()
+        assert client.call("files.delete", made["id"])["deleted"] is True
+        error = error_of(client, "files.retrieve", made["id"])
+        assert (error.name, error.status, error.code) == ("NotFoundError", 404, "file_not_found")
+
+    def test_an_uploaded_picture_is_the_first_frame(self, client: Client, tmp_path: Path) -> None:
+        picture = tmp_path / "red.png"
+        Image.new("RGB", (64, 64), (220, 20, 20)).save(picture)
+        made = client.call("files.create", file={"file": str(picture)}, purpose="vision")
+        reference = {"input_reference": {"file_id": made["id"]}}
+        assert is_red(client, client.make(extra_body=reference), tmp_path)
+        client.call("files.delete", made["id"])
+        error = error_of(client, "videos.create", **QUICK, extra_body=reference)
+        assert (error.name, error.param) == ("BadRequestError", "input_reference[file_id]")
+
+
+@pytest.fixture
+def newest(client: Client) -> Client:
+    """A client that can set up webhooks; the older ones can only check what arrives."""
+    if client.name not in ("python-3.54.0", "node-7.57.0"):
+        pytest.skip("this version has no calls for webhook endpoints")
+    return client
+
+
 class TestWebhooks:
+    def test_an_endpoint_from_create_to_delete(
+        self, newest: Client, served: Served, receiver: Receiver
+    ) -> None:
+        own = {"api_key": served.new_key()}
+        asked = {"name": "mine", "url": receiver.url, "event_types": ["video.completed", "video.failed"]}
+        made = newest.call("webhooks.create", **asked, client=own)
+        secret = made.pop("signing_secret")
+        assert secret.startswith("whsec_")
+        assert {name: made[name] for name in asked} == asked
+        assert newest.call("webhooks.retrieve", made["id"], client=own) == made
+        assert newest.call("webhooks.list", client=own) == [made]
+        renamed = newest.call("webhooks.update", made["id"], name="ours", client=own)
+        assert renamed["name"] == "ours"
+        tested = newest.call("webhooks.test", made["id"], event_type="video.completed", client=own)
+        assert (tested["success"], tested["status_code"]) == (True, 204)
+        headers, body = receiver.wait()
+        event = newest.call("webhooks.unwrap", payload=body, headers=headers, secret=secret)
+        assert event["type"] == "video.completed"
+        rotated = newest.call("webhooks.rotate_secret", made["id"], client=own)
+        assert rotated["signing_secret"] != secret
+        assert newest.call("webhooks.delete", made["id"], client=own)["deleted"] is True
+        error = error_of(newest, "webhooks.retrieve", made["id"], client=own)
+        assert (error.name, error.status) == ("NotFoundError", 404)
+
     def test_unwrap_verifies_what_arrives(self, client: Client, served: Served, receiver: Receiver) -> None:
         key = served.new_key()
         with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {key}"}) as native:
