@@ -61,8 +61,8 @@ class OpenAIDialect:
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
         files.add_routes(router)
+        webhook_endpoints.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
-        router.include_router(webhook_endpoints.router())
         router.include_router(generations.router(self._manner))
         return router
 
