@@ -6,7 +6,7 @@
 `json`, `form` (whose files are `{"file": NAME}`), `text` or no body; the key's header is left out. In answers what differs from run to run
 is replaced: `<video id>`, `<time>`, `<seed>`, `<link>` and the like.
 
-`WRITE_GOLDEN=1 pytest tests/dialects/openai/test_openai_golden.py` writes what the answers are now: read the difference before it is committed.
+`make golden` writes what the answers are now: read the difference before it is committed.
 """
 
 from __future__ import annotations
