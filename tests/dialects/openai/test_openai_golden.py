@@ -17,7 +17,9 @@ EXAMPLES = sorted(FOLDER.rglob("*.json"))
 
 @pytest.fixture(scope="module")
 def golden_server(serve: Callable[..., Any]) -> Any:
-    return serve(outbound={"allow": ("127.0.0.1",)}, storage={"expire_seconds": 3600})
+    return serve(
+        outbound={"allow": ("127.0.0.1",)}, storage={"expire_seconds": 3600}, provenance={"enabled": False}
+    )
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
