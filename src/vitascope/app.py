@@ -43,7 +43,7 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Expiry, Service, metrics
+from .service import Expiry, Removal, Service, metrics
 from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -257,7 +257,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
-        expiry = Expiry(store, files)
+        expiry = Expiry(store, files, others=[Removal(store, files).advance])
         expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
         expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)

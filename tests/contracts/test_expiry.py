@@ -61,7 +61,7 @@ def make(store: Store, create: Create, files: LocalStorage) -> Callable[..., Job
         else:
             key = f"videos/{job_id}.1.mp4"
             files.put_bytes(b"video", key)
-            store.succeed(lease, video(key), {})
+            store.succeed(lease, [video(key)], {})
         return store.get(job_id)
 
     return make_one
@@ -113,7 +113,7 @@ class TestStore:
         assert lease is not None
         assert lease.job.expires_at is None
         clock.advance(7)
-        store.succeed(lease, video("videos/a.mp4"), {})
+        store.succeed(lease, [video("videos/a.mp4")], {})
         job = store.get("a")
         assert job.expires_at == clock.now + timedelta(seconds=KEPT_SECONDS)
         assert (job.expired_at, job.is_expired(clock.now)) == (None, False)
@@ -221,7 +221,7 @@ class TestStore:
         create(expires_in_seconds=KEPT_SECONDS, key_id="k1")
         lease = store.claim("w1", 15)
         assert lease is not None
-        store.succeed(lease, video("videos/a.mp4", num_bytes=1000), {})
+        store.succeed(lease, [video("videos/a.mp4", num_bytes=1000)], {})
         clock.advance(GONE_SECONDS)
         assert removed(store) == ["a"]
         with pytest.raises(StorageLimitReached):  # as long as it may be there
@@ -560,7 +560,7 @@ class TestSweeper:
         files.put_bytes(b"video", "videos/a.2.mp4")
         Sweep(store, files).advance()
         assert there(files) == {"videos/a.1.mp4", "videos/a.2.mp4"}, "the job has not ended"
-        store.succeed(lease, video("videos/a.2.mp4"), {})
+        store.succeed(lease, [video("videos/a.2.mp4")], {})
         clock.advance(GONE_SECONDS)
         steps = [Expiry(store, files), Sweep(store, files)]
         for step in reversed(steps) if sweep_first else steps:

@@ -5,7 +5,8 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .expiry import Expiry
-from .inputs import NOTHING, Sent
+from .files import Files, Removal, Upload
+from .inputs import NOTHING, FileId, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
@@ -14,10 +15,14 @@ __all__ = [
     "REFUSALS",
     "Draft",
     "Expiry",
+    "FileId",
+    "Files",
     "Link",
     "Links",
     "Models",
+    "Removal",
     "Sent",
     "Service",
     "StoredVideo",
+    "Upload",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from vitascope.domain.errors import StorageError, StoreUnavailable
@@ -53,14 +53,21 @@ class Expiry:
         store: knows what has.
         files: the storage.
         pass_seconds: how often `run` looks.
+        others: do the same of what is no job's, as `advance` does.
     """
 
     def __init__(
-        self, store: ExpiringJobs, files: ExpiringFiles, *, pass_seconds: float = PASS_SECONDS
+        self,
+        store: ExpiringJobs,
+        files: ExpiringFiles,
+        *,
+        pass_seconds: float = PASS_SECONDS,
+        others: Sequence[Callable[[], bool]] = (),
     ) -> None:
         self._store = store
         self._files = files
         self._pass_seconds = pass_seconds
+        self._others = others
         self._stopped = threading.Event()
         #: Jobs whose files could not be deleted the last time.
         self._failed: set[str] = set()
@@ -107,7 +114,7 @@ class Expiry:
         while not self._stopped.is_set():
             has_more = False
             try:
-                has_more = self.advance()
+                has_more = any([advance() for advance in (self.advance, *self._others)])
             except StoreUnavailable as error:
                 logger.warning("expired files were not looked for: %s", error.message)
             except Exception:  # the promise to remove must outlive a surprise

@@ -6,7 +6,7 @@ Nothing later depends on where they came from, and what is stored was opened onc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vitascope import media
@@ -25,8 +25,18 @@ from vitascope.domain.windows import MAX_DURATION_SECONDS
 from vitascope.outbound import Outbound
 from vitascope.storage import Storage
 
-Content = bytes | str
-"""A file's bytes, or the URL from which they are fetched."""
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """A file that its client has uploaded before: see `files`."""
+
+    id: str
+    #: The id as the client wrote it.
+    shown: str
+
+
+Content = bytes | str | FileId
+"""A file's bytes, the URL from which they are fetched, or which of the client's files it is."""
 
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
@@ -54,9 +64,29 @@ class Sent:
         if self.watermark is not None:
             yield WATERMARK, self.watermark
 
+    def mapped(self, change: Callable[[str, Content], Content]) -> Sent:
+        """Return the same with each file replaced by what `change` makes of its parameter's name and of it."""
+
+        def changed(name: str, content: Content | None) -> Content | None:
+            return None if content is None else change(name, content)
+
+        references = enumerate(self.references)
+        return dataclasses.replace(
+            self,
+            image=changed("image", self.image),
+            last_image=changed("last_image", self.last_image),
+            video=changed("video", self.video),
+            references=tuple(change(f"references[{index}]", content) for index, content in references),
+            watermark=changed(WATERMARK, self.watermark),
+        )
+
     @property
     def has_urls(self) -> bool:
         return any(isinstance(content, str) for _, content in self.items())
+
+    @property
+    def has_file_ids(self) -> bool:
+        return any(isinstance(content, FileId) for _, content in self.items())
 
 
 NOTHING = Sent()

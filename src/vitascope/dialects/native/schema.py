@@ -357,6 +357,8 @@ class Endpoint(BaseModel):
     """A receiver of all that happens to a key's jobs."""
 
     id: str
+    #: The holder's own word for it; may be empty.
+    name: str
     url: str
     events: list[Literal["video.completed", "video.failed"]]
     created_at: datetime
@@ -576,6 +578,7 @@ _ENDPOINT_FIELDS = {
         {"type": "array", "items": {"enum": ["video.completed", "video.failed"]}},
         "What it is told; by default all.",
     ),
+    "name": _field({**_TEXT, "maxLength": 255}, "Your own word for it."),
 }
 ADD_ENDPOINT: dict[str, Any] = {
     "requestBody": {

@@ -138,6 +138,12 @@ _reference = {
     "anyOf": [
         {"type": "string", "description": "An http, https or data: URL, or base64 alone."},
         {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
+        {
+            "type": "object",
+            "properties": {"file_id": {"type": "string"}},
+            "required": ["file_id"],
+            "description": "A file that was uploaded to `/v1/files`.",
+        },
     ],
     "description": _IMAGE,
 }
