@@ -384,8 +384,8 @@ def _links() -> APIRouter:
     async def linked_file(token: str, request: Request) -> Response:
         """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
         desk = _http.desk_of(request)
-        job = await desk.read(desk.service.linked, token)
-        stored = await desk.open_video(job)
+        job, linked = await desk.read(desk.service.linked, token)
+        stored = await desk.open_video(job, linked.output, linked.variant)
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
 
     responses: dict[int | str, dict[str, Any]] = {

@@ -423,8 +423,9 @@ class TestContent:
 
     def test_other_variants_are_refused_clearly(self, video: Any) -> None:
         client, path, _ = video
-        error = error_of(client.get(f"{path}?variant=thumbnail"))
+        error = error_of(client.get(f"{path}?variant=poster"))
         assert error["param"] == "variant"
+        assert "one of video, thumbnail, spritesheet" in error["message"]
 
     def test_a_file_that_is_gone_is_an_error_without_paths(self, serve: Any) -> None:
         server = serve()

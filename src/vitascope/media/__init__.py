@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         read_video,
     )
     from .resample import resample_frames
+    from .stills import Stills
     from .target import check_target
     from .verifier import verify
     from .watermark import draw_watermark
@@ -62,6 +63,7 @@ _MODULES = {
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),
+    "stills": ("Stills",),
     "target": ("check_target",),
     "verifier": ("verify",),
     "watermark": ("draw_watermark",),
@@ -78,6 +80,7 @@ __all__ = [
     "Picture",
     "SentVideo",
     "ShownPicture",
+    "Stills",
     "VideoInfo",
     "check_target",
     "contact_sheet",

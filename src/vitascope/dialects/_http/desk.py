@@ -18,6 +18,7 @@ from vitascope.domain.errors import QueueFull, StorageLimitReached, StoreUnavail
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
+from vitascope.domain.video import Variant
 from vitascope.service import REFUSALS, Draft, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
@@ -159,9 +160,9 @@ class Desk:
             await asyncio.to_thread(self.service.drop_inputs, draft)
         return job
 
-    async def open_video(self, job: Job) -> StoredVideo:
-        """Find a job's file; raises what the service's function of that name raises."""
-        return await asyncio.to_thread(self.service.open_video, job)
+    async def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
+        """Find one of a job's files; raises what the service's function of that name raises."""
+        return await asyncio.to_thread(self.service.open_video, job, index, variant)
 
     def _store_inputs(self, draft: Draft, caller: Caller) -> Draft:
         if draft.sent.has_file_ids:

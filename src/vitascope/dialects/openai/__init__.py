@@ -73,7 +73,12 @@ class OpenAIDialect:
         limit, order = _http.limit_and_order(query, min_limit=0)
         after = _after(query.text("after"))
         page = await desk.read(
-            desk.service.page, _http.caller_of(request), after=after, limit=limit, order=order
+            desk.service.page,
+            _http.caller_of(request),
+            after=after,
+            limit=limit,
+            order=order,
+            user=query.text("user") or None,
         )
         data = [video_object(job) for job in page.jobs]
         ends = (
@@ -93,13 +98,13 @@ class OpenAIDialect:
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     async def content(self, video_id: str, request: Request) -> Response:
-        """Download the file; understands Range, If-Range and HEAD."""
-        variant = request.query_params.get("variant") or "video"
+        """Download a file; understands Range, If-Range and HEAD.
+
+        `variant` is the video itself, a frame of it as WebP (thumbnail), or up to 25 frames in rows of 5 as JPEG (spritesheet).
+        """
         job = await _job(request, video_id)
-        if variant != "video":
-            rule = "this server makes no thumbnails or spritesheets yet"
-            raise InvalidParameter("variant", variant, rule, nearest="video")
-        stored = await _http.desk_of(request).open_video(job)
+        index, variant = _http.file_asked(_http.Fields(dict(request.query_params)))
+        stored = await _http.desk_of(request).open_video(job, index, variant)
         return _http.VideoFile(stored, f"{video_id}{stored.suffix}", refuse_range)
 
     async def models(self, request: Request) -> Response:

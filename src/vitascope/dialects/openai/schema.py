@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from vitascope.domain.request import MAX_NUM_VIDEOS
+from vitascope.domain.video import VARIANTS
+
 from .create import DEFAULT_SECONDS
 
 
@@ -180,6 +183,12 @@ LIST: dict[str, Any] = {
             "in": "query",
             "schema": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
         },
+        {
+            "name": "user",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "Only videos that were made for this `user`.",
+        },
     ]
 }
 
@@ -189,19 +198,27 @@ CONTENT: dict[str, Any] = {
         {
             "name": "variant",
             "in": "query",
-            "schema": {"type": "string", "enum": ["video"], "default": "video"},
-        }
+            "schema": {"type": "string", "enum": list(VARIANTS), "default": "video"},
+            "description": "The video, a frame of it (WebP), or up to 25 frames of it in rows of 5 (JPEG).",
+        },
+        {
+            "name": "index",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUM_VIDEOS - 1, "default": 0},
+            "description": "Which of the videos of one request.",
+        },
     ]
 }
+_files = {kind: _binary for kind in ("video/mp4", "image/gif", "image/webp", "image/jpeg")}
 CONTENT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    200: {"description": "The file.", "content": _files},
     302: {
         "description": "Where the file is, if this server has clients fetch files from the storage itself."
     },
     304: {"description": "The file is the one that the client has."},
     206: {
         "description": "The ranges that were asked for.",
-        "content": {"video/mp4": _binary, "image/gif": _binary},
+        "content": _files,
     },
     **ERRORS,
 }
