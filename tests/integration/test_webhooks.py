@@ -310,3 +310,4 @@ def test_every_event_arrives_after_an_outage_and_restarts(
     assert found.problems == ()
     assert (found.events, found.delivered, found.distinct, found.restarts) == (32, 32, 32, 4)
     assert found.told_after_seconds >= 72 * 3600
+    assert found.repeated > 0, "a sender was killed when a message had come, before it had written that down"
