@@ -265,6 +265,17 @@ class SecretsSettings(_Section):
         return () if self.key is None else parse_keys(self.key.get_secret_value())
 
 
+class OpenAISettings(_Section):
+    """The OpenAI Videos API and what other servers of its path answer. See docs/openai.md."""
+
+    status_names: Literal["openai", "ezmodel"] = "openai"
+    """`ezmodel` calls an unfinished video `pending` and `processing`, as that vendor's page does. OpenAI's SDK takes these for the end and stops polling."""
+    generations: Literal["flat", "wrapped"] = "flat"
+    """Replies of `/v1/video/generations`: `flat` as New API documents them, `wrapped` in `{"code", "message", "data"}` as its code sends them."""
+    sync_seconds: Annotated[float, Field(gt=0)] = 540.0
+    """How long `/v1/videos/sync` waits for its video before it answers with the job instead. 9 min: OpenAI's SDK waits ten for an answer."""
+
+
 class ProvenanceSettings(_Section):
     """What each file says of its origin. See docs/provenance.md."""
 
@@ -332,6 +343,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    openai: OpenAISettings = OpenAISettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
 

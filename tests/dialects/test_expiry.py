@@ -81,7 +81,7 @@ class TestAsking:
         assert created(server)["expires_in_seconds"] == 3600
         assert created(server, expires_in_seconds="60")["expires_in_seconds"] == 60
         made = server.client.post("/v1/videos", json={"prompt": "a dog"}).json()
-        assert made["expires_at"] is None
+        assert made["expires_at"] == made["created_at"] + 3600, "as if it were ready at once"
         for _ in range(3):
             server.finish(server.claim())
         done = server.client.get(f"/v1/videos/{made['id']}").json()

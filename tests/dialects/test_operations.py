@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from vitascope import app, settings
-from vitascope.dialects.openai import create, schema
+from vitascope.dialects import _http
+from vitascope.dialects.openai import create, parameters, schema, superset
 from vitascope.domain.errors import SettingsError, StoreUnavailable
 from vitascope.service import Expiry, Service
 from vitascope.service.keys import Keys
@@ -138,7 +139,13 @@ class TestOpenapi:
         }
         assert operations == {
             "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "DELETE /v1/videos/{video_id}",
-            "GET /v1/videos/{video_id}/content", "GET /v1/models",
+            "GET /v1/videos/{video_id}/content", "GET /v1/models", "POST /v1/videos/sync",
+            "POST /v1/video/generations", "GET /v1/video/generations/{video_id}",
+            "POST /v1/webhook_endpoints", "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}",
+            "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test",
+            "GET /v1/webhook_event_types",
+            "POST /api/v1/videos", "GET /api/v1/videos/models", "GET /api/v1/videos/{job_id}", "GET /api/v1/videos/{job_id}/content",
+            "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",
             "GET /api/v1/models/{model_id}", "DELETE /api/v1/models/{model_id}", "POST /api/v1/models/{model_id}/pull",
@@ -167,32 +174,24 @@ class TestOpenapi:
     ) -> None:
         read: set[str] = set()
 
-        class Recorder:
-            """Has a value for `n` only; notes what it is asked for."""
+        def noting(getter: Any) -> Any:
+            def get(self: Any, *names: str, **options: Any) -> Any:
+                read.update(name for name in names if isinstance(name, str))
+                return getter(self, *names, **options)
 
-            def raw(self, name: str) -> Any:
-                read.add(name)
+            return get
 
-            def first(self, *names: str) -> str:
-                read.update(names)
-                return names[0]
-
-            def text(self, name: str, *, max_chars: int | None = None) -> str | None:
-                read.add(name)
-                return "a" if name == "prompt" else None
-
-            def mapping(self, name: str) -> dict[str, Any]:
-                read.add(name)
-                return {}
-
-            integer = number = raw
-
+        for name in ("raw", "first", "text", "integer", "number", "mapping", "listing"):
+            monkeypatch.setattr(_http.Fields, name, noting(getattr(_http.Fields, name)))
         catalog = app.open_catalog(server.settings)
-        create.to_order(Recorder(), lambda name: (catalog.resolve(name), ()))
+        containers = dict.fromkeys(superset.CONTAINERS, "{}")
+        fields = _http.Fields({"prompt": "a", **containers})
+        create.to_order(fields, lambda name: (catalog.resolve(name), ()))
+        assert read == set(parameters.FOLLOWED)
         content = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
         assert set(content) == {"application/json", "multipart/form-data"}
         for body in content.values():
-            assert set(body["schema"]["properties"]) == read
+            assert set(body["schema"]["properties"]) == set(parameters.PARAMETERS)
             assert body["schema"]["required"] == ["prompt"]
 
     def test_answers_are_as_documented(self, server: Any) -> None:

@@ -84,6 +84,8 @@ class GenerationRequest:
     guidance_scale: float | None = None
     #: A diffusers scheduler class by name; `None` is the checkpoint's own.
     scheduler: str | None = None
+    #: How far the noise levels of a flow-matching model are moved towards noise; `None` is the checkpoint's own.
+    flow_shift: float | None = None
     #: How much of a given video is changed: 0 nothing, 1 all.
     strength: float | None = None
     #: Layers of a CLIP text encoder that are left out at its end.
@@ -107,6 +109,8 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: How the client spoke, by dialect: remembered and given back by that dialect alone, and read by nobody else.
+    notes: Mapping[str, Any] = field(default_factory=dict)
     #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
     base_url: str = ""
     #: Where its end is told; the key's endpoints are told beside it.

@@ -257,6 +257,15 @@ class Service:
         choices = (*inputs.not_followed(draft.request), *draft.plan.choices)
         return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=choices))
 
+    @property
+    def expire_seconds(self) -> int | None:
+        """How long files are kept whose request does not say; None for as long as their job."""
+        return self._expire_seconds
+
+    def is_expired(self, job: Job) -> bool:
+        """Whether the job's files are given out no more."""
+        return job.is_expired(self._clock())
+
     def expected_seconds(self, draft: Draft) -> float | None:
         """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
         return self._store.expected_seconds(draft.plan, self._worker_silence_seconds)
