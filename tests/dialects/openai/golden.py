@@ -96,6 +96,9 @@ FILES = {
     "text.png": lambda: b"this is no picture",
     "notes.txt": lambda: b"some words",
     "empty": lambda: b"",
+    "night.jsonl": lambda: (
+        b'{"custom_id": "a", "method": "POST", "url": "/v1/videos", "body": {"prompt": "A dog", "seconds": "1"}}\n'
+    ),
 }
 
 
@@ -169,6 +172,22 @@ class Stage:
         answer = self.send("POST", "/v1/files", data={"purpose": "vision"}, files=files).raise_for_status()
         self.names["file"] = answer.json()["id"]
 
+    def make_character(self) -> None:
+        files = {"name": (None, "Rex"), "video": ("first.png", FILES["first.png"]())}
+        answer = self.send("POST", "/v1/videos/characters", files=files).raise_for_status()
+        self.names["character"] = answer.json()["id"]
+
+    def make_batch_file(self) -> None:
+        files = {"file": ("night.jsonl", FILES["night.jsonl"]())}
+        answer = self.send("POST", "/v1/files", data={"purpose": "batch"}, files=files).raise_for_status()
+        self.names["file"] = answer.json()["id"]
+
+    def make_batch(self) -> None:
+        self.make_batch_file()
+        asked = {"input_file_id": self.names["file"], "endpoint": "/v1/videos", "completion_window": "24h"}
+        answer = self.send("POST", "/v1/batches", json=asked).raise_for_status()
+        self.names["batch"] = answer.json()["id"]
+
     def make_endpoint(self) -> None:
         asked = {"name": "mine", "url": "http://127.0.0.1:9/hook", "event_types": ["video.completed"]}
         answer = self.send("POST", "/v1/webhook_endpoints", json=asked).raise_for_status()
@@ -204,6 +223,9 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a finished pair of videos": lambda stage: stage.make_finished(n=2),
     "a video with the Idempotency-Key `mine`": Stage.make_once,
     "an uploaded picture": Stage.make_file,
+    "a character": Stage.make_character,
+    "an uploaded batch file": Stage.make_batch_file,
+    "a batch": Stage.make_batch,
     "a webhook endpoint": Stage.make_endpoint,
 }
 
