@@ -5,7 +5,7 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .expiry import Expiry
-from .inputs import NOTHING, Sent
+from .inputs import NOTHING, Kept, OfJob, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
@@ -14,9 +14,11 @@ __all__ = [
     "REFUSALS",
     "Draft",
     "Expiry",
+    "Kept",
     "Link",
     "Links",
     "Models",
+    "OfJob",
     "Sent",
     "Service",
     "StoredVideo",

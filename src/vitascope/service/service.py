@@ -18,6 +18,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     DiskFull,
     IdempotencyConflict,
+    InvalidParameter,
     JobConflict,
     JobNotFound,
     LinkNotFound,
@@ -48,7 +49,7 @@ from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .commands import Commands
-from .inputs import NOTHING, Sent
+from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Link, Links
 from .outlook import Outlook
@@ -240,6 +241,8 @@ class Service:
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
+        request, followed = inputs.following_kept(request, sent, spec.fps)
+        choices = (*choices, *followed)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
@@ -290,14 +293,19 @@ class Service:
             InvalidParameter: one of them cannot be read, or its video asks for something that cannot be made.
             QueueFull: too many are being read.
         """
-        if isinstance(draft.sent.video, bytes):
-            draft = self._follow(draft, draft.sent.video)
+        draft = self._follow(draft)
         inputs.store(draft.sent, draft.request, draft.plan, self._files)
         return draft
 
-    def _follow(self, draft: Draft, video: bytes) -> Draft:
-        spec = self._models.resolve(draft.request.model)
-        request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+    def _follow(self, draft: Draft) -> Draft:
+        sent, spec = draft.sent, self._models.resolve(draft.request.model)
+        if isinstance(sent.video, bytes):
+            request, choices = inputs.following(draft.request, inputs.measured(sent.video), spec.fps)
+        elif isinstance(sent.continues, bytes):
+            measured = inputs.measured(sent.continues, "continues")
+            request, choices = inputs.continuing(draft.request, measured)
+        else:
+            return draft
         if not choices:  # as of a job that is made again: its plan says what was taken from the video
             return draft
         choices = (*draft.choices, *choices)
@@ -386,6 +394,19 @@ class Service:
         except QueueFull as error:
             raise self._in_time(error) from None
 
+    def kept_video(self, job: Job, name: str = "video", output: int = 0) -> Kept:
+        """Name the video of a job that has one, to make another one from it; `open_video` says whether it has.
+
+        Raises:
+            InvalidParameter: it is of a kind that cannot be read again.
+        """
+        video = job.video
+        assert video is not None, "it was opened first"
+        if video.media_type != "video/mp4":
+            hint = "make it again as MP4"
+            raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
+        return Kept(video.key, video, job.id, job.plan.watermark)
+
     def drop_inputs(self, draft: Draft) -> None:
         """Remove the stored inputs of a draft that did not become a job. May wait for a network.
 
@@ -452,6 +473,7 @@ class Service:
                 image=read(request.image),
                 last_image=read(request.last_image),
                 video=read(request.video),
+                continues=read(request.continues),
                 references=tuple(content for content in references if content is not None),
                 watermark=read(None if request.watermark is None else request.watermark.image),
             )

@@ -242,9 +242,13 @@ def _nest(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             continue
         match = _BRACKETED.fullmatch(name)
         if match is None:
+            if value == "" and isinstance(values.get(name), dict):
+                continue
             _put(values, name, name, value)
             continue
         outer, inner = match[1], match[2][1:-1]
+        if values.get(outer) == "":  # it was left empty for what stands in the brackets
+            del values[outer]
         held = values.setdefault(outer, {} if inner else [])
         if isinstance(held, list) and not inner:
             held.append(value)

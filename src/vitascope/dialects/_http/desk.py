@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import HTTPConnection, Request
 
@@ -17,7 +17,7 @@ from vitascope.domain.access import Caller
 from vitascope.domain.errors import QueueFull, StoreUnavailable
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
-from vitascope.service import REFUSALS, Draft, Service, StoredVideo
+from vitascope.service import REFUSALS, Draft, OfJob, Sent, Service, StoredVideo
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -157,6 +157,24 @@ class Desk:
         if job.id != draft.job_id:
             await asyncio.to_thread(self.service.drop_inputs, draft)
         return job
+
+    async def with_kept(self, caller: Caller, sent: Sent) -> Sent:
+        """Find the videos of other jobs that are named beside what was sent.
+
+        Raises:
+            JobNotFound: there is no such job, or none of the caller's.
+            VideoNotReady: it has not ended.
+            VideoFailed: it has ended without a video.
+            VideoExpired: it has none any more.
+            InvalidParameter: its video is of a kind that cannot be read again.
+        """
+        found: dict[str, Any] = {}
+        for name, content in sent.items():
+            if isinstance(content, OfJob):
+                job = await self.find(caller, content.job_id)
+                await self.open_video(job)
+                found[name] = self.service.kept_video(job, name, content.output)
+        return dataclasses.replace(sent, **found) if found else sent
 
     async def open_video(self, job: Job) -> StoredVideo:
         """Find a job's file; raises what the service's function of that name raises."""

@@ -46,6 +46,8 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
         "strength": plan.strength,
+        "continued_frames": plan.continued_frames,
+        "source": job.request.source,
         "clip_skip": plan.clip_skip,
         "preview_every": plan.preview_every,
         "seed": plan.seed,
@@ -136,6 +138,7 @@ def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
         "strength": plan.strength,
+        "continued_frames": plan.continued_frames,
         "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }

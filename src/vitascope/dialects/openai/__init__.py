@@ -15,7 +15,7 @@ from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 from vitascope.service import Draft, Sent, Service
 
-from . import schema
+from . import derived, schema
 from .create import Order, to_order
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
@@ -40,6 +40,7 @@ class OpenAIDialect:
         )
         add(video, self.retrieve, responses=found)
         add(video, self.delete, methods=["DELETE"], responses=deleted)
+        derived.add_to(router)
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)

@@ -109,6 +109,7 @@ def to_order(fields: FieldReader, resolve: Resolve) -> Order:
             num_inference_steps=fields.integer(steps),
             guidance_scale=fields.number("guidance_scale"),
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
+            strength=fields.number("strength"),
             seed=fields.integer("seed"),
             # an illegal name is refused by the plan, with the legal ones
             format=cast(OutputFormat, image_format.strip().lower()),

@@ -8,6 +8,12 @@ from pydantic import BaseModel
 
 from .create import DEFAULT_SECONDS
 
+REMIX_STRENGTH = 0.9
+"""How much of its source a remix makes anew: what happens and where stays, what is seen is the prompt's."""
+
+EDIT_STRENGTH = 0.7
+"""The same of an edit: shapes and movements stay, colours and surfaces follow the prompt."""
+
 
 class VideoError(BaseModel):
     """Why a video failed."""
@@ -155,6 +161,59 @@ CREATE: dict[str, Any] = {
         "content": {"application/json": _body(_reference), "multipart/form-data": _body(_file)},
     }
 }
+
+_source_text = "The video to start from: a finished one by its id, or MP4 or WebM as an http, https or data: URL or base64."
+_source = {
+    "anyOf": [
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+        {"type": "string"},
+    ],
+    "description": _source_text,
+}
+_source_file = {"type": "string", "format": "binary", "description": "An MP4 or WebM file; or `video[id]`."}
+
+
+def _derived(
+    strength: float | None, *names: str, seconds: str = "By default the source's."
+) -> dict[str, Any]:
+    """Describe a body: what `create` takes, with other defaults, and the source."""
+    properties = {
+        **_CREATE_FIELDS,
+        "seconds": _described(_number_or_text, seconds),
+        "size": _described({"type": "string"}, "WIDTHxHEIGHT in pixels; by default the source's."),
+        "model": _described({"type": "string"}, "By default the source's."),
+    }
+    if strength is not None:
+        text = f"How much of the source is made anew, up to 1; by default {strength:g}."
+        properties["strength"] = _described(_number_or_text, text)
+
+    def body(source: dict[str, Any] | None) -> dict[str, Any]:
+        of_source = {} if source is None else {"video": source}
+        return {
+            "schema": {
+                "type": "object",
+                "required": ["prompt", *names],
+                "properties": {**properties, **of_source},
+            }
+        }
+
+    has_source = "video" in names
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": body(_source if has_source else None),
+                "multipart/form-data": body(_source_file if has_source else None),
+            },
+        }
+    }
+
+
+REMIX = _derived(REMIX_STRENGTH)
+EDIT = _derived(EDIT_STRENGTH, "video")
+EXTEND = _derived(
+    None, "video", "seconds", seconds="How many seconds are added; the reply's are those of the whole video."
+)
 
 LIST: dict[str, Any] = {
     "parameters": [

@@ -47,7 +47,7 @@ def video_object(job: Job) -> dict[str, Any]:
         "prompt": job.request.prompt,
         "size": f"{job.plan.width}x{job.plan.height}",
         "seconds": f"{round(job.plan.duration_seconds, 3):g}",
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": None if job.request.source is None else PREFIX + job.request.source,
         "error": _job_error(job),
         # ours: the SDKs keep what they do not know
         "fps": job.plan.fps,
