@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.video import Picture, Video
 from vitascope.store import maintenance
 from vitascope.store.database import connect
 from vitascope.store.tables import events, jobs
@@ -88,9 +89,9 @@ def _check_files(home: Path, rows: Sequence[Row], findings: Findings) -> None:
         findings.break_promise("files left over", key)
     both = wanted & there
     for row in rows:
-        key = row.video and row.video["key"]
-        if key in both and not _is_as_stated(home / "files" / key, row.video):
-            findings.break_promise("files missing or not as stated", key)
+        for file in _files_of(row):
+            if file.key in both and not _is_as_stated(home / "files" / file.key, file):
+                findings.break_promise("files missing or not as stated", file.key)
     for path in sorted((home / "work").rglob("*")):
         if path.is_file():
             findings.break_promise("files left over", path.relative_to(home).as_posix())
@@ -118,14 +119,18 @@ def _files_there(home: Path) -> set[str]:
 
 def _files_wanted(rows: Sequence[Row]) -> set[str]:
     kept = [row for row in rows if row.deleted_at is None and row.expired_at is None]
-    videos = {row.video["key"] for row in kept if row.video is not None}
+    videos = {file.key for row in kept for file in _files_of(row)}
     return videos | {row.request["image"] for row in kept if row.request.get("image")}
 
 
-def _is_as_stated(path: Path, video: Mapping[str, Any]) -> bool:
+def _files_of(row: Row) -> list[Video | Picture]:
+    return [file for values in row.videos or () for file in Video.from_dict(values).files]
+
+
+def _is_as_stated(path: Path, stated: Video | Picture) -> bool:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return (sha256, path.stat().st_size) == (video["sha256"], video["num_bytes"])
+    return (sha256, path.stat().st_size) == (stated.sha256, stated.num_bytes)
 
 
 def _count(

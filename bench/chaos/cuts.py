@@ -127,7 +127,7 @@ class Workload:
             self._disk.tell(job_id, "cancelled")
         else:
             video = Video(key=f"videos/{job_id}.mp4", media_type="video/mp4", num_bytes=1, sha256="0" * 64, height=32, width=32, num_frames=5, fps=8)  # fmt: skip
-            was_deleted = self._store.succeed(lease, video, {})
+            was_deleted = self._store.succeed(lease, [video], {})
             self._disk.tell(job_id, "cancelled" if was_deleted else "succeeded")
 
     def _meddle(self, rng: random.Random) -> None:

@@ -187,7 +187,7 @@ class Run:
                     if number % 10 == 0:
                         store.request_cancel(f"{number:026}")
                 while (lease := store.claim("w", 60.0)) is not None:
-                    store.succeed(lease, video, {})
+                    store.succeed(lease, [video], {})
 
     async def _restart(self, sender: _Sender) -> _Sender:
         """Let a sender end as it should, or die at once, and begin another."""

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -39,13 +39,11 @@ from .domain.errors import (
     StorageError,
     StorageUnavailable,
     UnreadableImage,
-    UrlRefused,
 )
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Expiry, Service, metrics
-from .service.webhooks import SWITCHED_OFF
+from .service import Expiry, Removal, Service, metrics
 from .settings import OWN_STORAGE_SECRETS, STORAGE_SECRETS, Settings, to_environment
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -256,7 +254,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
         reader = asyncio.create_task(desk.tail.run())
-        expiry = Expiry(store, files)
+        expiry = Expiry(store, files, others=[Removal(store, files).advance])
         expiring = threading.Thread(target=expiry.run, name="expiry", daemon=True)
         expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)
@@ -313,12 +311,9 @@ WEBHOOK_FORMATS = {STANDARD: Format(openai.webhook_body)}
 
 
 def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
-    async def refuse(*_args: object, **_named: object) -> tuple[int, Mapping[str, str]]:
-        raise UrlRefused(SWITCHED_OFF)
-
     return Deliverer(
         store,
-        refuse if outbound is None else outbound.post,
+        None if outbound is None else outbound.post,
         WEBHOOK_FORMATS,
         read=desk.read,
         write=desk.write,

@@ -61,7 +61,7 @@ def make(store: Store, create: Create, files: LocalStorage) -> Callable[..., Job
         else:
             key = f"videos/{job_id}.1.mp4"
             files.put_bytes(b"video", key)
-            store.succeed(lease, video(key), {})
+            store.succeed(lease, [video(key)], {})
         return store.get(job_id)
 
     return make_one
@@ -113,7 +113,7 @@ class TestStore:
         assert lease is not None
         assert lease.job.expires_at is None
         clock.advance(7)
-        store.succeed(lease, video("videos/a.mp4"), {})
+        store.succeed(lease, [video("videos/a.mp4")], {})
         job = store.get("a")
         assert job.expires_at == clock.now + timedelta(seconds=KEPT_SECONDS)
         assert (job.expired_at, job.is_expired(clock.now)) == (None, False)
@@ -221,7 +221,7 @@ class TestStore:
         create(expires_in_seconds=KEPT_SECONDS, key_id="k1")
         lease = store.claim("w1", 15)
         assert lease is not None
-        store.succeed(lease, video("videos/a.mp4", num_bytes=1000), {})
+        store.succeed(lease, [video("videos/a.mp4", num_bytes=1000)], {})
         clock.advance(GONE_SECONDS)
         assert removed(store) == ["a"]
         with pytest.raises(StorageLimitReached):  # as long as it may be there
@@ -460,6 +460,28 @@ class TestSweeper:
         assert [store.get(job_id).expired_at is None for job_id in "abc"] == [True, False, False]
         check_truth(store, files, service, "abc")
 
+    def test_files_that_can_never_be_deleted_do_not_keep_the_others_for_ever(
+        self, store: Store, files: LocalStorage, make: Callable[..., Job], clock: Any
+    ) -> None:
+        for job_id in "abcdef":
+            make(job_id)
+        clock.advance(GONE_SECONDS)
+
+        class Locked:
+            def delete(self, key: str) -> None:
+                if key[key.index("/") + 1] in "abcd":
+                    raise StorageError
+                files.delete(key)
+
+        sweeper = Expiry(store, Locked())
+        sweeper.advance()
+        assert store.count_overdue() == 6, "three in a row look like a storage that is away"
+        clock.advance(AGAIN_SECONDS)
+        sweeper.advance()
+        clock.advance(AGAIN_SECONDS)
+        sweeper.advance()
+        assert store.count_overdue() == 4
+
     def test_it_outlives_a_store_that_is_away_and_a_surprise(self, files: LocalStorage) -> None:
         calls: list[int] = []
 
@@ -538,7 +560,7 @@ class TestSweeper:
         files.put_bytes(b"video", "videos/a.2.mp4")
         Sweep(store, files).advance()
         assert there(files) == {"videos/a.1.mp4", "videos/a.2.mp4"}, "the job has not ended"
-        store.succeed(lease, video("videos/a.2.mp4"), {})
+        store.succeed(lease, [video("videos/a.2.mp4")], {})
         clock.advance(GONE_SECONDS)
         steps = [Expiry(store, files), Sweep(store, files)]
         for step in reversed(steps) if sweep_first else steps:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -166,13 +169,15 @@ class TestS3:
         for size in (0, 1, s3.PART_BYTES, s3.PART_BYTES + 1, len(content)):
             storage.put(made(tmp_path, content[:size]), KEY)
             assert content_of(storage, KEY) == content[:size]
-        storage.put_bytes(content, "inputs/a.video")
+        with monkeypatch.context() as patch:
+            patch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))  # no room on this machine is needed
+            storage.put_bytes(content, "inputs/a.video")
         assert content_of(storage, "inputs/a.video") == content
 
     def test_without_a_checksum_in_the_answer_the_file_is_read_back(
         self, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(s3, "_etag_of", lambda _path: "encrypted")
+        monkeypatch.setattr(s3, "_etag_of", lambda *_: "encrypted")
         storage.put(made(tmp_path, b"whole"), KEY)
         assert content_of(storage, KEY) == b"whole"
         monkeypatch.setattr(S3Storage, "read", lambda *_: iter([b"other"]))
@@ -218,6 +223,20 @@ class TestS3:
             assert not isinstance(caught.value, StorageUnavailable)
             assert caught.value.hint
             assert "\n" not in caught.value.message
+        for answer, sentence in (
+            ((200, b"<html>a web server</html>"), "what answers at the endpoint is no object storage"),
+            ((404, b"<html>not found</html>"), "the object storage answers 404"),
+            ((400, b"<html>plain HTTP to an HTTPS port</html>"), "the object storage answers 400"),
+            ((400, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), "in another region"),
+            ((403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>"), "this machine's clock is wrong"),
+        ):
+            with answering(*answer) as endpoint, pytest.raises(StorageError, match=sentence) as caught:
+                S3Storage("bucket", endpoint=endpoint, access_key_id="a", secret_access_key="b").check()
+            assert not isinstance(caught.value, StorageUnavailable), "asking again does not help"
+            assert "storage.region" in (caught.value.hint or "")
+        for status in (429, 500, 503):
+            with answering(status, b"") as endpoint, pytest.raises(StorageUnavailable):
+                S3Storage("bucket", endpoint=endpoint, access_key_id="a", secret_access_key="b").check()
         nowhere = S3Storage("bucket", endpoint="http://127.0.0.1:9", access_key_id="a", secret_access_key="b")
         with pytest.raises(StorageUnavailable, match="does not answer"):
             nowhere.check()
@@ -233,6 +252,31 @@ class TestS3:
             with pytest.raises(StorageUnavailable, match="refuses the credentials"):
                 act()
         assert path.exists()
+
+
+@contextlib.contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that says the same whatever it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -266,8 +310,11 @@ def test_a_disk_that_fills_while_a_file_is_copied_to_it(small_disk: Path, tmp_pa
 
 def test_a_disk_that_fills_while_a_file_is_fetched_to_it(small_disk: Path, s3_server: seaweed.Server) -> None:
     storage = bucket(s3_server, s3_server.prefix())
-    storage.put_bytes(b"x" * 2**21, "inputs/a.video")
-    with pytest.raises(StorageError, match="No space left") as caught:
-        storage.fetch("inputs/a.video", small_disk / "copy")
-    assert not isinstance(caught.value, StorageUnavailable)
-    assert list(small_disk.iterdir()) == []
+    # the end of the second is in no buffer that was written before the file is closed
+    for num_bytes in (2**21, 2**20 - 4096 + 100):
+        storage.put_bytes(b"x" * num_bytes, "inputs/a.video")
+        (small_disk / "other").write_bytes(b"x" * 4096)
+        with pytest.raises(StorageError, match="No space left") as caught:
+            storage.fetch("inputs/a.video", small_disk / "copy")
+        assert not isinstance(caught.value, StorageUnavailable)
+        assert [file.name for file in small_disk.iterdir()] == ["other"]

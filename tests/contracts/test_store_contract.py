@@ -228,7 +228,7 @@ class TestWork:
         create()
         lease = claimed(store)
         clock.advance(60)
-        assert store.succeed(lease, video(), {"choices": []}) == []
+        assert store.succeed(lease, [video()], {"choices": []}) == []
         job = store.get("a")
         assert (job.status, job.progress, job.finished_at) == (JobStatus.SUCCEEDED, 100, clock.now)
         assert (job.video, job.details, job.error) == (video(), {"choices": []}, None)
@@ -327,7 +327,7 @@ class TestEvents:
                 for job_id in mine:
                     writer.report(leases[job_id], percent, "denoise")
             for job_id in mine:
-                writer.succeed(leases[job_id], video(), {})
+                writer.succeed(leases[job_id], [video()], {})
 
         threads = [threading.Thread(target=work, args=(mine,)) for mine in ("ab", "cd")]
         for thread in threads:
@@ -345,7 +345,7 @@ class TestEvents:
         first, second = claimed(store), claimed(store)
         for lease in (first, second):
             store.report(lease, 50, "denoise")
-        store.succeed(first, video(), {})
+        store.succeed(first, [video()], {})
         clock.advance(299)
         assert store.prune(progress_after_seconds=300) == 0
         clock.advance(2)
@@ -431,7 +431,7 @@ class TestLeases:
             clock.advance(14)
             assert store.renew(lease, LEASE_SECONDS) is False
             assert store.requeue_lapsed(3).num_jobs == 0
-        store.succeed(lease, video(), {})
+        store.succeed(lease, [video()], {})
 
     def test_too_many_lapses_fail_the_job(self, store: Store, create: Create, clock: Any) -> None:
         create()
@@ -453,7 +453,7 @@ class TestLeases:
             lambda lease: store.renew(lease, LEASE_SECONDS),
             lambda lease: store.report(lease, 50, "denoise"),
             lambda lease: store.show(lease, 50, "denoise", "picture"),
-            lambda lease: store.succeed(lease, video(), {}),
+            lambda lease: store.succeed(lease, [video()], {}),
             lambda lease: store.fail(lease, JobError("x", "y")),
             lambda lease: store.finish_cancelled(lease),
             lambda lease: store.release(lease, count_attempt=True),
@@ -469,7 +469,7 @@ class TestLeases:
         nothing_is_written()  # while it waits again
         fresh = claimed(store, "w2")
         nothing_is_written()  # while another has it
-        store.succeed(fresh, video(), {})
+        store.succeed(fresh, [video()], {})
         nothing_is_written()  # when it has ended
         stale = fresh
         nothing_is_written()  # and by the same worker
@@ -495,7 +495,7 @@ class TestLeases:
         create()
         lease = claimed(store)
         clock.advance(LEASE_SECONDS * 10)
-        store.succeed(lease, video(), {})
+        store.succeed(lease, [video()], {})
         assert store.get("a").status is JobStatus.SUCCEEDED
 
 
@@ -521,7 +521,7 @@ class TestCancelAndDelete:
 
     def test_an_ended_job_stays_as_it_is(self, store: Store, create: Create) -> None:
         create()
-        store.succeed(claimed(store), video(), {})
+        store.succeed(claimed(store), [video()], {})
         before = store.get("a")
         assert store.request_cancel("a") == before
 
@@ -541,7 +541,7 @@ class TestCancelAndDelete:
 
     def test_a_deleted_job_is_gone_and_names_its_files(self, store: Store, create: Create) -> None:
         create(image="inputs/a.png")
-        store.succeed(claimed(store), video(), {})
+        store.succeed(claimed(store), [video()], {})
         assert store.delete("a") == ["inputs/a.png", "videos/a.mp4"]
         with pytest.raises(JobNotFound):
             store.get("a")
@@ -562,7 +562,7 @@ class TestCancelAndDelete:
         leases = [claimed(store) for _ in range(4)]
         assert [store.delete(job_id) for job_id in "abcd"] == [[], [], [], []]
         assert store.renew(leases[0], LEASE_SECONDS) is True
-        assert store.succeed(leases[0], video(), {}) == ["inputs/a.png", "videos/a.mp4"]
+        assert store.succeed(leases[0], [video()], {}) == ["inputs/a.png", "videos/a.mp4"]
         assert store.fail(leases[1], JobError("x", "y")) == []
         assert store.finish_cancelled(leases[2]) == []
         assert store.release(leases[3], count_attempt=False) == ["inputs/d.png"]
@@ -590,8 +590,8 @@ class TestCancelAndDelete:
         assert unowned("b.1.mp4") == [], "the files of a database without jobs are another one's"
         for job_id in "bcdef":
             create(job_id, image=f"videos/{job_id}.png")
-        store.succeed(claimed(store), video("videos/b.1.mp4"), {})
-        store.succeed(claimed(store), video("videos/c.1.mp4"), {})
+        store.succeed(claimed(store), [video("videos/b.1.mp4")], {})
+        store.succeed(claimed(store), [video("videos/c.1.mp4")], {})
         store.fail(claimed(store), JobError("x", "y"))
         claimed(store)
         for job_id in "ce":
@@ -629,7 +629,7 @@ class TestOperators:
         for job_id in "abc":
             create(job_id)
             clock.advance(10)
-        store.succeed(claimed(store), video(), {})
+        store.succeed(claimed(store), [video()], {})
         claimed(store)
         stats = store.queue_stats()
         assert (stats.queued, stats.running) == ({"small": 1}, {"small": 1})
@@ -650,7 +650,7 @@ class TestTransitions:
         extra: dict[JobStatus, dict[str, Any]] = {
             JobStatus.RUNNING: {"lease_expires_at": clock.now},
             JobStatus.FAILED: {"error_code": "x", "error_message": "y"},
-            JobStatus.SUCCEEDED: {"video": {}},
+            JobStatus.SUCCEEDED: {"videos": []},
         }
         if before is not JobStatus.QUEUED:
             claimed(store)
@@ -723,7 +723,7 @@ class _Game:
         calls: list[Callable[[], object]] = [
             lambda: self.store.renew(lease, LEASE_SECONDS),
             lambda: self.store.report(lease, self.dice.randrange(120), "denoise"),
-            lambda: self.store.succeed(lease, video(), {}),
+            lambda: self.store.succeed(lease, [video()], {}),
             lambda: self.store.fail(lease, JobError("x", "y")),
             lambda: self.store.finish_cancelled(lease),
             lambda: self.store.release(lease, count_attempt=self.dice.random() < 0.5),

@@ -43,7 +43,7 @@ def order(store: Store, clock: Any, **how: Any) -> list[str]:
     while (lease := store.claim("w", 15.0, **how)) is not None:
         ids.append(lease.job.id)
         clock.advance(1)
-        store.succeed(lease, VIDEO, {})
+        store.succeed(lease, [VIDEO], {})
     return ids
 
 
@@ -57,7 +57,7 @@ class TestTurns:
         lease = store.claim("w", 15.0, device="d")
         assert lease is not None
         assert lease.job.id == "long", "nothing was measured yet: both count the same"
-        store.succeed(lease, VIDEO, {}, speed=Speed("small", effort_of(lease.job.plan).work, 1.0, 0.0))
+        store.succeed(lease, [VIDEO], {}, speed=Speed("small", effort_of(lease.job.plan).work, 1.0, 0.0))
         create("long2", num_inference_steps=100)
         # measured on a worker of another kind of device, whose name is not known yet
         assert order(store, clock, device="") == ["short", "long2"]
@@ -69,7 +69,7 @@ class TestTurns:
             lease = store.claim(worker, 15.0)
             assert lease is not None
             speed = Speed("small", effort_of(lease.job.plan).work, seconds, 2.0)
-            store.succeed(lease, VIDEO, {}, speed=speed, device=device)
+            store.succeed(lease, [VIDEO], {}, speed=speed, device=device)
         steps = create("next").plan.total_steps
         (waiting,) = store.situation(within_seconds=60).waiting
         assert waiting.seconds == pytest.approx(steps * 3.0 + 2.0), "the mean of the devices that work"
@@ -87,7 +87,7 @@ class TestTurns:
         create("single", key_id="other")
         assert running is not None
         clock.advance(5)
-        store.succeed(running, VIDEO, {})
+        store.succeed(running, [VIDEO], {})
         assert order(store, clock)[0] == "single"
 
     def test_several_workers_that_ask_at_once_serve_several_keys(self, store: Store, create: Create) -> None:
@@ -103,7 +103,7 @@ class TestTurns:
         lease = store.claim("w", 1000.0)
         assert lease is not None
         clock.advance(100)
-        store.succeed(lease, VIDEO, {})
+        store.succeed(lease, [VIDEO], {})
         assert store.situation(60).served_seconds == {"a": pytest.approx(100.0)}
         clock.advance(300)
         assert store.situation(60).served_seconds == {"a": pytest.approx(50.0)}
@@ -177,7 +177,7 @@ class TestTurns:
         turns = 0
         while (lease := store.claim("w", 60.0)) is not None and lease.job.id != "patient":
             clock.advance(10)
-            store.succeed(lease, VIDEO, {})
+            store.succeed(lease, [VIDEO], {})
             turns += 1
         assert turns * 10 <= 600 + 80, "its priority has risen, and it has had nothing yet"
 
@@ -364,7 +364,7 @@ class TestKeys:
         create("a", key_id="k")
         lease = store.claim("w", 15.0)
         assert lease is not None
-        store.succeed(lease, VIDEO, {})
+        store.succeed(lease, [VIDEO], {})
         with pytest.raises(StorageLimitReached, match="take 10 bytes, and 10 are allowed"):
             create("b", key_id="k", max_storage_bytes=10)
         create("c", key_id="k", max_storage_bytes=11)

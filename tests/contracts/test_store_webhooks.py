@@ -30,6 +30,7 @@ from vitascope.domain.webhook import (
     Webhook,
 )
 from vitascope.store import Cipher, Store
+from vitascope.webhooks.schedule import delay_after
 
 URL = "https://example.com/hooks?token=1"
 KEY = bytes(range(32))
@@ -88,15 +89,15 @@ def succeed(store: Store) -> None:
         num_frames=17,
         fps=8,
     )
-    store.succeed(lease, video, {})
+    store.succeed(lease, [video], {})
 
 
 def written(store: Store, owner: str | None = None) -> list[Delivery]:
     return list(store.deliveries(owner, order="asc", limit=100).deliveries)
 
 
-def render(name: str, event: EventType, job: Job) -> bytes | None:
-    return None if name == "unknown" else f"{name} {event.value} {job.id}".encode()
+def render(name: str, event: EventType, job: Job) -> bytes | str:
+    return "nobody writes it" if name == "unknown" else f"{name} {event.value} {job.id}".encode()
 
 
 def take(store: Store, limit: int = 100) -> list[Outgoing]:
@@ -275,13 +276,13 @@ class TestSending:
         ]
         assert {one.lane for one in store.due_messages(3, ["@busy.example"])} == {"@other.example"}
 
-    def test_an_unknown_format_fails_with_its_reason(self, store: Store, create: Create) -> None:
+    def test_what_nobody_can_write_fails_with_its_reason(self, store: Store, create: Create) -> None:
         create(webhook=Webhook(URL, "unknown"))
         succeed(store)
         assert take(store) == []
         (found,) = written(store)
         assert found.status is MessageStatus.FAILED
-        assert found.reason == "no dialect of this server writes the format `unknown`"
+        assert found.reason == "nobody writes it"
 
     def test_a_deleted_jobs_message_is_sent(self, store: Store, create: Create) -> None:
         create(webhook=Webhook(URL))
@@ -317,6 +318,56 @@ class TestSending:
             store.replay_message(first.id, None)
         assert store.enable_endpoint("ep_1", None).disabled_at is None
         assert store.replay_message(first.id, None).status is MessageStatus.PENDING
+
+    def give_up(self, store: Store) -> list[str]:
+        """Give up all that waits; returns why endpoints are disabled for it."""
+        days = timedelta(days=5)
+        return [why for one in take(store) if (why := store.end_attempt(one, AWAY, failing_for=days))]
+
+    def test_an_endpoint_is_disabled_once_nothing_has_arrived_for_days(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        create("a", webhook=Webhook(URL))
+        store.request_cancel("a")
+        clock.advance(3.2 * 86_400)
+        assert self.give_up(store) == []
+        assert store.endpoint("ep_1", None).disabled_at is None, "a long weekend"
+        for job_id in "bc":
+            create(job_id)
+            store.request_cancel(job_id)
+        clock.advance(2 * 86_400)
+        first, second = take(store)
+        why = store.end_attempt(first, AWAY, failing_for=timedelta(days=5))
+        assert why == "nothing has arrived there for 5 days: its server answers 503"
+        assert store.endpoint("ep_1", None).disabled_reason == why
+        assert store.end_attempt(second, OK) == ""
+        assert [one.reason for one in written(store)] == [AWAY.reason] * 3 + ["the endpoint is disabled"]
+
+    def test_an_endpoint_where_something_arrived_is_not_disabled(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        for job_id in "abcd":
+            create(job_id)
+            store.request_cancel(job_id)
+            clock.advance(86_400)
+        bad, good, *_ = take(store)
+        store.end_attempt(good, OK)
+        clock.advance(4.9 * 86_400)
+        assert store.end_attempt(bad, AWAY, failing_for=timedelta(days=5)) == ""
+        clock.advance(86_400)
+        assert self.give_up(store) == [], (
+            "the rest is older than what arrived: it says nothing of the time since"
+        )
+        create("e")
+        store.request_cancel("e")
+        clock.advance(4.9 * 86_400)
+        assert self.give_up(store) == []
+        create("f")
+        store.request_cancel("f")
+        clock.advance(0.2 * 86_400)
+        assert len(self.give_up(store)) == 1
 
     def test_what_hangs_on_something_that_ended_meanwhile_is_not_sent(
         self, store: Store, create: Create, open_store: Open
@@ -493,3 +544,73 @@ class TestLog:
         rest = store.deliveries(None, limit=5, after=page.deliveries[-1].id)
         assert [one.job_id for one in rest.deliveries] == ["j2", "j1", "j0"]
         assert not rest.has_more
+
+
+class TestChanging:
+    """Endpoints are changed as a whole: no message goes to where nobody wants it any more."""
+
+    def test_another_url_gets_what_waits_and_is_told_again(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_key(store, "k1")
+        add_endpoint(store, "ep_1", "k1")
+        create("a", key_id="k1")
+        succeed(store)
+        (sent,) = take(store)
+        store.end_attempt(sent, AWAY, retry_seconds=5)
+        create("b", key_id="k1")
+        store.request_cancel("b")
+        clock.advance(10)
+        changed = store.change_endpoint("ep_1", "k1", url="https://example.com/new", name="new")
+        assert (changed.name, changed.url, changed.updated_at) == (
+            "new",
+            "https://example.com/new",
+            clock.now,
+        )
+        assert {one.url for one in written(store)} == {"https://example.com/new"}
+        gone = take(store)[0]
+        assert gone.url == "https://example.com/new"
+        store.end_attempt(gone, Outcome(is_delivered=False, status=410, reason="gone"), is_gone=True)
+        same = store.change_endpoint("ep_1", "k1", url="https://example.com/new")
+        assert same.disabled_reason == "gone", "the URL that has answered 410 stays what it is"
+        moved = store.change_endpoint("ep_1", "k1", url=URL)
+        assert (moved.disabled_at, moved.disabled_reason) == (None, None)
+        assert {one.url for one in written(store)} == {"https://example.com/new"}, (
+            "what has ended keeps its log"
+        )
+
+    def test_what_is_as_it_was_is_no_change(self, store: Store, clock: Any) -> None:
+        add_endpoint(store)
+        made = store.endpoint("ep_1", None)
+        assert (made.name, made.updated_at) == ("", None)
+        clock.advance(10)
+        assert store.change_endpoint("ep_1", None, url=URL, events=JOB_EVENTS) == made
+        store.add_test_message("ep_1", None, b"{}")
+        assert store.endpoint("ep_1", None) == made
+        changed = store.change_endpoint("ep_1", None, events=[EventType.FAILED])
+        assert (changed.events, changed.updated_at) == ((EventType.FAILED,), clock.now)
+        with pytest.raises(EndpointNotFound):
+            store.change_endpoint("ep_1", "other", name="x")
+
+    def test_a_secret_may_end_at_once(self, store: Store, clock: Any) -> None:
+        add_endpoint(store)
+        new = iter(f"whsec_{number:04}" for number in range(10)).__next__
+
+        def values() -> list[str]:
+            return [secret.value for secret in store.endpoint_secrets("ep_1", None, new)]
+
+        assert store.endpoint_hints(["ep_1", "ep_2"]) == {"ep_1": "ep_1"}
+        store.endpoint_secrets("ep_1", None, new, replace=True)
+        assert values() == ["whsec_0000", "whsec_of_ep_1"]
+        clock.advance(10)
+        store.endpoint_secrets("ep_1", None, new, replace=True, keep_old=False)
+        assert values() == ["whsec_0001"], "both that were good before have ended"
+        assert store.endpoint("ep_1", None).updated_at == clock.now
+        assert store.endpoint_hints(["ep_1"]) == {"ep_1": "0001"}
+
+    def test_a_sample_is_sent_once(self, store: Store) -> None:
+        add_endpoint(store)
+        sample = store.add_test_message("ep_1", None, b"{}", EventType.COMPLETED, once=True)
+        (sent,) = take(store)
+        assert (sent.id, sent.body) == (sample.id, b"{}")
+        assert delay_after(sent.tries + 1, None, 0.0) is None, "a sender makes no other attempt"

@@ -96,7 +96,7 @@ class Server:
             fps=plan.fps,
         )
         self.store.succeed(
-            lease, video, {"choices": [], "seconds": {"denoise": 1.0}}, speed=speed, device="cpu"
+            lease, [video], {"choices": [], "seconds": {"denoise": 1.0}}, speed=speed, device="cpu"
         )
 
     def claim(self) -> Lease:

@@ -247,9 +247,11 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     closed.call(mine, "POST", f"/api/v1/jobs/{ids[2]}/cancel")
     paths = closed.call(mine, "GET", "/openapi.json").json()["paths"]
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
-    webhooks = {"endpoint_id", "delivery_id"}  # of those: test_webhooks.py
+    # of those: test_webhooks.py, openai/test_openai_webhook_endpoints.py
+    webhooks = {"endpoint_id", "delivery_id", "webhook_endpoint_id"}
+    files = {"file_id"}  # of those: openai/test_openai_files.py
     # models are nobody's own, and a link's token is whoever's has it
-    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id", "token"} | webhooks, (
+    assert named == {"job_id", "video_id", "key_id", "command_id", "model_id", "token"} | webhooks | files, (
         "another kind needs its part of this test"
     )
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")

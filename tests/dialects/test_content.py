@@ -322,7 +322,7 @@ class TestAway:
         lease = away.claim()
         size = {"height": 64, "width": 96, "num_frames": 17, "fps": 8}
         video = Video(key="videos/a.mp4", media_type="video/mp4", num_bytes=1, sha256="c0ffee", **size)
-        away.store.succeed(lease, video, {"choices": [], "seconds": {}}, device="cpu")
+        away.store.succeed(lease, [video], {"choices": [], "seconds": {}}, device="cpu")
         job = away.client.get(f"/api/v1/jobs/{job_id}").json()
         for path in (job["video"]["url"], f"/v1/videos/video_{job_id}/content", job["video"]["signed_url"]):
             answer = away.client.get(path)

@@ -52,7 +52,7 @@ def make(server: Any) -> None:
     assert isinstance(product, Product)
     assert isinstance(product.video, Video)
     server.files.put(out, key)
-    server.store.succeed(lease, product.video, product.details(), speed=None, device="cpu")
+    server.store.succeed(lease, [product.video], product.details(), speed=None, device="cpu")
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif"])

@@ -228,7 +228,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"a": "x" * 70_000}}, "metadata", "too long"),
     ({"input_reference": "https://127.1/a.png"}, "input_reference", "its host must be a name"),
     ({"input_reference": {"image_url": "http://a@b.example/a"}}, "input_reference[image_url]", "user name"),
-    ({"input_reference": {"file_id": "file_1"}}, "input_reference[file_id]", "not kept by this server yet"),
+    ({"input_reference": {"file_id": "file_1"}}, "input_reference[file_id]", "no file has this id"),
     ({"input_reference": {}}, "input_reference[image_url]", "must be a URL"),
     ({"input_reference": 5}, "input_reference", "must be a file"),
     ({"input_reference": "data:image/png,abc"}, "input_reference", "must hold base64"),

@@ -69,7 +69,7 @@ def make(url: str, files: LocalStorage, spec: ModelSpec, clock: Callable[[], dat
             lease = store.claim("w1", 15)
             assert lease is not None
             video = Video(key=key, media_type="video/mp4", num_bytes=7, sha256="", height=64, width=96, num_frames=17, fps=8)  # fmt: skip
-            store.succeed(lease, video, {})
+            store.succeed(lease, [video], {})
 
 
 def killed_after(calls: int, url: str, folder: Path) -> list[str]:

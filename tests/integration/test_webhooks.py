@@ -32,6 +32,10 @@ ANSWERS = {
     "gone": HEAD % (b"410 Gone", b""),
     "moved": HEAD % (b"302 Found", b"Location: /ok\r\n"),
     "later": HEAD % (b"503 Busy", b"Retry-After: 120\r\n"),
+    "wild": HEAD % (b"503 Busy", b"Retry-After: Mon, 01 Jan 99999999999999999999 00:00:00 GMT\r\n"),
+    "switches": HEAD % (b"101 Switching Protocols", b"Upgrade: h2c\r\n"),
+    "long-head": HEAD % (b"200 OK", b"X: " + b"x" * 200_000 + b"\r\n"),
+    "hints": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,
     "garbage": b"\x00\xff not http at all \r\n\r\n",
     "closes": b"",
     "breaks-off": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
@@ -105,12 +109,16 @@ def told(store: Store, small_spec: ModelSpec) -> Callable[..., str]:
     return tell
 
 
+def broken(_event: object, _job: object) -> dict[str, Any]:
+    raise ZeroDivisionError
+
+
 def deliver(store: Store, clock: Any, *, allow: tuple[str, ...] = (HERE,), seconds: float = 15.0) -> None:
     """Send what is due now, and wait for its end."""
 
     async def run() -> None:
         outbound = Outbound(AllowList.of(allow))
-        formats = {"standard": Format(webhook_body, seconds)}
+        formats = {"standard": Format(webhook_body, seconds), "broken": Format(broken)}
         sender = Deliverer(store, outbound.post, formats, clock=clock, chance=lambda: 0.0)
         while await sender.send_due() or sender.num_in_flight:
             await sender.settle()
@@ -124,6 +132,10 @@ def deliver(store: Store, clock: Any, *, allow: tuple[str, ...] = (HERE,), secon
         ("missing", 404, "its server answers 404"),
         ("moved", 302, "its server answers 302, and redirects are not followed"),
         ("later", 503, "its server answers 503"),
+        ("wild", 503, "its server answers 503"),
+        ("switches", None, "its server gave no whole answer"),
+        ("long-head", None, "its server gave no whole answer"),
+        ("hints", None, "its server gave no whole answer"),
         ("garbage", None, "its server gave no whole answer"),
         ("closes", None, "its server gave no whole answer"),
         ("silent", None, "its server gave no whole answer within 3 s"),
@@ -166,6 +178,44 @@ def test_gone_ends_a_requests_webhook_and_disables_an_endpoint(
     assert store.delivery(of_request, None).reason == gone
     assert store.endpoint("ep", None).disabled_reason == gone
     assert receiver.asked == {"gone": 2, "ok": 1}
+
+
+def test_a_dialect_that_fails_is_the_reason(store: Store, receiver: Receiver, told: Any, clock: Any) -> None:
+    message_id = told(receiver.url("ok"), "broken")
+    deliver(store, clock)
+    delivery = store.delivery(message_id, None)
+    assert (delivery.status, delivery.attempts) == (MessageStatus.FAILED, ())
+    assert delivery.reason == "its body could not be written, by an error on the server"
+
+
+def test_calls_that_are_switched_off_are_no_fault_of_an_endpoint(
+    store: Store, receiver: Receiver, told: Any, clock: Any
+) -> None:
+    endpoint = Endpoint(
+        id="ep", key_id="", url=receiver.url("missing"), events=JOB_EVENTS, created_at=clock.now
+    )
+    store.add_endpoint(endpoint, "whsec_" + "A" * 44)
+    told(receiver.url("ok"))
+
+    async def run(post: Any) -> None:
+        sender = Deliverer(store, post, {"standard": Format(webhook_body)}, clock=clock)
+        while await sender.send_due() or sender.num_in_flight:
+            await sender.settle()
+
+    for _ in range(10):
+        asyncio.run(run(None))
+        clock.advance(86_400)
+    reasons = {one.reason for one in store.deliveries(None).deliveries}
+    assert reasons == {"URLs are not called by this server"}
+    assert store.endpoint("ep", None).disabled_at is None
+    told(receiver.url("ok"))
+    for _ in range(10):
+        asyncio.run(run(Outbound(AllowList.of([HERE])).post))
+        clock.advance(86_400)
+    assert (
+        store.endpoint("ep", None).disabled_reason
+        == "nothing has arrived there for 5 days: its server answers 404"
+    )
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "http://[::1]/x", "http://169.254.169.254/latest"])

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,12 +328,12 @@ class TestStoreAway:
         tries = []
 
         def lose_the_first_answer(
-            lease: Lease, video: Video, details: dict[str, Any], **more: Any
+            lease: Lease, videos: Sequence[Video], details: dict[str, Any], **more: Any
         ) -> list[str]:
             tries.append(lease.token)
             if is_deleted and len(tries) == 1:
                 bench.store.delete(lease.job.id)
-            unneeded = succeed(lease, video, details, **more)
+            unneeded = succeed(lease, videos, details, **more)
             if len(tries) == 1:
                 raise StoreUnavailable
             return unneeded

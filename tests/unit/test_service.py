@@ -79,7 +79,7 @@ def finish(store: Store, folder: Path, key: str = "videos/a.mp4") -> None:
     video = Video(
         key=key, media_type="video/mp4", num_bytes=5, sha256="", height=64, width=96, num_frames=17, fps=8
     )
-    store.succeed(lease, video, {})
+    store.succeed(lease, [video], {})
 
 
 def test_ids_sort_by_time_and_are_told_from_anything_else() -> None:

@@ -114,13 +114,14 @@ def add_endpoint(
         list[EventType] | None,
         typer.Option(help="What it is told; may be given more than once. All if not said."),
     ] = None,
+    name: Annotated[str, typer.Option(help="Your own word for it.")] = "",
     as_json: Json = False,
     server: ServerOption = None,
 ) -> None:
     """Tell a URL how jobs end, from now on; prints what its webhooks are signed with."""
 
     async def work(server: Server) -> None:
-        content: dict[str, Any] = {"url": url}
+        content: dict[str, Any] = {"url": url, "name": name}
         if event:
             content["events"] = [one.value for one in event]
         made = await server.webhooks("POST", "endpoints", content=content)
@@ -143,10 +144,10 @@ def list_endpoints(as_json: Json = False, server: ServerOption = None) -> None:
             typer.echo(json.dumps(found, indent=2))
             return
         rows = [
-            (one["id"], one["url"], ", ".join(one["events"]), one["disabled_reason"] or "good")
+            (one["id"], one["name"], one["url"], ", ".join(one["events"]), one["disabled_reason"] or "good")
             for one in found
         ]
-        _print(("id", "url", "events", "state"), rows)
+        _print(("id", "name", "url", "events", "state"), rows)
 
     with_server(server, work)
 
@@ -164,7 +165,7 @@ def remove_endpoint(endpoint_id: EndpointId, server: ServerOption = None) -> Non
 
 @endpoints.command("enable")
 def enable_endpoint(endpoint_id: EndpointId, server: ServerOption = None) -> None:
-    """Tell an endpoint again that was disabled because it answered 410 (Gone)."""
+    """Tell an endpoint again that was disabled: it answered 410 (Gone), or nothing had arrived there for days."""
 
     async def work(server: Server) -> None:
         await server.webhooks("POST", f"endpoints/{server.segment(endpoint_id)}/enable")

@@ -29,8 +29,9 @@ class Effort:
     model: str
     #: See `work_of`.
     work: int
-    #: Denoising steps of all windows.
+    #: Denoising steps of all windows of all videos.
     num_steps: int
+    #: Of all videos.
     num_windows: int = 1
 
 
@@ -58,7 +59,8 @@ def work_of(plan: Plan) -> int:
 
 def effort_of(plan: Plan) -> Effort:
     """Take what decides a plan's time out of it."""
-    return Effort(plan.model, work_of(plan), plan.total_steps, len(plan.windows))
+    num_steps, num_windows = plan.total_steps * plan.num_videos, len(plan.windows) * plan.num_videos
+    return Effort(plan.model, work_of(plan), num_steps, num_windows)
 
 
 def work_class(work: int) -> int:

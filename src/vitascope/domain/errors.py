@@ -15,9 +15,11 @@
     │   ├── PermissionDenied
     │   ├── RateLimitExceeded       .retry_after_seconds .limit
     │   ├── StorageLimitReached
+    │   ├── FileNotFound            one that was uploaded, or that a batch has written
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
+    │   ├── EndpointSilent
     │   ├── DeliveryNotFound
     │   ├── DeliveryConflict
     │   ├── ModelInUse
@@ -162,7 +164,11 @@ class RateLimitExceeded(RequestError):
 
 
 class StorageLimitReached(RequestError):
-    """The API key's videos take as much space as they may."""
+    """The API key's videos and files take as much space as they may."""
+
+
+class FileNotFound(RequestError):
+    """There is no such file."""
 
 
 class KeyNotFound(RequestError):
@@ -175,6 +181,10 @@ class CommandNotFound(RequestError):
 
 class EndpointNotFound(RequestError):
     """There is no such webhook endpoint."""
+
+
+class EndpointSilent(RequestError):
+    """The webhook endpoint gave no answer."""
 
 
 class DeliveryNotFound(RequestError):

@@ -84,13 +84,25 @@ class Job:
     #: Whether their removal has begun, which is never taken back: some may be gone.
     is_being_removed: bool = False
     error: JobError | None = None
-    video: Video | None = None
+    #: Those that were made, by their index; a job that has succeeded has at least one.
+    videos: tuple[Video, ...] = ()
     #: What the worker chose and measured: automatic choices with reasons, seconds by stage.
     details: dict[str, Any] | None = None
     #: Whose job it is; empty where the server has no keys.
     key_id: str = ""
     #: Whether its client has asked about it, and so knows its id.
     is_read: bool = False
+
+    @property
+    def video(self) -> Video | None:
+        """The first one."""
+        return self.videos[0] if self.videos else None
+
+    @property
+    def failed_videos(self) -> dict[int, JobError]:
+        """Why videos of this job were not made, although others were; by index."""
+        failed = (self.details or {}).get("failed_videos", ())
+        return {values["index"]: JobError(values["code"], values["message"]) for values in failed}
 
     def is_expired(self, now: datetime) -> bool:
         """Whether its files are given out no more: their time is over, or some are gone, whatever this clock says."""

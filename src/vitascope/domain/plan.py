@@ -21,6 +21,7 @@ from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec
 from .request import (
     MAX_EXPIRES_SECONDS,
+    MAX_NUM_VIDEOS,
     MAX_PRIORITY,
     MAX_SEED,
     MIN_EXPIRES_SECONDS,
@@ -44,7 +45,10 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that the engine and the file writer need to make one video."""
+    """Everything that the engine and the file writer need to make a video.
+
+    Of several videos of one request it is the first one's; `of_video` gives those of all.
+    """
 
     model: str
     mode: Mode
@@ -59,6 +63,8 @@ class Plan:
     continued_frames: int = 0
     references: tuple[str, ...] = ()
     seed: int
+    #: Alike but for the seed; what else is counted here (steps, frames) is of one of them.
+    num_videos: int = 1
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
@@ -126,6 +132,14 @@ class Plan:
     def duration_seconds(self) -> float:
         return self.num_frames / self.fps
 
+    def seed_of(self, index: int) -> int:
+        """Return a video's seed, by its index from 0: they count up, and after the highest from 0 again."""
+        return (self.seed + index) % (MAX_SEED + 1)
+
+    def of_video(self, index: int) -> Plan:
+        """Return the plan of one of the videos alone, as if it had been asked for with its seed."""
+        return dataclasses.replace(self, seed=self.seed_of(index), num_videos=1)
+
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store and the pipe to the engine process."""
         return dataclasses.asdict(self)
@@ -179,6 +193,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         continued_frames=(request.continued_frames or 1) if request.continues else 0,
         references=request.references,
         seed=_seed(request),
+        num_videos=request.num_videos,
         num_inference_steps=steps,
         guidance_scale=_within("guidance_scale", request.guidance_scale, spec.guidance_scale),
         scheduler=scheduler,
@@ -246,6 +261,10 @@ def _whole_prompt(request: GenerationRequest) -> str:
 
 
 def _check_numbers(request: GenerationRequest) -> None:
+    if not 1 <= request.num_videos <= MAX_NUM_VIDEOS:
+        nearest = min(max(request.num_videos, 1), MAX_NUM_VIDEOS)
+        rule = f"it must be from 1 to {MAX_NUM_VIDEOS}"
+        raise InvalidParameter("num_videos", request.num_videos, rule, nearest=nearest)
     if abs(request.priority) > MAX_PRIORITY:
         nearest = MAX_PRIORITY if request.priority > 0 else -MAX_PRIORITY
         rule = f"it must be from {-MAX_PRIORITY} to {MAX_PRIORITY}"

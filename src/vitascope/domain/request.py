@@ -18,6 +18,9 @@ Position = Literal[
 
 MAX_SEED = 2**63 - 1
 
+MAX_NUM_VIDEOS = 10
+"""Of one request. More are more requests: each job has one place in the queue and is made again as a whole."""
+
 MAX_PRIORITY = 10
 """Priorities go from its negative to it."""
 
@@ -57,7 +60,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One video, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
+    """One video or several alike, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
 
     prompt: str
     model: str
@@ -99,6 +102,8 @@ class GenerationRequest:
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
+    #: The first one has the seed, each further one the next higher.
+    num_videos: int = 1
     format: OutputFormat = "mp4"
     #: Whether the file carries a signed statement of its origin; None is what the operator wants.
     provenance: bool | None = None

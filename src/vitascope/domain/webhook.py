@@ -52,11 +52,16 @@ class Endpoint:
     created_at: datetime
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
+    #: Its holder's own word for it.
+    name: str = ""
+    #: When its holder last changed it or its secret; None for as long as nobody has.
+    updated_at: datetime | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, as its holder sees it."""
         return {
             "id": self.id,
+            "name": self.name,
             "url": self.url,
             "events": list(self.events),
             "created_at": self.created_at.isoformat(),

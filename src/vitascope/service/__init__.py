@@ -5,7 +5,8 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .expiry import Expiry
-from .inputs import NOTHING, Kept, OfJob, Sent
+from .files import Files, Removal, Upload
+from .inputs import NOTHING, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
@@ -14,12 +15,16 @@ __all__ = [
     "REFUSALS",
     "Draft",
     "Expiry",
+    "FileId",
+    "Files",
     "Kept",
     "Link",
     "Links",
     "Models",
     "OfJob",
+    "Removal",
     "Sent",
     "Service",
     "StoredVideo",
+    "Upload",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from vitascope.domain.errors import StorageError, StoreUnavailable
@@ -27,6 +27,9 @@ JOBS_AT_ONCE = 100
 
 FAILURES_AT_ONCE = 3
 """So many jobs in a row whose files cannot be deleted mean that the storage is away: the rest waits too."""
+
+
+FAILED_REMEMBERED = 10_000
 
 
 class ExpiringJobs(Protocol):
@@ -50,15 +53,24 @@ class Expiry:
         store: knows what has.
         files: the storage.
         pass_seconds: how often `run` looks.
+        others: do the same of what is no job's, as `advance` does.
     """
 
     def __init__(
-        self, store: ExpiringJobs, files: ExpiringFiles, *, pass_seconds: float = PASS_SECONDS
+        self,
+        store: ExpiringJobs,
+        files: ExpiringFiles,
+        *,
+        pass_seconds: float = PASS_SECONDS,
+        others: Sequence[Callable[[], bool]] = (),
     ) -> None:
         self._store = store
         self._files = files
         self._pass_seconds = pass_seconds
+        self._others = others
         self._stopped = threading.Event()
+        #: Jobs whose files could not be deleted the last time.
+        self._failed: set[str] = set()
 
     def advance(self) -> bool:
         """Remove the files of some jobs. Returns whether there may be more to do at once.
@@ -77,7 +89,8 @@ class Expiry:
         """Delete the files of each job; returns the jobs that have none any more."""
         gone: list[str] = []
         failures = 0
-        for removal in removals:
+        # last those that could not be deleted the last time: some never can, and would keep the others from their turn for ever
+        for removal in sorted(removals, key=lambda one: one.job_id in self._failed):
             if self._stopped.is_set() or failures == FAILURES_AT_ONCE:
                 break
             try:
@@ -85,10 +98,14 @@ class Expiry:
                     self._files.delete(key)
             except StorageError as error:
                 failures += 1
+                if len(self._failed) >= FAILED_REMEMBERED:
+                    self._failed.clear()
+                self._failed.add(removal.job_id)
                 what = {"job_id": removal.job_id}
                 logger.warning("expired files could not be removed: %s", error.message, extra=what)
             else:
                 failures = 0
+                self._failed.discard(removal.job_id)
                 gone.append(removal.job_id)
         return gone
 
@@ -97,7 +114,7 @@ class Expiry:
         while not self._stopped.is_set():
             has_more = False
             try:
-                has_more = self.advance()
+                has_more = any([advance() for advance in (self.advance, *self._others)])
             except StoreUnavailable as error:
                 logger.warning("expired files were not looked for: %s", error.message)
             except Exception:  # the promise to remove must outlive a surprise

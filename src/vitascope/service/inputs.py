@@ -6,7 +6,7 @@ Nothing later depends on where they came from, and what is stored was opened onc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vitascope import media
@@ -57,8 +57,17 @@ class Kept:
     watermark: Watermark | None = None
 
 
-Content = bytes | str | OfJob | Kept
-"""A file's bytes, the URL from which they are fetched, or where the file is here."""
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """A file that its client has uploaded before: see `files`."""
+
+    id: str
+    #: The id as the client wrote it.
+    shown: str
+
+
+Content = bytes | str | FileId | OfJob | Kept
+"""A file's bytes, the URL from which they are fetched, which of the client's files it is, or whose it is here."""
 
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
@@ -87,6 +96,23 @@ class Sent:
         if self.watermark is not None:
             yield WATERMARK, self.watermark
 
+    def mapped(self, change: Callable[[str, Content], Content]) -> Sent:
+        """Return the same with each file replaced by what `change` makes of its parameter's name and of it."""
+
+        def changed(name: str, content: Content | None) -> Content | None:
+            return None if content is None else change(name, content)
+
+        references = enumerate(self.references)
+        return dataclasses.replace(
+            self,
+            image=changed("image", self.image),
+            last_image=changed("last_image", self.last_image),
+            video=changed("video", self.video),
+            continues=changed("continues", self.continues),
+            references=tuple(change(f"references[{index}]", content) for index, content in references),
+            watermark=changed(WATERMARK, self.watermark),
+        )
+
     @property
     def has_urls(self) -> bool:
         return any(isinstance(content, str) for _, content in self.items())
@@ -94,6 +120,10 @@ class Sent:
     @property
     def has_jobs_videos(self) -> bool:
         return any(isinstance(content, OfJob) for _, content in self.items())
+
+    @property
+    def has_file_ids(self) -> bool:
+        return any(isinstance(content, FileId) for _, content in self.items())
 
 
 NOTHING = Sent()

@@ -34,6 +34,7 @@ from vitascope.domain.errors import (
     VideoFailed,
     VideoNotReady,
 )
+from vitascope.domain.file import File
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
@@ -49,6 +50,7 @@ from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .commands import Commands
+from .files import Files
 from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Link, Links
@@ -99,7 +101,7 @@ class Draft:
 class StoredVideo:
     """A finished file that is there, wherever that is."""
 
-    video: Video
+    video: Video | File
     num_bytes: int
     #: Aware UTC.
     written_at: datetime
@@ -166,6 +168,7 @@ class Service:
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
+        self.files = Files(store, files, clock)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -286,6 +289,14 @@ class Service:
         sent = await inputs.fetched(draft.sent, self._outbound, self._max_fetched_bytes)
         return dataclasses.replace(draft, sent=sent)
 
+    def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
+        """Read what the draft names by ids of uploaded files. May wait for a network.
+
+        Raises:
+            InvalidParameter: the caller has no such file.
+        """
+        return dataclasses.replace(draft, sent=self.files.looked_up(draft.sent, caller))
+
     def store_inputs(self, draft: Draft) -> Draft:
         """Check the draft's pictures and video and store them. A video that was sent may decide size and length.
 
@@ -398,10 +409,14 @@ class Service:
         """Name the video of a job that has one, to make another one from it; `open_video` says whether it has.
 
         Raises:
-            InvalidParameter: it is of a kind that cannot be read again.
+            InvalidParameter: there is none of that number, or it is of a kind that cannot be read again.
         """
-        video = job.video
-        assert video is not None, "it was opened first"
+        assert job.videos, "it was opened first"
+        video = next((video for video in job.videos if video.index == output), None)
+        if video is None:
+            numbers = [each.index for each in job.videos]
+            rule = f"the job has the videos {', '.join(map(str, numbers))}"
+            raise InvalidParameter(name, output, rule, nearest=min(numbers, key=lambda n: abs(n - output)))
         if video.media_type != "video/mp4":
             hint = "make it again as MP4"
             raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
@@ -502,13 +517,16 @@ class Service:
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
         statuses: Collection[JobStatus] = (),
+        user: str | None = None,
     ) -> Page:
-        """List jobs by arrival; of some statuses only, or of all if none is named.
+        """List jobs by arrival; of some statuses only, or of all if none is named; of one end user, or of all.
 
         Raises:
             InvalidParameter: no job has the id `after`.
         """
-        return self._store.page(after=after, limit=limit, order=order, statuses=statuses, owner=caller.owner)
+        return self._store.page(
+            after=after, limit=limit, order=order, statuses=statuses, owner=caller.owner, user=user
+        )
 
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave an ended one as it is.
@@ -585,17 +603,25 @@ class Service:
             raise VideoFailed(f"there is no video: the job failed ({reason})")
         if job.is_expired(self._clock()):
             raise VideoExpired(_until(job))
-        key = job.video.key
-        found = self._files.stat(key)
-        left = None
-        if job.expires_at is not None:
-            left = max(1, int((job.expires_at - self._clock()).total_seconds()))
+        return self._opened(job.video, job.expires_at)
+
+    def open_file(self, file: File) -> StoredVideo:
+        """Find what a client has uploaded, or a batch has written. May wait for a network.
+
+        Raises:
+            StorageError: it is gone.
+            StorageUnavailable: the storage does not answer.
+        """
+        return self._opened(file, file.expires_at)
+
+    def _opened(self, what: Video | File, expires_at: datetime | None) -> StoredVideo:
+        found = self._files.stat(what.key)
+        left = None if expires_at is None else max(1, int((expires_at - self._clock()).total_seconds()))
         url_seconds = min(REDIRECT_SECONDS, left or REDIRECT_SECONDS)
-        url = self._files.url_for(key, expires_seconds=url_seconds) if self._sends_to_storage else None
-        read = partial(self._files.read, key)
-        return StoredVideo(
-            job.video, found.num_bytes, found.written_at, f".{key.rpartition('.')[2]}", url, read, left
-        )
+        url = self._files.url_for(what.key, expires_seconds=url_seconds) if self._sends_to_storage else None
+        read = partial(self._files.read, what.key)
+        suffix = f".{what.key.rpartition('.')[2]}"
+        return StoredVideo(what, found.num_bytes, found.written_at, suffix, url, read, left)
 
     def link_for(self, job: Job, base_url: str = "", output: int = 0) -> Link:
         """Make an address from which anyone can fetch a job's file for a while, an absolute one where a host is known.

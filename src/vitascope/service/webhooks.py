@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from vitascope.domain.access import Caller
 from vitascope.domain.errors import InvalidParameter, UrlRefused
@@ -19,11 +19,9 @@ from vitascope.domain.webhook import (
 )
 from vitascope.outbound import Outbound
 from vitascope.store import Store
-from vitascope.webhooks import encoded, new_secret
+from vitascope.webhooks import SWITCHED_OFF, encoded, new_secret
 
 from . import ids
-
-SWITCHED_OFF = "URLs are not called by this server"
 
 
 class Webhooks:
@@ -57,13 +55,16 @@ class Webhooks:
         except UrlRefused as error:
             raise InvalidParameter(name, url, error.rule, hint=error.hint) from None
 
-    def add(self, url: str, events: Collection[str], caller: Caller) -> tuple[Endpoint, Secret]:
+    def add(
+        self, url: str, events: Collection[str], caller: Caller, name: str = ""
+    ) -> tuple[Endpoint, Secret]:
         """Tell this URL of the caller's jobs from now on; `check` it first.
 
         Args:
             url: where to.
             events: what is told; empty means all.
             caller: whose jobs.
+            name: the caller's own word for it.
 
         Raises:
             InvalidParameter: there is no such event, or the caller has too many endpoints.
@@ -74,6 +75,7 @@ class Webhooks:
             url=url,
             events=_events(events),
             created_at=datetime.now(UTC),
+            name=name,
         )
         secret = Secret(value=new_secret(), created_at=endpoint.created_at)
         self._store.add_endpoint(endpoint, secret.value)
@@ -87,21 +89,62 @@ class Webhooks:
         """Return an endpoint, or raise EndpointNotFound."""
         return self._store.endpoint(endpoint_id, caller.owner)
 
+    def hints(self, endpoints: Collection[Endpoint]) -> dict[str, str]:
+        """Return the last characters of each endpoint's secret, by its id; nothing of one that cannot be read."""
+        return self._store.endpoint_hints([endpoint.id for endpoint in endpoints])
+
+    def change(
+        self,
+        endpoint_id: str,
+        caller: Caller,
+        *,
+        name: str | None = None,
+        url: str | None = None,
+        events: Collection[str] | None = None,
+    ) -> Endpoint:
+        """Change what is given; `check` a URL first. Another URL is told what is still to be sent, and enables its endpoint.
+
+        Raises:
+            InvalidParameter: there is no such event.
+            EndpointNotFound: there is none of that id.
+        """
+        known = None if events is None else _events(events)
+        return self._store.change_endpoint(endpoint_id, caller.owner, name=name, url=url, events=known)
+
     def remove(self, endpoint_id: str, caller: Caller) -> None:
         """Forget an endpoint; what was still to be sent there is not. Raises EndpointNotFound."""
         self._store.remove_endpoint(endpoint_id, caller.owner)
 
     def enable(self, endpoint_id: str, caller: Caller) -> Endpoint:
-        """Let an endpoint that answered 410 be told again, of what happens from now on. Raises EndpointNotFound."""
+        """Let an endpoint that was disabled be told again, of what happens from now on. Raises EndpointNotFound."""
         return self._store.enable_endpoint(endpoint_id, caller.owner)
 
     def secrets(self, endpoint_id: str, caller: Caller) -> tuple[Secret, ...]:
         """Return what an endpoint's messages are signed with, the current secret first. Raises EndpointNotFound."""
         return self._store.endpoint_secrets(endpoint_id, caller.owner, new_secret)
 
-    def rotate(self, endpoint_id: str, caller: Caller) -> tuple[Secret, ...]:
-        """Give an endpoint another secret; the old one signs too for a day. Raises EndpointNotFound."""
-        return self._store.endpoint_secrets(endpoint_id, caller.owner, new_secret, replace=True)
+    def rotate(self, endpoint_id: str, caller: Caller, *, keep_old: bool = True) -> tuple[Secret, ...]:
+        """Give an endpoint another secret; the old one signs too for a day, or ends now. Raises EndpointNotFound."""
+        return self._store.endpoint_secrets(
+            endpoint_id, caller.owner, new_secret, replace=True, keep_old=keep_old
+        )
+
+    def test_with(
+        self, endpoint_id: str, caller: Caller, event: EventType, body: Mapping[str, Any]
+    ) -> Delivery:
+        """Send an endpoint a sample of what is told of jobs, once.
+
+        Args:
+            endpoint_id: of the endpoint.
+            caller: whose it must be.
+            event: that of the sample.
+            body: the sample, as plain JSON values.
+
+        Raises:
+            EndpointNotFound: there is none of that id.
+            DeliveryConflict: it is disabled, or its key was revoked.
+        """
+        return self._store.add_test_message(endpoint_id, caller.owner, encoded(body), event, once=True)
 
     def test(self, endpoint_id: str, caller: Caller) -> Delivery:
         """Send an endpoint a message that is about no job.
@@ -159,4 +202,4 @@ def _events(names: Collection[str]) -> tuple[EventType, ...]:
     for name in names:
         if name not in known:
             raise InvalidParameter("events", name, f"it must be some of {', '.join(known)}")
-    return tuple(event for name, event in known.items() if not names or name in names)
+    return tuple(known[name] for name in dict.fromkeys(names or known))

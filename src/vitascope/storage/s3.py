@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -48,14 +49,22 @@ MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm", "pn
 """By the end of a key: whoever is sent to the storage itself gets this."""
 
 REFUSED = "the object storage refuses the credentials"
+DENIED = "the object storage does not allow this to these credentials"
+NO_STORAGE = "what answers at the endpoint is no object storage"
 
 _CODES = {
     "InvalidAccessKeyId": REFUSED,
     "SignatureDoesNotMatch": REFUSED,
     "InvalidToken": REFUSED,
     "ExpiredToken": REFUSED,
-    "AccessDenied": "the object storage does not allow this to these credentials",
+    "AccessDenied": DENIED,
+    "RequestTimeTooSkewed": "the object storage says that this machine's clock is wrong",
+    "AuthorizationHeaderMalformed": "the object storage has the bucket in another region",
+    "PermanentRedirect": "the object storage has the bucket in another region",
 }
+
+_MAY_PASS = {"408", "425", "429"}
+"""Of the answers that say that it is the client's fault."""
 
 
 class S3Storage:
@@ -132,22 +141,15 @@ class S3Storage:
 
     def put(self, path: Path, key: str) -> None:
         check_key(key)
-        with _reading(key):
-            num_bytes, etag = path.stat().st_size, _etag_of(path)
+        with _reading(key), path.open("rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            etag = _etag_of(file, num_bytes)
         self._upload(path, num_bytes, etag, key)
         path.unlink(missing_ok=True)
 
     def put_bytes(self, data: bytes, key: str) -> None:
         check_key(key)
-        if len(data) > PART_BYTES:
-            with tempfile.NamedTemporaryFile(delete=False) as file:
-                file.write(data)
-            try:
-                self.put(Path(file.name), key)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
-            return
-        self._upload(data, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), key)
+        self._upload(data, len(data), _etag_of(io.BytesIO(data), len(data)), key)
 
     def _upload(self, content: Path | bytes, num_bytes: int, etag: str, key: str) -> None:
         """Send a file and compare what arrived. An object appears when it is complete, never before."""
@@ -194,8 +196,9 @@ class S3Storage:
         num_bytes = self.stat(key).num_bytes
         file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115  the caller closes it
         try:
-            self._copy(key, num_bytes, cast("IO[bytes]", file))
-            file.seek(0)
+            with _reading(key):  # a large one goes to the disk
+                self._copy(key, num_bytes, cast("IO[bytes]", file))
+                file.seek(0)
         except BaseException:
             file.close()
             raise
@@ -222,10 +225,8 @@ class S3Storage:
 
     def fetch(self, key: str, path: Path) -> None:
         num_bytes = self.stat(key).num_bytes
-        with _reading(key):
-            file = path.open("wb")
         try:
-            with file:
+            with _reading(key), path.open("wb") as file:  # closing writes too
                 self._copy(key, num_bytes, file)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -233,8 +234,7 @@ class S3Storage:
 
     def _copy(self, key: str, num_bytes: int, file: IO[bytes]) -> None:
         for piece in self.read(key, 0, num_bytes):
-            with _reading(key):
-                file.write(piece)
+            file.write(piece)
 
     def path_for(self, key: str) -> None:
         check_key(key)
@@ -298,17 +298,21 @@ class S3Storage:
         try:
             yield
         except Exception as error:  # noqa: BLE001  obstore's own kinds, and its network's
-            fault = self._fault(str(error))
+            text = str(error)
+            fault = self._fault(text)
             if fault == REFUSED:
                 hint = "look at `storage.access_key_id` and `storage.secret_access_key`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 raise StorageError(fault, hint=hint) from None
-            if "403" in fault or fault in _CODES.values():
+            if fault.endswith(" 403") or fault == DENIED:
                 message = f"the bucket `{self._bucket}` cannot be {done} with these credentials"
                 raise StorageError(
                     message, hint="give them the right to list, read, write and delete"
                 ) from None
             if fault == self._no_bucket:
                 raise StorageError(fault, hint="make it, or look at `storage.url`") from None
+            if fault == NO_STORAGE or _is_for_good(text):
+                hint = "look at `storage.endpoint`, `storage.url`, `storage.region` and `storage.path_style`"
+                raise StorageError(fault, hint=hint) from None
             raise StorageUnavailable(fault, hint="look at `storage.endpoint`") from None
 
     @contextlib.contextmanager
@@ -338,7 +342,13 @@ class S3Storage:
             return f"the object storage answers {status[1]}"
         if "redential" in text or "169.254." in text:
             return "there are no credentials for the object storage"
-        return "the object storage does not answer"
+        return "the object storage does not answer" if "HTTP error" in text else NO_STORAGE
+
+
+def _is_for_good(text: str) -> bool:
+    """Whether an answer says that asking again does not help."""
+    status = re.search(r"status code: (4\d\d)", text)
+    return status is not None and status[1] not in _MAY_PASS
 
 
 @contextlib.contextmanager
@@ -352,17 +362,11 @@ def _reading(key: str) -> Iterator[None]:
         raise StorageError(f"the file `{key}` cannot be kept on this machine: {error.strerror}") from error
 
 
-def _etag_of(path: Path) -> str:
+def _etag_of(file: BinaryIO, num_bytes: int) -> str:
     """Make the tag that S3 gives an unencrypted object of this content, sent as `_upload` does."""
-    whole = hashlib.md5(usedforsecurity=False)
+    if num_bytes <= PART_BYTES:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     parts = []
-    with path.open("rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
-        while piece := file.read(PART_BYTES):
-            if num_bytes <= PART_BYTES:
-                whole.update(piece)
-            else:
-                parts.append(hashlib.md5(piece, usedforsecurity=False).digest())
-    if not parts:
-        return whole.hexdigest()
+    while piece := file.read(PART_BYTES):
+        parts.append(hashlib.md5(piece, usedforsecurity=False).digest())
     return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"

@@ -19,7 +19,7 @@ from . import changes, history, queue
 from .base import Base
 from .once import find_first, remember
 from .rows import Event, Page, job_of, storage_keys
-from .tables import jobs
+from .tables import files, jobs, storable
 
 Order = Literal["asc", "desc"]
 
@@ -83,6 +83,7 @@ class ForClients(Base):
             **asdict(effort),
             "total_work": effort.work * effort.num_steps,
             "key_id": key_id,
+            "user": request.user and storable(request.user),
             "precedence": -request.priority,
             "fingerprint": once and once.fingerprint,
             "last_event": 1,
@@ -94,7 +95,7 @@ class ForClients(Base):
                 return job_of(first)
             _check_room(connection, key_id, max_queued, max_queued_per_key)
             if max_storage_bytes is not None:
-                _check_storage(connection, key_id, max_storage_bytes)
+                check_storage(connection, key_id, max_storage_bytes)
             row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
             changes.add_event(connection, row, JobStatus.QUEUED.value, now)
             if once is not None:
@@ -152,6 +153,7 @@ class ForClients(Base):
         order: Order = "desc",
         statuses: Collection[JobStatus] = (),
         owner: str | None = None,
+        user: str | None = None,
     ) -> Page:
         """List jobs by arrival, from the one that follows `after`. A deleted job still marks its place.
 
@@ -161,6 +163,7 @@ class ForClients(Base):
             order: oldest or newest first.
             statuses: only jobs of these; empty means all.
             owner: id of the key whose jobs are listed; None for everybody's.
+            user: only jobs that were made for this end user; None for all.
 
         Raises:
             InvalidParameter: no job has the id `after`.
@@ -169,6 +172,8 @@ class ForClients(Base):
         anchor = sa.select(jobs.c.number).where(jobs.c.id == after)
         if owner is not None:
             query, anchor = query.where(jobs.c.key_id == owner), anchor.where(jobs.c.key_id == owner)
+        if user is not None:
+            query = query.where(jobs.c.user == storable(user))
         if statuses:
             query = query.where(jobs.c.status.in_([status.value for status in statuses]))
         with self._database.read() as connection:
@@ -241,9 +246,19 @@ def _check_room(
         raise QueueFull(f"as many jobs of this key are waiting as may: {max_queued_per_key}")
 
 
-def _check_storage(connection: sa.Connection, key_id: str, max_bytes: int) -> None:
+def check_storage(
+    connection: sa.Connection, key_id: str, max_bytes: int, more_bytes: int | None = None
+) -> None:
+    """Refuse what would take more space than a key has; what has no size yet, where nothing is left.
+
+    Raises:
+        StorageLimitReached: there is no room for it.
+    """
     is_kept = (jobs.c.key_id == key_id) & jobs.c.deleted_at.is_(None) & jobs.c.expired_at.is_(None)
-    used = connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0
-    if used >= max_bytes:
-        message = f"the videos of this API key take {used} bytes, and {max_bytes} are allowed"
+    used = int(connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0)
+    is_kept = (files.c.key_id == key_id) & files.c.deleted_at.is_(None)
+    used += int(connection.scalar(sa.select(sa.func.sum(files.c.num_bytes)).where(is_kept)) or 0)
+    if used + (more_bytes or 0) > max_bytes or (more_bytes is None and used >= max_bytes):
+        more = "" if more_bytes is None else f", this one {more_bytes}"
+        message = f"the videos and files of this API key take {used} bytes{more}, and {max_bytes} are allowed"
         raise StorageLimitReached(message, hint="delete some of them")

@@ -64,7 +64,7 @@ class ForExpiry(Base):
             return connection.scalars(sa.select(sa.func.count()).select_from(jobs).where(is_overdue)).one()
 
 
-_ROW = sa.select(jobs.c.number, jobs.c.id, jobs.c.request, jobs.c.video)
+_ROW = sa.select(jobs.c.number, jobs.c.id, jobs.c.request, jobs.c.videos)
 
 
 def _begun(now: datetime) -> sa.Select[Any]:

@@ -55,7 +55,7 @@ class ForSecrets(Base):
                 except IntegrityError:
                     pass  # another process was first
                 row = connection.execute(sa.select(secrets).where(is_it)).one()
-        _open(self._cipher, row)
+        opened(self._cipher, row)
         self._has_checked_key = True
 
     def derived_keys(self, purpose: str) -> tuple[bytes, ...]:
@@ -121,7 +121,7 @@ class ForSecrets(Base):
             for row in connection.execute(sa.select(secrets).with_for_update()).all():
                 is_it, counts = secrets.c.id == row.id, row.purpose != CHECK
                 try:
-                    value = _open(self._cipher, row)
+                    value = opened(self._cipher, row)
                 except SecretUnreadable:
                     if not drop_unreadable:
                         raise
@@ -147,6 +147,10 @@ class ForSecrets(Base):
         }
         connection.execute(sa.insert(secrets).values(row))
 
+    def _end_now(self, connection: sa.Connection, purpose: str, owner: str) -> None:
+        """End all secrets now."""
+        connection.execute(sa.delete(secrets).where(secrets.c.purpose == purpose, secrets.c.owner == owner))
+
     def _retire(self, connection: sa.Connection, purpose: str, owner: str) -> None:
         """End the secret before the current one now, and the current one later; one that nobody can read ends now too."""
         of_owner = (secrets.c.purpose == purpose) & (secrets.c.owner == owner)
@@ -154,7 +158,7 @@ class ForSecrets(Base):
         for row in self._active(connection, purpose, owner):
             is_it = secrets.c.id == row.id
             try:
-                _open(self._cipher, row)
+                opened(self._cipher, row)
             except SecretUnreadable:
                 connection.execute(sa.delete(secrets).where(is_it))
             else:
@@ -168,7 +172,7 @@ class ForSecrets(Base):
         return connection.execute(found.order_by(secrets.c.expires_at.is_not(None))).all()
 
     def _shown(self, row: Row) -> Secret:
-        value = _open(self._cipher, row)
+        value = opened(self._cipher, row)
         return Secret(value=value, created_at=row.created_at, expires_at=row.expires_at)
 
 
@@ -185,7 +189,7 @@ def unreadable(connection: sa.Connection, cipher: Cipher) -> list[SecretUnreadab
     found = []
     for row in connection.execute(sa.select(secrets)):
         try:
-            _open(cipher, row)
+            opened(cipher, row)
         except SecretUnreadable as error:
             found.append(error)
     return found
@@ -205,5 +209,6 @@ def _identity(row: Row) -> tuple[str, str, str]:
     return row.purpose, row.owner, row.id
 
 
-def _open(cipher: Cipher, row: Row) -> str:
+def opened(cipher: Cipher, row: Row) -> str:
+    """Decrypt a row, or raise SecretUnreadable."""
     return cipher.decrypt(bytes(row.ciphertext), *_identity(row))

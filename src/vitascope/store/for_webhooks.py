@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -9,7 +10,13 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from vitascope.domain.errors import DeliveryConflict, DeliveryNotFound, EndpointNotFound, InvalidParameter
+from vitascope.domain.errors import (
+    DeliveryConflict,
+    DeliveryNotFound,
+    EndpointNotFound,
+    InvalidParameter,
+    SecretUnreadable,
+)
 from vitascope.domain.job import Job
 from vitascope.domain.secret import Secret
 from vitascope.domain.webhook import (
@@ -26,13 +33,13 @@ from vitascope.domain.webhook import (
 )
 
 from . import outbox as messages
-from .for_secrets import ENDPOINT, ForSecrets
+from .for_secrets import ENDPOINT, ForSecrets, opened
 from .outbox import is_pending
 from .rows import Row, job_of
 from .tables import attempts, endpoints, jobs, keys, outbox, secrets, storable
 
-#: Writes a message's body: of its format and event, and its job; None if nobody knows the format.
-Render = Callable[[str, EventType, Job], bytes | None]
+#: Writes a message's body: of its format and event, and its job; or tells as a text why there can be none.
+Render = Callable[[str, EventType, Job], bytes | str]
 
 MAX_ENDPOINTS = 16
 """Of a key: each end of a job is told to all of them."""
@@ -42,8 +49,11 @@ CANDIDATES = 512
 
 PRUNED_AT_ONCE = 1000
 
+HINT_CHARS = 4
+"""Of a secret that are shown, so that its holder can tell which one it is."""
+
 SENDER_LOST = "the server stopped before it knew the answer"
-UNKNOWN_FORMAT = "no dialect of this server writes the format `{}`"
+DEAD = "nothing has arrived there for {0.days} days: {1}"
 
 
 class ForWebhooks(ForSecrets):
@@ -84,6 +94,57 @@ class ForWebhooks(ForSecrets):
         with self._database.read() as connection:
             return _endpoint_of(_one_endpoint(connection, endpoint_id, owner))
 
+    def change_endpoint(
+        self,
+        endpoint_id: str,
+        owner: str | None,
+        *,
+        name: str | None = None,
+        url: str | None = None,
+        events: Sequence[EventType] | None = None,
+    ) -> Endpoint:
+        """Change what is given and not as it was.
+
+        Another URL is another receiver: what is still to be sent goes there, and what the old one has said of itself does not
+        count any more.
+
+        Raises:
+            EndpointNotFound: there is none of that id.
+        """
+        wanted: dict[str, Any] = {"name": name, "url": url}
+        wanted["events"] = None if events is None else list(events)
+        with self._database.write() as connection:
+            _one_endpoint(connection, endpoint_id, owner)
+            if url is not None:  # messages before their endpoint, as `end_attempt` locks them
+                messages.lock_pending(connection, outbox.c.endpoint_id == endpoint_id)
+            row = _one_endpoint(connection, endpoint_id, owner, lock=True)
+            values = {
+                key: value
+                for key, value in wanted.items()
+                if value is not None and value != getattr(row, key)
+            }
+            if not values:
+                return _endpoint_of(row)
+            if "url" in values:
+                pending = sa.update(outbox).where(is_pending, outbox.c.endpoint_id == endpoint_id)
+                connection.execute(pending.values(url=url))
+                values |= {"disabled_at": None, "disabled_reason": None}
+            values["updated_at"] = self._now()
+            update = sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values)
+            return _endpoint_of(connection.execute(update.returning(endpoints)).one())
+
+    def endpoint_hints(self, endpoint_ids: Collection[str]) -> dict[str, str]:
+        """Return the last characters of what the messages to each are signed with; nothing of one that cannot be read."""
+        current = (secrets.c.purpose == ENDPOINT) & secrets.c.expires_at.is_(None)
+        query = sa.select(secrets).where(current, secrets.c.owner.in_(endpoint_ids))
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        found = {}
+        for row in rows:
+            with contextlib.suppress(SecretUnreadable):
+                found[row.owner] = opened(self._cipher, row)[-HINT_CHARS:]
+        return found
+
     def remove_endpoint(self, endpoint_id: str, owner: str | None) -> None:
         """Forget an endpoint and its secrets; what was still to be sent there is not.
 
@@ -112,7 +173,13 @@ class ForWebhooks(ForSecrets):
             return _endpoint_of(connection.execute(update.returning(endpoints)).one())
 
     def endpoint_secrets(
-        self, endpoint_id: str, owner: str | None, make: Callable[[], str], *, replace: bool = False
+        self,
+        endpoint_id: str,
+        owner: str | None,
+        make: Callable[[], str],
+        *,
+        replace: bool = False,
+        keep_old: bool = True,
     ) -> tuple[Secret, ...]:
         """Return what an endpoint's messages are signed with now, the current secret first.
 
@@ -120,7 +187,8 @@ class ForWebhooks(ForSecrets):
             endpoint_id: of the endpoint.
             owner: whose it must be.
             make: a new secret, for one whose secret was lost with the key that it was encrypted with.
-            replace: give it another one; the one that it had stays good for OVERLAP.
+            replace: give it another one.
+            keep_old: let the one that it had stay good for OVERLAP beside it; else it ends now.
 
         Raises:
             EndpointNotFound: there is none of that id.
@@ -133,15 +201,33 @@ class ForWebhooks(ForSecrets):
             with self._database.write() as connection:
                 _one_endpoint(connection, endpoint_id, owner, lock=True)
                 if replace:
-                    self._retire(connection, ENDPOINT, endpoint_id)
+                    end = self._retire if keep_old else self._end_now
+                    end(connection, ENDPOINT, endpoint_id)
+                    changed = sa.update(endpoints).where(endpoints.c.id == endpoint_id)
+                    connection.execute(changed.values(updated_at=self._now()))
                 rows = self._active(connection, ENDPOINT, endpoint_id)
                 if not rows or rows[0].expires_at is not None:
                     self._add(connection, ENDPOINT, endpoint_id, make())
                     rows = self._active(connection, ENDPOINT, endpoint_id)
         return tuple(self._shown(row) for row in rows)
 
-    def add_test_message(self, endpoint_id: str, owner: str | None, body: bytes) -> Delivery:
+    def add_test_message(
+        self,
+        endpoint_id: str,
+        owner: str | None,
+        body: bytes,
+        event: EventType = EventType.TEST,
+        *,
+        once: bool = False,
+    ) -> Delivery:
         """Write a message that only tries an endpoint out.
+
+        Args:
+            endpoint_id: of the endpoint.
+            owner: whose it must be.
+            body: what it says.
+            event: what it says has happened.
+            once: make one attempt only.
 
         Raises:
             EndpointNotFound: there is none of that id.
@@ -150,7 +236,8 @@ class ForWebhooks(ForSecrets):
         with self._database.write() as connection:
             row = _one_endpoint(connection, endpoint_id, owner, lock=True)
             _must_be_sendable(connection, row.key_id, row.id)
-            values = {"event": EventType.TEST.value, "key_id": row.key_id, "body": body}
+            values = {"event": event.value, "key_id": row.key_id, "body": body}
+            values["tries"] = messages.NO_MORE_TRIES if once else 0
             made = messages.add(connection, {**values, **messages.to_endpoint(row)}, self._now())
         return _delivery_of(made)
 
@@ -205,8 +292,8 @@ class ForWebhooks(ForSecrets):
                     )
                 body, reason = row.body, refused.get(row.number, "")
                 if body is None and not reason:
-                    body = render(row.format, EventType(row.event), job_of(job_rows[row.job_id]))
-                    reason = "" if body is not None else UNKNOWN_FORMAT.format(row.format)
+                    written = render(row.format, EventType(row.event), job_of(job_rows[row.job_id]))
+                    body, reason = (None, written) if isinstance(written, str) else (written, "")
                 if reason:
                     values: dict[str, Any] = messages.ended(reason, self._now())
                 else:
@@ -237,7 +324,8 @@ class ForWebhooks(ForSecrets):
         *,
         retry_seconds: float | None = None,
         is_gone: bool = False,
-    ) -> None:
+        failing_for: timedelta | None = None,
+    ) -> str:
         """Write down what came of sending a message; nothing if another sender has it by now.
 
         Args:
@@ -245,26 +333,38 @@ class ForWebhooks(ForSecrets):
             outcome: of this attempt.
             retry_seconds: when to try again; None for never.
             is_gone: whether its receiver wants nothing any more: then its endpoint is disabled.
+            failing_for: if the message is given up, its endpoint is disabled too where nothing has arrived for so long.
+
+        Returns:
+            Why the endpoint is disabled now; empty if it is not.
         """
         now = self._now()
         values: dict[str, Any] = messages.ended(outcome.reason, now)
-        is_gone = is_gone and message.endpoint_id is not None
         of_endpoint = outbox.c.endpoint_id == message.endpoint_id
         with self._database.write() as connection:
-            if is_gone:
+            why = ""
+            if message.endpoint_id is not None and not outcome.is_delivered and retry_seconds is None:
+                is_dead = failing_for is not None and _nothing_arrives(
+                    connection, of_endpoint, now - failing_for
+                )
+                why = (
+                    outcome.reason if is_gone else DEAD.format(failing_for, outcome.reason) if is_dead else ""
+                )
+            if why:
                 messages.lock_pending(connection, of_endpoint)
             if not outcome.is_delivered and retry_seconds is not None:
                 due_at = self._lease_time(connection) + timedelta(seconds=retry_seconds)
                 values = {"due_at": due_at, "claimed_at": None, "token": outbox.c.token + 1}
                 values |= {"tries": message.tries + 1, "reason": outcome.reason}
             if connection.execute(_held(message).values(values)).rowcount == 0:
-                return
+                return ""
             self._log(connection, message.number, message.attempt, outcome)
-            if is_gone:
+            if why:
                 enabled = (endpoints.c.id == message.endpoint_id) & endpoints.c.disabled_at.is_(None)
-                disabled = {"disabled_at": now, "disabled_reason": outcome.reason}
+                disabled = {"disabled_at": now, "disabled_reason": why}
                 connection.execute(sa.update(endpoints).where(enabled).values(disabled))
                 messages.end_pending(connection, of_endpoint, messages.ENDPOINT_DISABLED, now)
+        return why
 
     def release_messages(self, sent: Collection[Outgoing]) -> None:
         """Let others send at once what this process will not finish. It may have arrived all the same."""
@@ -390,6 +490,17 @@ def _held(message: Outgoing) -> sa.Update:
     )
 
 
+def _nothing_arrives(connection: sa.Connection, of_endpoint: sa.ColumnElement[bool], since: datetime) -> bool:
+    """Whether messages to an endpoint have failed since then or longer, and none has arrived."""
+    is_delivered = outbox.c.status == MessageStatus.DELIVERED.value
+    last = connection.scalar(sa.select(sa.func.max(outbox.c.finished_at)).where(of_endpoint, is_delivered))
+    failed = sa.select(sa.func.min(outbox.c.created_at)).where(
+        of_endpoint, ~is_delivered, outbox.c.attempt > 0
+    )
+    first = connection.scalar(failed if last is None else failed.where(outbox.c.created_at > last))
+    return first is not None and first <= since and (last is None or last <= since)
+
+
 def _refusals(connection: sa.Connection, rows: Sequence[Any]) -> Mapping[int, str]:
     """Find the messages that may not be sent any more, and why: what they hang on may have ended as they were written."""
     key_ids = {row.key_id for row in rows}
@@ -469,6 +580,8 @@ def _endpoint_of(row: Row) -> Endpoint:
         created_at=row.created_at,
         disabled_at=row.disabled_at,
         disabled_reason=row.disabled_reason,
+        name=row.name or "",
+        updated_at=row.updated_at,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,8 +14,9 @@ from vitascope.domain.video import Video
 
 from . import changes, history, queue
 from .base import Base
+from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
-from .rows import Lapsed, job_of, storage_keys, video_values
+from .rows import Lapsed, job_of, storage_keys, stored_keys, video_values
 from .tables import commands, deployment, idempotency, jobs, workers
 
 
@@ -108,17 +109,17 @@ class ForWorkers(Base):
     def succeed(
         self,
         lease: Lease,
-        video: Video,
+        videos: Sequence[Video],
         details: dict[str, Any],
         *,
         speed: Speed | None = None,
         device: str = "",
     ) -> list[str]:
-        """End the job with its video, which the storage must have by now.
+        """End the job with its videos, whose files the storage must have by now.
 
         Args:
             lease: the worker's right to it.
-            video: the file.
+            videos: at least one, by index.
             details: what was chosen and measured.
             speed: what the job took, to estimate others by.
             device: the kind of device on which it took that.
@@ -126,8 +127,7 @@ class ForWorkers(Base):
         Returns:
             Storage keys that nobody needs any more: all of them, if the job was deleted while it ran.
         """
-        values = {"video": video_values(video), "details": details, "progress": 100, "stage": ""}
-        values["num_bytes"] = video.num_bytes
+        values = {**video_values(videos), "details": details, "progress": 100, "stage": ""}
         with self._database.write() as connection:
             row = changes.held(connection, lease)
             queue.charge(connection, row, self._lease_time(connection))
@@ -135,7 +135,7 @@ class ForWorkers(Base):
                 queue.learn_speed(connection, device, speed)
             if row.deleted_at is not None:
                 changes.move(connection, row, JobStatus.CANCELLED, self._now())
-                return [*storage_keys(row), video.key]
+                return [*storage_keys(row), *stored_keys(videos)]
             changes.move(connection, row, JobStatus.SUCCEEDED, self._now(), **values)
         return []
 
@@ -213,16 +213,19 @@ class ForWorkers(Base):
             return str(connection.scalars(sa.select(deployment.c.id)).one())
 
     def unowned(self, keys: Collection[str]) -> set[str]:
-        """Tell which of these files no job needs or will need. Made for a few hundred at once.
+        """Tell which of these files nobody needs or will need. Made for a few hundred at once.
 
         The name of a job's file begins with the job's id, up to the first dot. A job that has not ended needs all that bear
-        its name. Files of jobs that are unknown here and would be older than the first one are another database's.
+        its name. Files of jobs that are unknown here and would be older than the first one are another database's. What
+        clients have uploaded is below a folder of its own, and needs a row that says so.
         """
         job_ids = {key: key.rpartition("/")[2].partition(".")[0] for key in keys}
         named = sa.select(jobs).where(jobs.c.id.in_(set(job_ids.values())))
         with self._database.read() as connection:
             rows = {row.id: row for row in connection.execute(named)}
             first_id = connection.scalar(sa.select(jobs.c.id).order_by(jobs.c.number).limit(1))
+            uploads = {key: file_id for key, file_id in job_ids.items() if key.startswith(FILES)}
+            unneeded = unowned_files(connection, uploads, first_id) if uploads else set()
 
         def is_needed(key: str, job_id: str) -> bool:
             if (row := rows.get(job_id)) is None:
@@ -231,7 +234,9 @@ class ForWorkers(Base):
                 return True
             return row.deleted_at is None and row.expired_at is None and key in storage_keys(row)
 
-        return {key for key, job_id in job_ids.items() if not is_needed(key, job_id)}
+        return unneeded | {
+            key for key, job_id in job_ids.items() if key not in uploads and not is_needed(key, job_id)
+        }
 
     def worker_seen(
         self, worker_id: str, device: str | None = None, loaded: Collection[str] | None = None

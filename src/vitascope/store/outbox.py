@@ -18,6 +18,9 @@ from .tables import endpoints, outbox
 AT_ONCE = datetime(2000, 1, 1, tzinfo=UTC)
 """When a new message is due: before all that wait for another attempt, and whatever any clock says."""
 
+NO_MORE_TRIES = 1_000_000
+"""Tries after which no sender makes another: of a message that is worth one attempt only."""
+
 KEY_REVOKED = "the API key was revoked"
 ENDPOINT_REMOVED = "the endpoint was removed"
 ENDPOINT_DISABLED = "the endpoint is disabled"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -132,7 +132,7 @@ def job_of(row: Row) -> Job:
         expired_at=row.expired_at,
         is_being_removed=row.removal_tried_at is not None,
         error=None if row.error_code is None else JobError(row.error_code, row.error_message),
-        video=None if row.video is None else Video(**row.video),
+        videos=tuple(Video.from_dict(values) for values in row.videos or ()),
         details=row.details,
         key_id=row.key_id,
         is_read=row.read_at is not None,
@@ -158,14 +158,17 @@ def event_of(job_id: str, row: Row) -> Event:
     return Event(job_id, row.sequence, row.kind, row.attempt, row.created_at, **(row.data or {}))
 
 
-def video_values(video: Video) -> dict[str, Any]:
-    """Make plain JSON values of a video, as `job_of` reads them."""
-    return asdict(video)
+def video_values(videos: Sequence[Video]) -> dict[str, Any]:
+    """Make the columns of finished videos, as `job_of` reads them."""
+    return {
+        "videos": [asdict(video) for video in videos],
+        "num_bytes": sum(video.total_bytes for video in videos),
+    }
 
 
 def storage_keys(row: Row) -> list[str]:
     """Files that belong to a job and to nothing else."""
-    request, video = row.request, row.video or {}
+    request = row.request
     keys = [
         request.get("image"),
         request.get("last_image"),
@@ -174,4 +177,10 @@ def storage_keys(row: Row) -> list[str]:
         (request.get("watermark") or {}).get("image"),
         *request.get("references", ()),
     ]
-    return [key for key in [*keys, video.get("key")] if key is not None]
+    videos = (Video.from_dict(values) for values in row.videos or ())
+    return [key for key in keys if key is not None] + stored_keys(videos)
+
+
+def stored_keys(videos: Iterable[Video]) -> list[str]:
+    """All files of these videos."""
+    return [file.key for video in videos for file in video.files]

@@ -11,6 +11,7 @@ from .database import connect
 from .for_clients import ForClients
 from .for_commands import ForCommands
 from .for_expiry import ForExpiry
+from .for_files import ForFiles
 from .for_keys import ForKeys
 from .for_operators import ForOperators
 from .for_webhooks import ForWebhooks
@@ -18,7 +19,7 @@ from .for_workers import ForWorkers
 from .upgrade import upgrade
 
 
-class Store(ForClients, ForWorkers, ForOperators, ForKeys, ForWebhooks, ForCommands, ForExpiry):
+class Store(ForClients, ForWorkers, ForOperators, ForKeys, ForWebhooks, ForCommands, ForExpiry, ForFiles):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 
     All methods raise StoreUnavailable when the database does not answer. They work again as soon as it does.

@@ -15,7 +15,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0009"
+HEAD = "0012"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -72,6 +72,10 @@ _kept: dict[str, Any] = {"sqlite_where": _kept_text, "postgresql_where": _kept_t
 _going_text = sa.text("removal_tried_at IS NOT NULL AND expired_at IS NULL")
 _going: dict[str, Any] = {"sqlite_where": _going_text, "postgresql_where": _going_text}
 
+# most jobs name no user
+_named_text = sa.text('"user" IS NOT NULL')
+_named: dict[str, Any] = {"sqlite_where": _named_text, "postgresql_where": _named_text}
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -106,15 +110,18 @@ jobs = sa.Table(
     sa.Column("deleted_at", Instant),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error_message", sa.Text),
-    sa.Column("video", _Json),
+    # of those that were made, by index
+    sa.Column("videos", _Json),
     sa.Column("details", _Json),
     # sequence number of the job's newest event
     sa.Column("last_event", sa.Integer, nullable=False, default=0),
     # whose job it is; empty where the server has no keys
     sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
+    # the client's own name for its end user, as in the request
+    sa.Column("user", sa.String(255)),
     # the priority's negative, so that all columns of an index of what goes first rise
     sa.Column("precedence", sa.Integer, nullable=False, server_default="0"),
-    # of its finished file
+    # of its finished files
     sa.Column("num_bytes", sa.BigInteger, nullable=False, server_default="0"),
     # what decides how long it takes: `domain.cost.Effort`; and their product, by which jobs are sorted
     sa.Column("work", sa.BigInteger, nullable=False, server_default="0"),
@@ -136,11 +143,12 @@ jobs = sa.Table(
     sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
     sa.CheckConstraint("(status IN ('queued', 'running')) = (finished_at IS NULL)", name="finished"),
     sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="error"),
-    sa.CheckConstraint("(status = 'succeeded') = (video IS NOT NULL)", name="video"),
+    sa.CheckConstraint("(status = 'succeeded') = (videos IS NOT NULL)", name="video"),
     sa.Index(None, "status", "number"),
     sa.Index(None, "deleted_at", "number"),
     sa.Index(None, "fingerprint"),
     sa.Index(None, "key_id", "number"),
+    sa.Index("ix_jobs_user_number", "user", "number", **_named),
     # the two ends of each key's queue
     sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
     sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
@@ -282,6 +290,10 @@ endpoints = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("disabled_at", Instant),
     sa.Column("disabled_reason", sa.Text),
+    # none of what was made before there were names
+    sa.Column("name", sa.Text),
+    # by its holder, its secret among it
+    sa.Column("updated_at", Instant),
     sa.CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
     sa.Index(None, "key_id"),
 )
@@ -366,6 +378,35 @@ idempotency = sa.Table(
     sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number", ondelete="CASCADE"), nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Index(None, "created_at"),
+)
+
+# files that clients upload, and those that batches write; a deleted one still marks its place
+_passing_text = sa.text("expires_at IS NOT NULL AND deleted_at IS NULL")
+_passing: dict[str, Any] = {"sqlite_where": _passing_text, "postgresql_where": _passing_text}
+_deleted_text = sa.text("deleted_at IS NOT NULL AND removed_at IS NULL")
+_deleted: dict[str, Any] = {"sqlite_where": _deleted_text, "postgresql_where": _deleted_text}
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", JobId, nullable=False, unique=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    # where the storage has it
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    # given out no more from here on; and when the storage was found not to have it any more
+    sa.Column("deleted_at", Instant),
+    sa.Column("removed_at", Instant),
+    sa.Index(None, "key_id", "number"),
+    sa.Index("ix_files_expires_at", "expires_at", **_passing),
+    sa.Index("ix_files_deleted_at", "deleted_at", **_deleted),
+    sqlite_autoincrement=True,
 )
 
 # one row, in SQLite only: see `clock`

@@ -5,8 +5,8 @@ Never here: SQL (the outbox comes through a protocol), what a message says (`app
 lead (`outbound`), HTTP routes.
 """
 
-from .delivery import Deliverer, Format, Outbox, Post
+from .delivery import SWITCHED_OFF, Deliverer, Format, Outbox, Post
 from .signing import new_secret, signed_headers
 from .writing import encoded
 
-__all__ = ["Deliverer", "Format", "Outbox", "Post", "encoded", "new_secret", "signed_headers"]
+__all__ = ["SWITCHED_OFF", "Deliverer", "Format", "Outbox", "Post", "encoded", "new_secret", "signed_headers"]

@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -46,6 +46,14 @@ DRAIN_SECONDS = 5.0
 
 GONE = 410
 
+FAILING_FOR = timedelta(days=5)
+"""An endpoint to which a message was given up is disabled where nothing has arrived for so long: that of one message is a little over three
+days, which a long weekend is too. Standard Webhooks recommends it without a number; five days is what others take."""
+
+SWITCHED_OFF = "URLs are not called by this server"
+UNKNOWN_FORMAT = "no dialect of this server writes the format `{}`"
+UNWRITTEN = "its body could not be written, by an error on the server"
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -54,6 +62,18 @@ class Format:
     #: Returns a message's body as plain JSON values.
     render: Callable[[EventType, Job], Mapping[str, Any]]
     seconds: float = ATTEMPT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What an attempt has led to."""
+
+    #: Why it was no success; empty if it was.
+    reason: str
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: Whether it is the receiver's doing rather than this server's.
+    is_receivers: bool = False
 
 
 class Outbox(Protocol):
@@ -65,7 +85,7 @@ class Outbox(Protocol):
         self,
         numbers: Collection[int],
         lease_seconds: float,
-        render: Callable[[str, EventType, Job], bytes | None],
+        render: Callable[[str, EventType, Job], bytes | str],
     ) -> list[Outgoing]: ...
 
     def signing_secrets(self, message: Outgoing, make: Callable[[], str]) -> tuple[Secret, ...]: ...
@@ -77,7 +97,8 @@ class Outbox(Protocol):
         *,
         retry_seconds: float | None = None,
         is_gone: bool = False,
-    ) -> None: ...
+        failing_for: timedelta | None = None,
+    ) -> str: ...
 
     def release_messages(self, sent: Collection[Outgoing]) -> None: ...
 
@@ -103,7 +124,7 @@ class Deliverer:
 
     Args:
         outbox: where messages wait.
-        post: the way out.
+        post: the way out; None if it is switched off, which is then written down as the reason.
         formats: how each format is written, by its name.
         read: calls what only reads the outbox.
         write: calls what writes to it.
@@ -115,7 +136,7 @@ class Deliverer:
     def __init__(
         self,
         outbox: Outbox,
-        post: Post,
+        post: Post | None,
         formats: Mapping[str, Format],
         *,
         read: Run = asyncio.to_thread,
@@ -209,36 +230,49 @@ class Deliverer:
                 break
         return chosen
 
-    def _body(self, name: str, event: EventType, job: Job) -> bytes | None:
+    def _body(self, name: str, event: EventType, job: Job) -> bytes | str:
         form = self._formats.get(name)
-        return None if form is None else written(form.render, event, job)
+        if form is None:
+            return UNKNOWN_FORMAT.format(name)
+        body = written(form.render, event, job)
+        return UNWRITTEN if body is None else body
 
     async def _send(self, message: Outgoing) -> None:
         """Make one attempt and write down what came of it."""
         begun = time.monotonic()
-        status, headers, reason = await self._attempt(message)
-        is_delivered = not reason
+        answer = await self._attempt(message)
+        is_delivered = not answer.reason
         outcome = Outcome(
             is_delivered=is_delivered,
-            status=status,
-            reason=reason,
+            status=answer.status,
+            reason=answer.reason,
             duration_seconds=time.monotonic() - begun,
         )
         self._remember(message.lane, is_delivered)
-        is_gone = status == GONE
-        retry_after = retry_after_of(headers, self._clock())
+        is_gone = answer.status == GONE
+        retry_after = retry_after_of(answer.headers, self._clock())
         delay = None if is_gone else delay_after(message.tries + 1, retry_after, self._chance())
-        extra = {"webhook": message.id, "attempt": message.attempt, "status": status, "reason": reason}
+        # what was read here is not kept for long enough to tell how long nothing has arrived
+        failing_for = FAILING_FOR if answer.is_receivers and self._keep >= FAILING_FOR else None
+        extra = {"webhook": message.id, "attempt": message.attempt, "status": answer.status, "reason": answer.reason}  # fmt: skip
         logger.info("webhook delivered" if is_delivered else "webhook not delivered", extra=extra)
         try:
-            await self._write(
-                lambda: self._outbox.end_attempt(message, outcome, retry_seconds=delay, is_gone=is_gone)
+            disabled = await self._write(
+                lambda: self._outbox.end_attempt(
+                    message, outcome, retry_seconds=delay, is_gone=is_gone, failing_for=failing_for
+                )
             )
         except StoreUnavailable as error:  # it will be sent again when its lease has run out
             logger.warning("store unavailable: %s", error.message)
+        else:
+            if disabled:
+                what = {"endpoint": message.endpoint_id, "reason": disabled}
+                logger.warning("webhook endpoint disabled", extra=what)
 
-    async def _attempt(self, message: Outgoing) -> tuple[int | None, Mapping[str, str], str]:
-        """Send a message; returns the answer's status and headers, and why it was no success."""
+    async def _attempt(self, message: Outgoing) -> _Answer:
+        """Send a message."""
+        if self._post is None:
+            return _Answer(SWITCHED_OFF)
         form = self._formats.get(message.format)
         seconds = ATTEMPT_SECONDS if form is None else form.seconds
         try:
@@ -246,13 +280,13 @@ class Deliverer:
             headers = signed_headers(message.id, message.body, self._clock(), good)
             status, answered = await self._post(message.url, message.body, headers, seconds=seconds)
         except UrlRefused as error:
-            return None, {}, error.rule
+            return _Answer(error.rule, is_receivers=True)
         except VitascopeError as error:
-            return None, {}, f"it could not be signed: {error.message}"
+            return _Answer(f"it could not be signed: {error.message}")
         except Exception:
             logger.exception("webhook could not be sent", extra={"webhook": message.id})
-            return None, {}, "an unexpected error occurred on the server"
-        return status, answered, _verdict(status)
+            return _Answer("an unexpected error occurred on the server")
+        return _Answer(_verdict(status), status, answered, is_receivers=True)
 
     def _remember(self, lane: str, is_delivered: bool) -> None:
         self._failing.pop(lane, None)

@@ -45,7 +45,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime) -> float | None:
         return float(text[:9])
     try:
         instant = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # numbers of any length are read as a year
         return None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)

@@ -398,7 +398,7 @@ class Worker:
         speed = measured(effort_of(lease.job.plan), details["seconds"])
         is_told = self._settle(
             lease,
-            lambda: self._store.succeed(lease, video, details, speed=speed, device=self._device),
+            lambda: self._store.succeed(lease, [video], details, speed=speed, device=self._device),
         )
         # the store may have taken it down although its answer was lost; then the job has ended, and the file is its video
         if not is_told and not self._insist(lambda: self._is_video(video.key, lease.job.id)):

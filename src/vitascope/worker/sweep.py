@@ -1,4 +1,4 @@
-"""Removing files that no job needs: what a crash, or a delete that failed, left in the storage."""
+"""Removing files that nobody needs: what a crash, or a delete that failed, left in the storage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vitascope.storage import StoredFile
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("inputs", "videos")
-"""Where jobs' files are."""
+FOLDERS = ("inputs", "videos", "files")
+"""Where jobs' files are, and what clients have uploaded."""
 
 MARKER = "deployment"
 """Key of the file that names the database whose files these are."""

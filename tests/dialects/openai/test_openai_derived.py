@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from vitascope import media
 from vitascope.domain.access import KeyLimits, Scope
 from vitascope.domain.job import Job, JobError
 from vitascope.domain.video import Video
+from vitascope.service import Service
 from vitascope.service.keys import Keys
+from vitascope.store.for_expiry import GRACE
+from vitascope.store.tables import jobs
 
 EVERY = {"prompt": "a dog runs", "model": "every", "num_inference_steps": 20, "negative_prompt": "cats"}
 
@@ -37,6 +42,7 @@ class Sources:
 
     def __init__(self, server: Any, folder: Path, mp4: bytes) -> None:
         self.server, self.folder, self.mp4 = server, folder, mp4
+        self.source_id = ""
 
     def create(self, key: str | None = None, **body: Any) -> str:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -64,9 +70,7 @@ class Sources:
         kind = {"mp4": "video/mp4", "gif": "image/gif"}[plan.format]
         size = {"height": plan.height, "width": plan.width, "num_frames": plan.num_frames, "fps": plan.fps}
         video = Video(key=key, media_type=kind, num_bytes=len(self.mp4), sha256="c0ffee", **size)
-        self.server.finish_with(lease, video) if hasattr(
-            self.server, "finish_with"
-        ) else self.server.store.succeed(lease, video, {"choices": [], "seconds": {}})
+        self.server.store.succeed(lease, [video], {"choices": [], "seconds": {}})
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         if body is not None:
@@ -104,7 +108,7 @@ def test_a_remix_changes_its_sources_frames(sources: Sources) -> None:
     source_id = sources.finished()
     answer = sources.post(f"/{source_id}/remix", {"prompt": "a cat runs"})
     job, source = sources.job(answer), sources.server.store.get(source_id.removeprefix("video_"))
-    assert (job.plan.mode, job.plan.strength) == ("video", 0.9)
+    assert (job.plan.mode, job.plan.strength) == ("video", 0.8)
     assert "where `strength` does not say it" in choices_of(answer)["strength"]["reason"]
     body = answer.json()
     assert (body["remixed_from_video_id"], body["prompt"], body["status"]) == (
@@ -188,7 +192,7 @@ def test_an_edit_names_its_source_in_many_ways(sources: Sources, way: str) -> No
     source_id = sources.finished()
     answer = sources.post("/edits", **ask(way, source_id, prompt="at night"))
     job = sources.job(answer)
-    assert (job.plan.mode, job.plan.strength, job.plan.num_frames, job.plan.fps) == ("video", 0.7, 24, 12)
+    assert (job.plan.mode, job.plan.strength, job.plan.num_frames, job.plan.fps) == ("video", 0.6, 24, 12)
     assert "an edit changes so much" in choices_of(answer)["strength"]["reason"]
     assert job.request.source == source_id.removeprefix("video_")
 
@@ -205,7 +209,7 @@ def test_an_edit_of_an_uploaded_video_has_its_size_and_length(sources: Sources, 
         sent = {"json": {"prompt": "at night", "model": "every", "video": url}}
     answer = sources.post("/edits", **sent)
     job = sources.job(answer)
-    assert (job.plan.mode, job.plan.strength, job.request.source) == ("video", 0.7, None)
+    assert (job.plan.mode, job.plan.strength, job.request.source) == ("video", 0.6, None)
     assert (answer.json()["size"], answer.json()["seconds"]) == ("128x72", "2")
     assert answer.json()["remixed_from_video_id"] is None
 
@@ -254,6 +258,8 @@ BAD_EXTENSIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"video": None}, "video", "the id of a video"),
     ({"video": {}}, "video[id]", "the id of a video"),
     ({"video": {"id": 5}}, "video[id]", "the id of a video"),
+    ({"video": {"id": "SOURCE", "index": 1}}, "video", "nearest legal value is 0"),
+    ({"video": {"id": "SOURCE", "index": "one"}}, "video[index]", "whole number"),
     ({"video": 5}, "video", "a file, a URL or base64"),
     ({"video": ["a"]}, "video", "a file, a URL or base64"),
     ({"video": "not base64!"}, "video", "base64"),
@@ -266,7 +272,9 @@ BAD_EXTENSIONS: list[tuple[dict[str, Any], str, str]] = [
 def test_a_bad_value_is_named_as_the_client_named_it(
     bad: Sources, body: dict[str, Any], param: str, words: str
 ) -> None:
-    asked = {"prompt": "it jumps", "seconds": "1", "video": {"id": bad.source_id}, **body}  # type: ignore[attr-defined]
+    asked = {"prompt": "it jumps", "seconds": "1", "video": {"id": "SOURCE"}, **body}
+    if isinstance(asked["video"], dict) and asked["video"].get("id") == "SOURCE":
+        asked["video"] = {**asked["video"], "id": bad.source_id}
     error = error_of(bad.post("/extensions", asked), 400)
     assert (error["param"], error["code"]) == (param, "invalid_parameter")
     assert words in error["message"]
@@ -275,7 +283,7 @@ def test_a_bad_value_is_named_as_the_client_named_it(
 @pytest.fixture(scope="module")
 def bad(serve: Any, tmp_path_factory: pytest.TempPathFactory, mp4: bytes) -> Sources:
     sources = Sources(serve(), tmp_path_factory.mktemp("bad"), mp4)
-    sources.source_id = sources.finished()  # type: ignore[attr-defined]
+    sources.source_id = sources.finished()
     return sources
 
 
@@ -308,11 +316,27 @@ def test_a_source_that_is_none(sources: Sources, call: str) -> None:
 
 def test_an_expired_source_is_gone(sources: Sources) -> None:
     source_id = sources.finished()
-    job = sources.server.store.get(source_id.removeprefix("video_"))
-    assert job.video is not None
-    sources.server.files.delete(job.video.key)
-    answer = sources.post(f"/{source_id}/remix", {"prompt": "a"})
-    assert answer.status_code in (404, 500)
+    with sources.server.store._database.write() as connection:
+        expired = sa.update(jobs).where(jobs.c.id == source_id.removeprefix("video_"))
+        connection.execute(expired.values(expires_at=datetime.now(UTC) - GRACE))
+    error = error_of(sources.post(f"/{source_id}/remix", {"prompt": "a"}), 404)
+    assert error["code"] == "video_expired"
+    assert "it expired at" in error["message"]
+
+
+def test_a_source_that_goes_while_it_is_copied_is_expired(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_id = sources.finished()
+    key = sources.server.store.get(source_id.removeprefix("video_")).video.key
+    prepare = Service.prepare
+
+    def too_late(*args: Any, **kwargs: Any) -> Any:
+        sources.server.files.delete(key)
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(Service, "prepare", too_late)
+    assert error_of(sources.post(f"/{source_id}/remix", {"prompt": "a"}), 404)["code"] == "video_expired"
 
 
 def test_anothers_video_is_an_unknown_one(sources: Sources) -> None:

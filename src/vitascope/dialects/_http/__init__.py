@@ -1,6 +1,6 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
-from .body import in_thread_if_large, read_body
+from .body import Upload, in_thread_if_large, read_body
 from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
@@ -19,6 +19,7 @@ __all__ = [
     "Fields",
     "LoopbackGuard",
     "RenderError",
+    "Upload",
     "VideoFile",
     "base_url_of",
     "caller_of",

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -40,6 +40,12 @@ LARGE_BYTES = 256 * 1024
 MAX_FIELDS = 1000
 MAX_NAME_BYTES = 1024
 _BRACKETED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
+
+
+class Upload(bytes):
+    """A file of a multipart form, with its client's own name for it, which is not to be trusted."""
+
+    name = ""
 
 
 async def read_body(request: Request, max_bytes: int, *, may_be_empty: bool = False) -> Fields:
@@ -230,8 +236,17 @@ class _Parts:
         if len(self.values) >= MAX_FIELDS or len(name) > MAX_NAME_BYTES:
             raise UnreadableBody("the multipart form has too many fields or too long a name")
         is_file = b"filename" in options or b"filename*" in options
-        value = bytes(self._data) if is_file else self._data.decode("utf-8")
+        value = _uploaded(self._data, options) if is_file else self._data.decode("utf-8")
         self.values.append((name.decode("utf-8"), value))
+
+
+def _uploaded(data: bytearray, options: Mapping[bytes, bytes]) -> Upload:
+    upload = Upload(data)
+    name = options.get(b"filename")
+    if name is None:  # RFC 8187: charset'language'text
+        name = unquote_to_bytes(options[b"filename*"].rpartition(b"'")[2])
+    upload.name = name.decode("utf-8", errors="replace")
+    return upload
 
 
 def _nest(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

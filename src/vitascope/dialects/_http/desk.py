@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import QueueFull, StoreUnavailable
+from vitascope.domain.errors import QueueFull, StorageLimitReached, StoreUnavailable
+from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
-from vitascope.service import REFUSALS, Draft, OfJob, Sent, Service, StoredVideo
+from vitascope.service import REFUSALS, Draft, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -135,9 +136,9 @@ class Desk:
             IdempotencyConflict: the request's name was another request's.
             DiskFull: there is no room for its files.
         """
-        is_repeatable = draft.sent.has_urls or draft.request.webhook is not None
+        is_repeatable = draft.sent.has_urls or draft.sent.has_file_ids or draft.request.webhook is not None
         if once is not None and (is_repeatable or self.service.is_disk_full):
-            # looked for before the URL is: it may be good for one time only
+            # looked for before the URL is: it may be good for one time only, and a file be deleted since
             first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
@@ -147,7 +148,7 @@ class Desk:
         if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):
-            draft = await self._store_inputs(draft)
+            draft = await self._storing_lane(lambda: self._store_inputs(draft, caller))
         draft = dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
         try:
             job = await self.write(self.service.enqueue, draft, caller, once)
@@ -180,15 +181,61 @@ class Desk:
         """Find a job's file; raises what the service's function of that name raises."""
         return await asyncio.to_thread(self.service.open_video, job)
 
-    async def _store_inputs(self, draft: Draft) -> Draft:
+    def _store_inputs(self, draft: Draft, caller: Caller) -> Draft:
+        if draft.sent.has_file_ids:
+            draft = self.service.look_up_inputs(draft, caller)
+        return self.service.store_inputs(draft)
+
+    async def _storing_lane(self, function: Callable[[], T]) -> T:
         if self._storing >= MAX_STORING:
             raise QueueFull("too many files are being read", retry_after_seconds=10)
         self._storing += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._storing_threads, self.service.store_inputs, draft)
+            return await asyncio.get_running_loop().run_in_executor(self._storing_threads, function)
         finally:
             self._storing -= 1
+
+    async def keep_file(self, caller: Caller, prepare: Callable[[], Upload]) -> File:
+        """Check, store and make known a file that a client sends.
+
+        Args:
+            caller: whose it will be.
+            prepare: checks it, which reads all of it.
+
+        Raises:
+            InvalidParameter: something of it is not legal.
+            QueueFull: too many others are being stored.
+            StorageLimitReached: the caller has no room for it.
+            DiskFull: nor has the disk.
+        """
+        self.service.check_space()
+        files = self.service.files
+
+        def put() -> Upload:
+            upload = prepare()
+            files.check_room(upload, caller)
+            files.put(upload)
+            return upload
+
+        upload = await self._storing_lane(put)
+        try:
+            return await self.write(files.add, upload, caller)
+        except StorageLimitReached:
+            await asyncio.to_thread(files.drop, upload)
+            raise
+
+    async def delete_file(self, caller: Caller, file_id: str) -> None:
+        """Delete a file; raises FileNotFound."""
+        key = await self.write(self.service.files.delete, file_id, caller)
+        await asyncio.to_thread(self.service.files.remove, key)
+
+    async def open_file(self, file: File) -> StoredVideo:
+        """Find what is in a file; raises what the service's function of that name raises."""
+        return await asyncio.to_thread(self.service.open_file, file)
+
+    async def read_much(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that only reads the store, but so much that it would keep all others waiting."""
+        return await self._in_thread(lambda: function(*args, **kwargs))
 
     async def delete(self, caller: Caller, job_id: str) -> None:
         """Delete a job, then its files.

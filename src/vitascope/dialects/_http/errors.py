@@ -11,6 +11,7 @@ from vitascope.domain.errors import (
     DeliveryNotFound,
     DiskFull,
     EndpointNotFound,
+    FileNotFound,
     ForbiddenOrigin,
     IdempotencyConflict,
     InvalidApiKey,
@@ -47,6 +48,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     PermissionDenied: 403,
     StorageLimitReached: 403,
     KeyNotFound: 404,
+    FileNotFound: 404,
     CommandNotFound: 404,
     EndpointNotFound: 404,
     DeliveryNotFound: 404,
@@ -76,7 +78,7 @@ def status_of(error: VitascopeError) -> int:
 
 def retry_headers(error: VitascopeError) -> dict[str, str]:
     """Tell when to try again, where that helps, and not to where it does not."""
-    if isinstance(error, IdempotencyConflict):
+    if isinstance(error, IdempotencyConflict | DeliveryConflict):
         return {"x-should-retry": "false"}  # the SDKs would retry a 409
     if isinstance(error, InvalidApiKey):
         return {"www-authenticate": "Bearer"}

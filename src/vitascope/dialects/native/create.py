@@ -145,15 +145,15 @@ def _video(name: str, fields: Fields) -> Content | None:
         return picture_of(name, value)
     inner = Fields(value)
     try:
-        inner.check_names(("job",))
-        job_id = inner.text("job")
+        inner.check_names(("job", "index"))
+        job_id, index = inner.text("job"), inner.integer("index")
     except InvalidParameter as error:
         raise InvalidParameter(
             f"{name}.{error.parameter}", error.value, error.rule, hint=error.hint
         ) from None
     if not job_id:
         raise InvalidParameter(f"{name}.job", "missing", "it must be a job's id")
-    return OfJob(job_id.rpartition("_")[2])  # dialects put a word before it
+    return OfJob(job_id.rpartition("_")[2], index or 0)  # dialects put a word before it
 
 
 def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:

@@ -363,10 +363,12 @@ class Endpoint(BaseModel):
     """A receiver of all that happens to a key's jobs."""
 
     id: str
+    #: The holder's own word for it; may be empty.
+    name: str
     url: str
     events: list[Literal["video.completed", "video.failed"]]
     created_at: datetime
-    #: Set once it has answered 410 (Gone).
+    #: Set once it has answered 410 (Gone), or nothing has arrived there for days.
     disabled_at: datetime | None
     disabled_reason: str | None
 
@@ -510,7 +512,10 @@ _FIELDS = {
 
 _JOBS_VIDEO = {
     "type": "object",
-    "properties": {"job": _field(_TEXT, "A job's id.")},
+    "properties": {
+        "job": _field(_TEXT, "A job's id."),
+        "index": _field(_INTEGER, "Which of its videos; by default the first, 0."),
+    },
     "required": ["job"],
     "additionalProperties": False,
 }
@@ -596,6 +601,7 @@ _ENDPOINT_FIELDS = {
         {"type": "array", "items": {"enum": ["video.completed", "video.failed"]}},
         "What it is told; by default all.",
     ),
+    "name": _field({**_TEXT, "maxLength": 255}, "Your own word for it."),
 }
 ADD_ENDPOINT: dict[str, Any] = {
     "requestBody": {

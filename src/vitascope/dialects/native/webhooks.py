@@ -47,13 +47,14 @@ async def add_endpoint(request: Request) -> Response:
     """Tell a URL how this key's jobs end, from now on. The answer has what its messages are signed with."""
     desk = _http.desk_of(request)
     fields = await _http.read_body(request, desk.max_body_bytes)
-    fields.check_names(("url", "events"))
+    fields.check_names(("url", "events", "name"))
     url = fields.text("url")
     if not url:
         raise InvalidParameter("url", "missing", "it must say where webhooks are sent")
     await desk.service.webhooks.check(url, "url")
     caller, events = _http.caller_of(request), _events(fields)
-    made, secret = await desk.write(desk.service.webhooks.add, url, events, caller)
+    name = fields.text("name", max_chars=255) or ""
+    made, secret = await desk.write(desk.service.webhooks.add, url, events, caller, name)
     return JSONResponse({**made.to_dict(), "secret": secret.value}, status_code=201, headers=PRIVATE)
 
 
@@ -79,7 +80,7 @@ async def remove(endpoint_id: str, request: Request) -> Response:
 
 
 async def enable(endpoint_id: str, request: Request) -> Response:
-    """Let an endpoint that has answered 410 be told again, of what happens from now on."""
+    """Let an endpoint that was disabled be told again, of what happens from now on."""
     desk = _http.desk_of(request)
     found = await desk.write(desk.service.webhooks.enable, endpoint_id, _http.caller_of(request))
     return JSONResponse(found.to_dict())

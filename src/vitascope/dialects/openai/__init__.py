@@ -15,8 +15,9 @@ from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 from vitascope.service import Draft, Sent, Service
 
-from . import derived, schema
+from . import derived, files, schema, webhook_endpoints
 from .create import Order, to_order
+from .files import refuse_range
 from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
 
 __all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
@@ -44,7 +45,9 @@ class OpenAIDialect:
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
+        files.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
+        router.include_router(webhook_endpoints.router())
         return router
 
     async def create(self, request: Request) -> Response:
@@ -143,10 +146,3 @@ def _after(video_id: str | None) -> str | None:
     if not video_id.startswith(PREFIX):
         raise InvalidParameter("after", video_id, "no video has this id")
     return video_id.removeprefix(PREFIX)
-
-
-def refuse_range(status: int) -> Response:
-    """Answer a Range header that cannot be followed."""
-    if status == 416:
-        return envelope(416, "The file is shorter than the range that was asked for.", code="invalid_range")
-    return envelope(400, "The Range header cannot be read.", code="invalid_range")

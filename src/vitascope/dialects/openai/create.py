@@ -14,6 +14,9 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
 from vitascope.domain.sizes import nearest_side
+from vitascope.service import FileId
+
+from .file_ids import named_file
 
 DEFAULT_SECONDS = 4.0
 """What the vendor's documentation says."""
@@ -44,8 +47,8 @@ class Order:
     """A request in our words, and what is needed to speak of it in the client's."""
 
     request: GenerationRequest
-    #: Bytes or URL of the picture that the video shall start from.
-    image: bytes | str | None = None
+    #: Bytes, URL or uploaded file of the picture that the video shall start from.
+    image: bytes | str | FileId | None = None
     #: What was decided without the client's asking.
     choices: list[Choice] = field(default_factory=list)
     #: The client's name of our parameter, where it is another.
@@ -193,12 +196,17 @@ def _read_image(order: Order, fields: FieldReader) -> None:
     if isinstance(value, dict):
         name, value = _referenced(name, value)
     order.names["image"] = name
-    order.image = picture_of(name, value)
+    order.image = value if isinstance(value, FileId) else picture_of(name, value)
 
 
 def _referenced(name: str, value: dict[str, Any]) -> tuple[str, object]:
-    if value.get("file_id"):
-        raise InvalidParameter(f"{name}[file_id]", value["file_id"], "files are not kept by this server yet")
+    file_id = value.get("file_id")
+    if file_id:
+        if value.get("image_url"):
+            raise InvalidParameter(
+                f"{name}[image_url]", "given", f"it must not be given beside `{name}[file_id]`"
+            )
+        return f"{name}[file_id]", named_file(file_id, f"{name}[file_id]")
     if not value.get("image_url"):
         raise InvalidParameter(f"{name}[image_url]", "missing", "it must be a URL")
     return f"{name}[image_url]", value["image_url"]

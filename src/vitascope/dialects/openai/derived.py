@@ -16,7 +16,7 @@ from starlette.responses import Response
 from vitascope.dialects import _http
 from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import InvalidParameter, JobNotFound
+from vitascope.domain.errors import InvalidParameter, JobNotFound, RequestError
 from vitascope.domain.job import Job
 from vitascope.domain.once import Once
 from vitascope.service import Draft, OfJob, Sent, Service
@@ -48,8 +48,13 @@ def add_to(router: APIRouter) -> None:
 
 async def remix(video_id: str, request: Request) -> Response:
     """Make a video of another prompt from a finished one: its frames are where the making begins."""
-    fields = await _read(request)
     content = OfJob(_job_id(video_id))
+    try:
+        fields = await _read(request)
+    except RequestError:  # whoever asks of another's video is told nothing else but that there is none
+        desk = _http.desk_of(request)
+        await desk.find(_http.caller_of(request), content.job_id)
+        raise
     return await _answer(request, fields, content, _remixed)
 
 
@@ -215,10 +220,14 @@ def _video_of(fields: _http.Fields) -> Content:
     """Read what is to be changed or continued: a file, its URL, or a video by its id."""
     value = fields.raw("video")
     if isinstance(value, dict):
-        value = value.get("id")
-        if not isinstance(value, str) or not value:
-            raise InvalidParameter("video[id]", _http.shown(value), "it must be the id of a video")
-        return OfJob(_job_id(value))
+        video_id = value.get("id")
+        if not isinstance(video_id, str) or not video_id:
+            raise InvalidParameter("video[id]", _http.shown(video_id), "it must be the id of a video")
+        try:
+            index = _http.Fields(value).integer("index") or 0
+        except InvalidParameter as error:
+            raise InvalidParameter("video[index]", error.value, error.rule) from None
+        return OfJob(_job_id(video_id), index)
     if isinstance(value, str) and value.startswith(PREFIX):
         return OfJob(_job_id(value))
     content = _http.picture_of("video", value)

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from .create import DEFAULT_SECONDS
 
-REMIX_STRENGTH = 0.9
+REMIX_STRENGTH = 0.8
 """How much of its source a remix makes anew: what happens and where stays, what is seen is the prompt's."""
 
-EDIT_STRENGTH = 0.7
+EDIT_STRENGTH = 0.6
 """The same of an edit: shapes and movements stay, colours and surfaces follow the prompt."""
 
 
@@ -144,6 +144,12 @@ _reference = {
     "anyOf": [
         {"type": "string", "description": "An http, https or data: URL, or base64 alone."},
         {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
+        {
+            "type": "object",
+            "properties": {"file_id": {"type": "string"}},
+            "required": ["file_id"],
+            "description": "A file that was uploaded to `/v1/files`.",
+        },
     ],
     "description": _IMAGE,
 }

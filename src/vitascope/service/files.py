@@ -1,0 +1,241 @@
+"""Files that clients upload once and name in later requests.
+
+A file is put into the storage first and becomes a row then: a row that can be read has its file. An upload that was cut in between has left a
+file without a row, which workers sweep after an hour; nobody was told its id. A file that is deleted, or whose time is over, is a marked row
+first (from then on nobody gets it), and then gone from the storage: `Removal` does that again for whoever was killed before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, Protocol
+
+from vitascope.domain.access import Caller
+from vitascope.domain.errors import FileNotFound, InvalidParameter, StorageError
+from vitascope.domain.file import MAX_FILE_SECONDS, MIN_FILE_SECONDS, UPLOAD_PURPOSES, File, FilePage
+from vitascope.storage import Storage
+from vitascope.store import Store
+
+from . import ids
+from .inputs import Content, FileId, Sent
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME_CHARS = 255
+
+REMOVED_AT_ONCE = 100
+
+NO_SUCH_FILE = "no file has this id"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that was checked, and is nowhere yet."""
+
+    file: File
+    data: bytes
+
+
+class Files:
+    """Files of keys. Another's is an unknown one, but to operators.
+
+    Args:
+        store: where their rows are.
+        storage: where they are.
+        clock: the time now.
+    """
+
+    def __init__(self, store: Store, storage: Storage, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._storage = storage
+        self._clock = clock
+
+    def prepare(
+        self, data: bytes, name: str, purpose: str, caller: Caller, expires_seconds: int | None = None
+    ) -> Upload:
+        """Check a file and give it an id. Reads all of it: not in an event loop if it is large.
+
+        Args:
+            data: what is in it; not looked at before a request names it.
+            name: the client's word for it.
+            purpose: what it is for.
+            caller: whose it will be.
+            expires_seconds: how long it is kept; None for as long as nobody deletes it, but a batch's for 30 days.
+
+        Raises:
+            InvalidParameter: one of these is not legal.
+        """
+        if len(name) > MAX_NAME_CHARS:
+            rule = f"its name must have at most {MAX_NAME_CHARS} characters"
+            raise InvalidParameter("file", f"named with {len(name)}", rule)
+        if purpose not in UPLOAD_PURPOSES:
+            raise InvalidParameter("purpose", purpose, f"it must be one of {', '.join(UPLOAD_PURPOSES)}")
+        if expires_seconds is None and purpose == "batch":
+            expires_seconds = MAX_FILE_SECONDS
+        return self._made(data, name, purpose, caller.key_id, checked_seconds(expires_seconds))
+
+    def written(self, data: bytes, name: str, purpose: str, key_id: str, expires_seconds: int) -> Upload:
+        """Make a file of what the server itself has written for a key."""
+        return self._made(data, name, purpose, key_id, expires_seconds)
+
+    def _made(self, data: bytes, name: str, purpose: str, key_id: str, seconds: int | None) -> Upload:
+        file_id, now = ids.new_id(), self._clock()
+        file = File(
+            id=file_id,
+            key_id=key_id,
+            name=name,
+            purpose=purpose,
+            key=f"files/{file_id}",
+            num_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            created_at=now,
+            expires_at=None if seconds is None else now + timedelta(seconds=seconds),
+        )
+        return Upload(file, data)
+
+    def check_room(self, upload: Upload, caller: Caller) -> None:
+        """Find out quickly whether the caller has room for a file; `add` looks again.
+
+        Raises:
+            StorageLimitReached: it has not.
+        """
+        limit = caller.limits.max_storage_bytes
+        if limit is not None:
+            self._store.check_file_room(caller.key_id, limit, upload.file.num_bytes)
+
+    def put(self, upload: Upload) -> None:
+        """Store what is in a file, safe from a crash. May wait for a network."""
+        self._storage.put_bytes(upload.data, upload.file.key)
+
+    def add(self, upload: Upload, caller: Caller) -> File:
+        """Make a file that was put known. When this returns, it is durable.
+
+        Raises:
+            StorageLimitReached: the caller has no room for it: `drop` it.
+        """
+        return self._store.add_file(upload.file, caller.limits.max_storage_bytes)
+
+    def drop(self, upload: Upload) -> None:
+        """Remove what was put and did not become known. May wait for a network."""
+        self.remove(upload.file.key)
+
+    def get(self, file_id: str, caller: Caller) -> File:
+        """Return a file, or raise FileNotFound."""
+        if not ids.is_id(file_id):
+            raise FileNotFound
+        return self._store.file(file_id, caller.owner)
+
+    def page(
+        self,
+        caller: Caller,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        purpose: str | None = None,
+    ) -> FilePage:
+        """List files by age, of one purpose only or all.
+
+        Raises:
+            InvalidParameter: no file has the id `after`.
+        """
+        return self._store.file_page(
+            after=after, limit=limit, order=order, purpose=purpose, owner=caller.owner
+        )
+
+    def delete(self, file_id: str, caller: Caller) -> str:
+        """Give a file out no more; returns its key: hand it to `remove` once that is durable. Raises FileNotFound."""
+        if not ids.is_id(file_id):
+            raise FileNotFound
+        return self._store.delete_file(file_id, caller.owner)
+
+    def remove(self, key: str) -> None:
+        """Delete from the storage what has no row, or a marked one. May wait for a network."""
+        with contextlib.suppress(StorageError):  # it is given out no more, and others come by for it
+            self._storage.delete(key)
+
+    def read(self, file: File) -> bytes:
+        """Read all of a file. May wait for a network.
+
+        Raises:
+            StorageError: it is gone.
+            StorageUnavailable: the storage does not answer.
+        """
+        with self._storage.open(file.key) as opened:
+            return opened.read()
+
+    def looked_up(self, sent: Sent, caller: Caller) -> Sent:
+        """Read the files that a request names by their ids. May wait for a network.
+
+        Raises:
+            InvalidParameter: no file of the caller's has this id.
+        """
+
+        def read(name: str, content: Content) -> Content:
+            if not isinstance(content, FileId):
+                return content
+            try:
+                return self.read(self.get(content.id, caller))
+            except FileNotFound:
+                raise InvalidParameter(name, content.shown, NO_SUCH_FILE) from None
+
+        return sent.mapped(read)
+
+
+def checked_seconds(seconds: int | None) -> int | None:
+    """Return how long a file shall be kept, if that is legal; raises InvalidParameter."""
+    if seconds is not None and not MIN_FILE_SECONDS <= seconds <= MAX_FILE_SECONDS:
+        rule = f"its seconds must be from {MIN_FILE_SECONDS} to {MAX_FILE_SECONDS}"
+        nearest = min(max(seconds, MIN_FILE_SECONDS), MAX_FILE_SECONDS)
+        raise InvalidParameter("expires_after", seconds, rule, nearest=nearest)
+    return seconds
+
+
+class DoomedFiles(Protocol):
+    """What a removal needs of the store."""
+
+    def files_to_remove(self, max_files: int) -> Mapping[str, str]: ...
+
+    def files_removed(self, file_ids: Collection[str]) -> None: ...
+
+
+class DeletingStorage(Protocol):
+    """What a removal needs of the storage."""
+
+    def delete(self, key: str) -> None: ...
+
+
+class Removal:
+    """Deletes from the storage files that were deleted or whose time is over. Any number of processes may do so at the same time.
+
+    Args:
+        store: knows which.
+        storage: has them.
+    """
+
+    def __init__(self, store: DoomedFiles, storage: DeletingStorage) -> None:
+        self._store = store
+        self._storage = storage
+
+    def advance(self) -> bool:
+        """Delete some. Returns whether there may be more to do at once.
+
+        Raises:
+            StoreUnavailable: they come again.
+        """
+        found = self._store.files_to_remove(REMOVED_AT_ONCE)
+        gone = []
+        try:
+            for file_id, key in found.items():
+                self._storage.delete(key)
+                gone.append(file_id)
+        except StorageError as error:
+            logger.warning("files could not be removed: %s", error.message)
+        if gone:
+            self._store.files_removed(gone)
+        return len(gone) == REMOVED_AT_ONCE
