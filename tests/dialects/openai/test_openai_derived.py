@@ -108,7 +108,7 @@ def test_a_remix_changes_its_sources_frames(sources: Sources) -> None:
     source_id = sources.finished()
     answer = sources.post(f"/{source_id}/remix", {"prompt": "a cat runs"})
     job, source = sources.job(answer), sources.server.store.get(source_id.removeprefix("video_"))
-    assert (job.plan.mode, job.plan.strength) == ("video", 0.8)
+    assert (job.plan.mode, job.plan.strength) == ("video", 0.75)
     assert "where `strength` does not say it" in choices_of(answer)["strength"]["reason"]
     body = answer.json()
     assert (body["remixed_from_video_id"], body["prompt"], body["status"]) == (

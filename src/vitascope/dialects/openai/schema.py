@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from .create import DEFAULT_SECONDS
 
-REMIX_STRENGTH = 0.8
+REMIX_STRENGTH = 0.75
 """How much of its source a remix makes anew: what happens and where stays, what is seen is the prompt's."""
 
 EDIT_STRENGTH = 0.6
