@@ -44,7 +44,7 @@ from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .service import Expiry, Removal, Service, metrics
-from .settings import OWN_STORAGE_SECRETS, STORAGE_SECRETS, Settings, to_environment
+from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
@@ -70,6 +70,9 @@ CORS_ANSWER_HEADERS = [
     "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
     "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",
 ]  # fmt: skip
+
+EXPIRY_STOP_SECONDS = 5.0
+"""What the removal of expired files may take for the job that it is at when the server stops."""
 
 LAST_LOOK_SECONDS = 1.0
 """How long a supervised web process outlives the workers: streams and who polls learn how the last jobs ended."""
@@ -268,7 +271,8 @@ def create_web_app(settings: Settings) -> FastAPI:
             await reader
             await sender
             await desk.close()
-            await asyncio.to_thread(expiring.join)
+            # it may be waiting for a storage that is away; what it has begun is done again by whoever comes next
+            await asyncio.to_thread(expiring.join, EXPIRY_STOP_SECONDS)
             store.close()
 
     app = FastAPI(
@@ -283,6 +287,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.is_stopping = False
+    app.state.openai = openai.Manner(**settings.openai.model_dump())
     if not settings.server.allow_public:
         app.add_middleware(
             _http.LoopbackGuard,
@@ -302,7 +307,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_operations())
     app.include_router(_links())
     app.include_router(native.NativeDialect().router())
-    app.include_router(openai.OpenAIDialect().router())
+    app.include_router(openai.OpenAIDialect(app.state.openai).router())
     return app
 
 
@@ -347,14 +352,18 @@ def _operations() -> APIRouter:
     @probes.get("/readyz", responses=not_ready)  # type: ignore[arg-type]
     @probes.get("/health", responses=not_ready)  # type: ignore[arg-type]
     async def readyz(request: Request) -> JSONResponse:
-        """Tell whether jobs are being made and new ones are welcome; 503 with a reason if not."""
+        """Tell whether jobs are being made; 503 with a reason if not. `accepts_jobs` is false, with a reason, where the disk is nearly full."""
         desk = _http.desk_of(request)
         if request.app.state.is_stopping:
             reason: str | None = "the server is stopping"
         else:
             reason = await desk.read(desk.service.why_not_ready)
         if reason is None:
-            return JSONResponse({"status": "ok"})
+            # ready all the same: deleting is what helps, and a load balancer must let it through
+            full = await desk.read(desk.service.why_no_jobs)
+            return JSONResponse(
+                {"status": "ok", "accepts_jobs": full is None, **({"reason": full} if full else {})}
+            )
         headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
@@ -376,8 +385,8 @@ def _links() -> APIRouter:
     async def linked_file(token: str, request: Request) -> Response:
         """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
         desk = _http.desk_of(request)
-        job = await desk.read(desk.service.linked, token)
-        stored = await desk.open_video(job)
+        job, linked = await desk.read(desk.service.linked, token)
+        stored = await desk.open_video(job, linked.output, linked.variant)
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
 
     responses: dict[int | str, dict[str, Any]] = {
@@ -447,18 +456,10 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     """Make a worker of this machine's device; its store is open for as long as the block.
 
     Raises:
-        SettingsError: the data folder or the database cannot be used.
+        SettingsError: the data folder or the database cannot be used, or files cannot be signed or marked.
     """
-    open_credentials(
-        settings
-    )  # what is wrong with it shows here, not in an engine that is started again and again
-    environment = to_environment(settings)
-    for name in ("VITASCOPE_SECRETS__KEY", *STORAGE_SECRETS):
-        environment.pop(name, None)  # an engine has no use for it
-    if (
-        settings.storage.access_key_id is not None
-    ):  # or it would read one of the two in the file, and miss the other
-        environment |= dict.fromkeys(OWN_STORAGE_SECRETS, "not for engines")
+    check_marks(settings)  # what is wrong with them shows here, not in each job
+    environment = environment_of_engine(settings)
 
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]

@@ -158,14 +158,24 @@ class StorageSettings(_Section):
         return self.endpoint_url is not None if self.path_style is None else self.path_style
 
 
-OWN_STORAGE_SECRETS = ("VITASCOPE_STORAGE__ACCESS_KEY_ID", "VITASCOPE_STORAGE__SECRET_ACCESS_KEY")
+_OWN_STORAGE_SECRETS = ("VITASCOPE_STORAGE__ACCESS_KEY_ID", "VITASCOPE_STORAGE__SECRET_ACCESS_KEY")
 
-#: What of the environment an engine has no use for.
-STORAGE_SECRETS = (
-    *OWN_STORAGE_SECRETS,
+_NOT_FOR_ENGINES = (
+    *_OWN_STORAGE_SECRETS,
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "VITASCOPE_STORE__URL",
+    "DATABASE_URL",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "VITASCOPE_SECRETS__KEY",
+    "VITASCOPE_API_KEY",
 )
 
 
@@ -255,6 +265,17 @@ class SecretsSettings(_Section):
         return () if self.key is None else parse_keys(self.key.get_secret_value())
 
 
+class OpenAISettings(_Section):
+    """The OpenAI Videos API and what other servers of its path answer. See docs/openai.md."""
+
+    status_names: Literal["openai", "ezmodel"] = "openai"
+    """`ezmodel` calls an unfinished video `pending` and `processing`, as that vendor's page does. OpenAI's SDK takes these for the end and stops polling."""
+    generations: Literal["flat", "wrapped"] = "flat"
+    """Replies of `/v1/video/generations`: `flat` as New API documents them, `wrapped` in `{"code", "message", "data"}` as its code sends them."""
+    sync_seconds: Annotated[float, Field(gt=0)] = 540.0
+    """How long `/v1/videos/sync` waits for its video before it answers with the job instead. 9 min: OpenAI's SDK waits ten for an answer."""
+
+
 class ProvenanceSettings(_Section):
     """What each file says of its origin. See docs/provenance.md."""
 
@@ -322,6 +343,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    openai: OpenAISettings = OpenAISettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
 
@@ -412,6 +434,20 @@ def to_environment(settings: Settings) -> dict[str, str]:
         else:
             variables[f"VITASCOPE_{name}".upper()] = _as_text(value)
     return {**os.environ, **variables}
+
+
+def environment_of_engine(settings: Settings) -> dict[str, str]:
+    """Write what an engine process needs, which runs models and reads users' files.
+
+    Nothing is left that opens the database, the storage or the server.
+    """
+    variables = to_environment(settings)
+    for name in _NOT_FOR_ENGINES:
+        variables.pop(name, None)
+    if settings.storage.access_key_id is not None:
+        # or it would read one of the two in the file, and miss the other
+        variables |= dict.fromkeys(_OWN_STORAGE_SECRETS, "not for engines")
+    return variables
 
 
 def _as_text(value: object) -> str:

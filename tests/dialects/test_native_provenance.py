@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 
 from vitascope import app
 from vitascope.cli._marks import open_marks
+from vitascope.domain.errors import SettingsError
 from vitascope.domain.plan import Plan
 from vitascope.domain.video import Video
 from vitascope.engine.fake import FakeEngine
 from vitascope.service import ids
-from vitascope.worker.produce import Product, produce
+from vitascope.worker.produce import Marks, Product, produce
 
 
 def logo() -> bytes:
@@ -41,14 +43,14 @@ def refused(server: Any, **body: Any) -> dict[str, Any]:
     return error
 
 
-def make(server: Any) -> None:
+def make(server: Any, marks: Marks | None = None) -> None:
     """Make the next job as a worker does: really written, really signed."""
     lease = server.claim()
     plan: Plan = lease.job.plan
     spec = app.open_catalog(server.settings).resolve(plan.model)
     out = server.folder / f"made.{plan.format}"
     key = f"videos/{lease.job.id}.{plan.format}"
-    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", open_marks(server.settings))
+    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", marks or open_marks(server.settings))
     assert isinstance(product, Product)
     assert isinstance(product.video, Video)
     server.files.put(out, key)
@@ -188,6 +190,23 @@ def test_the_operators_watermark_is_on_every_video(serve: Any) -> None:
     ]
     assert refused(server, watermark="Mine")["parameter"] == "watermark"
     assert refused(server, watermark=False)["parameter"] == "watermark"
+
+
+def test_the_operators_picture_is_needed_when_a_worker_starts_and_not_later(
+    serve: Any, tmp_path: Path
+) -> None:
+    picture = tmp_path / "logo.png"
+    picture.write_bytes(logo())
+    server = serve(watermark={"image": str(picture)})
+    marks = open_marks(server.settings)
+    picture.unlink()
+    create(server)
+    make(server, marks)
+    with (
+        pytest.raises(SettingsError, match=r"setting `watermark.image`: .* there is no such picture file"),
+        app.open_worker(server.settings),
+    ):
+        pass
 
 
 def test_a_watermark_is_in_the_file(serve: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import httpx
 import pytest
 
 from vitascope import app, settings
-from vitascope.dialects.openai import create, schema
+from vitascope.dialects import _http
+from vitascope.dialects.openai import create, parameters, schema, superset
 from vitascope.domain.errors import SettingsError, StoreUnavailable
-from vitascope.service import Service
+from vitascope.service import Expiry, Service
 from vitascope.service.keys import Keys
 from vitascope.store import Store
 
@@ -30,6 +33,27 @@ def test_the_web_app_imports_no_torch(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_storage_that_is_away_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    class Stuck(Expiry):
+        def run(self) -> None:
+            let_go.wait()
+
+    monkeypatch.setattr(app, "Expiry", Stuck)
+    monkeypatch.setattr(app, "EXPIRY_STOP_SECONDS", 0.01)
+    web = app.create_web_app(settings.load(home=tmp_path))
+
+    async def run() -> None:
+        async with web.router.lifespan_context(web):
+            pass
+
+    asyncio.run(run())
+    let_go.set()
+
+
 def test_readiness_follows_the_workers(serve: Any) -> None:
     server = serve()
     assert server.client.get("/livez").json() == {"status": "ok"}
@@ -37,7 +61,7 @@ def test_readiness_follows_the_workers(serve: Any) -> None:
         response = server.client.get(path)
         assert (response.status_code, response.json()["reason"]) == (503, "no worker is running")
     server.store.worker_seen("w1")
-    assert server.client.get("/readyz").status_code == 200
+    assert server.client.get("/readyz").json() == {"status": "ok", "accepts_jobs": True}
     server.store.worker_stopped("w1")
     assert server.client.get("/readyz").status_code == 503
 
@@ -115,7 +139,12 @@ class TestOpenapi:
         }
         assert operations == {
             "POST /v1/videos", "GET /v1/videos", "GET /v1/videos/{video_id}", "DELETE /v1/videos/{video_id}",
-            "GET /v1/videos/{video_id}/content", "GET /v1/models",
+            "GET /v1/videos/{video_id}/content", "GET /v1/models", "POST /v1/videos/sync",
+            "POST /v1/video/generations", "GET /v1/video/generations/{video_id}",
+            "POST /v1/webhook_endpoints", "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}",
+            "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test",
+            "GET /v1/webhook_event_types",
+            "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",
             "GET /api/v1/models/{model_id}", "DELETE /api/v1/models/{model_id}", "POST /api/v1/models/{model_id}/pull",
@@ -144,32 +173,24 @@ class TestOpenapi:
     ) -> None:
         read: set[str] = set()
 
-        class Recorder:
-            """Has a value for `n` only; notes what it is asked for."""
+        def noting(getter: Any) -> Any:
+            def get(self: Any, *names: str, **options: Any) -> Any:
+                read.update(name for name in names if isinstance(name, str))
+                return getter(self, *names, **options)
 
-            def raw(self, name: str) -> Any:
-                read.add(name)
+            return get
 
-            def first(self, *names: str) -> str:
-                read.update(names)
-                return names[0]
-
-            def text(self, name: str, *, max_chars: int | None = None) -> str | None:
-                read.add(name)
-                return "a" if name == "prompt" else None
-
-            def mapping(self, name: str) -> dict[str, Any]:
-                read.add(name)
-                return {}
-
-            integer = number = raw
-
+        for name in ("raw", "first", "text", "integer", "number", "mapping", "listing"):
+            monkeypatch.setattr(_http.Fields, name, noting(getattr(_http.Fields, name)))
         catalog = app.open_catalog(server.settings)
-        create.to_order(Recorder(), lambda name: (catalog.resolve(name), ()))
+        containers = dict.fromkeys(superset.CONTAINERS, "{}")
+        fields = _http.Fields({"prompt": "a", **containers})
+        create.to_order(fields, lambda name: (catalog.resolve(name), ()))
+        assert read == set(parameters.FOLLOWED)
         content = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
         assert set(content) == {"application/json", "multipart/form-data"}
         for body in content.values():
-            assert set(body["schema"]["properties"]) == read
+            assert set(body["schema"]["properties"]) == set(parameters.PARAMETERS)
             assert body["schema"]["required"] == ["prompt"]
 
     def test_answers_are_as_documented(self, server: Any) -> None:

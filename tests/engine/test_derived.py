@@ -10,7 +10,7 @@ import pytest
 
 from vitascope import media
 from vitascope.catalog import Catalog
-from vitascope.dialects.openai.schema import EDIT_STRENGTH, REMIX_STRENGTH
+from vitascope.dialects.openai.derived_schema import EDIT_STRENGTH, REMIX_STRENGTH
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.engine import Engine

@@ -450,8 +450,16 @@ def test_more_files_than_can_wait_are_asked_to_come_later(
     signed: dict[OutputFormat, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verifier, "_places", threading.BoundedSemaphore(1))
+    opened: list[None] = []
+
+    def open_it() -> io.BytesIO:
+        opened.append(None)
+        return io.BytesIO(signed["mp4"])
+
     with verifier._places, pytest.raises(QueueFull):
-        media.verify(io.BytesIO(signed["mp4"]))
+        media.verify(open_it)
+    assert not opened, "nor does a storage send it"
+    assert media.verify(open_it).state == "valid"
     assert media.verify(io.BytesIO(signed["mp4"])).state == "valid"
 
 

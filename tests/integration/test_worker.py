@@ -26,7 +26,7 @@ from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Job, JobStatus, Lease
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.domain.video import Video
+from vitascope.domain.video import Video, stored_keys
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
 from vitascope.worker import patience
@@ -231,7 +231,7 @@ def test_cancel_stops_a_running_job_and_the_next_one_starts(bench: Bench) -> Non
     assert bench.ended(job).status is JobStatus.CANCELLED
     assert bench.ended(following).status is JobStatus.SUCCEEDED
     assert len(bench.engines) == 1, "the engine was not killed for it"
-    assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{following.id}.1.mp4"]
+    assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{following.id}.1.0.mp4"]
 
 
 def test_a_silent_engine_is_killed_and_its_job_tried_again(bench: Bench) -> None:
@@ -297,7 +297,7 @@ class TestStoreAway:
         bench.wait(job, lambda found: found.stage == "denoise")
         server.stop("immediate")
         eventually(lambda: "asked again" in caplog.text)
-        assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{job.id}.1.mp4"]
+        assert [path.name for path in (bench.folder / "files").rglob("*.mp4")] == [f"{job.id}.1.0.mp4"]
         server.start()
         ended = bench.ended(job)
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
@@ -346,11 +346,11 @@ class TestStoreAway:
         assert tries == [1, 1, 1]
         kept = {path.name for path in (bench.folder / "files").rglob("*.mp4")}
         if is_deleted:
-            assert kept == {f"{following.id}.1.mp4"}
+            assert kept == {f"{following.id}.1.0.mp4"}
         else:
             ended = bench.ended(job)
             assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
-            assert kept == {f"{job.id}.1.mp4", f"{following.id}.1.mp4"}
+            assert kept == {f"{job.id}.1.0.mp4", f"{following.id}.1.0.mp4"}
         assert len(bench.engines) == 1
 
 
@@ -422,7 +422,8 @@ def test_a_worker_removes_files_that_no_job_needs(bench: Bench) -> None:
         os.utime(path, (0, 0))
     bench.files.put_bytes(b"picture", "inputs/to-be-stored.png")
     bench.start_worker()
-    kept = {f"videos/{finished.id}.1.mp4", "inputs/to-be-stored.png"}
+    kept = {*stored_keys(bench.store.get(finished.id).videos), "inputs/to-be-stored.png"}
+    assert len(kept) == 4
     folders = ("inputs", "videos")
     eventually(lambda: {file.key for folder in folders for file in bench.files.files_in(folder)} == kept)
 

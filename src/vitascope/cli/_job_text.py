@@ -18,8 +18,8 @@ Job = dict[str, Any]
 _WORDED = frozenset(
     """
     id status cancel_requested progress stage attempt queue_position eta_seconds model mode prompt negative_prompt height
-    width num_frames fps duration_seconds num_inference_steps guidance_scale scheduler seed format metadata user choices
-    seconds_by_stage created_at started_at finished_at expires_in_seconds expires_at expired_at error video
+    width num_frames fps duration_seconds num_inference_steps guidance_scale scheduler seed num_videos format metadata user choices
+    seconds_by_stage created_at started_at finished_at expires_in_seconds expires_at expired_at error video videos failed_videos
     """.split()
 )
 
@@ -91,7 +91,10 @@ def outcome(job: Job) -> str:
         words.append(f"{error.get('code')}: {error.get('message')}")
     if video := job.get("video"):
         length = f"{video['duration_seconds']:.2f} s at {video['fps']} fps"
-        words += [f"{video['width']}x{video['height']}", length, size(video["num_bytes"])]
+        made = _videos(job)
+        count = [f"{len(made)} of {job['num_videos']} videos"] if job.get("num_videos", 1) > 1 else []
+        num_bytes = sum(one["num_bytes"] for one in made)
+        words += [*count, f"{video['width']}x{video['height']}", length, size(num_bytes)]
     if job.get("started_at") and job.get("finished_at"):
         begun, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
         seconds = (ended - begun).total_seconds()
@@ -115,8 +118,11 @@ def detail_rows(job: Job, server_url: str) -> list[tuple[str, str]]:
         rows.append(("kept", kept))
     if job.get("error"):
         rows.append(("error", f"{job['error'].get('code')}: {job['error'].get('message')}"))
-    if job.get("video"):
-        rows.append(("file", _file(job["video"], server_url)))
+    rows += [("file", _file(video, server_url)) for video in _videos(job)]
+    rows += [
+        ("not made", f"{failed['index']}: {failed['code']}: {failed['message']}")
+        for failed in job.get("failed_videos") or ()
+    ]
     rows += [("choice", f"{c['name']}: {c['value']} ({c['reason']})") for c in job.get("choices", ())]
     if job.get("seconds_by_stage"):
         rows.append(("seconds", ", ".join(f"{k} {v:.2f}" for k, v in job["seconds_by_stage"].items())))
@@ -129,6 +135,11 @@ def detail_rows(job: Job, server_url: str) -> list[tuple[str, str]]:
     return [(one_line(name), "\n".join(printable(line) for line in text.split("\n"))) for name, text in rows]
 
 
+def _videos(job: Job) -> list[dict[str, Any]]:
+    """All that were made; an older server shows one only."""
+    return job.get("videos") or ([job["video"]] if job.get("video") else [])
+
+
 def _text(prompt: str) -> str:
     return "\n".join(prompt.splitlines())
 
@@ -136,7 +147,8 @@ def _text(prompt: str) -> str:
 def _asked(job: Job) -> str:
     seconds = job.get("duration_seconds", 0)
     frames = f"{job.get('num_frames')} frames at {job.get('fps')} fps ({seconds:.2f} s)"
-    return f"{job.get('width')}x{job.get('height')}, {frames}, {job.get('format')}"
+    count = f"{job['num_videos']} times " if job.get("num_videos", 1) > 1 else ""
+    return f"{count}{job.get('width')}x{job.get('height')}, {frames}, {job.get('format')}"
 
 
 def _made_with(job: Job) -> str:

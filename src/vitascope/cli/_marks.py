@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitascope import media
+from vitascope.domain.errors import UnreadableImage
 from vitascope.settings import Settings
 from vitascope.worker.produce import Marks
+
+if TYPE_CHECKING:
+    from vitascope.media.watermark import Overlay
+
+logger = logging.getLogger(__name__)
 
 
 def open_marks(settings: Settings) -> Marks:
@@ -17,4 +28,14 @@ def open_marks(settings: Settings) -> Marks:
         from vitascope.media import certificate
 
         credentials = certificate.open_credentials(wanted.certificate, wanted.key, settings.certificate_file)
-    return Marks(credentials, wanted.include_prompt, settings.watermark.image)
+    image = settings.watermark.image
+    return Marks(credentials, wanted.include_prompt, image, None if image is None else _overlay(image))
+
+
+def _overlay(image: Path) -> Overlay | None:
+    """Read the operator's picture once and for all: jobs do not fail because it is gone or being replaced meanwhile."""
+    try:
+        return media.read_overlay(image)
+    except UnreadableImage as error:
+        logger.warning("the watermark's picture cannot be read: %s", error.message)
+        return None  # jobs that need it fail and say so

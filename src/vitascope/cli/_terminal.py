@@ -74,6 +74,8 @@ class ProgressLine:
         self._last = step
         words = STAGE_WORDS.get(step.stage, step.stage)
         steps = f"step {step.index}/{step.of}" if step.stage == "denoise" else ""
+        if step.num_videos > 1:
+            words = f"video {step.video + 1}/{step.num_videos}, {words}"
         if self._bar is not None:
             self._bar.update(self._task, description=words, completed=percent(step), steps=steps)
         elif step.index < step.of or step.stage == "denoise":

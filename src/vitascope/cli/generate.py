@@ -1,4 +1,4 @@
-"""`vitascope generate`: one video, in this process, without a server."""
+"""`vitascope generate`: one video or several, in this process, without a server."""
 
 from __future__ import annotations
 
@@ -75,6 +75,12 @@ def generate(  # one parameter per option: typer reads them off the signature
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
+    num_videos: Annotated[
+        int,
+        typer.Option(
+            "--num-videos", "-n", help="Videos to make, each with the next seed; files are numbered from 1."
+        ),
+    ] = 1,
     format: Annotated[Format | None, typer.Option(help="By default what --out ends in, else mp4.")] = None,
     watermark: Annotated[str | None, typer.Option(help="Text that is drawn on each frame.")] = None,
     watermark_image: Annotated[
@@ -121,6 +127,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         strength=strength,
         clip_skip=clip_skip,
         seed=secrets.randbits(31) if seed is None else seed,
+        num_videos=num_videos,
         format=_format(out, format),
         provenance=provenance,
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
@@ -131,12 +138,19 @@ def generate(  # one parameter per option: typer reads them off the signature
     if plan_only:
         _tell(planned, as_json=as_json)
         return
-    target = out or Path(_name_after(planned))
-    _check_writable(target)
-    _warn_of_space(target, settings.storage.min_free_bytes)
+    targets = _numbered(out or Path(_name_after(planned)), planned.num_videos)
+    for target in targets:
+        _check_writable(target)
+    _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
-    product = _produce(settings, spec, planned, target, quiet=quiet)
-    _report(product, planned, time.monotonic() - started_at, as_json=as_json)
+    products = _produce(settings, spec, planned, targets, quiet=quiet)
+    _report(products, planned, time.monotonic() - started_at, as_json=as_json)
+
+
+def _numbered(target: Path, num_videos: int) -> list[Path]:
+    if num_videos == 1:
+        return [target]
+    return [target.with_name(f"{target.stem}-{number}{target.suffix}") for number in range(1, num_videos + 1)]
 
 
 def _download(spec: ModelSpec, *, quiet: bool) -> None:
@@ -147,8 +161,10 @@ def _download(spec: ModelSpec, *, quiet: bool) -> None:
 
 
 def _produce(
-    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, target: Path, *, quiet: bool
-) -> Product:
+    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, targets: list[Path], *, quiet: bool
+) -> list[Product]:
+    """Make the videos; the first one that fails ends it, and those before it stay."""
+    products: list[Product] = []
     with ProgressLine(quiet=quiet) as line:
         from vitascope.domain.step import Step
 
@@ -156,7 +172,8 @@ def _produce(
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
         from vitascope.engine import open_engine
-        from vitascope.worker.produce import Product, produce
+        from vitascope.worker.outputs import Failed, produce_all
+        from vitascope.worker.produce import Product
 
         from ._marks import open_marks
 
@@ -171,11 +188,14 @@ def _produce(
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
         between = settings.worker.frame_interpolation
-        for event in produce(engine, planned, spec, target, between=between, marks=marks):
+        for event in produce_all(engine, planned, spec, targets, between=between, marks=marks):
+            if isinstance(event, Failed):
+                raise event.error
             if isinstance(event, Product):
-                return event
-            line.show(event)
-    raise AssertionError
+                products.append(event)
+            else:
+                line.show(event)
+    return products
 
 
 def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationRequest, tuple[Choice, ...]]:
@@ -202,6 +222,8 @@ def _tell(planned: Plan, *, as_json: bool) -> None:
     windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
     native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
     typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
+    if planned.num_videos > 1:
+        typer.echo(f"It does so {planned.num_videos} times, from seed {planned.seed} on")
     for choice in planned.choices:
         typer.echo(f"{choice.name}: {choice.value} ({choice.reason})")
     size = f"{planned.width}x{planned.height}, {planned.duration_seconds:.2f} s at {planned.fps} fps"
@@ -295,28 +317,37 @@ def _warn_of_space(target: Path, min_free_bytes: int) -> None:
         stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
 
 
-def _report(product: Product, planned: Plan, seconds: float, *, as_json: bool) -> None:
-    video = product.video
+def _report(products: list[Product], planned: Plan, seconds: float, *, as_json: bool) -> None:
     if as_json:
-        result = {
-            "path": str(product.path),
-            "model": planned.model,
-            "seed": planned.seed,
-            "width": video.width,
-            "height": video.height,
-            "num_frames": video.num_frames,
-            "fps": video.fps,
-            "duration_seconds": video.duration_seconds,
-            "num_bytes": video.num_bytes,
-            "sha256": video.sha256,
-            "total_seconds": round(seconds, 3),
-            **product.details(),
-        }
-        typer.echo(json.dumps(result))
+        from vitascope.worker.outputs import details_of
+
+        files = [_file(product, planned) for product in products]
+        whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
+        typer.echo(json.dumps({**files[0], **whole, "videos": files}))
         return
     for choice in planned.choices:
         stderr.print(Text(f"{choice.name}: {choice.value} ({choice.reason})", "dim"), soft_wrap=True)
-    typer.echo(
-        f"{product.path}  {video.width}x{video.height}, {video.duration_seconds:.2f} s at {video.fps} fps, "
-        f"seed {planned.seed}, {video.num_bytes / 1000:.0f} kB, made in {seconds:.1f} s"
-    )
+    for product in products:
+        video = product.video
+        made = f", made in {seconds:.1f} s" if len(products) == 1 else ""
+        typer.echo(
+            f"{product.path}  {video.width}x{video.height}, {video.duration_seconds:.2f} s at {video.fps} fps, "
+            f"seed {planned.seed_of(video.index)}, {video.num_bytes / 1000:.0f} kB{made}"
+        )
+    if len(products) > 1:
+        stderr.print(f"made in {seconds:.1f} s", highlight=False)
+
+
+def _file(product: Product, planned: Plan) -> dict[str, object]:
+    video = product.video
+    return {
+        "path": str(product.path),
+        "seed": planned.seed_of(video.index),
+        "width": video.width,
+        "height": video.height,
+        "num_frames": video.num_frames,
+        "fps": video.fps,
+        "duration_seconds": video.duration_seconds,
+        "num_bytes": video.num_bytes,
+        "sha256": video.sha256,
+    }

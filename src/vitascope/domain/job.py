@@ -98,6 +98,10 @@ class Job:
         """The first one."""
         return self.videos[0] if self.videos else None
 
+    def video_at(self, index: int) -> Video | None:
+        """The one of this index; None if it has not been made."""
+        return next((video for video in self.videos if video.index == index), None)
+
     @property
     def failed_videos(self) -> dict[int, JobError]:
         """Why videos of this job were not made, although others were; by index."""

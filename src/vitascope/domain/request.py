@@ -117,6 +117,8 @@ class GenerationRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The client's own name for its end user, given back unchanged.
     user: str | None = None
+    #: How the client spoke, by dialect: remembered and given back by that dialect alone, and read by nobody else.
+    notes: Mapping[str, Any] = field(default_factory=dict)
     #: Where its client reached the server, such as `https://videos.example`: addresses that it is told begin so.
     base_url: str = ""
     #: Where its end is told; the key's endpoints are told beside it.

@@ -26,13 +26,25 @@ class Step:
     of: int = 1
     #: What is being denoised, now and then: a small WebP.
     preview: bytes | None = None
+    #: Which of several videos it belongs to.
+    video: int = 0
+    num_videos: int = 1
 
 
 def percent(step: Step) -> int:
     """Whole percent of the job that is done at this step; below 100 until the file can be fetched.
 
-    Over the steps of one plan it never falls: a video of several windows counts their denoising steps as one row.
+    Over the steps of one plan it never falls: a video of several windows counts their denoising steps as one row, and each of
+    several videos has an equal share of what comes before the storing.
     """
+    whole = _percent_of_one(step)
+    if step.num_videos == 1:
+        return whole
+    each = STAGE_STARTS["store"]
+    return (step.video * each + min(whole, each)) // step.num_videos
+
+
+def _percent_of_one(step: Step) -> int:
     starts = list(STAGE_STARTS.items())
     position = [stage for stage, _ in starts].index(step.stage)
     begin = starts[position][1]

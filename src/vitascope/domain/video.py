@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,6 +70,11 @@ class Video:
         """Read back what `dataclasses.asdict` made of it."""
         pictures = {name: values.get(name) for name in ("thumbnail", "spritesheet")}
         return cls(**{**values, **{name: made and Picture(**made) for name, made in pictures.items()}})
+
+
+def stored_keys(videos: Iterable[Video]) -> list[str]:
+    """Name all files of these videos, as the storage has them."""
+    return [file.key for video in videos for file in video.files]
 
 
 def sheet_frames(num_frames: int) -> tuple[int, ...]:

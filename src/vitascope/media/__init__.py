@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         stream_video,
     )
     from .resample import resample_frames
+    from .stills import Stills
     from .target import check_target
     from .verifier import verify
     from .watermark import draw_watermark
@@ -66,6 +67,7 @@ _MODULES = {
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),
+    "stills": ("Stills",),
     "target": ("check_target",),
     "verifier": ("verify",),
     "watermark": ("draw_watermark",),
@@ -82,6 +84,7 @@ __all__ = [
     "Picture",
     "SentVideo",
     "ShownPicture",
+    "Stills",
     "VideoInfo",
     "check_target",
     "contact_sheet",

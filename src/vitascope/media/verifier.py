@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from vitascope.domain.errors import QueueFull
@@ -31,24 +31,26 @@ _turns = threading.BoundedSemaphore(_AT_ONCE)
 _places = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
 
-def verify(file: BinaryIO, certificates: str = "") -> Finding:
+def verify(file: BinaryIO | Callable[[], BinaryIO], certificates: str = "") -> Finding:
     """Read back what was signed into a file, and whether it is still true.
 
     Args:
-        file: from its beginning; anybody's.
+        file: from its beginning; anybody's. Or what opens it, which a storage may do by sending all of it: that is not asked
+            for unless there is a place for one more.
         certificates: PEM of the chain that is known here, the signing one first; empty if none is.
 
     Raises:
         QueueFull: too many others are being read.
     """
-    format = _format_of(file.read(12))
-    if format is None:
-        return Finding(state="none", problems=("neither_mp4_nor_gif",))
     if not _places.acquire(blocking=False):  # who waits holds a thread of the server
         raise QueueFull("too many files are being verified", retry_after_seconds=2)
     try:
-        with _turns, _on_disk(file) as opened:
-            return _ask(opened, format, certificates)
+        with file() if callable(file) else contextlib.nullcontext(file) as opened:
+            format = _format_of(opened.read(12))
+            if format is None:
+                return Finding(state="none", problems=("neither_mp4_nor_gif",))
+            with _turns, _on_disk(opened) as seen:
+                return _ask(seen, format, certificates)
     finally:
         _places.release()
 

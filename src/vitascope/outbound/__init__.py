@@ -1,6 +1,6 @@
 """The one way out to a URL that a user gave: read once, resolve once, check, connect to that address.
 
-Belongs here: which addresses are public, the operator's exceptions, fetching with limits, a transport for other clients.
+Belongs here: which addresses are public, the operator's exceptions, fetching and posting with limits.
 Never here: what a URL is good for, what is in the file, jobs, settings. Endpoints that the operator configured do not go
 through here: they are trusted.
 """
@@ -8,6 +8,5 @@ through here: they are trusted.
 from .addresses import is_public
 from .allow import AllowList
 from .fetch import Fetched, Outbound
-from .transport import CheckedTransport
 
-__all__ = ["AllowList", "CheckedTransport", "Fetched", "Outbound", "is_public"]
+__all__ = ["AllowList", "Fetched", "Outbound", "is_public"]

@@ -6,13 +6,14 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 
 from .expiry import Expiry
 from .files import Files, Removal, Upload
-from .inputs import NOTHING, FileId, Kept, OfJob, Sent
+from .inputs import NOTHING, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "Content",
     "Draft",
     "Expiry",
     "FileId",

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from vitascope.domain.errors import LinkNotFound
 from vitascope.domain.job import Job
+from vitascope.domain.video import Variant
 
 from . import ids
 
@@ -27,8 +28,13 @@ GRAINS = 100
 """An end is rounded up to a hundredth of the lifetime, so that a client that polls is mostly told the same link."""
 
 _FORM = re.compile(
-    r"([0-9a-z]{26})\.([0-9]{1,3})\.([0-9]{1,12})\.([A-Za-z0-9_-]{24})\.([a-z0-9]{1,5})", re.ASCII
+    r"([0-9a-z]{26})\.([0-9]{1,3})([ts]?)\.([0-9]{1,12})\.([A-Za-z0-9_-]{24})\.([a-z0-9]{1,5})", re.ASCII
 )
+
+
+_LETTERS: dict[Variant, str] = {"video": "", "thumbnail": "t", "spritesheet": "s"}
+_VARIANTS = {letter: variant for variant, letter in _LETTERS.items()}
+_SUFFIXES: dict[Variant, str] = {"thumbnail": "webp", "spritesheet": "jpg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,10 @@ class Linked:
     """What a good link leads to."""
 
     job_id: str
-    #: Which of the job's files, from 0.
+    #: Which of the job's videos, from 0.
     output: int
+    #: The video itself, or which picture of it.
+    variant: Variant
     #: End of its name, without a dot.
     suffix: str
 
@@ -81,21 +89,22 @@ class Links:
         """Look for the keys now: the first look may write to the database."""
         assert self._keys
 
-    def make(self, job: Job, base_url: str = "", output: int = 0) -> Link:
+    def make(self, job: Job, base_url: str = "", output: int = 0, variant: Variant = "video") -> Link:
         """Make a link to a job's file, which need not be there yet.
 
         Args:
             job: whose file.
             base_url: where a client has reached this server now, for a job that knows no such address.
-            output: which of the job's files.
+            output: which of the job's videos.
+            variant: the video itself, or which picture of it.
         """
         grain = max(1, int(self._lifetime_seconds / GRAINS))
         end = int(self._clock().timestamp() + self._lifetime_seconds)
         end = -(-end // grain) * grain
         if job.expires_at is not None:  # no link promises more than there is
             end = min(end, int(job.expires_at.timestamp()))
-        suffix = job.plan.format if job.video is None else job.video.key.rpartition(".")[2]
-        told = f"{job.id}.{output}.{end}"
+        suffix = _SUFFIXES.get(variant, job.plan.format)
+        told = f"{job.id}.{output}{_LETTERS[variant]}.{end}"
         token = f"{told}.{_mac(self._keys[0], told, suffix)}.{suffix}"
         base = self._public_url or job.request.base_url or base_url
         return Link(f"{base.rstrip('/')}/files/{token}", datetime.fromtimestamp(end, UTC))
@@ -109,12 +118,12 @@ class Links:
         found = _FORM.fullmatch(token)
         if found is None:
             raise LinkNotFound
-        job_id, output, end, mac, suffix = found.groups()
-        told = f"{job_id}.{output}.{end}"
+        job_id, output, letter, end, mac, suffix = found.groups()
+        told = f"{job_id}.{output}{letter}.{end}"
         is_ours = [hmac.compare_digest(_mac(key, told, suffix), mac) for key in self._keys]
         if not any(is_ours) or int(end) <= self._clock().timestamp() or not ids.is_id(job_id):
             raise LinkNotFound
-        return Linked(job_id, int(output), suffix)
+        return Linked(job_id, int(output), _VARIANTS[letter], suffix)
 
 
 def _mac(key: bytes, told: str, suffix: str) -> str:

@@ -42,7 +42,7 @@ from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.provenance import Finding
 from vitascope.domain.request import GenerationRequest
-from vitascope.domain.video import Video
+from vitascope.domain.video import Picture, Variant, Video
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
@@ -53,7 +53,7 @@ from .commands import Commands
 from .files import Files
 from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
-from .links import PURPOSE, Link, Links
+from .links import PURPOSE, Link, Linked, Links
 from .outlook import Outlook
 from .webhooks import Webhooks
 
@@ -99,13 +99,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class StoredVideo:
-    """A finished file that is there, wherever that is."""
+    """A finished file that is there, wherever that is: a video, or a picture of one."""
 
-    video: Video | File
+    media_type: str
+    sha256: str
     num_bytes: int
     #: Aware UTC.
     written_at: datetime
-    #: End of its name, with the dot.
+    #: End of its name, with the dot; before it what tells it from others of its job.
     suffix: str
     #: Where clients are sent to fetch it themselves; None reads it for them.
     url: str | None
@@ -258,6 +259,15 @@ class Service:
         choices = (*inputs.not_followed(draft.request), *draft.plan.choices)
         return dataclasses.replace(draft, plan=dataclasses.replace(draft.plan, choices=choices))
 
+    @property
+    def expire_seconds(self) -> int | None:
+        """How long files are kept whose request does not say; None for as long as their job."""
+        return self._expire_seconds
+
+    def is_expired(self, job: Job) -> bool:
+        """Whether the job's files are given out no more."""
+        return job.is_expired(self._clock())
+
     def expected_seconds(self, draft: Draft) -> float | None:
         """Estimate how long a draft would take once it runs, from measured speeds; None if nobody knows."""
         return self._store.expected_seconds(draft.plan, self._worker_silence_seconds)
@@ -409,14 +419,9 @@ class Service:
         """Name the video of a job that has one, to make another one from it; `open_video` says whether it has.
 
         Raises:
-            InvalidParameter: there is none of that number, or it is of a kind that cannot be read again.
+            InvalidParameter: it is of a kind that cannot be read again.
         """
-        assert job.videos, "it was opened first"
-        video = next((video for video in job.videos if video.index == output), None)
-        if video is None:
-            numbers = [each.index for each in job.videos]
-            rule = f"the job has the videos {', '.join(map(str, numbers))}"
-            raise InvalidParameter(name, output, rule, nearest=min(numbers, key=lambda n: abs(n - output)))
+        (video,) = (video for video in job.videos if video.index == output)  # as it was opened first
         if video.media_type != "video/mp4":
             hint = "make it again as MP4"
             raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
@@ -570,40 +575,35 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
-    def provenance(self, job: Job) -> Finding:
-        """Read back what the job's file says of its origin, and whether it is still true. Takes a while.
+    def provenance(self, job: Job, index: int = 0) -> Finding:
+        """Read back what one of the job's videos says of its origin, and whether it is still true. Takes a while.
 
-        Raises:
-            VideoNotReady: the job has not ended.
-            VideoFailed: the job has ended without a file.
-            StorageError: the file is gone.
+        Raises what `open_video` raises, and:
             QueueFull: too many others are being read.
         """
-        self.open_video(job)
-        assert job.video is not None
-        with self._files.open(job.video.key) as file:
-            return media.verify(file, self._certificates)
+        self.open_video(job, index)
+        video = job.video_at(index)
+        assert video is not None
+        return media.verify(partial(self._files.open, video.key), self._certificates)
 
-    def open_video(self, job: Job) -> StoredVideo:
-        """Find a job's file. May wait for a network.
+    def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
+        """Find one of a job's files. May wait for a network.
+
+        Args:
+            job: whose.
+            index: which of its videos.
+            variant: the video itself, or which picture of it.
 
         Raises:
+            InvalidParameter: the job makes fewer videos.
             VideoNotReady: the job has not ended.
-            VideoFailed: the job has ended without a file.
+            VideoFailed: it has ended without this file.
             VideoExpired: it was kept for a while, which is over.
             StorageError: the file is gone.
             StorageUnavailable: the storage does not answer.
         """
-        if not job.status.is_terminal:
-            raise VideoNotReady(f"the video is not ready yet: the job is {job.status} at {job.progress} %")
-        if job.status is JobStatus.CANCELLED:
-            raise VideoFailed("there is no video: the job was cancelled")
-        if job.video is None:
-            reason = job.error.message if job.error else "unknown"
-            raise VideoFailed(f"there is no video: the job failed ({reason})")
-        if job.is_expired(self._clock()):
-            raise VideoExpired(_until(job))
-        return self._opened(job.video, job.expires_at)
+        file = self._finished(job, index, variant)
+        return self._opened(file, _suffix(job, file, index, variant), job.expires_at)
 
     def open_file(self, file: File) -> StoredVideo:
         """Find what a client has uploaded, or a batch has written. May wait for a network.
@@ -612,29 +612,68 @@ class Service:
             StorageError: it is gone.
             StorageUnavailable: the storage does not answer.
         """
-        return self._opened(file, file.expires_at)
+        return self._opened(file, f".{file.key.rpartition('.')[2]}", file.expires_at)
 
-    def _opened(self, what: Video | File, expires_at: datetime | None) -> StoredVideo:
+    def _opened(self, what: Video | Picture | File, suffix: str, expires_at: datetime | None) -> StoredVideo:
         found = self._files.stat(what.key)
         left = None if expires_at is None else max(1, int((expires_at - self._clock()).total_seconds()))
         url_seconds = min(REDIRECT_SECONDS, left or REDIRECT_SECONDS)
         url = self._files.url_for(what.key, expires_seconds=url_seconds) if self._sends_to_storage else None
-        read = partial(self._files.read, what.key)
-        suffix = f".{what.key.rpartition('.')[2]}"
-        return StoredVideo(what, found.num_bytes, found.written_at, suffix, url, read, left)
+        return StoredVideo(
+            media_type=what.media_type,
+            sha256=what.sha256,
+            num_bytes=found.num_bytes,
+            written_at=found.written_at,
+            suffix=suffix,
+            url=url,
+            read=partial(self._files.read, what.key),
+            seconds_left=left,
+        )
 
-    def link_for(self, job: Job, base_url: str = "", output: int = 0) -> Link:
+    def _finished(self, job: Job, index: int, variant: Variant) -> Video | Picture:
+        """Find out which file is meant, if it has been made and is still kept."""
+        last = job.plan.num_videos - 1
+        if not 0 <= index <= last:
+            rule = (
+                f"the videos of this job are counted from 0 to {last}"
+                if last
+                else "this job makes one video, 0"
+            )
+            raise InvalidParameter("index", index, rule, nearest=min(max(index, 0), last))
+        if not job.status.is_terminal:
+            raise VideoNotReady(f"the video is not ready yet: the job is {job.status} at {job.progress} %")
+        if job.status is JobStatus.CANCELLED:
+            raise VideoFailed("there is no video: the job was cancelled")
+        if not job.videos:
+            reason = job.error.message if job.error else "unknown"
+            raise VideoFailed(f"there is no video: the job failed ({reason})")
+        if job.is_expired(self._clock()):
+            raise VideoExpired(_until(job))
+        video = job.video_at(index)
+        if video is None:
+            error = job.failed_videos.get(index)
+            reason = error.message if error else "unknown"
+            raise VideoFailed(
+                f"there is no video {index}: the job's others were made, this one failed ({reason})"
+            )
+        file = video.variant(variant)
+        if file is None:
+            raise VideoFailed(f"there is no {variant} of this video: it is from before there were any")
+        return file
+
+    def link_for(self, job: Job, base_url: str = "", output: int = 0, variant: Variant = "video") -> Link:
         """Make an address from which anyone can fetch a job's file for a while, an absolute one where a host is known.
 
         Args:
             job: whose file; it need not be there yet.
             base_url: where a client has reached this server now, for a job that was not made over HTTP.
-            output: which of the job's files.
+            output: which of the job's videos.
+            variant: the video itself, or which picture of it.
         """
-        return self.links.make(job, base_url, output)
+        return self.links.make(job, base_url, output, variant)
 
-    def linked(self, token: str) -> Job:
-        """Return the job whose file a signed link leads to, whoever has the link.
+    def linked(self, token: str) -> tuple[Job, Linked]:
+        """Return the job whose file a signed link leads to, and which file, whoever has the link.
 
         Raises:
             LinkNotFound: the link is not ours, its time is over, or the job is gone.
@@ -644,9 +683,12 @@ class Service:
             job = self._store.get(linked.job_id)
         except JobNotFound:
             raise LinkNotFound from None
-        if linked.output != 0 or (job.video is not None and not job.video.key.endswith(f".{linked.suffix}")):
+        video = job.video_at(linked.output)
+        file = None if video is None else video.variant(linked.variant)
+        is_of_job = linked.output < job.plan.num_videos
+        if not is_of_job or (file is not None and not file.key.endswith(f".{linked.suffix}")):
             raise LinkNotFound
-        return job
+        return job, linked
 
     def together(self) -> AbstractContextManager[None]:
         """Make one transaction of what this thread writes in the block, where that saves waiting for the disk."""
@@ -662,6 +704,10 @@ class Service:
             return "the database does not answer"
         if not alive:
             return "no worker is running"
+        return None
+
+    def why_no_jobs(self) -> str | None:
+        """Say why new jobs are refused while all else works; None if they are not. A full queue is no such reason: it moves."""
         if self._space is not None and self._space.is_low:
             return f"the disk is nearly full: fewer than {self._space.min_free_bytes} bytes are free"
         return None
@@ -678,6 +724,13 @@ class Service:
 
     def webhook_backlog(self) -> Backlog:
         return self._store.webhook_backlog()
+
+
+def _suffix(job: Job, file: Video | Picture, index: int, variant: Variant) -> str:
+    """Tell a file from the others of its job: people count from 1."""
+    number = f"-{index + 1}" if job.plan.num_videos > 1 else ""
+    what = "" if variant == "video" else f"-{variant}"
+    return f"{number}{what}.{file.key.rpartition('.')[2]}"
 
 
 def _until(job: Job) -> str:

@@ -45,7 +45,14 @@ CHECK_SECONDS = 10
 MEMORY_BYTES = 16 * 1024 * 1024
 """A larger file that is opened is kept on the disk while it is."""
 
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webm": "video/webm", "png": "image/png"}
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "gif": "image/gif",
+    "webm": "video/webm",
+    "png": "image/png",
+    "webp": "image/webp",
+    "jpg": "image/jpeg",
+}
 """By the end of a key: whoever is sent to the storage itself gets this."""
 
 REFUSED = "the object storage refuses the credentials"
@@ -362,10 +369,10 @@ def _reading(key: str) -> Iterator[None]:
         raise StorageError(f"the file `{key}` cannot be kept on this machine: {error.strerror}") from error
 
 
-def _etag_of(file: BinaryIO, num_bytes: int) -> str:
+def _etag_of(file: io.BufferedIOBase, num_bytes: int) -> str:
     """Make the tag that S3 gives an unencrypted object of this content, sent as `_upload` does."""
     if num_bytes <= PART_BYTES:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
     parts = []
     while piece := file.read(PART_BYTES):
         parts.append(hashlib.md5(piece, usedforsecurity=False).digest())

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, JobStatus, Lease
-from vitascope.domain.video import Video
+from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
 from .base import Base
 from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
-from .rows import Lapsed, job_of, storage_keys, stored_keys, video_values
+from .rows import Lapsed, job_of, storage_keys, video_values
 from .tables import commands, deployment, idempotency, jobs, workers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ from vitascope.domain.arbiter import Candidate
 from vitascope.domain.job import Job, JobError, JobStatus
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.domain.video import Video
+from vitascope.domain.video import Video, stored_keys
 
 if TYPE_CHECKING:
     from functools import _lru_cache_wrapper
@@ -179,8 +179,3 @@ def storage_keys(row: Row) -> list[str]:
     ]
     videos = (Video.from_dict(values) for values in row.videos or ())
     return [key for key in keys if key is not None] + stored_keys(videos)
-
-
-def stored_keys(videos: Iterable[Video]) -> list[str]:
-    """All files of these videos."""
-    return [file.key for video in videos for file in video.files]

@@ -9,12 +9,21 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from vitascope.domain.errors import InternalError, VitascopeError
+from vitascope.domain.errors import (
+    InternalError,
+    ModelUnavailable,
+    UnknownModel,
+    UnreadableImage,
+    UnreadableVideo,
+    VitascopeError,
+)
+from vitascope.domain.job import JobError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
@@ -22,7 +31,8 @@ from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
 from .messages import Message, Pipe
-from .produce import NO_MARKS, Marks, Product, produce
+from .outputs import Failed, details_of, produce_all
+from .produce import NO_MARKS, Marks, Product
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +64,14 @@ def run(
         os.nice(nice)
     child = _Child(Pipe(fd), engine, resolve, between, marks)
     child.serve()
+
+
+SAME_FOR_ALL = (ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
+"""Whatever keeps one video of a job from being made like this keeps all of them: the others are not tried."""
+
+
+class _Cancelled(Exception):
+    """The job shall stop."""
 
 
 class _Child:
@@ -100,24 +118,23 @@ class _Child:
     def _make(self, order: Message) -> Message:
         """Make one job; the message that ends it."""
         job_id: str = order["job"]
+        products: list[Product] = []
+        failed: dict[int, JobError] = {}
         try:
-            product = self._produce(order)
-        except VitascopeError as error:
-            logger.warning(
-                "job failed", extra={"job_id": job_id, "code": error.code}, exc_info=error.__cause__
-            )
-            return {"is": "failed", "job": job_id, "code": error.code, "message": _sentence(error)}
-        except Exception:
-            logger.exception("job failed", extra={"job_id": job_id})
-            return {
-                "is": "failed",
-                "job": job_id,
-                "code": InternalError.code,
-                "message": InternalError().message,
-            }
-        if product is None:
+            for event in self._produce(order):
+                if isinstance(event, Product):
+                    products.append(event)
+                elif isinstance(event, Failed):
+                    failed[event.index] = _told_error(event, job_id)
+                    if isinstance(event.error, SAME_FOR_ALL):
+                        break
+        except _Cancelled:
             return {"is": "cancelled", "job": job_id}
-        return {"is": "made", "job": job_id, "video": asdict(product.video), "details": product.details()}
+        if not products:
+            return {"is": "failed", "job": job_id, **asdict(next(iter(failed.values())))}
+        videos = [asdict(product.video) for product in products]
+        details = details_of(products, failed.items())
+        return {"is": "made", "job": job_id, "videos": videos, "details": details}
 
     def _obey(self, order: Message) -> Message:
         """Do what an operator wants of the engine."""
@@ -142,29 +159,48 @@ class _Child:
             return "loaded"
         return "unloaded" if self._engine.unload(spec.id) else "it was not loaded"
 
-    def _produce(self, order: Message) -> Product | None:
-        """Run the generator to its end; None if it was cancelled on the way."""
+    def _produce(self, order: Message) -> Iterator[Product | Failed]:
+        """Make the videos of a job one after the other, telling the parent each step.
+
+        Raises:
+            _Cancelled: the job shall stop.
+        """
         job_id: str = order["job"]
         plan = Plan.from_dict(order["plan"])
-        making = produce(
+        outs = [Path(out) for out in order["outs"]]
+        try:
+            spec = self._resolve(plan.model)
+        except VitascopeError as error:
+            yield Failed(0, error)
+            return
+        making = produce_all(
             self._engine,
             plan,
-            self._resolve(plan.model),
-            Path(order["out"]),
-            order["key"],
-            self._between,
-            self._marks,
+            spec,
+            outs,
+            folder=order["folder"],
+            between=self._between,
+            marks=self._marks,
         )
-        try:
+        with closing(making):
             for event in making:
                 if job_id in self._cancelled:
-                    return None
-                if isinstance(event, Product):
-                    return event
-                self._pipe.send({"is": "step", "job": job_id, **_told(event)})
-        finally:
-            making.close()
-        return None
+                    raise _Cancelled
+                if isinstance(event, Step):
+                    self._pipe.send({"is": "step", "job": job_id, **_told(event)})
+                else:
+                    yield event
+
+
+def _told_error(failed: Failed, job_id: str) -> JobError:
+    """Log why a video was not made, and say as much of it as its client may know."""
+    extra = {"job_id": job_id, "video": failed.index}
+    error = failed.error
+    if not isinstance(error, VitascopeError):
+        logger.error("video failed", extra=extra, exc_info=error)
+        return JobError(InternalError.code, InternalError().message)
+    logger.warning("video failed", extra={**extra, "code": error.code}, exc_info=error.__cause__)
+    return JobError(error.code, _sentence(error))
 
 
 def _told(step: Step) -> Message:

@@ -32,7 +32,7 @@ from vitascope.domain.errors import (
 )
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.marks import OPERATORS_IMAGE
-from vitascope.domain.video import Video
+from vitascope.domain.video import Video, stored_keys
 from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
@@ -58,6 +58,9 @@ SILENCE_LEASES = 2.0
 SWEEP_SECONDS = 10.0
 """A busy worker looks at some files so often, between two jobs; an idle one at any time."""
 
+
+FOLDER = "videos"
+"""Where the storage has finished files."""
 
 FORGET_SECONDS = 1.0
 """What removing files may take of the worker's time; it goes on beside its other work."""
@@ -285,12 +288,11 @@ class Worker:
     def _run_one(self, lease: Lease, leased_at: float) -> None:
         """Run one job to its end, whatever that is."""
         job = lease.job
-        out = self._config.work_folder / f"{job.id}.{lease.token}.{job.plan.format}"
         heartbeat = Heartbeat(lease, leased_at, self._config.lease_seconds, self._store, self._tidy)
         try:
-            ending = self._have_it_made(heartbeat, out)
+            ending = self._have_it_made(heartbeat)
             if ending["is"] == "made":
-                self._keep(heartbeat, out, ending["video"]["key"])
+                self._keep(heartbeat, _videos_of(ending))
         except Cancelled:
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
         except LeaseLost:
@@ -317,11 +319,11 @@ class Worker:
             for leftover in self._config.work_folder.iterdir():
                 leftover.unlink(missing_ok=True)
 
-    def _have_it_made(self, heartbeat: Heartbeat, out: Path) -> Message:
+    def _have_it_made(self, heartbeat: Heartbeat) -> Message:
         """Send the job to the engine process and wait for the message that ends it."""
         job = heartbeat.lease.job
         plan = job.plan
-        order = self._order(heartbeat, out)  # may wait for the storage
+        order = self._order(heartbeat)  # may wait for the storage
         engine = self._ready_engine()
         engine.send(order)
         known_step_seconds = self._step_times.of(plan)
@@ -349,8 +351,8 @@ class Worker:
         if self._is_time_over():
             raise _HandBack
 
-    def _order(self, heartbeat: Heartbeat, out: Path) -> Message:
-        job = heartbeat.lease.job
+    def _order(self, heartbeat: Heartbeat) -> Message:
+        job, token = heartbeat.lease.job, heartbeat.lease.token
         plan = job.plan.to_dict()
         for name in ("image", "last_image", "video", "continues"):
             if plan[name] is not None:
@@ -359,8 +361,9 @@ class Worker:
         mark = plan["watermark"]
         if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):
             mark["image"] = self._at_hand(heartbeat, mark["image"])
-        key = f"videos/{out.name}"
-        return {"do": "make", "job": job.id, "plan": plan, "out": str(out), "key": key}
+        names = [f"{job.id}.{token}.{index}.{job.plan.format}" for index in range(job.plan.num_videos)]
+        outs = [str(self._config.work_folder / name) for name in names]
+        return {"do": "make", "job": job.id, "plan": plan, "outs": outs, "folder": FOLDER}
 
     def _at_hand(self, heartbeat: Heartbeat, key: str) -> str:
         """Find an input on this machine, where it is fetched to if need be: engines read files only."""
@@ -372,10 +375,21 @@ class Worker:
             )
         return str(path)
 
-    def _keep(self, heartbeat: Heartbeat, out: Path, key: str) -> None:
-        """Put a finished file into the storage, before the store is told: so a job with a video has its file."""
+    def _keep(self, heartbeat: Heartbeat, videos: Sequence[Video]) -> None:
+        """Put finished files into the storage, before the store is told: so a job with videos has their files."""
+        kept: list[str] = []
+        try:
+            for key in stored_keys(videos):
+                self._put(heartbeat, key)
+                kept.append(key)
+        except BaseException:
+            self._forget(kept)
+            raise
+
+    def _put(self, heartbeat: Heartbeat, key: str) -> None:
+        path = self._config.work_folder / key.rpartition("/")[2]
         self._with_storage(
-            heartbeat, "store", lambda: self._files.put(out, key), lambda: self._files.delete(key)
+            heartbeat, "store", lambda: self._files.put(path, key), lambda: self._files.delete(key)
         )
 
     def _with_storage(
@@ -393,16 +407,17 @@ class Worker:
             self._fail(lease, JobError(ending["code"], ending["message"]))
 
     def _deliver(self, lease: Lease, ending: Message) -> None:
-        video = Video(**ending["video"])
+        videos = _videos_of(ending)
         details = ending["details"]
-        speed = measured(effort_of(lease.job.plan), details["seconds"])
+        is_whole = len(videos) == lease.job.plan.num_videos  # else nobody knows how far the others came
+        speed = measured(effort_of(lease.job.plan), details["seconds"]) if is_whole else None
         is_told = self._settle(
             lease,
-            lambda: self._store.succeed(lease, [video], details, speed=speed, device=self._device),
+            lambda: self._store.succeed(lease, videos, details, speed=speed, device=self._device),
         )
-        # the store may have taken it down although its answer was lost; then the job has ended, and the file is its video
-        if not is_told and not self._insist(lambda: self._is_video(video.key, lease.job.id)):
-            self._forget([video.key])
+        # the store may have taken it down although its answer was lost; then the job has ended, and the files are its videos
+        if not is_told and not self._insist(lambda: self._is_video(videos[0].key, lease.job.id)):
+            self._forget(stored_keys(videos))
 
     def _is_video(self, key: str, job_id: str) -> bool:
         try:
@@ -470,6 +485,10 @@ class Worker:
         if self._engine is not None:
             self._engine.kill()
             self._engine = None
+
+
+def _videos_of(ending: Message) -> list[Video]:
+    return [Video.from_dict(values) for values in ending["videos"]]
 
 
 def _lock(work_folder: Path) -> IO[bytes]:

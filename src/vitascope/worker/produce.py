@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import itertools
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Claim
 from vitascope.domain.step import Step
-from vitascope.domain.video import Video
+from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, Inputs
 
 from . import given
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
     from vitascope.media.certificate import Credentials
     from vitascope.media.resample import Between
+    from vitascope.media.watermark import Overlay
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
+
+PICTURE_TYPES = {".thumbnail.webp": "image/webp", ".spritesheet.jpg": "image/jpeg"}
 
 
 WRITE_STEP_SECONDS = 0.1
@@ -50,6 +54,8 @@ class Marks:
     with_prompt: bool = False
     #: The operator's picture for a watermark.
     image: Path | None = None
+    #: That picture, if it was read when this process started.
+    overlay: Overlay | None = None
 
 
 NO_MARKS = Marks()
@@ -83,10 +89,12 @@ def produce(
     key: str = "",
     between: Between = "motion",
     marks: Marks = NO_MARKS,
+    *,
+    with_pictures: bool = False,
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
-    Closing the generator cancels; then, as after any error, nothing is left at `out`.
+    Closing the generator cancels; then, as after any error, nothing is left at `out` or beside it.
 
     Args:
         engine: makes the clip.
@@ -96,6 +104,7 @@ def produce(
         key: the name that the storage will know the file by.
         between: how frames are made where the file has more than the clip; see `media.resample_frames`.
         marks: what the file is marked with, where the plan says so.
+        with_pictures: whether a thumbnail and a spritesheet are written beside the file, under its name with other endings.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -121,9 +130,13 @@ def produce(
         clock.enter("write_video")
         claim = _claim(plan, spec, with_prompt=marks.with_prompt)
         marked = _marked(frames, draw, plan.watermark_from)
-        yield from _write(_Writer(marked, plan, out, claim, credentials))
+        stills = media.Stills(plan.num_frames)
+        yield from _write(_Writer(stills.watch(marked), plan, out, claim, credentials))
+    video = _describe(out, plan, key)
+    if with_pictures:
+        video = _with_pictures(video, stills, out)
     signer = None if credentials is None else credentials.name
-    yield Product(out, _describe(out, plan, key), plan.choices + clip.choices, clock.stop(), signer)
+    yield Product(out, video, plan.choices + clip.choices, clock.stop(), signer)
 
 
 def _claim(plan: Plan, spec: ModelSpec, *, with_prompt: bool) -> Claim:
@@ -148,8 +161,10 @@ def _watermark(plan: Plan, marks: Marks) -> Callable[[Iterable[Frames]], Iterabl
     path = marks.image if mark.image == OPERATORS_IMAGE else mark.image and Path(mark.image)
     if mark.image is not None and not path:
         raise WriteFailed("the picture of the operator's watermark is not on the machine that made the video")
+    image = marks.overlay if mark.image == OPERATORS_IMAGE else None
     try:
-        image = media.read_overlay(path) if path else None
+        if path and image is None:
+            image = media.read_overlay(path)
     except UnreadableImage as error:
         raise WriteFailed(f"the watermark's picture cannot be read: {error.message}") from None
     size = {"height": plan.height, "width": plan.width}
@@ -262,14 +277,38 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
         at += native
 
 
-def _describe(path: Path, plan: Plan, key: str) -> Video:
+def _with_pictures(video: Video, stills: media.Stills, out: Path) -> Video:
+    """Write the pictures of a video beside it; without them it does not stay either."""
+    try:
+        return dataclasses.replace(
+            video,
+            thumbnail=_picture(stills.save_thumbnail, video, out, ".thumbnail.webp"),
+            spritesheet=_picture(stills.save_spritesheet, video, out, ".spritesheet.jpg"),
+        )
+    except BaseException:
+        for suffix in (out.suffix, *PICTURE_TYPES):
+            out.with_suffix(suffix).unlink(missing_ok=True)
+        raise
+
+
+def _picture(save: Callable[[Path], tuple[int, int]], video: Video, out: Path, suffix: str) -> Picture:
+    path = out.with_suffix(suffix)
+    height, width = save(path)
+    key = str(PurePosixPath(video.key).with_suffix(suffix))
+    return Picture(key=key, media_type=PICTURE_TYPES[suffix], height=height, width=width, **_content(path))
+
+
+def _content(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"num_bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _describe(path: Path, plan: Plan, key: str) -> Video:
     return Video(
         key=key,
         media_type=MEDIA_TYPES[plan.format],
-        num_bytes=path.stat().st_size,
-        sha256=sha256,
+        **_content(path),
         height=plan.height,
         width=plan.width,
         num_frames=plan.num_frames,

@@ -6,7 +6,7 @@ from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
 from .fields import Fields, shown
-from .files import VideoFile
+from .files import VideoFile, file_asked
 from .guard import LoopbackGuard
 from .once import once_of
 from .paging import limit_and_order
@@ -24,6 +24,7 @@ __all__ = [
     "base_url_of",
     "caller_of",
     "desk_of",
+    "file_asked",
     "in_thread_if_large",
     "limit_and_order",
     "once_of",

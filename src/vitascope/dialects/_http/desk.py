@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import QueueFull, StorageLimitReached, StoreUnavailable
+from vitascope.domain.errors import InvalidParameter, QueueFull, StorageLimitReached, StoreUnavailable
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
+from vitascope.domain.video import Variant
 from vitascope.service import REFUSALS, Draft, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
@@ -173,13 +174,16 @@ class Desk:
         for name, content in sent.items():
             if isinstance(content, OfJob):
                 job = await self.find(caller, content.job_id)
-                await self.open_video(job)
+                try:
+                    await self.open_video(job, content.output)
+                except InvalidParameter as error:
+                    raise InvalidParameter(name, error.value, error.rule, nearest=error.nearest) from None
                 found[name] = self.service.kept_video(job, name, content.output)
         return dataclasses.replace(sent, **found) if found else sent
 
-    async def open_video(self, job: Job) -> StoredVideo:
-        """Find a job's file; raises what the service's function of that name raises."""
-        return await asyncio.to_thread(self.service.open_video, job)
+    async def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
+        """Find one of a job's files; raises what the service's function of that name raises."""
+        return await asyncio.to_thread(self.service.open_video, job, index, variant)
 
     def _store_inputs(self, draft: Draft, caller: Caller) -> Draft:
         if draft.sent.has_file_ids:

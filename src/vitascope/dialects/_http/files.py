@@ -10,12 +10,28 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.video import VARIANTS, Variant
 from vitascope.service import StoredVideo
 
 from . import ranges
+from .fields import Fields
 
 MAX_AGE_SECONDS = 86_400
 """A file never changes, but it may be deleted."""
+
+
+def file_asked(query: Fields) -> tuple[int, Variant]:
+    """Read which of a job's files is asked for: `index` counts its videos, `variant` names the video or a picture of it.
+
+    Raises:
+        InvalidParameter: there can be no such file.
+    """
+    variant = query.text("variant") or "video"
+    if variant not in VARIANTS:
+        rule = f"it must be one of {', '.join(VARIANTS)}"
+        raise InvalidParameter("variant", variant, rule, nearest="video")
+    return query.integer("index") or 0, variant
 
 
 class VideoFile(Response):
@@ -30,14 +46,14 @@ class VideoFile(Response):
     def __init__(self, stored: StoredVideo, name: str, refuse: Callable[[int], Response]) -> None:
         super().__init__(
             headers={
-                "etag": f'"{stored.video.sha256}"',
+                "etag": f'"{stored.sha256}"',
                 "last-modified": format_datetime(stored.written_at.replace(microsecond=0), usegmt=True),
                 "accept-ranges": "bytes",
                 "cache-control": f"private, max-age={min(MAX_AGE_SECONDS, stored.seconds_left or MAX_AGE_SECONDS)}",
                 "content-disposition": f'attachment; filename="{name}"',
                 "content-length": str(stored.num_bytes),
             },
-            media_type=stored.video.media_type,
+            media_type=stored.media_type,
         )
         self._stored = stored
         self._refuse = refuse

@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.video import Variant
+from vitascope.service import Link
 
 from . import events, keys, models, schema, webhooks
 from .answers import error_response, job_object, plan_object, provenance_object
@@ -60,9 +62,9 @@ class NativeDialect:
             response_class=Response,
             responses={**schema.EVENTS, **errors},
         )
-        add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors})  # fmt: skip
+        add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors}, openapi_extra=schema.FILE)  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
-        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors})  # fmt: skip
+        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors}, openapi_extra=schema.INDEX)  # fmt: skip
         add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
@@ -110,7 +112,7 @@ class NativeDialect:
         """List jobs."""
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
-        query.check_names(("limit", "order", "after", "status"))
+        query.check_names(("limit", "order", "after", "status", "user"))
         limit, order = _http.limit_and_order(query, min_limit=1)
         page = await desk.read(
             desk.service.page,
@@ -119,6 +121,7 @@ class NativeDialect:
             limit=limit,
             order=order,
             statuses=_statuses(query.text("status")),
+            user=query.text("user") or None,
         )
         jobs = [await _job_object(request, job) for job in page.jobs]
         return JSONResponse({"jobs": jobs, "has_more": page.has_more})
@@ -165,17 +168,22 @@ class NativeDialect:
         return events.stream(request, await desk.find(_http.caller_of(request), _own(job_id)))
 
     async def content(self, job_id: str, request: Request) -> Response:
-        """Download the file; understands Range, If-Range and HEAD."""
+        """Download a file, one of the job's videos or a picture of it; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
+        query = _http.Fields(dict(request.query_params))
+        query.check_names(("index", "variant"))
         job = await desk.find(_http.caller_of(request), _own(job_id))
-        stored = await desk.open_video(job)
+        stored = await desk.open_video(job, *_http.file_asked(query))
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
 
     async def provenance(self, job_id: str, request: Request) -> Response:
-        """Read back what the file says of its origin, and whether it is still true."""
+        """Read back what a video says of its origin, and whether it is still true."""
         desk = _http.desk_of(request)
+        query = _http.Fields(dict(request.query_params))
+        query.check_names(("index",))
         job = await desk.find(_http.caller_of(request), _own(job_id))
-        return JSONResponse(provenance_object(await asyncio.to_thread(desk.service.provenance, job)))
+        index = query.integer("index") or 0
+        return JSONResponse(provenance_object(await asyncio.to_thread(desk.service.provenance, job, index)))
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""
@@ -194,9 +202,13 @@ class NativeDialect:
 
 async def _job_object(request: Request, job: Job) -> dict[str, Any]:
     desk = _http.desk_of(request)
-    is_there = job.video is not None and not job.is_expired(datetime.now(UTC))
-    link = desk.service.link_for(job, _http.base_url_of(request)) if is_there else None
-    return job_object(job, await desk.expectation(job), link)
+    is_there = bool(job.videos) and not job.is_expired(datetime.now(UTC))
+    base_url = _http.base_url_of(request)
+
+    def link_to(index: int, variant: Variant) -> Link | None:
+        return desk.service.link_for(job, base_url, index, variant) if is_there else None
+
+    return job_object(job, await desk.expectation(job), link_to)
 
 
 async def _shown(request: Request, job: Job, *, made: bool = False) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +16,18 @@ from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Finding
+from vitascope.domain.video import Picture, Variant, Video, sheet_frames, sheet_grid
 from vitascope.service import Link
 from vitascope.service.outlook import Expectation
 
+LinkTo = Callable[[int, Variant], Link | None]
+"""Makes an address of one of a job's files, by the index of its video, for who has no key; None while there is none."""
 
-def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> dict[str, Any]:
-    """Show a job: what was asked for and how it is made, where it stands, and its file."""
+
+def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str, Any]:
+    """Show a job: what was asked for and how it is made, where it stands, and its files."""
     plan, details = job.plan, job.details or {}
+    videos = [_video(job, video, link_to) for video in job.videos]
     return {
         "id": job.id,
         "status": job.status.value,
@@ -51,6 +57,7 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "clip_skip": plan.clip_skip,
         "preview_every": plan.preview_every,
         "seed": plan.seed,
+        "num_videos": plan.num_videos,
         "format": plan.format,
         "provenance": plan.provenance,
         "watermark": _watermark(plan),
@@ -67,7 +74,11 @@ def job_object(job: Job, expectation: Expectation, link: Link | None = None) -> 
         "expires_at": _instant(job.expires_at),
         "expired_at": _instant(job.expired_at),
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
-        "video": _video(job, link),
+        "video": videos[0] if videos else None,
+        "videos": videos,
+        "failed_videos": [
+            {"index": index, **dataclasses.asdict(error)} for index, error in job.failed_videos.items()
+        ],
     }
 
 
@@ -90,22 +101,40 @@ def _shots(job: Job) -> list[dict[str, Any]]:
     return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
 
 
-def _video(job: Job, link: Link | None) -> dict[str, Any] | None:
-    video = job.video
-    if video is None:
-        return None
+def _video(job: Job, video: Video, link_to: LinkTo) -> dict[str, Any]:
     return {
-        "url": f"/api/v1/jobs/{job.id}/content",
-        "signed_url": link and link.url,
-        "signed_url_expires_at": link and link.expires_at.isoformat(),
-        "media_type": video.media_type,
-        "num_bytes": video.num_bytes,
-        "sha256": video.sha256,
-        "height": video.height,
-        "width": video.width,
+        "index": video.index,
+        "seed": job.plan.seed_of(video.index),
+        **_file(job, video, video.index, "video", link_to),
         "num_frames": video.num_frames,
         "fps": video.fps,
         "duration_seconds": video.duration_seconds,
+        "thumbnail": video.thumbnail and _file(job, video.thumbnail, video.index, "thumbnail", link_to),
+        "spritesheet": _spritesheet(job, video, link_to),
+    }
+
+
+def _spritesheet(job: Job, video: Video, link_to: LinkTo) -> dict[str, Any] | None:
+    if video.spritesheet is None:
+        return None
+    rows, columns = sheet_grid(video.num_frames)
+    shape = {"rows": rows, "columns": columns, "num_tiles": len(sheet_frames(video.num_frames))}
+    return {**_file(job, video.spritesheet, video.index, "spritesheet", link_to), **shape}
+
+
+def _file(job: Job, file: Video | Picture, index: int, variant: Variant, link_to: LinkTo) -> dict[str, Any]:
+    named = {"index": index if index else None, "variant": variant if variant != "video" else None}
+    query = "&".join(f"{name}={value}" for name, value in named.items() if value is not None)
+    link = link_to(index, variant)
+    return {
+        "url": f"/api/v1/jobs/{job.id}/content{'?' if query else ''}{query}",
+        "signed_url": link and link.url,
+        "signed_url_expires_at": link and link.expires_at.isoformat(),
+        "media_type": file.media_type,
+        "num_bytes": file.num_bytes,
+        "sha256": file.sha256,
+        "height": file.height,
+        "width": file.width,
     }
 
 
@@ -135,6 +164,7 @@ def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
         "windows": windows,
         "num_inference_steps": plan.num_inference_steps,
         "total_steps": plan.total_steps,
+        "num_videos": plan.num_videos,
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
         "strength": plan.strength,

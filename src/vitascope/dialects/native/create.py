@@ -45,6 +45,7 @@ PARAMETERS = (
     "clip_skip",
     "preview_every",
     "seed",
+    "num_videos",
     "format",
     "provenance",
     "watermark",
@@ -75,7 +76,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
     fps = max(1, fields.integer("fps") or spec.fps)
     shots = _shots(fields, fps)
     mark, mark_image = _watermark(fields)
-    prompt = fields.text("prompt")
+    prompt, num_videos = fields.text("prompt"), fields.integer("num_videos")
     if prompt is None and not shots and spec.takes_prompt:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
     request = GenerationRequest(
@@ -94,6 +95,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         clip_skip=fields.integer("clip_skip"),
         preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
+        num_videos=1 if num_videos is None else num_videos,
         # an illegal name is refused by the plan, with the legal ones
         format=cast(OutputFormat, fields.text("format") or "mp4"),
         provenance=fields.boolean("provenance"),

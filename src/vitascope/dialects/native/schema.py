@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from vitascope.domain.request import MAX_NUM_VIDEOS
+from vitascope.domain.video import VARIANTS
+
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 
@@ -26,9 +29,43 @@ class JobError(BaseModel):
     message: str
 
 
+class FinishedPicture(BaseModel):
+    """A picture that was made of a video."""
+
+    #: As the video's.
+    url: str
+    signed_url: str | None
+    signed_url_expires_at: datetime | None
+    media_type: str
+    num_bytes: int
+    sha256: str
+    height: int
+    width: int
+
+
+class Spritesheet(FinishedPicture):
+    """Frames of a video side by side, in reading order; of T tiles, tile k is the frame at k/T of the duration."""
+
+    rows: int
+    columns: int
+    #: The last row may have room for more, which is black.
+    num_tiles: int
+
+
+class FailedVideo(BaseModel):
+    """One of several videos that was not made, although others were."""
+
+    index: int
+    code: str
+    message: str
+
+
 class FinishedVideo(BaseModel):
     """A finished file."""
 
+    #: Which of the job's videos it is, from 0.
+    index: int
+    seed: int
     #: Needs the API key, as every other call.
     url: str
     #: Needs none: whoever has it has the file, until `signed_url_expires_at`. Both are null once the file has expired.
@@ -42,6 +79,9 @@ class FinishedVideo(BaseModel):
     num_frames: int
     fps: int
     duration_seconds: float
+    #: The frame in its middle, as WebP. Null, as is the next, in jobs from before there were such pictures.
+    thumbnail: FinishedPicture | None
+    spritesheet: Spritesheet | None
 
 
 class Shot(BaseModel):
@@ -118,7 +158,9 @@ class Job(BaseModel):
     source: str | None
     clip_skip: int | None
     preview_every: int
+    #: Of the first video; each further one has the next.
     seed: int
+    num_videos: int
     format: Literal["mp4", "gif"]
     #: Whether the file carries a signed statement of its origin.
     provenance: bool
@@ -139,7 +181,11 @@ class Job(BaseModel):
     #: When they were gone.
     expired_at: datetime | None
     error: JobError | None
+    #: The first of `videos`.
     video: FinishedVideo | None
+    videos: list[FinishedVideo]
+    #: Of a job that has succeeded with fewer videos than were asked for.
+    failed_videos: list[FailedVideo]
 
 
 class Window(BaseModel):
@@ -169,14 +215,15 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows.
+    #: Denoising steps of all windows of one video.
     total_steps: int
+    num_videos: int
     guidance_scale: float
     scheduler: str | None
     strength: float | None
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
-    #: Once it runs, from measured speeds; null while they are unknown.
+    #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
 
@@ -485,6 +532,9 @@ _FIELDS = {
         "What `prompt` says, if it is given, stands before each.",
     ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
+    "num_videos": _field(
+        {**_INTEGER, "default": 1}, "Videos to make, 1 to 10: each has the next seed. They are one job."
+    ),
     "format": _field({**_TEXT, "enum": ["mp4", "gif"], "default": "mp4"}, "Of the file."),
     "provenance": _field(
         {"anyOf": [{"type": "boolean"}, _TEXT]},
@@ -664,6 +714,12 @@ PAGE: dict[str, Any] = {
             "schema": _TEXT,
             "description": "Only jobs of these, joined by commas.",
         },
+        {
+            "name": "user",
+            "in": "query",
+            "schema": _TEXT,
+            "description": "Only jobs that were made for this `user`.",
+        },
     ]
 }
 
@@ -682,15 +738,34 @@ DELIVERY_PAGE: dict[str, Any] = {
 }
 
 _binary = {"schema": {"type": "string", "format": "binary"}}
+_files = {kind: _binary for kind in ("video/mp4", "image/gif", "image/webp", "image/jpeg")}
+_index = {
+    "name": "index",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUM_VIDEOS - 1, "default": 0},
+    "description": "Which of the job's videos.",
+}
+INDEX: dict[str, Any] = {"parameters": [_index]}
+FILE: dict[str, Any] = {
+    "parameters": [
+        _index,
+        {
+            "name": "variant",
+            "in": "query",
+            "schema": {**_TEXT, "enum": list(VARIANTS), "default": "video"},
+            "description": "The video itself, or which picture of it.",
+        },
+    ]
+}
 CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    200: {"description": "The file.", "content": _files},
     302: {
         "description": "Where the file is, if this server has clients fetch files from the storage itself."
     },
     304: {"description": "The file is the one that the client has."},
     206: {
         "description": "The ranges that were asked for.",
-        "content": {"video/mp4": _binary, "image/gif": _binary},
+        "content": _files,
     },
 }
 

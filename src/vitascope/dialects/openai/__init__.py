@@ -10,21 +10,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.access import Caller
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
-from vitascope.service import Draft, Sent, Service
 
-from . import derived, files, schema, webhook_endpoints
-from .create import Order, to_order
+from . import derived, files, generations, schema, sync, webhook_endpoints
 from .files import refuse_range
-from .video import PREFIX, envelope, error_response, video_object, video_response, webhook_body
+from .making import make_job
+from .manner import DEFAULT, Manner
+from .video import PREFIX, envelope, error_response, shown, video_response, webhook_body
 
-__all__ = ["OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
+__all__ = ["Manner", "OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
 
 
 class OpenAIDialect:
-    """The routes."""
+    """The routes.
+
+    Args:
+        manner: how they answer; what each request needs of it stands in the app's state as `openai`.
+    """
+
+    def __init__(self, manner: Manner = DEFAULT) -> None:
+        self._manner = manner
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=_http.route_class(error_response))
@@ -39,6 +45,7 @@ class OpenAIDialect:
             responses={200: {"model": schema.VideoList}, **errors},
             openapi_extra=schema.LIST,
         )
+        sync.add_routes(router)
         add(video, self.retrieve, responses=found)
         add(video, self.delete, methods=["DELETE"], responses=deleted)
         derived.add_to(router)
@@ -48,24 +55,12 @@ class OpenAIDialect:
         files.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
         router.include_router(webhook_endpoints.router())
+        router.include_router(generations.router(self._manner))
         return router
 
     async def create(self, request: Request) -> Response:
         """Make a video: answers at once, with a job that survives whatever happens to the server."""
-        desk = _http.desk_of(request)
-        fields = await _http.read_body(request, desk.max_body_bytes)
-        order = await _http.in_thread_if_large(
-            fields.num_bytes, lambda: to_order(fields, desk.service.spec_of_vendor)
-        )
-        once = await _http.once_of(request, fields)
-        caller = _http.caller_of(request)
-        await desk.admit(request, once)
-        try:
-            draft = _prepare(desk.service, order, caller)
-            job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
-        except InvalidParameter as error:
-            raise order.in_clients_words(error) from None
-        return video_response(job)
+        return await video_response(request, await make_job(request))
 
     async def page(self, request: Request) -> Response:
         """List videos."""
@@ -74,9 +69,14 @@ class OpenAIDialect:
         limit, order = _http.limit_and_order(query, min_limit=0)
         after = _after(query.text("after"))
         page = await desk.read(
-            desk.service.page, _http.caller_of(request), after=after, limit=limit, order=order
+            desk.service.page,
+            _http.caller_of(request),
+            after=after,
+            limit=limit,
+            order=order,
+            user=query.text("user") or None,
         )
-        data = [video_object(job) for job in page.jobs]
+        data = [shown(request, job) for job in page.jobs]
         ends = (
             {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
             if data
@@ -86,7 +86,7 @@ class OpenAIDialect:
 
     async def retrieve(self, video_id: str, request: Request) -> Response:
         """Show a video's state."""
-        return video_response(await _job(request, video_id))
+        return await video_response(request, await _job(request, video_id))
 
     async def delete(self, video_id: str, request: Request) -> Response:
         """Delete a video and its file; one that has not ended is cancelled."""
@@ -94,13 +94,13 @@ class OpenAIDialect:
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     async def content(self, video_id: str, request: Request) -> Response:
-        """Download the file; understands Range, If-Range and HEAD."""
-        variant = request.query_params.get("variant") or "video"
+        """Download a file; understands Range, If-Range and HEAD.
+
+        `variant` is the video itself, a frame of it as WebP (thumbnail), or up to 25 frames in rows of 5 as JPEG (spritesheet).
+        """
         job = await _job(request, video_id)
-        if variant != "video":
-            rule = "this server makes no thumbnails or spritesheets yet"
-            raise InvalidParameter("variant", variant, rule, nearest="video")
-        stored = await _http.desk_of(request).open_video(job)
+        index, variant = _http.file_asked(_http.Fields(dict(request.query_params)))
+        stored = await _http.desk_of(request).open_video(job, index, variant)
         return _http.VideoFile(stored, f"{video_id}{stored.suffix}", refuse_range)
 
     async def models(self, request: Request) -> Response:
@@ -118,16 +118,6 @@ class OpenAIDialect:
             for spec in specs
         ]
         return JSONResponse({"object": "list", "data": data})
-
-
-def _prepare(service: Service, order: Order, caller: Caller) -> Draft:
-    try:
-        return service.prepare(order.request, caller, Sent(image=order.image), order.choices)
-    except InvalidParameter as error:
-        shorter = order.shortened(error)
-        if shorter is None:
-            raise
-        return service.prepare(shorter.request, caller, Sent(image=shorter.image), shorter.choices)
 
 
 async def _job(request: Request, video_id: str) -> Job:

@@ -1,45 +1,35 @@
-"""POST /v1/videos: from the vendor's fields to a request in our words, and errors back into the vendor's words."""
+"""Making a video: from the clients' fields to a request in our words, and errors back into theirs."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from vitascope.dialects._http import picture_of
+from vitascope.dialects._http import Fields
+from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.request import GenerationRequest, OutputFormat, num_frames_for
+from vitascope.domain.plan import MAX_PROMPT_CHARS
+from vitascope.domain.request import MAX_SEED, GenerationRequest, OutputFormat
 from vitascope.domain.sizes import nearest_side
-from vitascope.service import FileId
+from vitascope.service import Draft, Sent, Service
 
-from .file_ids import named_file
+from . import shapes, superset
+from .parameters import MAX_STYLE_CHARS, QUALITY_LEVELS
+from .pictures import read_pictures
 
-DEFAULT_SECONDS = 4.0
-"""What the vendor's documentation says."""
-
-MAX_COUNTED_SECONDS = 1e6
-"""Longer than anything that can be made, and short enough to count in frames without overflow."""
+EXPIRE_SECONDS = 24 * 3600
+"""How long a video is kept that was asked for here, where neither its request nor the setting `storage.expire_seconds` says."""
 
 MAX_NAME_CHARS = 255
 
-_SIZE = re.compile(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", re.ASCII)
+NOTES = "openai"
+"""Under this name a request remembers how its client spoke."""
 
 Resolve = Callable[[str | None], tuple[ModelSpec, tuple[Choice, ...]]]
-
-
-class FieldReader(Protocol):
-    """What is needed of the decoded body; every getter raises InvalidParameter."""
-
-    def raw(self, name: str) -> Any: ...
-    def first(self, *names: str) -> str: ...
-    def text(self, name: str, *, max_chars: int | None = None) -> str | None: ...
-    def integer(self, name: str) -> int | None: ...
-    def number(self, name: str) -> float | None: ...
-    def mapping(self, name: str) -> dict[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -47,14 +37,16 @@ class Order:
     """A request in our words, and what is needed to speak of it in the client's."""
 
     request: GenerationRequest
-    #: Bytes, URL or uploaded file of the picture that the video shall start from.
-    image: bytes | str | FileId | None = None
+    #: Pictures and videos that came with it, or their URLs.
+    sent: Sent = field(default_factory=Sent)
     #: What was decided without the client's asking.
     choices: list[Choice] = field(default_factory=list)
     #: The client's name of our parameter, where it is another.
     names: dict[str, str] = field(default_factory=dict)
     #: The client's value of a parameter that is made of several of ours, or counted otherwise.
     values: dict[str, Any] = field(default_factory=dict)
+    #: How the client spoke; given back in the reply.
+    notes: dict[str, Any] = field(default_factory=dict)
     is_length_given: bool = True
     frames_per_second: int = 1
 
@@ -68,7 +60,9 @@ class Order:
             nearest = None if nearest is None else self._size_with(error.parameter, nearest)
         elif name in ("seconds", "duration"):
             value = self.values[name]
-            nearest = None if nearest is None else _seconds(int(str(nearest)), self.frames_per_second)
+            nearest = (
+                None if nearest is None else shapes.seconds_of(int(str(nearest)), self.frames_per_second)
+            )
         return InvalidParameter(name, value, rule, nearest=nearest, hint=error.hint)
 
     def _size_with(self, side: str, pixels: object) -> str:
@@ -81,51 +75,107 @@ class Order:
         if error.parameter != "num_frames" or self.is_length_given or error.nearest is None:
             return None
         num_frames = int(str(error.nearest))
-        seconds = _seconds(num_frames, self.frames_per_second)
+        seconds = shapes.seconds_of(num_frames, self.frames_per_second)
         choice = Choice("seconds", str(seconds), f"none were asked for, and {error.rule}")
         request = dataclasses.replace(self.request, num_frames=num_frames)
         return dataclasses.replace(
             self, request=request, choices=[*self.choices, choice], is_length_given=True
         )
 
+    def change(self, **values: Any) -> None:
+        """Set fields of the request."""
+        self.request = dataclasses.replace(self.request, **values)
 
-def to_order(fields: FieldReader, resolve: Resolve) -> Order:
+    def tell(self, name: str, value: object, reason: str) -> None:
+        """Keep what was decided, and why."""
+        self.choices.append(Choice(name, str(value), reason))
+
+
+def to_order(fields: Fields, resolve: Resolve) -> Order:
     """Translate a decoded body.
 
     Raises:
-        InvalidParameter: a field is of the wrong type or form; named as the client named it.
+        InvalidParameter: a field is of the wrong type or form, or looks misspelt; named as the client named it.
         UnknownModel: there is no such model, and `resolve` knows none in its place.
     """
+    fields, choices = superset.unfolded(fields)
+    unknown = superset.unknown(fields)
     prompt = fields.text("prompt")
     if prompt is None:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
-    if fields.integer("n") not in (None, 1):
-        raise InvalidParameter("n", fields.raw("n"), "one request makes one video", nearest=1)
-    steps, image_format = fields.first("num_inference_steps", "steps"), fields.text("output_format") or "mp4"
+    given = fields.mapping("metadata")
+    metadata, more_choices = superset.kept(given, unknown)
+    steps = fields.first("num_inference_steps", "steps")
+    image_format = fields.text("output_format") or "mp4"
     order = Order(
         GenerationRequest(
             prompt=prompt,
             model=fields.text("model", max_chars=MAX_NAME_CHARS) or "",
-            negative_prompt=fields.text("negative_prompt") or "",
             fps=fields.integer("fps"),
             num_frames=fields.integer("num_frames"),
             num_inference_steps=fields.integer(steps),
             guidance_scale=fields.number("guidance_scale"),
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
             strength=fields.number("strength"),
-            seed=fields.integer("seed"),
             # an illegal name is refused by the plan, with the legal ones
             format=cast(OutputFormat, image_format.strip().lower()),
-            metadata=fields.mapping("metadata"),
-            user=fields.text("user", max_chars=MAX_NAME_CHARS),
+            expires_in_seconds=fields.integer("expires_in_seconds"),
+            metadata=metadata,
+            user=fields.text("user", max_chars=MAX_NAME_CHARS) or None,
         ),
+        choices=[*choices, *more_choices, *superset.told(fields)],
         names={"num_inference_steps": steps, "format": "output_format"},
     )
     spec = _choose_model(order, resolve)
-    _read_length(order, fields, spec)
-    _read_size(order, fields)
-    _read_image(order, fields)
+    words = _Words(fields, Fields(given))
+    _read_prompts(order, words)
+    _read_quality(order, words, spec)
+    _read_number(order, fields)
+    _read_seed(order, fields)
+    _read_response_format(order, fields)
+    order.sent = read_pictures(order, fields, spec)
+    shapes.read_length(order, fields, spec)
+    shapes.read_size(order, fields, spec)
+    if order.notes:
+        order.change(notes={NOTES: order.notes})
     return order
+
+
+def prepare(service: Service, order: Order, caller: Caller) -> Draft:
+    """Plan an order; without an asked length for as long as its model can. Raises what the service's function raises."""
+    if order.request.expires_in_seconds is None and service.expire_seconds is None:
+        order.change(expires_in_seconds=EXPIRE_SECONDS)
+    try:
+        return service.prepare(order.request, caller, order.sent, order.choices)
+    except InvalidParameter as error:
+        shorter = order.shortened(error)
+        if shorter is None:
+            raise
+        return service.prepare(shorter.request, caller, shorter.sent, shorter.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Texts that stand beside the others or in the metadata, where the first wins."""
+
+    fields: Fields
+    metadata: Fields
+
+    def read(self, order: Order, name: str, max_chars: int = MAX_PROMPT_CHARS) -> tuple[str, str]:
+        """Return the client's name of it and the text, which may be empty."""
+        text = (self.fields.text(name) or "").strip()
+        inner = f"metadata[{name}]"
+        try:
+            in_metadata = (self.metadata.text(name) or "").strip()
+        except InvalidParameter as error:
+            raise InvalidParameter(inner, error.value, error.rule) from None
+        if text and in_metadata and text != in_metadata:
+            order.tell(name, "the field", f"`{inner}` says something else, and the field beside it wins")
+        name, text = (name, text) if text else (inner, in_metadata)
+        if len(text) > max_chars:
+            rule = f"it must have at most {max_chars} characters"
+            raise InvalidParameter(name, f"{len(text)} characters long", rule)
+        return name, text
 
 
 def _choose_model(order: Order, resolve: Resolve) -> ModelSpec:
@@ -133,80 +183,84 @@ def _choose_model(order: Order, resolve: Resolve) -> ModelSpec:
     spec, choices = resolve(name or None)
     order.choices.extend(choices)
     if choices or not name:
-        order.request = dataclasses.replace(order.request, model=spec.id)
+        order.change(model=spec.id)
     return spec
 
 
-def _read_length(order: Order, fields: FieldReader, spec: ModelSpec) -> None:
-    """`num_frames` wins over `seconds`, which wins over `duration`; without any, the documented default."""
-    rate = order.frames_per_second = max(1, order.request.fps or spec.fps)
-    name = fields.first("seconds", "duration")
-    seconds = fields.number(name)
-    if order.request.num_frames is not None:
-        if (
-            seconds is not None
-            and num_frames_for(min(seconds, MAX_COUNTED_SECONDS), rate) != order.request.num_frames
-        ):
-            order.choices.append(
-                Choice("num_frames", str(order.request.num_frames), f"`num_frames` was given beside `{name}`")
-            )
+def _read_prompts(order: Order, words: _Words) -> None:
+    """A style stands after the prompt; the reply shows the prompt as it was sent."""
+    order.names["negative_prompt"], negative = words.read(order, "negative_prompt")
+    order.change(negative_prompt=negative)
+    name, style = words.read(order, "style", MAX_STYLE_CHARS)
+    prompt = order.request.prompt.strip()
+    if not style or not prompt or len(prompt) > MAX_PROMPT_CHARS:
         return
-    order.is_length_given = seconds is not None
-    order.names["num_frames"] = name
-    order.values[name] = fields.raw(name)
-    if seconds is None:
-        seconds = DEFAULT_SECONDS
-    if seconds <= 0:
-        rule = "it must be a number of seconds above 0"
-        raise InvalidParameter(name, order.values[name], rule, nearest=_seconds(1, rate))
-    num_frames = num_frames_for(min(seconds, MAX_COUNTED_SECONDS), rate)
-    order.request = dataclasses.replace(order.request, num_frames=num_frames)
+    whole = f"{prompt.rstrip(' .,;')}, {style}"
+    if len(whole) > MAX_PROMPT_CHARS:
+        rule = f"the prompt and it must have at most {MAX_PROMPT_CHARS} characters together"
+        raise InvalidParameter(name, style, rule)
+    order.notes["prompt"] = order.request.prompt
+    order.change(prompt=whole)
+    order.tell("prompt", f"…, {style}", f"`{name}` extends it")
 
 
-def _seconds(num_frames: int, rate: int) -> float:
-    """How long so many frames last; 4 rather than 4.0, as messages show it."""
-    seconds = round(num_frames / rate, 3)
-    return int(seconds) if seconds.is_integer() else seconds
-
-
-def _read_size(order: Order, fields: FieldReader) -> None:
-    """`size` wins over `width` and `height`; without any, the model's own size."""
-    width, height = fields.integer("width"), fields.integer("height")
-    size = (fields.text("size") or "").strip()
-    if size and size != "auto":
-        match = _SIZE.fullmatch(size)
-        if match is None:
-            raise InvalidParameter("size", size, "it must be WIDTHxHEIGHT in pixels, such as 1280x720")
-        asked = int(match[1]), int(match[2])
-        if (width or asked[0], height or asked[1]) != asked:
-            order.choices.append(Choice("size", size, "`size` was given beside `width` and `height`"))
-        width, height = asked
-        order.names.update(width="size", height="size")
-        order.values["size"] = size
-    order.request = dataclasses.replace(order.request, width=width, height=height)
-
-
-def _read_image(order: Order, fields: FieldReader) -> None:
-    name = fields.first("input_reference", "image")
-    value = fields.raw(name)
-    if value is None or value == "":
+def _read_quality(order: Order, words: _Words, spec: ModelSpec) -> None:
+    name, level = words.read(order, "quality_level")
+    if not level:
         return
-    if name == "input_reference" and fields.raw("image") not in (None, ""):
-        raise InvalidParameter("image", "given", "it must not be given beside `input_reference`")
-    if isinstance(value, dict):
-        name, value = _referenced(name, value)
-    order.names["image"] = name
-    order.image = value if isinstance(value, FileId) else picture_of(name, value)
+    share = QUALITY_LEVELS.get(level.lower())
+    if share is None:
+        rule = f"it must be one of {', '.join(QUALITY_LEVELS)}"
+        raise InvalidParameter(name, level, rule, nearest="standard")
+    steps = spec.num_inference_steps
+    if order.request.num_inference_steps is not None:
+        asked = order.names["num_inference_steps"]
+        order.tell("num_inference_steps", order.request.num_inference_steps, f"`{asked}` wins over `{name}`")
+        return
+    count = int(min(max(round(steps.default * share), steps.minimum), steps.maximum))
+    order.names["num_inference_steps"] = name
+    order.change(num_inference_steps=count)
+    order.tell(
+        "num_inference_steps",
+        count,
+        f"`{name}` {level.lower()} is {share:g} of the model's {steps.default:g}",
+    )
 
 
-def _referenced(name: str, value: dict[str, Any]) -> tuple[str, object]:
-    file_id = value.get("file_id")
-    if file_id:
-        if value.get("image_url"):
-            raise InvalidParameter(
-                f"{name}[image_url]", "given", f"it must not be given beside `{name}[file_id]`"
-            )
-        return f"{name}[file_id]", named_file(file_id, f"{name}[file_id]")
-    if not value.get("image_url"):
-        raise InvalidParameter(f"{name}[image_url]", "missing", "it must be a URL")
-    return f"{name}[image_url]", value["image_url"]
+def _read_number(order: Order, fields: Fields) -> None:
+    name = fields.first("n", "num_outputs_per_prompt")
+    number, other = fields.integer(name), fields.integer("num_outputs_per_prompt")
+    if number not in (None, 1):
+        raise InvalidParameter(name, number, "one request makes one video", nearest=1)
+    if number is not None and other not in (None, number):
+        order.tell("n", number, f"`num_outputs_per_prompt` is {other}, and `n` wins over it")
+
+
+def _read_seed(order: Order, fields: Fields) -> None:
+    """A list holds the seed of each video; they are made with seeds that count up by one."""
+    value = fields.raw("seed")
+    if not isinstance(value, list):
+        order.change(seed=fields.integer("seed"))
+        return
+    seeds = [Fields({"seed": seed}).integer("seed") for seed in value[:MAX_SEEDS]]
+    wanted = 1
+    first = seeds[0] if seeds else None
+    if (
+        first is None
+        or len(value) != wanted
+        or seeds != [(first + i) % (MAX_SEED + 1) for i in range(wanted)]
+    ):
+        rule = f"a list must hold {wanted} whole numbers, each one more than the one before"
+        raise InvalidParameter("seed", "a list", rule, hint="send the first one alone")
+    order.change(seed=first)
+
+
+MAX_SEEDS = 16
+
+
+def _read_response_format(order: Order, fields: Fields) -> None:
+    asked = (fields.text("response_format") or "").strip().lower()
+    if asked not in ("", "url", "b64_json"):
+        raise InvalidParameter("response_format", asked, "it must be url or b64_json", nearest="url")
+    if asked:
+        order.notes["response_format"] = asked

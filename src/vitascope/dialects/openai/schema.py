@@ -6,13 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from .create import DEFAULT_SECONDS
+from vitascope.domain.request import MAX_NUM_VIDEOS
+from vitascope.domain.video import VARIANTS
 
-REMIX_STRENGTH = 0.75
-"""How much of its source a remix makes anew: what happens and where stays, what is seen is the prompt's."""
-
-EDIT_STRENGTH = 0.6
-"""The same of an edit: shapes and movements stay, colours and surfaces follow the prompt."""
+from .parameters import FILE, PARAMETERS, REFERENCE
 
 
 class VideoError(BaseModel):
@@ -22,13 +19,31 @@ class VideoError(BaseModel):
     message: str
 
 
+class VideoURL(BaseModel):
+    """Where anyone can fetch a finished file, for a while."""
+
+    index: int
+    url: str
+
+
+class VideoBase64(BaseModel):
+    """A finished file."""
+
+    index: int
+    b64_json: str
+
+
+VideoData = VideoURL | VideoBase64
+
+
 class Video(BaseModel):
     """A video and how far it is."""
 
     id: str
     object: Literal["video"]
     model: str
-    status: Literal["queued", "in_progress", "completed", "failed"]
+    #: `pending` and `processing` only where the setting `openai.status_names` is `ezmodel`.
+    status: Literal["queued", "in_progress", "completed", "failed", "pending", "processing"]
     progress: int
     created_at: int
     completed_at: int | None
@@ -42,6 +57,9 @@ class Video(BaseModel):
     num_frames: int
     seed: int
     user: str | None
+    url: str | None
+    #: The finished files: `{index, url}`, or `{index, b64_json}` where `response_format` asked for that; in lists always addresses.
+    data: list[VideoData]
     metadata: dict[str, Any]
 
 
@@ -96,130 +114,121 @@ class ErrorEnvelope(BaseModel):
     error: Problem
 
 
+Responses = dict[int | str, dict[str, Any]]
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorEnvelope, "description": "The request cannot be carried out as it stands."},
     "5XX": {"model": ErrorEnvelope, "description": "The server cannot carry it out now."},
 }
 
-_number_or_text = {"anyOf": [{"type": "number"}, {"type": "string"}]}
-_integer_or_text = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
-
-
-def _described(schema: dict[str, Any], text: str) -> dict[str, Any]:
-    return {**schema, "description": text}
-
-
-_CREATE_FIELDS: dict[str, dict[str, Any]] = {
-    "prompt": {"type": "string", "minLength": 1, "maxLength": 32000},
-    "model": _described(
-        {"type": "string"}, "A served model, or a vendor's name; by default the server's own."
-    ),
-    "seconds": _described(
-        {**_number_or_text, "default": f"{DEFAULT_SECONDS:g}"}, "Length; may be fractional."
-    ),
-    "duration": _described(_number_or_text, "The same as `seconds`, which wins over it."),
-    "size": _described({"type": "string"}, "WIDTHxHEIGHT in pixels; by default the model's own size."),
-    "width": _described(_integer_or_text, "Pixels; `size` wins over it."),
-    "height": _described(_integer_or_text, "Pixels; `size` wins over it."),
-    "negative_prompt": {"type": "string", "maxLength": 32000},
-    "num_frames": _described(_integer_or_text, "Frames of the file; wins over `seconds`."),
-    "fps": _described(_integer_or_text, "Frames per second of the file."),
-    "num_inference_steps": _integer_or_text,
-    "steps": _described(_integer_or_text, "The same as `num_inference_steps`, which wins over it."),
-    "guidance_scale": _number_or_text,
-    "scheduler": _described(
-        {"type": "string"}, "A noise scheduler that the model accepts, by diffusers' name."
-    ),
-    "seed": _described(_integer_or_text, "The same request with the same seed makes the same frames."),
-    "n": _described(_integer_or_text, "Only 1."),
-    "output_format": {"type": "string", "enum": ["mp4", "gif"], "default": "mp4"},
-    "user": {"type": "string", "maxLength": 255},
-    "metadata": _described(
-        {"anyOf": [{"type": "object"}, {"type": "string"}]},
-        "Given back with the video; an object or JSON text.",
-    ),
-}
-_IMAGE = "The first frame: JPEG, PNG or WebP."
-_reference = {
-    "anyOf": [
-        {"type": "string", "description": "An http, https or data: URL, or base64 alone."},
-        {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
-        {
-            "type": "object",
-            "properties": {"file_id": {"type": "string"}},
-            "required": ["file_id"],
-            "description": "A file that was uploaded to `/v1/files`.",
-        },
-    ],
-    "description": _IMAGE,
-}
-_file = {"type": "string", "format": "binary", "description": _IMAGE}
-
 
 def _body(image: dict[str, Any]) -> dict[str, Any]:
-    properties = {**_CREATE_FIELDS, "input_reference": image, "image": image}
+    properties = {**PARAMETERS, "input_reference": image, "image": image}
     return {"schema": {"type": "object", "required": ["prompt"], "properties": properties}}
 
 
 CREATE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": _body(_reference), "multipart/form-data": _body(_file)},
+        "content": {"application/json": _body(REFERENCE), "multipart/form-data": _body(FILE)},
     }
 }
 
-_source_text = "The video to start from: a finished one by its id, or MP4 or WebM as an http, https or data: URL or base64."
-_source = {
-    "anyOf": [
-        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
-        {"type": "string"},
-    ],
-    "description": _source_text,
+
+class GenerationMade(BaseModel):
+    """A video that New API's clients have asked for."""
+
+    id: str
+    task_id: str
+    object: Literal["video"]
+    model: str
+    status: str
+    progress: int
+    created_at: int
+    seconds: str
+    size: str
+
+
+class GenerationMetadata(BaseModel):
+    """What is made."""
+
+    duration: float
+    fps: int
+    width: int
+    height: int
+    seed: int
+
+
+class GenerationError(BaseModel):
+    """Why it failed; `type` is the text code of `/v1/videos`."""
+
+    code: int
+    message: str
+    type: str
+
+
+class Generation(BaseModel):
+    """A video as New API documents it."""
+
+    task_id: str
+    status: str
+    url: str
+    format: str
+    metadata: GenerationMetadata
+    error: GenerationError | None
+    progress: int
+    data: list[VideoData]
+
+
+class GenerationTask(BaseModel):
+    """A video as New API's code shows it."""
+
+    id: int
+    created_at: int
+    updated_at: int
+    task_id: str
+    platform: str
+    user_id: int
+    group: str
+    channel_id: int
+    quota: int
+    action: str
+    status: Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "FAILURE"]
+    fail_reason: str
+    result_url: str
+    submit_time: int
+    start_time: int
+    finish_time: int
+    progress: str
+    properties: dict[str, Any]
+    data: Video
+
+
+class WrappedGeneration(BaseModel):
+    """What New API's code puts around it."""
+
+    code: str
+    message: str
+    data: GenerationTask
+
+
+class GenerationProblem(Problem):
+    """Every answer that is not a success, where replies are flat."""
+
+    error: Problem
+
+
+class WrappedProblem(BaseModel):
+    """Every answer that is not a success, where replies are wrapped."""
+
+    code: str
+    message: str
+    data: None
+
+
+GENERATION_ERRORS: Responses = {
+    status: {**described, "model": GenerationProblem | WrappedProblem} for status, described in ERRORS.items()
 }
-_source_file = {"type": "string", "format": "binary", "description": "An MP4 or WebM file; or `video[id]`."}
-
-
-def _derived(
-    strength: float | None, *names: str, seconds: str = "By default the source's."
-) -> dict[str, Any]:
-    """Describe a body: what `create` takes, with other defaults, and the source."""
-    properties = {
-        **_CREATE_FIELDS,
-        "seconds": _described(_number_or_text, seconds),
-        "size": _described({"type": "string"}, "WIDTHxHEIGHT in pixels; by default the source's."),
-        "model": _described({"type": "string"}, "By default the source's."),
-    }
-    if strength is not None:
-        text = f"How much of the source is made anew, up to 1; by default {strength:g}."
-        properties["strength"] = _described(_number_or_text, text)
-
-    def body(source: dict[str, Any] | None) -> dict[str, Any]:
-        of_source = {} if source is None else {"video": source}
-        return {
-            "schema": {
-                "type": "object",
-                "required": ["prompt", *names],
-                "properties": {**properties, **of_source},
-            }
-        }
-
-    has_source = "video" in names
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": body(_source if has_source else None),
-                "multipart/form-data": body(_source_file if has_source else None),
-            },
-        }
-    }
-
-
-REMIX = _derived(REMIX_STRENGTH)
-EDIT = _derived(EDIT_STRENGTH, "video")
-EXTEND = _derived(
-    None, "video", "seconds", seconds="How many seconds are added; the reply's are those of the whole video."
-)
 
 LIST: dict[str, Any] = {
     "parameters": [
@@ -239,6 +248,12 @@ LIST: dict[str, Any] = {
             "in": "query",
             "schema": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
         },
+        {
+            "name": "user",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "Only videos that were made for this `user`.",
+        },
     ]
 }
 
@@ -248,19 +263,27 @@ CONTENT: dict[str, Any] = {
         {
             "name": "variant",
             "in": "query",
-            "schema": {"type": "string", "enum": ["video"], "default": "video"},
-        }
+            "schema": {"type": "string", "enum": list(VARIANTS), "default": "video"},
+            "description": "The video, a frame of it (WebP), or up to 25 frames of it in rows of 5 (JPEG).",
+        },
+        {
+            "name": "index",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUM_VIDEOS - 1, "default": 0},
+            "description": "Which of the videos of one request.",
+        },
     ]
 }
+_files = {kind: _binary for kind in ("video/mp4", "image/gif", "image/webp", "image/jpeg")}
 CONTENT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    200: {"description": "The file.", "content": _files},
     302: {
         "description": "Where the file is, if this server has clients fetch files from the storage itself."
     },
     304: {"description": "The file is the one that the client has."},
     206: {
         "description": "The ranges that were asked for.",
-        "content": {"video/mp4": _binary, "image/gif": _binary},
+        "content": _files,
     },
     **ERRORS,
 }

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
+from vitascope.dialects import _http
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import (
     InvalidParameter,
     JobNotFound,
     QueueFull,
+    StorageError,
     UnknownModel,
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.webhook import EventType
 
+from .create import NOTES
+from .embedded import JSONWithFiles
+from .manner import DEFAULT, Manner, manner_of
+
 PREFIX = "video_"
 
-POLL_AFTER_MS = 500
-"""The vendor's SDK keeps the first value that it sees."""
+MIN_POLL_MS, MAX_POLL_MS, UNKNOWN_POLL_MS = 500, 2000, 1000
+"""When to ask again. The vendor's SDK keeps the first value that it sees; without one it asks each second."""
 
-#: The only four names that the vendor's clients know; any other makes their polling stop as if the video were done.
-STATUS = {
-    JobStatus.QUEUED: "queued",
-    JobStatus.RUNNING: "in_progress",
-    JobStatus.SUCCEEDED: "completed",
-    JobStatus.FAILED: "failed",
-    JobStatus.CANCELLED: "failed",
-}
+POLL_SHARE = 0.1
+"""Of the expected time: who asks again after so much of it learns of the end that much too late at most."""
 
 
-def video_object(job: Job) -> dict[str, Any]:
-    """Show a job as the vendor shows a video: all keys are always there."""
+def video_object(job: Job, manner: Manner = DEFAULT) -> dict[str, Any]:
+    """Show a job as the vendor shows a video: all keys are always there. Without its files' addresses."""
+    notes = job.request.notes.get(NOTES, {})
     return {
         "id": PREFIX + job.id,
         "object": "video",
         "model": job.request.model,
-        "status": STATUS[job.status],
+        "status": manner.status(job),
         "progress": job.progress,
         "created_at": int(job.created_at.timestamp()),
         "completed_at": None if job.finished_at is None else int(job.finished_at.timestamp()),
         "expires_at": _expires_at(job),
-        "prompt": job.request.prompt,
+        "prompt": notes.get("prompt", job.request.prompt),
         "size": f"{job.plan.width}x{job.plan.height}",
-        "seconds": f"{round(job.plan.duration_seconds, 3):g}",
+        "seconds": notes.get("seconds") or f"{round(job.plan.duration_seconds, 3):g}",
         "remixed_from_video_id": None if job.request.source is None else PREFIX + job.request.source,
         "error": _job_error(job),
         # ours: the SDKs keep what they do not know
@@ -54,13 +58,24 @@ def video_object(job: Job) -> dict[str, Any]:
         "num_frames": job.plan.num_frames,
         "seed": job.plan.seed,
         "user": job.request.user,
+        "url": None,
+        "data": [],
         "metadata": _metadata(job),
     }
 
 
 def _expires_at(job: Job) -> int | None:
-    """The vendor's is about the file that can be downloaded: without one there is none."""
-    return int(job.expires_at.timestamp()) if job.video is not None and job.expires_at is not None else None
+    """Tell when the file goes; before the job has ended when it would go if it were ready now.
+
+    The time counts from the end, so this never promises more than is kept. A job without a file has none.
+    """
+    if job.status is JobStatus.SUCCEEDED:
+        return None if job.expires_at is None else int(job.expires_at.timestamp())
+    if job.status.is_terminal or job.request.expires_in_seconds is None:
+        return None
+    kept, now = timedelta(seconds=job.request.expires_in_seconds), datetime.now(UTC)
+    start = job.created_at if job.created_at + kept > now else now
+    return int((start + kept).timestamp())
 
 
 def webhook_body(event: EventType, job: Job) -> dict[str, Any]:
@@ -95,6 +110,10 @@ def _metadata(job: Job) -> dict[str, Any]:
     details = job.details or {}
     decided = {
         "model": job.plan.model,
+        "native_size": f"{job.plan.native_width}x{job.plan.native_height}",
+        "native_fps": job.plan.native_fps,
+        "native_num_frames": job.plan.native_num_frames,
+        "num_inference_steps": job.plan.num_inference_steps,
         "stage": job.stage,
         "attempt": job.attempt,
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in job.plan.choices],
@@ -103,13 +122,61 @@ def _metadata(job: Job) -> dict[str, Any]:
     return {"fps": job.plan.fps, "seed": job.plan.seed, **job.request.metadata, "vitascope": decided}
 
 
-def video_response(job: Job) -> JSONResponse:
-    headers = {} if job.status.is_terminal else {"openai-poll-after-ms": str(POLL_AFTER_MS)}
-    return JSONResponse(video_object(job), headers=headers)
+async def video_response(request: Request, job: Job) -> Response:
+    """Answer with a job: when to ask again, or where its files are; with their data where its client has asked for that."""
+    body = shown(request, job)
+    if not job.status.is_terminal:
+        return JSONResponse(body, headers=await poll_headers(request, job))
+    wanted = job.request.notes.get(NOTES, {}).get("response_format")
+    if body["data"] and wanted == "b64_json":
+        try:
+            return await _with_files(request, job, body)
+        except (
+            StorageError
+        ):  # what is known of the job is true all the same: the files' own addresses say what is wrong
+            return JSONResponse(body)
+    return JSONResponse(body)
+
+
+def shown(request: Request, job: Job) -> dict[str, Any]:
+    """Show a job with its files' addresses: signed links, which anyone can fetch for a while."""
+    body = video_object(job, manner_of(request))
+    service = _http.desk_of(request).service
+    if job.video is not None and not service.is_expired(job):
+        base_url = _http.base_url_of(request)
+        links = [(0, service.link_for(job, base_url).url)]
+        body["url"] = links[0][1]
+        body["data"] = [{"index": index, "url": url} for index, url in links]
+    return body
+
+
+async def poll_headers(request: Request, job: Job) -> dict[str, str]:
+    """Tell when to ask for an unfinished job again."""
+    if job.status.is_terminal:
+        return {}
+    eta = (await _http.desk_of(request).expectation(job)).eta_seconds
+    after = UNKNOWN_POLL_MS if eta is None else int(eta * 1000 * POLL_SHARE)
+    return {"openai-poll-after-ms": str(min(max(after, MIN_POLL_MS), MAX_POLL_MS))}
+
+
+async def _with_files(request: Request, job: Job, body: dict[str, Any]) -> Response:
+    """Put the files themselves in the place of their addresses."""
+    service = _http.desk_of(request).service
+    files = [await asyncio.to_thread(service.open_video, job) for _ in body["data"]]
+    data = [
+        {"index": entry["index"], "b64_json": file} for entry, file in zip(body["data"], files, strict=True)
+    ]
+    return JSONWithFiles({**body, "data": data})
 
 
 def error_response(error: VitascopeError) -> JSONResponse:
     """Show an error in the vendor's envelope."""
+    status, problem = problem_of(error)
+    return JSONResponse({"error": problem}, status_code=status, headers=retry_headers(error))
+
+
+def problem_of(error: VitascopeError) -> tuple[int, dict[str, Any]]:
+    """Tell an error's status and what the vendor's envelope holds."""
     status = status_of(error)
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if isinstance(error, QueueFull):
@@ -118,7 +185,7 @@ def error_response(error: VitascopeError) -> JSONResponse:
     message = error.message if status < 500 else type(error)().message  # details of ours are for the log
     if error.hint and status < 500:
         message = f"{message} ({error.hint})"
-    return envelope(status, message, kind=kind, code=code, param=_param(error), headers=retry_headers(error))
+    return status, {"message": message, "type": kind, "param": _param(error), "code": code}
 
 
 def _param(error: VitascopeError) -> str | None:

@@ -1,0 +1,99 @@
+"""POST /v1/videos/sync: vLLM-Omni's way to have the file as the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vitascope.dialects import _http
+from vitascope.domain.errors import StorageError, StoreUnavailable
+from vitascope.domain.job import Job, JobStatus
+from vitascope.service import StoredVideo
+from vitascope.service.tail import FINAL_KINDS
+
+from . import schema
+from .making import make_job
+from .manner import manner_of
+from .video import PREFIX, envelope, poll_headers, shown
+
+LOOK_SECONDS = 1.0
+"""How often it is seen whether the client is still there."""
+
+_binary = {"schema": {"type": "string", "format": "binary"}}
+
+RESPONSES: schema.Responses = {
+    200: {"description": "The file.", "content": {"video/mp4": _binary, "image/gif": _binary}},
+    202: {
+        "model": schema.Video,
+        "description": "It takes longer than this server lets a client wait (`openai.sync_seconds`): ask for the video by its id.",
+    },
+    **schema.ERRORS,
+}
+
+
+def add_routes(router: APIRouter) -> None:
+    """Add what this module answers."""
+    router.add_api_route(
+        "/videos/sync",
+        create_and_wait,
+        methods=["POST"],
+        response_class=Response,
+        responses=RESPONSES,
+        openapi_extra=schema.CREATE,
+    )
+
+
+async def create_and_wait(request: Request) -> Response:
+    """Make a video and answer with its file. What goes wrong once it was begun is no status that clients try again after."""
+    started_at = time.perf_counter()
+    job = await make_job(request)
+    job = await _ended(request, job, started_at + manner_of(request).sync_seconds)
+    headers = {"x-video-id": PREFIX + job.id, "x-model": job.plan.model}
+    if job.status.is_terminal and job.status is not JobStatus.SUCCEEDED:
+        code = "cancelled" if job.error is None else job.error.code
+        message = "The video was cancelled." if job.error is None else job.error.message
+        return envelope(422, message, code=code, kind="generation_error", headers=headers)
+    stored = await _file(request, job)
+    if stored is None:
+        headers |= await poll_headers(request, job)
+        return JSONResponse(shown(request, job), status_code=202, headers=headers)
+    answer = _http.VideoFile(stored, f"{PREFIX}{job.id}{stored.suffix}", lambda _status: Response())
+    seconds = (job.details or {}).get("seconds") or {}
+    headers["x-inference-time-s"] = f"{time.perf_counter() - started_at:.3f}"
+    headers["x-stage-durations"] = json.dumps(seconds, separators=(",", ":"))
+    answer.headers.update(headers)
+    return answer
+
+
+async def _ended(request: Request, job: Job, until: float) -> Job:
+    """Wait for a job's end for as long as there is time and a client."""
+    desk = _http.desk_of(request)
+    look_seconds = min(LOOK_SECONDS, max(0.0, until - time.perf_counter()))
+    following = desk.tail.follow(job.id, 0, look_seconds)
+    async with contextlib.aclosing(following):  # type: ignore[type-var]
+        while not job.status.is_terminal and time.perf_counter() < until:
+            event = await anext(following, None)
+            if event is not None and event.kind not in FINAL_KINDS:
+                continue
+            with contextlib.suppress(StoreUnavailable):
+                job = await desk.read(desk.service.get, job.id, _http.caller_of(request))
+            if event is None and (await request.is_disconnected() or request.app.state.is_stopping):
+                break
+    return job
+
+
+async def _file(request: Request, job: Job) -> StoredVideo | None:
+    """Find the job's file; None if it is not there, or cannot be had now."""
+    if job.status is not JobStatus.SUCCEEDED:
+        return None
+    try:
+        stored = await _http.desk_of(request).open_video(job)
+    except StorageError:
+        return None
+    return dataclasses.replace(stored, url=None)  # a POST is not sent on elsewhere
