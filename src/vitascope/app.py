@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _http, native, openai
+from .dialects import _http, native, openai, openrouter
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -308,11 +308,15 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_links())
     app.include_router(native.NativeDialect().router())
     app.include_router(openai.OpenAIDialect(app.state.openai).router())
+    app.include_router(openrouter.OpenRouterDialect().router())
     return app
 
 
 #: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own.
-WEBHOOK_FORMATS = {STANDARD: Format(openai.webhook_body)}
+WEBHOOK_FORMATS = {
+    STANDARD: Format(openai.webhook_body),
+    openrouter.FORMAT: Format(openrouter.webhook_body, headers=openrouter.webhook_headers),
+}
 
 
 def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
@@ -367,7 +371,7 @@ def _operations() -> APIRouter:
         headers = {"retry-after": str(NOT_READY_RETRY_SECONDS)}
         return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503, headers=headers)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse, responses=openai.ERRORS)
     async def prometheus(request: Request) -> Response:
         """Show metrics in Prometheus' text format."""
         desk = _http.desk_of(request)

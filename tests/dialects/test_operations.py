@@ -144,6 +144,7 @@ class TestOpenapi:
             "POST /v1/webhook_endpoints", "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}",
             "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test",
             "GET /v1/webhook_event_types",
+            "POST /api/v1/videos", "GET /api/v1/videos/models", "GET /api/v1/videos/{job_id}", "GET /api/v1/videos/{job_id}/content",
             "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",

@@ -12,10 +12,12 @@ import torch
 
 from tiny import make_plan, run
 from vitascope.catalog import locate
+from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.schedulers import table
 from vitascope.domain.step import Step
 from vitascope.engine import Engine, open_engine
+from vitascope.engine.schedulers import make_scheduler
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,37 @@ def test_few_steps(engine: Engine, models: dict[str, ModelSpec], steps: int) -> 
     spec = models["WanPipeline"]
     for name in ("FlowMatchHeunDiscreteScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler"):
         assert clip_of(engine, spec, name, num_inference_steps=steps)[1].frames.shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline"])
+def test_a_shift_moves_the_levels_towards_noise_under_every_solver(
+    engine: Engine, models: dict[str, ModelSpec], name: str
+) -> None:
+    """UniPC and a scheduler that works out shifts of its own, each with its own class and with another solver."""
+    spec = models[name]
+    for scheduler in (None, "EulerDiscreteScheduler"):
+        clips = [clip_of(engine, spec, scheduler, flow_shift=shift)[1].frames for shift in (None, 1.0, 12.0)]
+        again = clip_of(engine, spec, scheduler, flow_shift=12.0)[1].frames
+        assert np.array_equal(clips[2], again)
+        assert not np.array_equal(clips[1], clips[2])
+    assert not np.array_equal(clips[0], clips[2])
+
+
+def test_the_shift_is_the_formula_of_flow_matching() -> None:
+    import diffusers
+
+    for checkpoint in (
+        diffusers.UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        ),
+        diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    ):
+        levels = {}
+        for shift in (1.0, 5.0):
+            scheduler = make_scheduler(checkpoint, None, shift)
+            scheduler.set_timesteps(4)
+            levels[shift] = scheduler.sigmas[:3].numpy()  # diffusers shifts the last one of its own twice
+        base = levels[1.0]
+        assert levels[5.0] == pytest.approx(5 * base / (1 + 4 * base), abs=5e-3)
+    with pytest.raises(ModelUnavailable, match="have no shift"):
+        make_scheduler(diffusers.DDIMScheduler(), None, 3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import io
 import os
 import signal
@@ -12,8 +13,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -22,11 +24,11 @@ import postgres
 from vitascope import media
 from vitascope.catalog import Catalog
 from vitascope.domain.command import CommandKind, CommandStatus, Errand
-from vitascope.domain.errors import StoreUnavailable
-from vitascope.domain.job import Job, JobStatus, Lease
+from vitascope.domain.errors import StorageError, StoreUnavailable
+from vitascope.domain.job import Job, JobError, JobStatus, Lease
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.domain.video import Video, stored_keys
+from vitascope.domain.video import Video, sheet_frames, stored_keys
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
 from vitascope.worker import patience
@@ -263,6 +265,177 @@ def test_an_engine_that_hangs_while_denoising_is_killed_with_its_group_and_the_j
     assert not engine.is_running()
     eventually(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE)
     assert bench.ended(job).status is JobStatus.SUCCEEDED
+
+
+def frames_of(bench: Bench, job: Job) -> list[Any]:
+    """Each video's frames, decoded."""
+    return [media.read_frames(bench.files.path_for(video.key)) for video in job.videos]
+
+
+def stored(bench: Bench) -> set[str]:
+    return {file.key for file in bench.files.files_in("videos")}
+
+
+class TestSeveralVideos:
+    SMALL: ClassVar[dict[str, Any]] = {"width": 64, "height": 64, "num_frames": 7, "fps": 8, "seed": 7}
+
+    @pytest.mark.parametrize("format", ["mp4", "gif"])
+    def test_each_is_what_a_job_of_its_own_makes(self, bench: Bench, format: str) -> None:
+        several = bench.submit(num_videos=3, format=format, num_inference_steps=20, **self.SMALL)
+        alone = [bench.submit(**{**self.SMALL, "seed": seed, "format": format}) for seed in (7, 8, 9)]
+        bench.start_worker()
+        made = bench.ended(several)
+        assert (made.status, made.progress, [video.index for video in made.videos]) == (
+            "succeeded",
+            100,
+            [0, 1, 2],
+        )
+        for frames, job in zip(frames_of(bench, made), alone, strict=True):
+            (expected,) = frames_of(bench, bench.ended(job))
+            assert (frames == expected).all()
+        first, second, _ = frames_of(bench, made)
+        assert (first != second).any()
+        assert stored(bench) == {
+            key for job in (made, *map(bench.ended, alone)) for key in stored_keys(job.videos)
+        }
+        percents = [event.percent for event in bench.store.events(made.id) if event.kind == "progress"]
+        assert percents == sorted(percents)  # type: ignore[type-var]
+        stages = [event.stage for event in bench.store.events(made.id) if event.kind == "progress"]
+        assert stages.count("denoise") >= 3
+
+    @pytest.mark.parametrize("format", ["mp4", "gif"])
+    def test_each_has_its_pictures(self, bench: Bench, format: str) -> None:
+        asked = {"width": 800, "height": 450, "num_frames": 31, "format": format, "num_videos": 2, "seed": 7}
+        job = bench.submit(fps=10, num_inference_steps=1, **asked)
+        bench.start_worker()
+        for video in bench.ended(job).videos:
+            frames = media.read_frames(bench.files.path_for(video.key))
+            assert video.thumbnail is not None
+            assert video.spritesheet is not None
+            thumbnail, sheet = (Image.open(bench.files.path_for(one.key)) for one in video.files[1:])  # type: ignore[arg-type]
+            assert (thumbnail.format, thumbnail.size) == ("WEBP", (640, 360))
+            assert (video.thumbnail.width, video.thumbnail.height) == thumbnail.size
+            assert (sheet.format, sheet.size) == ("JPEG", (5 * 160, 5 * 90))
+            assert (video.spritesheet.width, video.spritesheet.height) == sheet.size
+            for picture in (video.thumbnail, video.spritesheet):
+                content = bench.files.path_for(picture.key).read_bytes()
+                assert (picture.num_bytes, picture.sha256) == (
+                    len(content),
+                    hashlib.sha256(content).hexdigest(),
+                )
+            assert near(thumbnail, frames[15])
+            for tile, frame in enumerate(sheet_frames(31)):
+                left, top = tile % 5 * 160, tile // 5 * 90
+                assert near(sheet.crop((left, top, left + 160, top + 90)), frames[frame]), tile
+
+    def test_one_that_fails_does_not_lose_the_others(self, bench: Bench) -> None:
+        bench.program = ["-c", failing(8)]
+        job = bench.submit(num_videos=3, **self.SMALL)
+        bench.start_worker()
+        ended = bench.ended(job)
+        assert (ended.status, ended.progress, ended.attempt) == ("succeeded", 100, 1)
+        assert [video.index for video in ended.videos] == [0, 2]
+        assert ended.failed_videos == {1: JobError("out_of_memory", "seed 8 is too large")}
+        assert stored(bench) == set(stored_keys(ended.videos))
+        (expected,) = frames_of(bench, bench.ended(bench.submit(**{**self.SMALL, "seed": 9})))
+        assert (frames_of(bench, ended)[1] == expected).all()
+
+    def test_a_surprise_in_one_does_not_lose_the_others(self, bench: Bench) -> None:
+        bench.program = ["-c", failing(7, "RuntimeError")]
+        job = bench.submit(num_videos=2, **self.SMALL)
+        bench.start_worker()
+        ended = bench.ended(job)
+        assert [video.index for video in ended.videos] == [1]
+        assert ended.failed_videos[0].code == "internal_error"
+        assert "seed" not in ended.failed_videos[0].message
+
+    def test_if_all_fail_the_job_fails_as_the_first(self, bench: Bench) -> None:
+        bench.program = ["-c", failing(7, 8)]
+        job = bench.submit(num_videos=2, **self.SMALL)
+        bench.start_worker()
+        ended = bench.ended(job)
+        assert (ended.status, ended.error) == ("failed", JobError("out_of_memory", "seed 7 is too large"))
+        assert stored(bench) == set()
+
+    def test_cancel_in_the_second_keeps_none(self, bench: Bench) -> None:
+        bench.step_seconds = 0.1
+        job = bench.submit(num_videos=3, num_inference_steps=20, **self.SMALL)
+        bench.start_worker()
+        bench.wait(job, lambda found: found.progress >= 40)
+        bench.store.request_cancel(job.id)
+        ended = bench.ended(job)
+        assert (ended.status, ended.videos) == ("cancelled", ())
+        assert ended.progress < 66
+        assert stored(bench) == set()
+        eventually(lambda: list(bench.config.work_folder.iterdir()) == [])
+
+    def test_an_engine_that_is_killed_in_the_second_costs_the_attempt_only(self, bench: Bench) -> None:
+        bench.step_seconds = 0.1
+        job = bench.submit(num_videos=2, num_inference_steps=20, **self.SMALL)
+        bench.start_worker()
+        bench.wait(job, lambda found: found.progress >= 55)
+        bench.step_seconds = 0.0
+        os.kill(bench.engines[0].pid, signal.SIGKILL)
+        ended = bench.ended(job)
+        assert (ended.status, ended.attempt) == ("succeeded", 2)
+        assert stored(bench) == set(stored_keys(ended.videos))
+        for frames, seed in zip(frames_of(bench, ended), (7, 8), strict=True):
+            (expected,) = frames_of(bench, bench.ended(bench.submit(**{**self.SMALL, "seed": seed})))
+            assert (frames == expected).all()
+
+    def test_files_that_were_stored_before_one_could_not_be_do_not_stay(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put = bench.files.put
+
+        def refuse_the_last(path: Path, key: str) -> None:
+            if key.endswith(".1.spritesheet.jpg"):
+                raise StorageError("no more room")
+            put(path, key)
+
+        monkeypatch.setattr(bench.files, "put", refuse_the_last)
+        job = bench.submit(num_videos=2, **self.SMALL)
+        bench.start_worker()
+        ended = bench.ended(job)
+        assert (ended.status, ended.error) == ("failed", JobError("storage_error", "no more room"))
+        assert ended.videos == ()
+        eventually(lambda: stored(bench) == set())
+
+    def test_their_time_is_learnt_as_that_of_so_many(self, bench: Bench) -> None:
+        bench.step_seconds = 0.05
+        job = bench.submit(num_videos=3, num_inference_steps=10, **self.SMALL)
+        bench.start_worker()
+        bench.ended(job)
+        one, five = (replace(job.plan, num_videos=count) for count in (1, 5))
+        single, several = (bench.store.expected_seconds(planned, 30) for planned in (one, five))
+        assert single is not None
+        assert several == pytest.approx(5 * single)
+        assert 0.5 <= single < 5
+
+
+def failing(*seeds: int | str) -> str:
+    """An engine process that cannot make the videos of these seeds; a name among them is the exception's."""
+    names = [seed for seed in seeds if isinstance(seed, str)]
+    numbers = [seed for seed in seeds if isinstance(seed, int)]
+    return f"""
+from vitascope.cli import main
+from vitascope.domain.errors import OutOfMemory
+from vitascope.engine import fake
+pattern = fake._pattern
+def fail(plan):
+    if plan.seed in {numbers}:
+        raise {names[0] if names else "OutOfMemory"}(f"seed {{plan.seed}} is too large")
+    return pattern(plan)
+fake._pattern = fail
+main()
+"""
+
+
+def near(picture: Image.Image, frame: Any) -> bool:
+    """Whether a picture shows a frame, made smaller and stored with little loss."""
+    small = Image.fromarray(frame).resize(picture.size, Image.Resampling.LANCZOS)
+    difference = np.abs(np.asarray(picture.convert("RGB"), int) - np.asarray(small, int))
+    return bool(difference.mean() < 8)
 
 
 class TestStoreAway:

@@ -48,6 +48,15 @@ def test_plan_survives_the_store() -> None:
     assert GenerationRequest.from_dict(request.to_dict()) == request
 
 
+def test_a_shift_is_for_models_of_flow_matching() -> None:
+    assert planned().flow_shift is None
+    assert planned(flow_shift=12).flow_shift == 12
+    with pytest.raises(InvalidParameter, match="nearest legal value is 100"):
+        planned(flow_shift=1000)
+    with pytest.raises(InvalidParameter, match="flow matching"):
+        planned(replace(SPEC, scheduler_family="discrete"), flow_shift=3)
+
+
 @pytest.mark.parametrize("image", [None, "inputs/x.png"])
 def test_a_plan_of_before_the_modes_is_made_as_it_was_planned(image: str | None) -> None:
     made = planned(num_frames=34, image=image)

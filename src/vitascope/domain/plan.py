@@ -40,6 +40,9 @@ MAX_REFERENCES = 8
 
 MAX_PREVIEW_EVERY = 1000
 
+FLOW_SHIFTS = Bounds(1.0, 0.1, 100.0)
+"""Models are made with 1 to 17: beyond these ends nearly all steps would be at one level."""
+
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -68,6 +71,7 @@ class Plan:
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
+    flow_shift: float | None = None
     strength: float | None = None
     clip_skip: int | None = None
     preview_every: int = 0
@@ -197,6 +201,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         num_inference_steps=steps,
         guidance_scale=_within("guidance_scale", request.guidance_scale, spec.guidance_scale),
         scheduler=scheduler,
+        flow_shift=_flow_shift(request, spec),
         strength=_strength(request, spec, mode, steps),
         clip_skip=_clip_skip(request, spec),
         preview_every=request.preview_every,
@@ -353,6 +358,18 @@ def _strength(request: GenerationRequest, spec: ModelSpec, mode: Mode, steps: in
         nearest = min(math.ceil(1000 / steps) / 1000, spec.strength.maximum)
         raise InvalidParameter("strength", strength, f"of {steps} steps none would run", nearest=nearest)
     return strength
+
+
+def _flow_shift(request: GenerationRequest, spec: ModelSpec) -> float | None:
+    shift = request.flow_shift
+    if shift is None:
+        return None
+    if spec.scheduler_family != "flow":
+        rule = (
+            f"the noise levels of model `{spec.id}` are not those of flow matching, which alone have a shift"
+        )
+        raise InvalidParameter("flow_shift", shift, rule, hint="leave it out")
+    return _within("flow_shift", shift, FLOW_SHIFTS)
 
 
 def _clip_skip(request: GenerationRequest, spec: ModelSpec) -> int | None:

@@ -94,6 +94,8 @@ class GenerationRequest:
     guidance_scale: float | None = None
     #: A diffusers scheduler class by name; `None` is the checkpoint's own.
     scheduler: str | None = None
+    #: How far the noise levels of a flow-matching model are moved towards noise; `None` is the checkpoint's own.
+    flow_shift: float | None = None
     #: How much of a given video is changed: 0 nothing, 1 all.
     strength: float | None = None
     #: Layers of a CLIP text encoder that are left out at its end.

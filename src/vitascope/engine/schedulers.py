@@ -24,12 +24,19 @@ _NEVER_QUITE_ZERO = 2**-24
 """Share of data at the last timestep where a schedule ends in pure noise: diffusers' own way not to divide by zero."""
 
 
-def make_scheduler(checkpoint: Any, name: str | None) -> Any:
+def make_scheduler(checkpoint: Any, name: str | None, flow_shift: float | None = None) -> Any:
     """Make a fresh scheduler of class `name`, or of the checkpoint's own class, over the checkpoint's schedule.
 
+    Args:
+        checkpoint: the scheduler that the model came with.
+        name: of the class.
+        flow_shift: how far a flow's levels are moved towards noise; None is as the checkpoint says.
+
     Raises:
-        ModelUnavailable: there is no such class for this checkpoint.
+        ModelUnavailable: there is no such class for this checkpoint, or its levels have no shift.
     """
+    if flow_shift is not None:
+        checkpoint = _shifted(checkpoint, flow_shift)
     if name is None or name == type(checkpoint).__name__:
         return type(checkpoint).from_config(checkpoint.config)
     family = family_of(checkpoint)
@@ -46,6 +53,18 @@ def make_scheduler(checkpoint: Any, name: str | None) -> Any:
         f"the noise scheduler `{name}` cannot run over the checkpoint's `{own}`",
         hint=f'a card says with scheduler_family = "{family}" of which kind the checkpoint is',
     )
+
+
+def _shifted(checkpoint: Any, flow_shift: float) -> Any:
+    """Make the checkpoint's scheduler with another shift, the same for every size of picture."""
+    accepted = inspect.signature(type(checkpoint)).parameters
+    name = next((name for name in ("flow_shift", "shift") if name in accepted), None)
+    if name is None:
+        raise ModelUnavailable(f"the levels of the checkpoint's `{type(checkpoint).__name__}` have no shift")
+    settings: dict[str, Any] = {name: flow_shift}
+    if name == "shift" and "use_dynamic_shifting" in accepted:
+        settings["use_dynamic_shifting"] = False  # it would work out a shift of its own, from the size
+    return type(checkpoint).from_config(checkpoint.config, **settings)
 
 
 def family_of(checkpoint: Any) -> SchedulerFamily:

@@ -85,6 +85,11 @@ class Links:
     def _keys(self) -> tuple[bytes, ...]:
         return self._find_keys()
 
+    @property
+    def base_url(self) -> str:
+        """With what all addresses begin; empty where that is what is known of each client."""
+        return (self._public_url or "").rstrip("/")
+
     def warm_up(self) -> None:
         """Look for the keys now: the first look may write to the database."""
         assert self._keys

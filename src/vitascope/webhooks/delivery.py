@@ -62,6 +62,8 @@ class Format:
     #: Returns a message's body as plain JSON values.
     render: Callable[[EventType, Job], Mapping[str, Any]]
     seconds: float = ATTEMPT_SECONDS
+    #: Adds the dialect's own headers at each attempt: from the body, the time, and the secrets that are good then.
+    headers: Callable[[bytes, datetime, Sequence[Secret]], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,10 @@ class Deliverer:
         seconds = ATTEMPT_SECONDS if form is None else form.seconds
         try:
             good = await self._write(lambda: self._outbox.signing_secrets(message, new_secret))
-            headers = signed_headers(message.id, message.body, self._clock(), good)
+            now = self._clock()
+            headers = signed_headers(message.id, message.body, now, good)
+            if form is not None and form.headers is not None:
+                headers |= form.headers(message.body, now, good)
             status, answered = await self._post(message.url, message.body, headers, seconds=seconds)
         except UrlRefused as error:
             return _Answer(error.rule, is_receivers=True)

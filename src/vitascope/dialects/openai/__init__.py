@@ -17,9 +17,18 @@ from . import derived, files, generations, schema, sync, webhook_endpoints
 from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
+from .schema import ERRORS
 from .video import PREFIX, envelope, error_response, shown, video_response, webhook_body
 
-__all__ = ["Manner", "OpenAIDialect", "envelope", "error_response", "refuse_range", "webhook_body"]
+__all__ = [
+    "ERRORS",
+    "Manner",
+    "OpenAIDialect",
+    "envelope",
+    "error_response",
+    "refuse_range",
+    "webhook_body",
+]
 
 
 class OpenAIDialect:
@@ -53,8 +62,8 @@ class OpenAIDialect:
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
         files.add_routes(router)
+        webhook_endpoints.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
-        router.include_router(webhook_endpoints.router())
         router.include_router(generations.router(self._manner))
         return router
 

@@ -116,6 +116,7 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
             num_inference_steps=fields.integer(steps),
             guidance_scale=fields.number("guidance_scale"),
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
+            flow_shift=fields.number("flow_shift"),
             strength=fields.number("strength"),
             # an illegal name is refused by the plan, with the legal ones
             format=cast(OutputFormat, image_format.strip().lower()),

@@ -90,6 +90,7 @@ FOLLOWED: dict[str, Schema] = {
     "steps": _as(_integer, "The same as `num_inference_steps`, which wins over it."),
     "guidance_scale": _number,
     "scheduler": _as(_text, "A noise scheduler that the model accepts, by diffusers' name."),
+    "flow_shift": _as(_number, "How far a flow-matching model's noise levels are moved towards noise."),
     "strength": _as(_number, "How much of a given video is changed, from 0 to 1."),
     "seed": _as(
         {"anyOf": [*_integer["anyOf"], {"type": "array", "items": {"type": "integer"}}]},
@@ -109,6 +110,7 @@ FOLLOWED: dict[str, Schema] = {
     ),
     "input_reference": REFERENCE,
     "image": _as(REFERENCE, "The same as `input_reference`."),
+    "image_url": _as(_text, "The same as `input_reference`."),
     "reference_url": _as(_text, "The same as `input_reference`."),
     "image_reference": _as(
         _object, "The same as `input_reference`, as `{image_url}`; a list is as `input_references`."
@@ -132,7 +134,6 @@ TOLD: dict[str, str] = {
     "guidance_scale_2": "one scale guides all steps: `guidance_scale`",
     "true_cfg_scale": "one scale guides all steps: `guidance_scale`",
     "boundary_ratio": "the checkpoint says which of its parts makes which steps",
-    "flow_shift": "the checkpoint's own schedule is used",
     "max_sequence_length": "the model's card says how much of a prompt is read",
     "quality": "no step is skipped or approximated here; `quality_level` says how many there are",
     "mode": "`quality_level` says how many steps are taken",

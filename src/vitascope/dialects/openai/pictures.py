@@ -16,7 +16,7 @@ from .file_ids import named_file
 if TYPE_CHECKING:
     from .create import Order
 
-FRAMES = ("input_reference", "image", "reference_url", "image_reference")
+FRAMES = ("input_reference", "image", "image_url", "reference_url", "image_reference")
 LISTS = ("images", "input_references")
 VIDEOS = ("video_reference", "video_url")
 

@@ -17,7 +17,8 @@ CONTAINERS = ("extra_body", "extra_params", "extra_json", "video_params")
 """Objects whose keys are meant as if they stood beside them: what SGLang and vLLM-Omni merge."""
 
 MAX_UNKNOWN = 64
-ALIKE = 0.8
+MAX_NAME_CHARS = 60
+ALIKE = 0.75
 """From this likeness on a name that nobody knows is taken for a misspelt one."""
 
 _OFF = ("", "false", "no", "null", "none", "default", "[]", "{}")
@@ -78,14 +79,23 @@ def unknown(fields: Fields) -> dict[str, Any]:
         rule = f"there may be at most {MAX_UNKNOWN} fields that the server does not know"
         raise InvalidParameter(next(iter(found))[:60], "given", rule)
     for name, value in found.items():
-        # what is longer than any name cannot be a misspelt one, and to compare it would take seconds
-        near = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=ALIKE) if len(name) < 60 else []
+        near = _meant(name)
         if near:
-            hint = f"did you mean `{near[0]}`?"
+            hint = f"did you mean `{near}`?"
             raise InvalidParameter(name, "given", "there is no such parameter", hint=hint)
         if isinstance(value, bytes):
             raise InvalidParameter(name[:60], "a file", "there is no such file parameter")
     return {name: _number_or(value) for name, value in found.items()}
+
+
+def _meant(name: str) -> str | None:
+    """Find the parameter that a name is nearly: in other letters' size or order, or with one or two wrong."""
+    if len(name) > MAX_NAME_CHARS:  # longer than any, and to compare it would take seconds
+        return None
+    name = name.lower()
+    swapped = (known for known in PARAMETERS if sorted(known) == sorted(name))
+    near = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=ALIKE)
+    return near[0] if near else next(swapped, None)
 
 
 def kept(metadata: Mapping[str, Any], more: Mapping[str, Any]) -> tuple[dict[str, Any], list[Choice]]:

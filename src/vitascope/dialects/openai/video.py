@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from vitascope.domain.errors import (
     QueueFull,
     StorageError,
     UnknownModel,
+    VideoExpired,
     VitascopeError,
 )
 from vitascope.domain.job import Job, JobStatus
@@ -113,6 +115,7 @@ def _metadata(job: Job) -> dict[str, Any]:
         "native_size": f"{job.plan.native_width}x{job.plan.native_height}",
         "native_fps": job.plan.native_fps,
         "native_num_frames": job.plan.native_num_frames,
+        "fit": job.plan.fit,
         "num_inference_steps": job.plan.num_inference_steps,
         "stage": job.stage,
         "attempt": job.attempt,
@@ -129,12 +132,9 @@ async def video_response(request: Request, job: Job) -> Response:
         return JSONResponse(body, headers=await poll_headers(request, job))
     wanted = job.request.notes.get(NOTES, {}).get("response_format")
     if body["data"] and wanted == "b64_json":
-        try:
+        # without them what is known of the job is true all the same, and the files' own addresses say what is wrong
+        with contextlib.suppress(StorageError, VideoExpired):
             return await _with_files(request, job, body)
-        except (
-            StorageError
-        ):  # what is known of the job is true all the same: the files' own addresses say what is wrong
-            return JSONResponse(body)
     return JSONResponse(body)
 
 

@@ -24,7 +24,6 @@ from vitascope.domain.secret import Secret
 from vitascope.domain.webhook import JOB_EVENTS, Delivery, Endpoint, EventType, MessageStatus
 
 from . import schema
-from .video import error_response
 
 PATH = "/webhook_endpoints"
 MAX_NAME_CHARS = 255
@@ -99,10 +98,9 @@ class WebhookEventTypes(BaseModel):
     data: list[EventName]
 
 
-def router() -> APIRouter:
-    """Make the routes."""
-    made = APIRouter(tags=["OpenAI"], route_class=_http.route_class(error_response))
-    add, errors = made.add_api_route, schema.ERRORS
+def add_routes(router: APIRouter) -> None:
+    """Put the routes under the dialect's own."""
+    add, errors = router.add_api_route, schema.ERRORS
     one = f"{PATH}/{{webhook_endpoint_id}}"
     found = {200: {"model": WebhookEndpoint}, **errors}
     secret = {200: {"model": WebhookEndpointWithSecret}, **errors}
@@ -116,7 +114,6 @@ def router() -> APIRouter:
     add(f"{one}/rotate_secret", rotate_secret, methods=["POST"], responses=secret, openapi_extra=_body(KEEP))
     add(f"{one}/test", test, methods=["POST"], responses=tested, openapi_extra=_body("event_type", required=["event_type"]))  # fmt: skip
     add("/webhook_event_types", event_types, responses={200: {"model": WebhookEventTypes}, **errors})
-    return made
 
 
 async def create(request: Request) -> Response:

@@ -112,7 +112,7 @@ def _run_window(
 def _own_state(pipe: Any, plan: Plan) -> Iterator[None]:
     """Lend the pipeline a scheduler, and a guider where it has one, for this request only: both keep their position."""
     checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
-    pipe.scheduler = make_scheduler(pipe.scheduler, plan.scheduler)
+    pipe.scheduler = make_scheduler(pipe.scheduler, plan.scheduler, plan.flow_shift)
     if "guider" in checkpoint:
         pipe.guider = pipe.guider.new(guidance_scale=plan.guidance_scale)
     try:
