@@ -66,8 +66,17 @@ class FileId:
     shown: str
 
 
-Content = bytes | str | FileId | OfJob | Kept
-"""A file's bytes, the URL from which they are fetched, which of the client's files it is, or whose it is here."""
+@dataclass(frozen=True, slots=True)
+class CharacterId:
+    """A character that its client has had kept before: see `characters`."""
+
+    id: str
+    #: The id as the client wrote it.
+    shown: str
+
+
+Content = bytes | str | FileId | CharacterId | OfJob | Kept
+"""A file's bytes, the URL from which they are fetched, which of the client's files or characters it is, or whose it is here."""
 
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
@@ -123,7 +132,7 @@ class Sent:
 
     @property
     def has_file_ids(self) -> bool:
-        return any(isinstance(content, FileId) for _, content in self.items())
+        return any(isinstance(content, FileId | CharacterId) for _, content in self.items())
 
 
 NOTHING = Sent()
@@ -238,7 +247,7 @@ def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
             return picture.to_png()
         return media.open_picture(content, size=size).to_png()
     except UnreadableImage as error:
-        raise _unreadable(name, content, error) from None
+        raise unreadable(name, content, error) from None
 
 
 def measured(content: bytes, name: str = "video") -> media.SentVideo:
@@ -255,7 +264,7 @@ def measured(content: bytes, name: str = "video") -> media.SentVideo:
     try:
         return media.measure_video(content, max_frames=MAX_VIDEO_FRAMES, max_seconds=MAX_VIDEO_SECONDS)
     except UnreadableVideo as error:
-        raise _unreadable(name, content, error) from None
+        raise unreadable(name, content, error) from None
 
 
 def measured_before(video: Video) -> media.SentVideo:
@@ -264,7 +273,8 @@ def measured_before(video: Video) -> media.SentVideo:
     return media.SentVideo(video.height, video.width, video.num_frames, seconds)
 
 
-def _unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVideo) -> InvalidParameter:
+def unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVideo) -> InvalidParameter:
+    """Say of a parameter that its file cannot be read."""
     rule = f"it cannot be read: {error.message}"
     return InvalidParameter(name, f"{len(content)} bytes", rule, hint=error.hint)
 

@@ -49,6 +49,7 @@ from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .characters import Characters
 from .commands import Commands
 from .files import Files
 from .inputs import NOTHING, Kept, Sent
@@ -170,6 +171,7 @@ class Service:
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
         self.files = Files(store, files, clock)
+        self.characters = Characters(store, files, clock)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -303,9 +305,10 @@ class Service:
         """Read what the draft names by ids of uploaded files. May wait for a network.
 
         Raises:
-            InvalidParameter: the caller has no such file.
+            InvalidParameter: the caller has no such file or character.
         """
-        return dataclasses.replace(draft, sent=self.files.looked_up(draft.sent, caller))
+        sent = self.characters.looked_up(self.files.looked_up(draft.sent, caller), caller)
+        return dataclasses.replace(draft, sent=sent)
 
     def store_inputs(self, draft: Draft) -> Draft:
         """Check the draft's pictures and video and store them. A video that was sent may decide size and length.

@@ -14,12 +14,13 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
+from vitascope.domain.character import Character
 from vitascope.domain.errors import InvalidParameter, QueueFull, StorageLimitReached, StoreUnavailable
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.domain.video import Variant
-from vitascope.service import REFUSALS, Draft, OfJob, Sent, Service, StoredVideo, Upload
+from vitascope.service import REFUSALS, Draft, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -227,6 +228,39 @@ class Desk:
         except StorageLimitReached:
             await asyncio.to_thread(files.drop, upload)
             raise
+
+    async def keep_character(self, caller: Caller, prepare: Callable[[], NewCharacter]) -> Character:
+        """Check, store and make known a character.
+
+        Args:
+            caller: whose it will be.
+            prepare: checks it, which reads all of what was sent.
+
+        Raises:
+            InvalidParameter: something of it is not legal, or the caller has as many as it may.
+            QueueFull: too many files are being read.
+            StorageLimitReached: the caller has no room for it.
+            DiskFull: nor has the disk.
+        """
+        self.service.check_space()
+        characters = self.service.characters
+
+        def put() -> NewCharacter:
+            new = prepare()
+            characters.put(new)
+            return new
+
+        new = await self._storing_lane(put)
+        try:
+            return await self.write(characters.add, new, caller)
+        except (StorageLimitReached, InvalidParameter):
+            await asyncio.to_thread(characters.remove, new.character.key)
+            raise
+
+    async def delete_character(self, caller: Caller, character_id: str) -> None:
+        """Delete a character; raises CharacterNotFound."""
+        key = await self.write(self.service.characters.delete, character_id, caller)
+        await asyncio.to_thread(self.service.characters.remove, key)
 
     async def delete_file(self, caller: Caller, file_id: str) -> None:
         """Delete a file; raises FileNotFound."""

@@ -13,7 +13,7 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 
-from . import derived, files, generations, schema, sync, webhook_endpoints
+from . import characters, derived, files, generations, schema, sync, webhook_endpoints
 from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
@@ -55,9 +55,10 @@ class OpenAIDialect:
             openapi_extra=schema.LIST,
         )
         sync.add_routes(router)
+        derived.add_to(router)
+        characters.add_routes(router)
         add(video, self.retrieve, responses=found)
         add(video, self.delete, methods=["DELETE"], responses=deleted)
-        derived.add_to(router)
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)

@@ -11,6 +11,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.service import Content, FileId, Sent
 
+from .characters import read_characters
 from .file_ids import named_file
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ def read_pictures(order: Order, fields: Fields, spec: ModelSpec) -> Sent:
     Raises:
         InvalidParameter: it is in none of the forms, or there is more than one start.
     """
-    given = [name for name in (*FRAMES, *LISTS, *VIDEOS) if not _is_empty(fields.raw(name))]
+    given = [name for name in (*FRAMES, *LISTS, *VIDEOS, "characters") if not _is_empty(fields.raw(name))]
     if not given:
         return Sent()
     name = given[0]
+    if name == "characters" and not given[1:]:
+        return read_characters(order, fields, spec)
     if given[1:]:
         raise InvalidParameter(given[1], "given", f"it must not be given beside `{name}`")
     if name in VIDEOS:
