@@ -173,9 +173,9 @@ class Stage:
         self.names["file"] = answer.json()["id"]
 
     def make_character(self) -> None:
-        files = {"name": (None, "Rex"), "video": ("first.png", FILES["first.png"]())}
-        answer = self.send("POST", "/v1/videos/characters", files=files).raise_for_status()
-        self.names["character"] = answer.json()["id"]
+        files = {"video": ("first.png", FILES["first.png"](), "image/png")}
+        answer = self.send("POST", "/v1/videos/characters", data={"name": "Rex"}, files=files)
+        self.names["character"] = answer.raise_for_status().json()["id"]
 
     def make_batch_file(self) -> None:
         files = {"file": ("night.jsonl", FILES["night.jsonl"]())}
@@ -215,6 +215,8 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a running video": Stage.make_running,
     "a finished video": Stage.make_finished,
     "a failed video": Stage.make_failed,
+    "a finished video of a model that changes videos": lambda stage: stage.make_finished(model="every"),
+    "a character": Stage.make_character,
     "three finished videos": Stage.make_several,
     "a video of another key": Stage.make_foreign,
     "a finished video of response_format b64_json": lambda stage: stage.make_finished(
@@ -223,7 +225,6 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a finished pair of videos": lambda stage: stage.make_finished(n=2),
     "a video with the Idempotency-Key `mine`": Stage.make_once,
     "an uploaded picture": Stage.make_file,
-    "a character": Stage.make_character,
     "an uploaded batch file": Stage.make_batch_file,
     "a batch": Stage.make_batch,
     "a webhook endpoint": Stage.make_endpoint,
