@@ -6,6 +6,7 @@ from vitascope.domain.access import Allowance
 from vitascope.domain.errors import (
     BodyTooLarge,
     BodyTooSlow,
+    CharacterNotFound,
     CommandNotFound,
     DeliveryConflict,
     DeliveryNotFound,
@@ -39,6 +40,7 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    CharacterNotFound: 404,
     LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,

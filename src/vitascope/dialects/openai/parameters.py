@@ -119,6 +119,19 @@ FOLLOWED: dict[str, Schema] = {
     "input_references": _as(
         _list, "Pictures of who or what appears. One is the first frame where the model takes no references."
     ),
+    "characters": _as(
+        {
+            "anyOf": [
+                {
+                    "type": "array",
+                    "maxItems": 2,
+                    "items": {"type": "object", "properties": {"id": _text}, "required": ["id"]},
+                },
+                _text,
+            ]
+        },
+        "Who or what appears, as `{id}` of `/v1/videos/characters`. One is the first frame where the model takes no references.",
+    ),
     "video_reference": _as(_object, "A video that is changed, as `{video_url}`."),
     "video_url": _as(_text, "The same as `video_reference`."),
     "extra_body": _as(_object, "Its keys are as if they were beside it, where they win."),
