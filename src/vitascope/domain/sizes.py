@@ -15,6 +15,9 @@ MIN_SIDE, MAX_SIDE = 16, 4096
 MAX_CROP_LOSS = 0.25
 """Share of the native picture that may be cut away to reach the asked shape; beyond it, borders are added instead."""
 
+SAME_SHAPE = 0.05
+"""How far a model's own size may be from an asked shape and still be taken for it, as vendors do: 832x480 is sold as 16:9."""
+
 Fit = Literal["none", "scale", "crop", "pad"]
 
 
@@ -29,6 +32,15 @@ def asked_size(request: GenerationRequest, spec: ModelSpec) -> Size:
     if width is None:
         width = nearest_side(_side("height", height) * default.width / default.height)
     return Size(_side("height", height), _side("width", width))
+
+
+def size_of_shape(ratio: float, spec: ModelSpec) -> Size:
+    """Return a size of a shape, width by height: the model's own, else one with as many pixels as its default size."""
+    for own in spec.sizes:
+        if abs(own.width / own.height / ratio - 1) <= SAME_SHAPE:
+            return own
+    pixels = spec.default_size.pixels
+    return Size(nearest_side((pixels / ratio) ** 0.5), nearest_side((pixels * ratio) ** 0.5))
 
 
 def nearest_side(side: float) -> int:

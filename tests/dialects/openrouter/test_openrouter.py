@@ -14,11 +14,13 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import openrouter
 import pytest
+import sqlalchemy as sa
 from openrouter import components, errors
 from PIL import Image
 
@@ -28,7 +30,9 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
+from vitascope.domain.video import Video
 from vitascope.service.keys import Keys
+from vitascope.store.tables import jobs
 from waiting import eventually
 
 HERE = "127.0.0.2"
@@ -455,8 +459,13 @@ def test_sizes(server: Any, asked: dict[str, str], size: tuple[int, int]) -> Non
         ({"provider": {"options": {"vitascope": 5}}}, "provider.options.vitascope", "an object"),
         ({"session_id": "x" * 257}, "session_id", "256"),
         ({"frame_images": ["x"]}, "frame_images[0].frame_type", "first_frame"),
+        ({"frame_images": [{"frame_type": ["first_frame"]}]}, "frame_images[0].frame_type", "a list"),
         ({"frame_images": [{"frame_type": "middle"}]}, "frame_images[0].frame_type", "middle"),
         ({"frame_images": [{"frame_type": "first_frame"}]}, "frame_images[0].image_url", "missing"),
+        ({"frame_images": [{"frame_type": "first_frame", "image_url": {"url": [1]}}]}, "frame_images[0].image_url.url", "a list"),
+        ({"input_references": [{"type": ["text"]}]}, "input_references[0]", "image_url"),
+        ({"provider": {"options": {"vitascope": {"fps": "x"}}}}, "provider.options.vitascope.fps", "whole number"),
+        ({"provider": {"options": []}}, "provider.options", "an object"),
         ({"input_references": [{"type": "text"}]}, "input_references[0]", "image_url"),
         ({"input_references": [{"type": "image_url", "image_url": {"url": "x"}}]}, "input_references[0].image_url.url", "base64"),
     ],
@@ -509,3 +518,39 @@ def test_the_table_of_sizes_is_the_vendors() -> None:
     }.items():  # fmt: skip
         made = tuple("{}x{}".format(*create.size_of(name, ratio)) for ratio in create.RATIOS)
         assert made == sizes
+
+
+def test_a_video_that_is_not_kept_any_more_is_expired(sdk: openrouter.OpenRouter, server: Any) -> None:
+    clear(server)
+    job = submit(server, prompt="a", model="every")
+    server.finish(server.claim())
+    past = datetime.now(UTC) - timedelta(days=1)
+    with server.store._database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(expires_at=past))
+    shown = sdk.video_generation.get_generation(job_id=job.id)
+    assert (shown.status, shown.unsigned_urls, shown.urls) == ("expired", None, None)
+    assert shown.error == "The video is not kept any more"
+    with pytest.raises(errors.GoneResponseError, match="expired at"):
+        sdk.video_generation.get_video_content(job_id=job.id)
+
+
+def test_each_video_of_a_job_has_its_address(sdk: openrouter.OpenRouter, server: Any) -> None:
+    """Its own requests make one video; what another dialect has asked for is shown too."""
+    clear(server)
+    body = {"prompt": "a", "num_videos": 3, "duration_seconds": 2}
+    job_id = server.client.post("/api/v1/jobs", json=body).json()["id"]
+    lease, videos = server.claim(), []
+    for index in range(3):
+        key, data = f"videos/{job_id}-{index}.mp4", bytes([index]) * 10
+        server.files.put_bytes(data, key)
+        shape = {"height": 64, "width": 96, "num_frames": 16, "fps": 8}
+        kind = {"media_type": "video/mp4", "num_bytes": 10, "sha256": str(index)}
+        videos.append(Video(index=index, key=key, **kind, **shape))
+    server.store.succeed(lease, videos, {})
+    shown = sdk.video_generation.get_generation(job_id=job_id)
+    addresses = [f"{server.url}/api/v1/videos/{job_id}/content?index={index}" for index in range(3)]
+    assert shown.unsigned_urls == addresses
+    assert len(set(shown.urls or ())) == 3
+    contents = [httpx.get(url, trust_env=False) for url in (*addresses, *(shown.urls or ()))]
+    assert [content.content[:1] for content in contents] == [b"\0", b"\1", b"\2"] * 2
+    assert sdk.video_generation.get_video_content(job_id=job_id, index=2).read() == contents[2].content

@@ -9,7 +9,7 @@ from vitascope.dialects._http import Fields
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec, Size
 from vitascope.domain.request import num_frames_for
-from vitascope.domain.sizes import MAX_SIDE, MIN_SIDE, nearest_side
+from vitascope.domain.sizes import MAX_SIDE, MIN_SIDE, nearest_side, size_of_shape
 
 from .parameters import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS
 
@@ -21,9 +21,6 @@ MAX_ECHO_CHARS = 20
 
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", re.ASCII)
 _RATIO = re.compile(r"\s*(\d{1,4})\s*[:/]\s*(\d{1,4})\s*", re.ASCII)
-
-SAME_SHAPE = 0.02
-"""Difference of width by height below which one of the model's own sizes has the shape that was asked for."""
 
 
 def read_length(order: Order, fields: Fields, spec: ModelSpec) -> None:
@@ -130,10 +127,7 @@ def _asked_shape(fields: Fields, spec: ModelSpec) -> Size | None:
             raise InvalidParameter("short_edge", short, rule, nearest=nearest_side(short))
         size = Size(nearest_side(short * max(1, 1 / ratio)), nearest_side(short * max(1, ratio)))
     else:
-        alike = (own for own in spec.sizes if abs(own.width / own.height / ratio - 1) < SAME_SHAPE)
-        size = next(alike, None) or Size(
-            nearest_side((default.pixels / ratio) ** 0.5), nearest_side((default.pixels * ratio) ** 0.5)
-        )
+        size = size_of_shape(ratio, spec)
     if abs(size.width / size.height / ratio - 1) > 0.2:  # a side has met its limit
         name = _shape_name(fields)
         rule = f"the longer side would have more than {MAX_SIDE} pixels, or the shorter one fewer than {MIN_SIDE}"

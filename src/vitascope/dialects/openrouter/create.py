@@ -15,7 +15,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import GenerationRequest, num_frames_for
-from vitascope.domain.sizes import MAX_SIDE, nearest_side
+from vitascope.domain.sizes import MAX_SIDE, nearest_side, size_of_shape
 from vitascope.domain.webhook import Webhook
 from vitascope.service import Sent
 
@@ -24,6 +24,8 @@ FORMAT = "openrouter"
 
 SLUG = "vitascope"
 """Under which name of `provider.options` this server finds what is meant for it; the others are other providers'."""
+
+OWN = f"provider.options.{SLUG}."
 
 PASSTHROUGH = ("negative_prompt", "num_inference_steps", "guidance_scale", "fps", "scheduler")
 
@@ -39,9 +41,6 @@ RESOLUTIONS: Mapping[str, int] = {
 }  # fmt: skip
 RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21")
 DEFAULT_RATIO = "16:9"
-
-NEARLY = 0.05
-"""How far a model's own size may be from an asked ratio and still be taken for it, as vendors do: 832x480 is sold as 16:9."""
 
 MAX_NAME_CHARS = 255
 MAX_SESSION_CHARS = 256
@@ -110,23 +109,23 @@ def to_order(fields: Fields, resolve: Resolve, session: str | None = None) -> Or
     prompt = fields.text("prompt")
     if prompt is None and spec.takes_prompt:
         raise InvalidParameter("prompt", "missing", "it must say what the video shows")
-    fps = own.integer("fps")
+    fps = own.integer(OWN + "fps")
     callback = fields.text("callback_url")
     request = GenerationRequest(
         prompt=prompt or "",
         model=spec.id if choices or not name else name,
-        negative_prompt=own.text("negative_prompt") or "",
+        negative_prompt=own.text(OWN + "negative_prompt") or "",
         fps=fps,
-        num_inference_steps=own.integer("num_inference_steps"),
-        guidance_scale=own.number("guidance_scale"),
-        scheduler=own.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
+        num_inference_steps=own.integer(OWN + "num_inference_steps"),
+        guidance_scale=own.number(OWN + "guidance_scale"),
+        scheduler=own.text(OWN + "scheduler", max_chars=MAX_NAME_CHARS) or None,
         seed=fields.integer("seed"),
         metadata=_metadata(fields, session),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
         webhook=Webhook(callback, FORMAT) if callback else None,
     )
     order = Order(request, Sent(), list(choices), max(1, fps or spec.fps))
-    order.names = {name: f"provider.options.{SLUG}.{name}" for name in PASSTHROUGH}
+    order.names = {name: OWN + name for name in PASSTHROUGH}
     order.names |= {"image": "frame_images", "webhook": "callback_url"}
     _read_length(order, fields)
     _read_size(order, fields, spec)
@@ -152,15 +151,20 @@ def _refuse_what_is_not_here(fields: Fields) -> None:
 
 
 def _own_options(fields: Fields) -> Fields:
-    """Find what is meant for this server; what is meant for other providers is ignored, as is said of it."""
-    options = Fields(fields.mapping("provider")).mapping("options")
+    """Find what is meant for this server; what is meant for other providers is ignored, as is said of it. Named from the body's root."""
+    provider = Fields(fields.mapping("provider"))
+    where = "provider"
     try:
-        own = Fields(Fields(options).mapping(SLUG))
+        options = Fields(provider.mapping("options"))
+        where = "provider.options"
+        own = Fields(options.mapping(SLUG))
+        where = f"provider.options.{SLUG}"
         own.check_names(PASSTHROUGH)
     except InvalidParameter as error:
-        name = error.parameter if error.parameter == SLUG else f"{SLUG}.{error.parameter}"
-        raise InvalidParameter(f"provider.options.{name}", error.value, error.rule, hint=error.hint) from None
-    return own
+        raise InvalidParameter(
+            f"{where}.{error.parameter}", error.value, error.rule, hint=error.hint
+        ) from None
+    return Fields({OWN + name: value for name, value in own.values().items()})
 
 
 def _metadata(fields: Fields, session: str | None) -> dict[str, Any]:
@@ -229,19 +233,12 @@ def _size_of_resolution(order: Order, resolution: str, ratio: str | None) -> tup
 
 
 def _size_of_ratio(order: Order, ratio: str, spec: ModelSpec) -> tuple[int, int]:
-    """Take the model's own size that is nearly of this shape, else one with as many pixels as its default."""
     across, down = (int(part) for part in ratio.split(":"))
-    wanted = across / down
-    for own in spec.sizes:
-        if abs(own.width / own.height / wanted - 1) <= NEARLY:
-            width, height, why = own.width, own.height, "the model's own size of nearly this shape"
-            break
-    else:
-        width = nearest_side(math.sqrt(spec.default_size.pixels * wanted))
-        height = nearest_side(math.sqrt(spec.default_size.pixels / wanted))
-        why = "as many pixels as the model's default size, in this shape"
-    order.choices.append(Choice("size", f"{width}x{height}", f"no `resolution` was given for {ratio}: {why}"))
-    return width, height
+    size = size_of_shape(across / down, spec)
+    order.choices.append(
+        Choice("size", str(size), f"made of `aspect_ratio` {ratio} and the model's own sizes")
+    )
+    return size.width, size.height
 
 
 def _one_of(fields: Fields, name: str, known: Mapping[str, int] | tuple[str, ...]) -> str | None:
@@ -275,7 +272,7 @@ def _frames(order: Order, fields: Fields) -> dict[str, bytes | str]:
     for index, entry in enumerate(fields.listing("frame_images", 2)):
         name = f"frame_images[{index}]"
         kind = entry.get("frame_type") if isinstance(entry, dict) else None
-        if kind not in ours:
+        if not isinstance(kind, str) or kind not in ours:
             value = shown(kind) if isinstance(entry, dict) else shown(entry)
             raise InvalidParameter(f"{name}.frame_type", value, f"it must be one of {', '.join(ours)}")
         if kind in found:
