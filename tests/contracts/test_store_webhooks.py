@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -614,3 +615,45 @@ class TestChanging:
         (sent,) = take(store)
         assert (sent.id, sent.body) == (sample.id, b"{}")
         assert delay_after(sent.tries + 1, None, 0.0) is None, "a sender makes no other attempt"
+
+    def test_changes_removals_and_gone_receivers_do_not_wait_for_each_other(
+        self, open_store: Open, create: Create
+    ) -> None:
+        """Each in its own process: whoever locks an endpoint and its messages does so in one order."""
+        store = open_store()
+        add_key(store, "k1")
+        for number in range(6):
+            add_endpoint(store, f"ep_{number}", "k1")
+        for number in range(4):
+            create(f"job{number}", key_id="k1")
+            store.request_cancel(f"job{number}")
+        taken = {one.endpoint_id: one for one in take(store)}
+        gone = Outcome(is_delivered=False, status=410, reason="gone")
+        failed: list[BaseException] = []
+
+        def change(own: Store, number: int) -> None:
+            own.change_endpoint(f"ep_{number}", "k1", url=f"https://example.com/{number}")
+
+        def answer(own: Store, number: int) -> None:
+            own.end_attempt(taken[f"ep_{number}"], gone, is_gone=True)
+
+        def remove(own: Store, number: int) -> None:
+            if number % 2:
+                own.remove_endpoint(f"ep_{number}", "k1")
+
+        def work(do: Callable[[Store, int], None], own: Store) -> None:
+            try:
+                for number in range(6):
+                    with contextlib.suppress(EndpointNotFound):
+                        do(own, number)
+            except BaseException as error:  # noqa: BLE001  told by the test
+                failed.append(error)
+
+        does = (change, answer, remove)
+        threads = [threading.Thread(target=work, args=(do, open_store())) for do in does]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert [one.id for one in store.endpoints("k1")] == ["ep_0", "ep_2", "ep_4"]

@@ -152,9 +152,11 @@ class ForWebhooks(ForSecrets):
             EndpointNotFound: there is none of that id.
         """
         with self._database.write() as connection:
-            _one_endpoint(connection, endpoint_id, owner, lock=True)
+            _one_endpoint(connection, endpoint_id, owner)
             of_it = outbox.c.endpoint_id == endpoint_id
+            # messages before their endpoint, as `end_attempt` locks them
             messages.end_pending(connection, of_it, messages.ENDPOINT_REMOVED, self._now())
+            _one_endpoint(connection, endpoint_id, owner, lock=True)
             connection.execute(
                 sa.delete(secrets).where(secrets.c.purpose == ENDPOINT, secrets.c.owner == endpoint_id)
             )
