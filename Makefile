@@ -1,5 +1,5 @@
 # make test is all that a change must pass; make check is the quick part of it.
-.PHONY: setup test chaos check format lint types imports unit constraints clean
+.PHONY: setup test golden chaos check format lint types imports unit constraints clean
 bin := .venv/bin
 
 test: check
@@ -31,6 +31,10 @@ imports: setup
 
 unit: setup
 	$(bin)/pytest tests/unit -q
+
+# writes tests/dialects/openai/golden anew: look at what git shows as changed
+golden: setup
+	WRITE_GOLDEN=1 $(bin)/pytest tests/dialects/openai/test_openai_golden.py
 
 constraints: setup
 	(sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --all | grep -viE '^(pip|setuptools|torch|vitascope|-e)\b') > constraints.new

@@ -89,6 +89,9 @@ def _check_files(home: Path, rows: Sequence[Row], findings: Findings) -> None:
         findings.break_promise("files left over", key)
     both = wanted & there
     for row in rows:
+        if row.status == "succeeded" and len(row.videos) != row.request.get("num_videos", 1):
+            text = f"{row.id} has {len(row.videos)} videos"
+            findings.break_promise("files missing or not as stated", text)
         for file in _files_of(row):
             if file.key in both and not _is_as_stated(home / "files" / file.key, file):
                 findings.break_promise("files missing or not as stated", file.key)

@@ -22,6 +22,7 @@ MOST_STEPS = 10
 FATES: Mapping[Fate, float] = {"keep": 0.55, "watch": 0.15, "follow": 0.1, "cancel": 0.1, "delete": 0.1}
 
 PICTURE_SHARE = 0.04
+SEVERAL_SHARE = 0.2
 KEY_SHARE = 0.5
 FORM_SHARE = 0.5
 """Of the OpenAI dialect's creates: its own SDK sends forms."""
@@ -53,6 +54,8 @@ def draw(rng: random.Random, number: int) -> Draft:
         fields["image" if dialect == "native" else "input_reference"] = _picture(rng)
     if dialect == "native":
         path, fields = "/api/v1/jobs", {**fields, "height": 32, "width": 32, "num_frames": 5}
+        if rng.random() < SEVERAL_SHARE:
+            fields["num_videos"] = rng.randint(2, 3)
     else:
         path, fields = "/v1/videos", {**fields, "size": "32x32", "num_frames": 5}
     as_form = dialect == "openai" and rng.random() < FORM_SHARE

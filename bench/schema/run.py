@@ -32,6 +32,7 @@ SETTINGS = {
     "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": "0",
     # a full queue would hide what comes behind it
     "VITASCOPE_STORE__MAX_QUEUED": "1000000",
+    "VITASCOPE_OPENAI__SYNC_SECONDS": "0.1",
     # nothing leaves this machine
     "VITASCOPE_OUTBOUND__ENABLED": "false",
     "HF_HUB_OFFLINE": "1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -30,23 +31,34 @@ class Receiver:
         self._secrets = secrets
         self._client = openai.OpenAI(api_key="none")
         self._server: asyncio.Server | None = None
-        self.port = 0
+        # bound and not listening: connections are refused, and nobody else gets the port meanwhile
+        self._socket = socket.socket()
+        self._socket.bind((HOST, 0))
+        self.port: int = self._socket.getsockname()[1]
         self.bodies: dict[str, bytes] = {}
         self.times: Counter[str] = Counter()
         self.by_event: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.problems: list[str] = []
         self.last_new_at = clock()
+        self._took = asyncio.Event()
 
     async def open(self) -> None:
-        """Be there; from then on the port is its own."""
-        self._server = await asyncio.start_server(self._answer, HOST, self.port, backlog=256)
-        self.port = self._server.sockets[0].getsockname()[1]
+        """Be there; until then it is away, and connections are refused."""
+        self._server = await asyncio.start_server(self._answer, sock=self._socket, backlog=256)
 
     async def close(self) -> None:
-        """Be away: connections are refused."""
+        """Be gone."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        self._socket.close()
+
+    async def next_message(self) -> None:
+        """Wait until one has come, which is not answered yet."""
+        self._took.clear()
+        with contextlib.suppress(TimeoutError):  # none does where all that was begun has failed
+            async with asyncio.timeout(30):
+                await self._took.wait()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -64,6 +76,7 @@ class Receiver:
             await writer.wait_closed()
 
     def _take(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        self._took.set()
         message_id = headers["webhook-id"]
         self.times[message_id] += 1
         if self.bodies.setdefault(message_id, body) != body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,11 @@ class Findings:
     problems: tuple[str, ...]
 
     @property
+    def repeated(self) -> int:
+        """Messages that came once more, under the id and with the body that they had."""
+        return self.received - self.distinct
+
+    @property
     def is_good(self) -> bool:
         return not self.problems and self.events == self.delivered == self.distinct
 
@@ -85,7 +91,7 @@ class Run:
         folder: for the database, if `url` is None.
         events: messages; half to the keys' endpoints, half to the requests' own webhook.
         away_seconds: of the simulated clock.
-        restarts: of the sender, half of them kills.
+        restarts: of the sender, half of them kills, half of them while the receiver is there.
         seed: draws who dies when.
         url: of an empty database.
     """
@@ -100,7 +106,8 @@ class Run:
         self._random = random.Random(seed)
         self._url = url or f"sqlite:///{folder / f'webhooks-{away_seconds:g}.db'}"
         self._database = connect(self._url)
-        self._left = restarts
+        self._restarts_there = restarts // 2
+        self._plan = _Restarts(restarts - restarts // 2, events)
         self._restarts = self._kills = 0
 
     async def run(self) -> Findings:
@@ -111,15 +118,15 @@ class Run:
         await asyncio.to_thread(self._end_jobs, store, receiver.port)
         sender = _Sender(store, self.clock, self._random)
         is_open = False
-        # so often on average that all restarts happen, whatever the length of the outage
-        chance = self._left / self._events
         while True:
             if not is_open and self._elapsed() >= self._away_seconds:
                 await receiver.open()
                 is_open = True
+                pending = int(str(self._scalar("SELECT count(*) FROM outbox WHERE status = 'pending'")))
+                self._plan = _Restarts(self._restarts_there, pending)
             started = await sender.deliverer.send_due()
-            if self._left and started and self._random.random() < chance * started:
-                sender = await self._restart(sender)
+            if self._plan.is_due(started):
+                sender = await self._restart(sender, receiver if is_open else None)
             elif sender.is_busy:
                 await sender.deliverer.settle()
             elif not started and not self._turn(is_open):
@@ -141,8 +148,6 @@ class Run:
         made = self.clock.now
         secrets: dict[str, str] = {}
         receiver = Receiver(self.clock, secrets)
-        await receiver.open()  # to have a port
-        await receiver.close()
         for number in range(NUM_KEYS):
             key_id, of_endpoint = f"key{number}", new_secret()
             scopes = frozenset({Scope.GENERATE})
@@ -189,13 +194,15 @@ class Run:
                 while (lease := store.claim("w", 60.0)) is not None:
                     store.succeed(lease, [video], {})
 
-    async def _restart(self, sender: _Sender) -> _Sender:
-        """Let a sender end as it should, or die at once, and begin another."""
-        self._left -= 1
+    async def _restart(self, sender: _Sender, receiver: Receiver | None) -> _Sender:
+        """Let a sender die at once or end as it should, by turns, and begin another."""
         self._restarts += 1
-        if self._random.random() < 0.5:
+        if self._restarts % 2:
             self._kills += 1
-            await asyncio.sleep(self._random.random() * 0.01)  # somewhere in the middle of its attempts
+            if receiver is None:
+                await asyncio.sleep(self._random.random() * 0.01)  # somewhere in the middle of its attempts
+            else:
+                await receiver.next_message()  # which the sender will not have written down
             await sender.die()
         else:
             await sender.stop()
@@ -239,6 +246,27 @@ class Run:
         )
 
 
+class _Restarts:
+    """Spreads restarts evenly over attempts.
+
+    Args:
+        count: restarts.
+        attempts: there are at least so many.
+    """
+
+    def __init__(self, count: int, attempts: int) -> None:
+        self._at = [attempts * (number + 1) // (count + 1) for number in range(count)]
+        self._begun = 0
+
+    def is_due(self, begun: int) -> bool:
+        """Count attempts that were just begun; whether their sender is to end now."""
+        self._begun += begun
+        if not begun or not self._at or self._begun < self._at[0]:
+            return False
+        del self._at[0]
+        return True
+
+
 class _Sender:
     """What a web process has of delivering."""
 
@@ -271,3 +299,10 @@ class _Sender:
         await self.deliverer.break_off()
         await self._writer.close()
         self._store.close()
+
+
+def run_one(given: tuple[Path, int, float, int, int, str | None]) -> Findings:
+    """Make a run of what `Run` is given, in a process of its own."""
+    found = asyncio.run(Run(*given).run())
+    sys.stderr.write(f"{found}\n")
+    return found

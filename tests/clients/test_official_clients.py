@@ -80,6 +80,31 @@ class TestVideos:
             assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
         assert is_moov_first(path.read_bytes())
 
+    @pytest.mark.parametrize(
+        ("variant", "media_type", "form"),
+        [("thumbnail", "image/webp", "WEBP"), ("spritesheet", "image/jpeg", "JPEG")],
+    )
+    def test_pictures_of_it(
+        self,
+        client: Client,
+        finished: dict[str, Any],
+        tmp_path: Path,
+        variant: str,
+        media_type: str,
+        form: str,
+    ) -> None:
+        told = client.call(
+            "videos.download_content", finished["id"], variant=variant, save=tmp_path / "picture"
+        )
+        assert told == {"content_type": media_type}
+        with Image.open(tmp_path / "picture") as picture:
+            picture.load()
+            assert (picture.format, picture.width >= 64) == (form, True)
+
+    def test_an_unknown_variant(self, client: Client, finished: dict[str, Any]) -> None:
+        error = error_of(client, "videos.download_content", finished["id"], variant="poster")
+        assert (error.name, error.code, error.param) == ("BadRequestError", "invalid_parameter", "variant")
+
     def test_an_input_reference_is_the_first_frame(self, client: Client, tmp_path: Path) -> None:
         picture = tmp_path / "red.png"
         Image.new("RGB", (64, 64), (220, 20, 20)).save(picture)

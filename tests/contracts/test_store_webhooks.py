@@ -30,7 +30,7 @@ from vitascope.domain.webhook import (
     Outgoing,
     Webhook,
 )
-from vitascope.store import Cipher, Store
+from vitascope.store import Cipher, Store, for_webhooks, rows
 from vitascope.webhooks.schedule import delay_after
 
 URL = "https://example.com/hooks?token=1"
@@ -277,13 +277,36 @@ class TestSending:
         ]
         assert {one.lane for one in store.due_messages(3, ["@busy.example"])} == {"@other.example"}
 
-    def test_what_nobody_can_write_fails_with_its_reason(self, store: Store, create: Create) -> None:
+    def test_what_nobody_can_write_is_tried_again_with_its_reason(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
         create(webhook=Webhook(URL, "unknown"))
         succeed(store)
-        assert take(store) == []
-        (found,) = written(store)
-        assert found.status is MessageStatus.FAILED
-        assert found.reason == "nobody writes it"
+        (message,) = take(store)
+        assert (message.problem, message.body) == ("nobody writes it", b"")
+        store.end_attempt(message, Outcome(is_delivered=False, reason=message.problem), retry_seconds=5)
+        assert [one.reason for one in written(store)] == ["nobody writes it"]
+        clock.advance(6)
+        numbers = [due.number for due in store.due_messages(8)]
+        (message,) = store.claim_messages(numbers, 60.0, lambda *_: b"a newer server knows it")
+        assert (message.problem, message.body) == ("", b"a newer server knows it")
+
+    def test_a_job_that_cannot_be_read_keeps_no_other_message(
+        self, store: Store, create: Create, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for job_id in "ab":
+            create(job_id, webhook=Webhook(URL))
+            store.request_cancel(job_id)
+
+        def job_of(row: Any) -> Job:
+            if row.id == "a":
+                raise TypeError("a field of the future")
+            return rows.job_of(row)
+
+        monkeypatch.setattr(for_webhooks, "job_of", job_of)
+        first, second = take(store)
+        assert first.problem == "its job could not be read, by an error on the server"
+        assert (second.problem, second.body) == ("", b"standard video.failed b")
 
     def test_a_deleted_jobs_message_is_sent(self, store: Store, create: Create) -> None:
         create(webhook=Webhook(URL))

@@ -16,8 +16,8 @@ import uvicorn
 
 from vitascope import app, settings
 from vitascope.domain.cost import Speed
-from vitascope.domain.job import JobError, Lease
-from vitascope.domain.video import Video
+from vitascope.domain.job import Job, JobError, Lease
+from vitascope.domain.video import Picture, Video
 from vitascope.settings import Settings
 from vitascope.storage import Storage
 from vitascope.store import Store
@@ -65,6 +65,11 @@ clip_layers = 12
 CONTENT = bytes(range(256)) * 40
 
 
+def content_of(number: int) -> bytes:
+    """A job's files are of one size and differ: three of each video, the video first."""
+    return CONTENT[number:] + CONTENT[:number]
+
+
 @dataclass
 class Server:
     """A running server, and what the tests look at behind it."""
@@ -79,25 +84,38 @@ class Server:
     _workers: list[threading.Thread] = field(default_factory=list)
 
     def finish(self, lease: Lease, speed: Speed | None = None) -> None:
-        """Put a file and end the job with it."""
-        path = self.folder / f"{lease.job.id}.part"
-        path.write_bytes(CONTENT)
-        plan = lease.job.plan
-        key = f"videos/{lease.job.id}.{plan.format}"
-        self.files.put(path, key)
-        video = Video(
-            key=key,
+        """Put files and end the job with them."""
+        videos = [self._put_video(lease.job, index) for index in range(lease.job.plan.num_videos)]
+        self.store.succeed(
+            lease, videos, {"choices": [], "seconds": {"denoise": 1.0}}, speed=speed, device="cpu"
+        )
+
+    def _put_video(self, job: Job, index: int) -> Video:
+        plan = job.plan
+        stem = f"videos/{job.id}" if index == 0 else f"videos/{job.id}.{index}"
+        pictures = {
+            "thumbnail": (f"{stem}.thumbnail.webp", "image/webp"),
+            "spritesheet": (f"{stem}.spritesheet.jpg", "image/jpeg"),
+        }
+        return Video(
+            index=index,
             media_type={"mp4": "video/mp4", "gif": "image/gif"}[plan.format],
-            num_bytes=len(CONTENT),
-            sha256="c0ffee",
             height=plan.height,
             width=plan.width,
             num_frames=plan.num_frames,
             fps=plan.fps,
+            **self._put(f"{stem}.{plan.format}", 3 * index),
+            **{
+                name: Picture(media_type=kind, height=64, width=96, **self._put(key, 3 * index + number))
+                for number, (name, (key, kind)) in enumerate(pictures.items(), 1)
+            },
         )
-        self.store.succeed(
-            lease, [video], {"choices": [], "seconds": {"denoise": 1.0}}, speed=speed, device="cpu"
-        )
+
+    def _put(self, key: str, number: int) -> dict[str, Any]:
+        path = self.folder / "file.part"
+        path.write_bytes(content_of(number))
+        self.files.put(path, key)
+        return {"key": key, "num_bytes": len(CONTENT), "sha256": f"c0ffee{number or ''}"}
 
     def claim(self) -> Lease:
         lease = self.store.claim("test", 60)

@@ -19,7 +19,8 @@ from vitascope.domain.video import Video
 from vitascope.service.keys import Keys
 from waiting import eventually
 
-SIZE = 256 * 40
+CONTENT = bytes(range(256)) * 40
+SIZE = len(CONTENT)
 ETAG = '"c0ffee"'
 
 
@@ -37,51 +38,89 @@ class Finished:
         return client
 
 
-def finish(server: Any) -> Finished:
-    made = server.client.post("/api/v1/jobs", json={"prompt": "a dog"}).json()["id"]
+def finish(server: Any, num_videos: int = 1) -> Finished:
+    asked = {"prompt": "a dog", "num_videos": num_videos}
+    made = server.client.post("/api/v1/jobs", json=asked).json()["id"]
     server.finish(server.claim())
     job = server.client.get(f"/api/v1/jobs/{made}").json()
-    return Finished(server, job, bytes(range(256)) * 40)
+    return Finished(server, job, CONTENT)
 
 
 @pytest.fixture(scope="module", params=["local", "s3"])
 def finished(request: pytest.FixtureRequest, serve: Callable[..., Any]) -> Finished:
     if request.param == "local":
-        return finish(serve())
+        return finish(serve(), num_videos=2)
     server: seaweed.Server = request.getfixturevalue("s3_server")
-    return finish(serve(storage=server.settings()))
+    return finish(serve(storage=server.settings()), num_videos=2)
 
 
-@pytest.fixture(scope="module", params=["native", "openai", "signed"])
-def path(request: pytest.FixtureRequest, finished: Finished) -> str:
-    """The three ways to a file."""
-    job = finished.job
-    paths = {
-        "native": job["video"]["url"],
-        "openai": f"/v1/videos/video_{job['id']}/content",
-        "signed": job["video"]["signed_url"],
+@dataclass
+class File:
+    """A finished file, and what is known of it."""
+
+    path: str
+    media_type: str
+    #: End of it.
+    name: str
+    #: Which of the job's files.
+    number: int
+
+    @property
+    def content(self) -> bytes:
+        return CONTENT[self.number :] + CONTENT[: self.number]
+
+    @property
+    def etag(self) -> str:
+        return f'"c0ffee{self.number or ""}"'
+
+
+WAYS = [
+    "native",
+    "openai",
+    "signed",
+    "native sheet",
+    "openai thumbnail",
+    "openai second",
+    "signed second thumbnail",
+]
+
+
+@pytest.fixture(params=WAYS)
+def file(request: pytest.FixtureRequest, finished: Finished) -> File:
+    """The three ways to a file, and to the others of a job."""
+    first, second = finished.job["videos"]
+    openai = f"/v1/videos/video_{finished.job['id']}/content"
+    mp4, webp, jpeg = "video/mp4", "image/webp", "image/jpeg"
+    ways = {
+        "native": File(first["url"], mp4, "-1.mp4", 0),
+        "openai": File(openai, mp4, "-1.mp4", 0),
+        "signed": File(first["signed_url"], mp4, "-1.mp4", 0),
+        "native sheet": File(first["spritesheet"]["url"], jpeg, "-1-spritesheet.jpg", 2),
+        "openai thumbnail": File(f"{openai}?variant=thumbnail", webp, "-1-thumbnail.webp", 1),
+        "openai second": File(f"{openai}?index=1", mp4, "-2.mp4", 3),
+        "signed second thumbnail": File(second["thumbnail"]["signed_url"], webp, "-2-thumbnail.webp", 4),
     }
-    found: str = paths[request.param]
-    return found
+    return ways[request.param]
 
 
 class TestContent:
-    def test_the_whole_file_has_its_validators(self, finished: Finished, path: str) -> None:
-        whole = finished.client.get(path)
-        assert (whole.status_code, whole.content) == (200, finished.content)
-        assert whole.headers["content-type"] == "video/mp4"
+    def test_the_whole_file_has_its_validators(self, finished: Finished, file: File) -> None:
+        whole = finished.client.get(file.path)
+        assert (whole.status_code, whole.content) == (200, file.content)
+        assert whole.headers["content-type"] == file.media_type
         assert whole.headers["content-length"] == str(SIZE)
-        assert whole.headers["etag"] == ETAG
+        assert whole.headers["etag"] == file.etag
         assert whole.headers["accept-ranges"] == "bytes"
         assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", whole.headers["last-modified"])
-        assert re.fullmatch(r'attachment; filename="\w+\.mp4"', whole.headers["content-disposition"])
+        name = re.escape(file.name)
+        assert re.fullmatch(rf'attachment; filename="\w+{name}"', whole.headers["content-disposition"])
         assert "content-range" not in whole.headers
 
     @pytest.mark.parametrize("wanted", [{}, {"range": "bytes=0-99"}, {"range": "bytes=0-1,4-5"}])
     def test_head_is_get_without_the_file(
-        self, finished: Finished, path: str, wanted: dict[str, str]
+        self, finished: Finished, file: File, wanted: dict[str, str]
     ) -> None:
-        get, head = (finished.client.request(method, path, headers=wanted) for method in ("GET", "HEAD"))
+        get, head = (finished.client.request(method, file.path, headers=wanted) for method in ("GET", "HEAD"))
         assert (head.status_code, head.content) == (get.status_code, b"")
         for answer in (get, head):
             for name in ("date", "x-request-id"):
@@ -105,17 +144,17 @@ class TestContent:
             ("bytes=0-4,20000-", 0, 5),  # what is not there is left out
         ],
     )
-    def test_a_range(self, finished: Finished, path: str, wanted: str, start: int, end: int) -> None:
-        part = finished.client.get(path, headers={"range": wanted})
+    def test_a_range(self, finished: Finished, file: File, wanted: str, start: int, end: int) -> None:
+        part = finished.client.get(file.path, headers={"range": wanted})
         assert part.status_code == 206
-        if part.headers["content-type"] == "video/mp4":
-            assert part.content == finished.content[start:end]
+        if part.headers["content-type"] == file.media_type:
+            assert part.content == file.content[start:end]
             assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{SIZE}"
         assert part.headers["content-length"] == str(len(part.content))
-        assert part.headers["etag"] == ETAG
+        assert part.headers["etag"] == file.etag
 
-    def test_several_ranges_come_as_parts(self, finished: Finished, path: str) -> None:
-        answer = finished.client.get(path, headers={"range": "bytes=100-199, 0-9,-5"})
+    def test_several_ranges_come_as_parts(self, finished: Finished, file: File) -> None:
+        answer = finished.client.get(file.path, headers={"range": "bytes=100-199, 0-9,-5"})
         assert answer.status_code == 206
         boundary = answer.headers["content-type"].removeprefix("multipart/byteranges; boundary=").encode()
         parts = answer.content.split(b"--" + boundary)
@@ -123,15 +162,15 @@ class TestContent:
         for part, (start, end) in zip(parts[1:-1], [(0, 10), (100, 200), (SIZE - 5, SIZE)], strict=True):
             head, _, body = part.partition(b"\r\n\r\n")
             assert f"Content-Range: bytes {start}-{end - 1}/{SIZE}".encode() in head
-            assert body == finished.content[start:end] + b"\r\n"
+            assert body == file.content[start:end] + b"\r\n"
         assert answer.headers["content-length"] == str(len(answer.content))
 
     @pytest.mark.parametrize(
         "wanted", [f"bytes={SIZE}-", "bytes=20000-30000", "bytes=-0", "bytes=20000-,30000-"]
     )
-    def test_a_range_beyond_the_end_is_416(self, finished: Finished, path: str, wanted: str) -> None:
+    def test_a_range_beyond_the_end_is_416(self, finished: Finished, file: File, wanted: str) -> None:
         for method in ("GET", "HEAD"):
-            answer = finished.client.request(method, path, headers={"range": wanted})
+            answer = finished.client.request(method, file.path, headers={"range": wanted})
             assert answer.status_code == 416
             assert answer.headers["content-range"] == f"bytes */{SIZE}"
             assert "etag" not in answer.headers
@@ -139,49 +178,51 @@ class TestContent:
     @pytest.mark.parametrize(
         "wanted", ["lines=1-2", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=9-1", "bytes=1"]
     )
-    def test_what_is_no_range_is_refused(self, finished: Finished, path: str, wanted: str) -> None:
-        answer = finished.client.get(path, headers={"range": wanted})
+    def test_what_is_no_range_is_refused(self, finished: Finished, file: File, wanted: str) -> None:
+        answer = finished.client.get(file.path, headers={"range": wanted})
         assert answer.status_code == 400
         assert answer.json()["error"]["message"]
 
-    def test_a_range_of_another_file_gives_the_whole(self, finished: Finished, path: str) -> None:
-        modified = finished.client.head(path).headers["last-modified"]
+    def test_a_range_of_another_file_gives_the_whole(self, finished: Finished, file: File) -> None:
+        modified = finished.client.head(file.path).headers["last-modified"]
         for condition, status in (
-            (ETAG, 206),
+            (file.etag, 206),
             (modified, 206),
             ('"other"', 200),
-            (f"W/{ETAG}", 200),
+            (f"W/{file.etag}", 200),
             ("junk", 200),
         ):
-            answer = finished.client.get(path, headers={"range": "bytes=5-9", "if-range": condition})
+            answer = finished.client.get(file.path, headers={"range": "bytes=5-9", "if-range": condition})
             assert answer.status_code == status, condition
-            assert answer.content == (finished.content[5:10] if status == 206 else finished.content)
+            assert answer.content == (file.content[5:10] if status == 206 else file.content)
         beyond = {"range": "bytes=20000-", "if-range": '"other"'}
-        assert finished.client.get(path, headers=beyond).status_code == 200
+        assert finished.client.get(file.path, headers=beyond).status_code == 200
 
     @pytest.mark.parametrize(
-        ("known", "status"), [(ETAG, 304), (f'"x", W/{ETAG}', 304), ("*", 304), ('"x"', 200)]
+        ("known", "status"), [("ETAG", 304), ('"x", W/ETAG', 304), ("*", 304), ('"x"', 200)]
     )
     def test_what_is_unchanged_is_not_sent(
-        self, finished: Finished, path: str, known: str, status: int
+        self, finished: Finished, file: File, known: str, status: int
     ) -> None:
         for method in ("GET", "HEAD"):
             answer = finished.client.request(
-                method, path, headers={"if-none-match": known, "range": "bytes=0-"}
+                method,
+                file.path,
+                headers={"if-none-match": known.replace("ETAG", file.etag), "range": "bytes=0-"},
             )
             assert answer.status_code == (206 if status == 200 else status)
-            assert answer.headers["etag"] == ETAG
+            assert answer.headers["etag"] == file.etag
             assert status == 200 or answer.content == b""
 
-    def test_too_many_ranges_give_the_whole(self, finished: Finished, path: str) -> None:
+    def test_too_many_ranges_give_the_whole(self, finished: Finished, file: File) -> None:
         many = ",".join(f"{2 * n}-{2 * n}" for n in range(ranges.MAX_RANGES + 1))
-        assert finished.client.get(path, headers={"range": f"bytes={many}"}).content == finished.content
+        assert finished.client.get(file.path, headers={"range": f"bytes={many}"}).content == file.content
 
-    def test_a_client_that_leaves_harms_nobody(self, finished: Finished, path: str) -> None:
+    def test_a_client_that_leaves_harms_nobody(self, finished: Finished, file: File) -> None:
         for _ in range(5):
-            with finished.client.stream("GET", path) as answer:
+            with finished.client.stream("GET", file.path) as answer:
                 next(answer.iter_raw(10))
-        assert finished.client.get(path).content == finished.content
+        assert finished.client.get(file.path).content == file.content
 
 
 class TestGone:
@@ -280,6 +321,16 @@ class TestRedirect:
             assert followed.headers["content-type"] == "video/mp4"
             part = sent_on.client.get(path, headers={"range": "bytes=5-9"}, follow_redirects=True)
             assert (part.status_code, part.content) == (206, sent_on.content[5:10])
+
+    def test_so_are_pictures(self, sent_on: Finished) -> None:
+        for number, (name, kind) in enumerate(
+            [("thumbnail", "image/webp"), ("spritesheet", "image/jpeg")], 1
+        ):
+            path = sent_on.job["video"][name]["url"]
+            assert sent_on.client.get(path).status_code == 302
+            followed = sent_on.client.get(path, follow_redirects=True)
+            assert followed.content == CONTENT[number:] + CONTENT[:number]
+            assert followed.headers["content-type"] == kind
 
     def test_what_needs_no_file_is_answered_here(self, sent_on: Finished) -> None:
         path = sent_on.job["video"]["url"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,15 @@ def planned(width: int = 832, height: int = 480, steps: int = 10) -> Plan:
         prompt="a", model=WAN.id, seed=1, width=width, height=height, num_inference_steps=steps
     )
     return plan(request, WAN)
+
+
+def test_several_videos_take_as_many_times_as_long() -> None:
+    one = planned()
+    several = dataclasses.replace(one, num_videos=4)
+    speeds = [Speed(WAN.id, work_of(one), 2.0, 5.0)]
+    assert seconds_of(effort_of(one), speeds) == pytest.approx(25.0)
+    assert seconds_of(effort_of(several), speeds) == pytest.approx(100.0)
+    assert measured(effort_of(several), {"load": 9.0, "denoise": 80.0, "write_video": 20.0}) == speeds[0]
 
 
 def test_a_model_that_was_never_measured_has_no_estimate() -> None:

@@ -36,6 +36,22 @@ def test_progress_never_falls_over_the_stages() -> None:
     assert percents[-1] == 99, "100 is for a file that can be fetched"
 
 
+@pytest.mark.parametrize("num_videos", [2, 3, 10])
+def test_progress_never_falls_over_several_videos(num_videos: int) -> None:
+    steps = [
+        Step(stage, index, 7, video=video, num_videos=num_videos)
+        for video in range(num_videos)
+        for stage in STAGE_STARTS
+        if stage != "store"
+        for index in range(8)
+    ]
+    percents = [percent(step) for step in [*steps, Step("store")]]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0, 98)
+    starts = [percent(Step("load", video=video, num_videos=num_videos)) for video in range(num_videos)]
+    assert starts == [98 * video // num_videos for video in range(num_videos)], "each has an equal share"
+
+
 def test_percent_counts_denoising_steps() -> None:
     rising = [percent(Step("denoise", index, 12)) for index in range(13)]
     assert len(set(rising)) == 13

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from vitascope.cli import _job_text as text
+from vitascope.cli import _watch_views
 from vitascope.cli._watch_views import Bars, TimeLeft
+from vitascope.domain.step import Step, percent
 
 
 def job(**members: Any) -> dict[str, Any]:
@@ -107,4 +109,31 @@ def test_how_a_job_has_ended() -> None:
     assert text.outcome(job(status="succeeded", video=video, **times)) == (
         "succeeded, 64x32, 2.12 s at 8 fps, 2.3 MB, took 2.3 s"
     )
+    both = {"video": video, "videos": [video, video], "num_videos": 3}
+    assert text.outcome(job(status="succeeded", **both, **times)) == (
+        "succeeded, 2 of 3 videos, 64x32, 2.12 s at 8 fps, 4.7 MB, took 2.3 s"
+    )
     assert text.outcome(job(status="cancelled", started_at=None, finished_at="x")) == "cancelled"
+
+
+@pytest.mark.parametrize("count", range(2, 11))
+def test_which_of_several_videos_is_made(count: int) -> None:
+    for video in range(count):
+        for index in range(41):
+            step = Step("denoise", index, 40, video=video, num_videos=count)
+            said = _watch_views._step(job(num_videos=count), {"stage": "denoise", "percent": percent(step)})
+            assert said == f", video {video + 1}/{count}"
+
+
+def test_every_file_and_every_failure_is_listed() -> None:
+    one = {
+        "width": 64, "height": 32, "fps": 8, "num_frames": 17, "num_bytes": 1000, "url": "/x", "media_type": "video/mp4",
+        "sha256": "00",
+    }  # fmt: skip
+    failed = [{"index": 1, "code": "out_of_memory", "message": "too large"}]
+    rows = text.detail_rows(
+        job(videos=[one, {**one, "url": "/y"}], failed_videos=failed, num_videos=3), "http://x"
+    )
+    assert [value.splitlines()[0] for name, value in rows if name == "file"] == ["http://x/x", "http://x/y"]
+    assert ("not made", "1: out_of_memory: too large") in rows
+    assert dict(rows)["video"].startswith("3 times ")

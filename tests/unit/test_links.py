@@ -15,6 +15,7 @@ from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
+from vitascope.domain.video import Variant
 from vitascope.service import Links, ids
 from vitascope.store import Cipher, Store
 
@@ -57,6 +58,16 @@ def test_a_link_leads_to_its_file_until_its_end(job: Job, clock: Any) -> None:
     clock.advance(1)
     with pytest.raises(LinkNotFound):
         links(clock).read(token_of(made.url))
+
+
+@pytest.mark.parametrize(
+    ("variant", "suffix"), [("video", "mp4"), ("thumbnail", "webp"), ("spritesheet", "jpg")]
+)
+def test_a_link_names_one_file(job: Job, variant: Variant, suffix: str) -> None:
+    made = links().make(job, output=1, variant=variant)
+    found = links().read(token_of(made.url))
+    assert (found.output, found.variant, found.suffix) == (1, variant, suffix)
+    assert made.url.endswith(f".{suffix}")
 
 
 def test_who_polls_is_mostly_told_the_same_link(job: Job, clock: Any) -> None:

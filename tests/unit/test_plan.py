@@ -10,7 +10,7 @@ import pytest
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.domain.plan import MAX_PROMPT_CHARS, Plan, plan
-from vitascope.domain.request import GenerationRequest, Shot, num_frames_for
+from vitascope.domain.request import MAX_SEED, GenerationRequest, Shot, num_frames_for
 
 SPEC = ModelSpec(
     id="small",
@@ -55,6 +55,13 @@ def test_a_shift_is_for_models_of_flow_matching() -> None:
         planned(flow_shift=1000)
     with pytest.raises(InvalidParameter, match="flow matching"):
         planned(replace(SPEC, scheduler_family="discrete"), flow_shift=3)
+
+
+def test_each_of_several_videos_is_planned_as_if_it_were_alone() -> None:
+    several = planned(num_videos=3, seed=MAX_SEED - 1)
+    assert [several.of_video(index) for index in range(3)] == [
+        planned(seed=seed) for seed in (MAX_SEED - 1, MAX_SEED, 0)
+    ]
 
 
 @pytest.mark.parametrize("image", [None, "inputs/x.png"])
@@ -167,6 +174,8 @@ def test_a_missing_side_follows_the_models_shape() -> None:
         ({"guidance_scale": 20.5}, "guidance_scale", 20),
         ({"guidance_scale": float("nan")}, "guidance_scale", 1),
         ({"scheduler": "Euler"}, "scheduler", "UniPCMultistepScheduler"),
+        ({"num_videos": 0}, "num_videos", 1),
+        ({"num_videos": 11}, "num_videos", 10),
         ({"seed": -1}, "seed", 0),
         ({"seed": 2**63}, "seed", 2**63 - 1),
         ({"format": "avi"}, "format", "mp4"),

@@ -198,7 +198,14 @@ def _step(job: Job, event: dict[str, Any]) -> str:
     begin, end = STAGE_STARTS["denoise"], STAGE_STARTS["decode_latents"]
     windows = next((c["value"].count("+") + 1 for c in job.get("choices", ()) if c["name"] == "windows"), 1)
     steps = job.get("num_inference_steps", 0) * windows
-    if event["stage"] != "denoise" or steps > end - begin:
+    if event["stage"] != "denoise":
+        return ""
+    if (
+        count := job.get("num_videos", 1)
+    ) > 1:  # the percent counts all of them; half of what its rounding loses is given back
+        video = (event["percent"] * count + count // 2 + 1) // STAGE_STARTS["store"]
+        return f", video {min(video, count - 1) + 1}/{count}"
+    if steps > end - begin:
         return ""
     return f", step {math.ceil((event['percent'] - begin) * steps / (end - begin))}/{steps}"
 

@@ -93,6 +93,8 @@ class Outgoing:
     url: str
     #: The very bytes of every attempt.
     body: bytes
+    #: Why there is no body, and nothing can be sent now; empty if there is one.
+    problem: str
     #: Messages to the same receiver share it.
     lane: str
     #: Who signs: the endpoint if there is one, else the key; empty where the server had no keys.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -38,6 +39,8 @@ from .outbox import is_pending
 from .rows import Row, job_of
 from .tables import attempts, endpoints, jobs, keys, outbox, secrets, storable
 
+logger = logging.getLogger(__name__)
+
 #: Writes a message's body: of its format and event, and its job; or tells as a text why there can be none.
 Render = Callable[[str, EventType, Job], bytes | str]
 
@@ -48,6 +51,8 @@ CANDIDATES = 512
 """Due messages that a sender chooses from at once."""
 
 PRUNED_AT_ONCE = 1000
+
+UNREADABLE = "its job could not be read, by an error on the server"
 
 HINT_CHARS = 4
 """Of a secret that are shown, so that its holder can tell which one it is."""
@@ -270,12 +275,13 @@ class ForWebhooks(ForSecrets):
     ) -> list[Outgoing]:
         """Take due messages for sending; those that another process took meanwhile are left out.
 
-        Their bodies are written now, if they are not yet, and never change again. What may not be sent any more ends.
+        Their bodies are written now, if they are not yet, and never change again. One that cannot be written is taken all the same, and
+        says why: a process of another version may know how. What may not be sent any more ends.
 
         Args:
             numbers: of the messages.
             lease_seconds: who has not said for so long what came of it counts as dead.
-            render: writes a body. It is called within the transaction: it must be quick, and must not raise.
+            render: writes a body. It is called within the transaction: it must be quick.
         """
         chosen = sa.select(outbox).where(outbox.c.number.in_(numbers), is_pending).order_by(outbox.c.number)
         with self._database.write() as connection:
@@ -292,10 +298,9 @@ class ForWebhooks(ForSecrets):
                     self._log(
                         connection, row.number, row.attempt, Outcome(is_delivered=False, reason=SENDER_LOST)
                     )
-                body, reason = row.body, refused.get(row.number, "")
+                body, problem, reason = row.body, "", refused.get(row.number, "")
                 if body is None and not reason:
-                    written = render(row.format, EventType(row.event), job_of(job_rows[row.job_id]))
-                    body, reason = (None, written) if isinstance(written, str) else (written, "")
+                    body, problem = _written(row, job_rows.get(row.job_id), render)
                 if reason:
                     values: dict[str, Any] = messages.ended(reason, self._now())
                 else:
@@ -305,7 +310,7 @@ class ForWebhooks(ForSecrets):
                 update = sa.update(outbox).where(outbox.c.number == row.number).values(values)
                 changed = connection.execute(update.returning(outbox)).one()
                 if not reason:
-                    taken.append(_outgoing_of(changed))
+                    taken.append(_outgoing_of(changed, problem))
         return taken
 
     def signing_secrets(self, message: Outgoing, make: Callable[[], str]) -> tuple[Secret, ...]:
@@ -493,11 +498,11 @@ def _held(message: Outgoing) -> sa.Update:
 
 
 def _nothing_arrives(connection: sa.Connection, of_endpoint: sa.ColumnElement[bool], since: datetime) -> bool:
-    """Whether messages to an endpoint have failed since then or longer, and none has arrived."""
+    """Whether messages to an endpoint have failed since then or longer, those that only try it out left aside, and none has arrived."""
     is_delivered = outbox.c.status == MessageStatus.DELIVERED.value
     last = connection.scalar(sa.select(sa.func.max(outbox.c.finished_at)).where(of_endpoint, is_delivered))
     failed = sa.select(sa.func.min(outbox.c.created_at)).where(
-        of_endpoint, ~is_delivered, outbox.c.attempt > 0
+        of_endpoint, ~is_delivered, outbox.c.attempt > 0, outbox.c.job_id.is_not(None)
     )
     first = connection.scalar(failed if last is None else failed.where(outbox.c.created_at > last))
     return first is not None and first <= since and (last is None or last <= since)
@@ -587,7 +592,19 @@ def _endpoint_of(row: Row) -> Endpoint:
     )
 
 
-def _outgoing_of(row: Row) -> Outgoing:
+def _written(row: Row, job_row: Row | None, render: Render) -> tuple[bytes | None, str]:
+    """Return a message's body; or none, and why. No message keeps others from being sent."""
+    try:
+        if job_row is None:
+            return None, UNREADABLE
+        body = render(row.format, EventType(row.event), job_of(job_row))
+    except Exception:
+        logger.exception("webhook could not be written", extra={"webhook": row.id})
+        return None, UNREADABLE
+    return (None, body) if isinstance(body, str) else (body, "")
+
+
+def _outgoing_of(row: Row, problem: str) -> Outgoing:
     return Outgoing(
         number=row.number,
         id=row.id,
@@ -596,7 +613,8 @@ def _outgoing_of(row: Row) -> Outgoing:
         tries=row.tries,
         format=row.format,
         url=row.url,
-        body=bytes(row.body),
+        body=bytes(row.body or b""),
+        problem=problem,
         lane=row.lane,
         key_id=row.key_id,
         endpoint_id=row.endpoint_id,

@@ -273,8 +273,8 @@ class Deliverer:
 
     async def _attempt(self, message: Outgoing) -> _Answer:
         """Send a message."""
-        if self._post is None:
-            return _Answer(SWITCHED_OFF)
+        if self._post is None or message.problem:
+            return _Answer(message.problem or SWITCHED_OFF)
         form = self._formats.get(message.format)
         seconds = ATTEMPT_SECONDS if form is None else form.seconds
         try:

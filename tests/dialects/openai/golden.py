@@ -6,12 +6,12 @@
 `json`, `form` (whose files are `{"file": NAME}`), `text` or no body; the key's header is left out. In answers what differs from run to run
 is replaced: `<video id>`, `<time>`, `<seed>`, `<link>` and the like.
 
-`WRITE_GOLDEN=1 pytest tests/dialects/openai/test_openai_golden.py` writes what the answers are now: read the difference before it is committed.
+`make golden` writes what the answers are now: read the difference before it is committed.
 """
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import io
 import json
 import re
@@ -22,9 +22,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from vitascope import app
 from vitascope.domain.access import Scope
 from vitascope.domain.job import JobError
+from vitascope.engine.fake import FakeEngine
 from vitascope.service.keys import Keys
+from vitascope.worker.produce import Marks, produce
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -50,26 +53,35 @@ TIMES = re.compile(r".*_at|retry-after")
 SEEDS = ("seed",)
 
 
+NO_MARKS = Marks()
+
+
 def plain(value: Any, name: str = "", *, keep_seeds: bool = False) -> Any:
     """Replace what differs from run to run."""
+    if name == "seconds_by_stage" and value:
+        return "<seconds by stage>"
     if isinstance(value, dict):
         return {key: plain(part, key, keep_seeds=keep_seeds) for key, part in value.items()}
     if isinstance(value, list):
         return [plain(part, name, keep_seeds=keep_seeds) for part in value]
     if isinstance(value, str):
-        if name == "b64_json":
-            return f"<base64 of {len(base64.b64decode(value))} bytes>"
-        if TIMES.fullmatch(name) and re.match(r"\d{4}-\d\d-\d\dT|\d+$", value):
-            return "<time>"
-        for pattern, shown in IDS.items():
-            value = re.sub(pattern, shown, value)
-        return value
+        return _plain_text(value, name)
     if isinstance(value, int) and not isinstance(value, bool):
         if TIMES.fullmatch(name) and value > 1_000_000_000:
             return "<time>"
         if name in SEEDS and not keep_seeds:
             return "<seed>"
     return value
+
+
+def _plain_text(text: str, name: str) -> str:
+    if name == "b64_json":
+        return "<base64 of the file>"
+    if TIMES.fullmatch(name) and re.match(r"\d{4}-\d\d-\d\dT|\d+$", text):
+        return "<time>"
+    for pattern, shown in IDS.items():
+        text = re.sub(pattern, shown, text)
+    return text
 
 
 def picture(color: str, form: str) -> bytes:
@@ -125,7 +137,19 @@ class Stage:
 
     def make_finished(self, **fields: Any) -> None:
         self.make(**fields)
-        self.server.finish(self.server.claim())
+        lease = self.server.claim()
+        plan = lease.job.plan
+        spec = app.open_catalog(self.server.settings).resolve(plan.model)
+        videos = []
+        for index in range(plan.num_videos):
+            out, key = self.server.folder / f"made-{index}.mp4", f"videos/{lease.job.id}-{index}.mp4"
+            *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", NO_MARKS, with_pictures=True)
+            videos.append(dataclasses.replace(product.video, index=index))
+            for picture in (product.video, product.video.thumbnail, product.video.spritesheet):
+                self.server.files.put(
+                    out.with_name(out.stem + picture.key.removeprefix(key[:-4])), picture.key
+                )
+        self.server.store.succeed(lease, videos, product.details(), speed=None, device="cpu")
 
     def make_failed(self) -> None:
         self.make()
@@ -217,15 +241,26 @@ def answer_to(example: dict[str, Any], stage: Stage) -> dict[str, Any]:
         "status": answer.status_code,
         "headers": {name: plain(answer.headers[name], name) for name in HEADERS if name in answer.headers},
     }
-    if answer.headers.get("content-type") == "application/json":
+    media_type = answer.headers.get("content-type", "")
+    if media_type.startswith(("video/", "image/")):
+        _hide_the_encoders_work(shown["headers"])
+    if media_type == "application/json":
         shown["headers"].pop("content-length", None)
         body = answer.json()
         keep_seeds = "seed" in json.dumps(request) or "given" in example
         shown["json"] = plain(body, keep_seeds=keep_seeds)
     elif answer.content:
-        shown["body"] = f"<{len(answer.content)} bytes>"
+        shown["body"] = f"<{media_type}>"
     stage.clear()
     return shown
+
+
+def _hide_the_encoders_work(headers: dict[str, str]) -> None:
+    if headers.get("content-length") != "100":
+        headers["content-length"] = "<bytes>"
+    headers["etag"] = "<sha-256 of the file>"
+    if "content-range" in headers:
+        headers["content-range"] = re.sub(r"\d+$", "<bytes>", headers["content-range"])
 
 
 def text_of(example: dict[str, Any]) -> str:

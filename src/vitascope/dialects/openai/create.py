@@ -13,7 +13,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_PROMPT_CHARS
-from vitascope.domain.request import MAX_SEED, GenerationRequest, OutputFormat
+from vitascope.domain.request import MAX_NUM_VIDEOS, MAX_SEED, GenerationRequest, OutputFormat
 from vitascope.domain.sizes import nearest_side
 from vitascope.service import Draft, Sent, Service
 
@@ -231,8 +231,8 @@ def _read_quality(order: Order, words: _Words, spec: ModelSpec) -> None:
 def _read_number(order: Order, fields: Fields) -> None:
     name = fields.first("n", "num_outputs_per_prompt")
     number, other = fields.integer(name), fields.integer("num_outputs_per_prompt")
-    if number not in (None, 1):
-        raise InvalidParameter(name, number, "one request makes one video", nearest=1)
+    order.names["num_videos"] = name
+    order.change(num_videos=1 if number is None else number)
     if number is not None and other not in (None, number):
         order.tell("n", number, f"`num_outputs_per_prompt` is {other}, and `n` wins over it")
 
@@ -243,8 +243,8 @@ def _read_seed(order: Order, fields: Fields) -> None:
     if not isinstance(value, list):
         order.change(seed=fields.integer("seed"))
         return
-    seeds = [Fields({"seed": seed}).integer("seed") for seed in value[:MAX_SEEDS]]
-    wanted = 1
+    seeds = [Fields({"seed": seed}).integer("seed") for seed in value[:MAX_NUM_VIDEOS]]
+    wanted = order.request.num_videos
     first = seeds[0] if seeds else None
     if (
         first is None
@@ -254,9 +254,6 @@ def _read_seed(order: Order, fields: Fields) -> None:
         rule = f"a list must hold {wanted} whole numbers, each one more than the one before"
         raise InvalidParameter("seed", "a list", rule, hint="send the first one alone")
     order.change(seed=first)
-
-
-MAX_SEEDS = 16
 
 
 def _read_response_format(order: Order, fields: Fields) -> None:

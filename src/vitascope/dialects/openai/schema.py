@@ -56,6 +56,8 @@ class Video(BaseModel):
     fps: int
     num_frames: int
     seed: int
+    #: How many videos the request makes, with this seed, the next one and so on.
+    n: int
     user: str | None
     url: str | None
     #: The finished files: `{index, url}`, or `{index, b64_json}` where `response_format` asked for that; in lists always addresses.

@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.errors import StorageError, StoreUnavailable
+from vitascope.domain.errors import InvalidParameter, StorageError, StoreUnavailable
 from vitascope.domain.job import Job, JobStatus
 from vitascope.service import StoredVideo
 from vitascope.service.tail import FINAL_KINDS
 
 from . import schema
+from .create import Order
 from .making import make_job
 from .manner import manner_of
 from .video import PREFIX, envelope, poll_headers, shown
@@ -52,7 +53,7 @@ def add_routes(router: APIRouter) -> None:
 async def create_and_wait(request: Request) -> Response:
     """Make a video and answer with its file. What goes wrong once it was begun is no status that clients try again after."""
     started_at = time.perf_counter()
-    job = await make_job(request)
+    job = await make_job(request, _one_file)
     job = await _ended(request, job, started_at + manner_of(request).sync_seconds)
     headers = {"x-video-id": PREFIX + job.id, "x-model": job.plan.model}
     if job.status.is_terminal and job.status is not JobStatus.SUCCEEDED:
@@ -69,6 +70,12 @@ async def create_and_wait(request: Request) -> Response:
     headers["x-stage-durations"] = json.dumps(seconds, separators=(",", ":"))
     answer.headers.update(headers)
     return answer
+
+
+def _one_file(order: Order) -> None:
+    if order.request.num_videos > 1:
+        number = order.request.num_videos
+        raise InvalidParameter("num_videos", number, "an answer holds one file", nearest=1)
 
 
 async def _ended(request: Request, job: Job, until: float) -> Job:

@@ -59,6 +59,7 @@ def video_object(job: Job, manner: Manner = DEFAULT) -> dict[str, Any]:
         "fps": job.plan.fps,
         "num_frames": job.plan.num_frames,
         "seed": job.plan.seed,
+        "n": job.plan.num_videos,
         "user": job.request.user,
         "url": None,
         "data": [],
@@ -122,6 +123,11 @@ def _metadata(job: Job) -> dict[str, Any]:
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in job.plan.choices],
         "seconds_by_stage": details.get("seconds") or {},
     }
+    if job.failed_videos:
+        decided["failed_videos"] = [
+            {"index": index, "code": error.code, "message": error.message}
+            for index, error in job.failed_videos.items()
+        ]
     return {"fps": job.plan.fps, "seed": job.plan.seed, **job.request.metadata, "vitascope": decided}
 
 
@@ -144,7 +150,7 @@ def shown(request: Request, job: Job) -> dict[str, Any]:
     service = _http.desk_of(request).service
     if job.video is not None and not service.is_expired(job):
         base_url = _http.base_url_of(request)
-        links = [(0, service.link_for(job, base_url).url)]
+        links = [(video.index, service.link_for(job, base_url, video.index).url) for video in job.videos]
         body["url"] = links[0][1]
         body["data"] = [{"index": index, "url": url} for index, url in links]
     return body
@@ -162,7 +168,7 @@ async def poll_headers(request: Request, job: Job) -> dict[str, str]:
 async def _with_files(request: Request, job: Job, body: dict[str, Any]) -> Response:
     """Put the files themselves in the place of their addresses."""
     service = _http.desk_of(request).service
-    files = [await asyncio.to_thread(service.open_video, job) for _ in body["data"]]
+    files = [await asyncio.to_thread(service.open_video, job, entry["index"]) for entry in body["data"]]
     data = [
         {"index": entry["index"], "b64_json": file} for entry, file in zip(body["data"], files, strict=True)
     ]
