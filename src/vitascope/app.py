@@ -65,7 +65,11 @@ SHUTDOWN_SECONDS = 10
 SILENT_SECONDS = 30.0
 """A connection on which no whole request head has come for so long is closed. uvicorn alone would wait for ever."""
 
-CORS_REQUEST_HEADERS = ["Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range"]
+CORS_REQUEST_HEADERS = [
+    "Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range",
+    # of OpenRouter's clients
+    "HTTP-Referer", "X-Title", "X-OpenRouter-Title", "X-OpenRouter-Categories", "X-Session-Id",
+]  # fmt: skip
 CORS_ANSWER_HEADERS = [
     "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
     "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",

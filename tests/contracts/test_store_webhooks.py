@@ -394,6 +394,22 @@ class TestSending:
         clock.advance(0.2 * 86_400)
         assert len(self.give_up(store)) == 1
 
+    def test_neither_a_sample_nor_what_another_url_has_failed_ends_an_endpoint(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        create("a")
+        store.request_cancel("a")
+        assert self.give_up(store) == []
+        clock.advance(5.1 * 86_400)
+        store.add_test_message("ep_1", None, b"{}", EventType.FAILED, once=True)
+        assert self.give_up(store) == []
+        for url, is_disabled in (("https://example.com/new", False), (URL, True)):
+            store.change_endpoint("ep_1", None, url=url)
+            create(url)
+            store.request_cancel(url)
+            assert bool(self.give_up(store)) is is_disabled
+
     def test_what_hangs_on_something_that_ended_meanwhile_is_not_sent(
         self, store: Store, create: Create, open_store: Open
     ) -> None:
