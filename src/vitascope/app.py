@@ -69,7 +69,11 @@ KEEP_ALIVE_SECONDS = 75
 """One that has had an answer is kept for so long: longer than load balancers keep theirs (60 s mostly). Were ours the shorter time, we might
 close a connection in the very moment in which they send a request on it, and their client would be told 502."""
 
-CORS_REQUEST_HEADERS = ["Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range"]
+CORS_REQUEST_HEADERS = [
+    "Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range",
+    # of OpenRouter's clients
+    "HTTP-Referer", "X-Title", "X-OpenRouter-Title", "X-OpenRouter-Categories", "X-Session-Id",
+]  # fmt: skip
 CORS_ANSWER_HEADERS = [
     "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
     "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",

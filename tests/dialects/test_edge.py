@@ -73,7 +73,7 @@ def test_pages_of_named_sites_may_call(serve: Callable[..., Any]) -> None:
     asked = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization",
+        "Access-Control-Request-Headers": "authorization, http-referer, x-openrouter-title",
     }
     allowed = client.options("/v1/videos", headers=asked)
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
