@@ -114,16 +114,14 @@ def _ask(
             *("--suppress-health-check", "all", "--warnings", "off"),
             *(("--include-path-regex", include) if include else ()),
         ]
-        done = subprocess.run(
-            command,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-        )
-        outcome.report += done.stdout + done.stderr
-        total = _TOTAL.search(done.stdout)
+        told = folder / "schemathesis.log"
+        with told.open("wb") as log:
+            done = subprocess.run(
+                command, env={**os.environ, **environment}, stdout=log, stderr=log, check=False, cwd=folder
+            )
+        text = told.read_text(errors="replace")
+        outcome.report += text
+        total = _TOTAL.search(text)
         outcome.num_cases += int(total[1].replace(",", "")) if total else 0
         if done.returncode != 0 or total is None:
             outcome.problems.append(f"Schemathesis ended with {done.returncode}")
