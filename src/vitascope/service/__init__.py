@@ -4,7 +4,9 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .batches import Batches
 from .expiry import Expiry
+from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
 from .inputs import NOTHING, Content, FileId, Sent
 from .links import Link, Links
@@ -13,14 +15,19 @@ from .service import REFUSALS, Draft, Models, Service, StoredVideo
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "BatchFormat",
+    "Batches",
     "Content",
     "Draft",
     "Expiry",
+    "Feeder",
     "FileId",
     "Files",
     "Link",
     "Links",
     "Models",
+    "Parsed",
+    "Prepared",
     "Removal",
     "Sent",
     "Service",
