@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from PIL import Image
 
 from vitascope import media
 from vitascope.domain.access import Scope
+from waiting import eventually
 
-from .conftest import Client, ClientError, Receiver, Served
+from .conftest import QUICK_EXTRA, Client, ClientError, Receiver, Served
+
+pytestmark = pytest.mark.timeout(900)
+"""The first test waits for a server and its model too."""
 
 ENOUGH = {"num_inference_steps": 2}
 """Fewer leave nothing to do for a change of a video."""
@@ -299,6 +304,57 @@ class TestCharacters:
         assert "characters" in names, "what was done with it is told"
         error = error_of(deriving, "videos.get_character", "char_unknown")
         assert (error.name, error.status, error.code) == ("NotFoundError", 404, "character_not_found")
+
+
+class TestBatches:
+    def test_a_batch_from_file_to_file(self, client: Client, tmp_path: Path) -> None:
+        path = tmp_path / "night.jsonl"
+        bodies = [{**QUICK, **QUICK_EXTRA, "prompt": prompt} for prompt in ("a dog", "a cat")] + [
+            {"prompt": ""}
+        ]
+        lines = [
+            {"custom_id": f"line {number}", "method": "POST", "url": "/v1/videos", "body": body}
+            for number, body in enumerate(bodies)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        sent = client.call("files.create", file={"file": str(path)}, purpose="batch")
+        batch = client.call(
+            "batches.create", input_file_id=sent["id"], endpoint="/v1/videos", completion_window="24h"
+        )
+        assert batch["object"] == "batch"
+        assert batch["id"] in [each["id"] for each in client.call("batches.list", limit=1)]
+
+        def has_ended() -> bool:
+            nonlocal batch
+            batch = client.call("batches.retrieve", batch["id"])
+            return batch["status"] in ("completed", "failed", "expired", "cancelled")
+
+        eventually(has_ended, timeout_seconds=240, pause_seconds=0.2)
+        assert batch["status"] == "completed", batch
+        assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+        out, wrong = (
+            self.lines_of(client, batch[name], tmp_path) for name in ("output_file_id", "error_file_id")
+        )
+        assert sorted(line["custom_id"] for line in out) == ["line 0", "line 1"]
+        assert {line["response"]["body"]["status"] for line in out} == {"completed"}
+        assert [line["custom_id"] for line in wrong] == ["line 2"]
+
+    def lines_of(self, client: Client, file_id: str, folder: Path) -> list[dict[str, Any]]:
+        client.call("files.content", file_id, save=folder / "lines")
+        return [json.loads(line) for line in (folder / "lines").read_text().splitlines()]
+
+    def test_cancel(self, client: Client, tmp_path: Path) -> None:
+        path = tmp_path / "night.jsonl"
+        body = {**QUICK, "num_inference_steps": 100}
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/videos", "body": body}
+        path.write_text(json.dumps(line) + "\n")
+        sent = client.call("files.create", file={"file": str(path)}, purpose="batch")
+        batch = client.call(
+            "batches.create", input_file_id=sent["id"], endpoint="/v1/videos", completion_window="24h"
+        )
+        told = client.call("batches.cancel", batch["id"])
+        assert told["status"] in ("cancelling", "cancelled")
+        eventually(lambda: client.call("batches.retrieve", batch["id"])["status"] == "cancelled", 60)
 
 
 class TestFiles:
