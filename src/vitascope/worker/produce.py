@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vitascope import __version__, media
 from vitascope.domain.choice import Choice
@@ -19,10 +23,11 @@ from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Claim
-from vitascope.domain.request import MAX_VIDEO_FRAMES, MAX_VIDEO_SECONDS
 from vitascope.domain.step import Step
 from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, Inputs
+
+from . import given
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
@@ -109,7 +114,7 @@ def produce(
         GenerationError: it could not be made; the subclass says why.
     """
     clock = _StageClock()
-    inputs = _read_inputs(plan)
+    inputs = given.read_inputs(plan)
     draw = _watermark(plan, marks)
     clip: Clip | None = None
     for event in engine.generate(plan, spec, inputs):
@@ -121,13 +126,13 @@ def produce(
     assert clip is not None
     clock.enter("resample")
     yield Step("resample")
-    frames = _resampled(clip, plan, between)
-    clock.enter("write_video")
-    fitted = media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit)
-    claim = _claim(plan, spec, with_prompt=marks.with_prompt)
-    origin = _Origin(claim, marks.credentials if plan.provenance else None)
-    stills = media.Stills(plan.num_frames)
-    yield from _write(_Writer(stills.watch(draw(fitted)), plan, out, origin))
+    with contextlib.closing(_file_frames(clip, plan, inputs, between)) as frames:
+        clock.enter("write_video")
+        claim = _claim(plan, spec, with_prompt=marks.with_prompt)
+        origin = _Origin(claim, marks.credentials if plan.provenance else None)
+        marked = _marked(frames, draw, plan.watermark_from)
+        stills = media.Stills(plan.num_frames)
+        yield from _write(_Writer(stills.watch(marked), plan, out, origin))
     video = _describe(out, plan, key)
     if with_pictures:
         video = _with_pictures(video, stills, out, origin)
@@ -257,6 +262,33 @@ class _Writer(threading.Thread):
             self.done += 1
 
 
+def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
+    """All frames of the file: those of a video that is continued as they are, what the model made at the asked rate and size."""
+    made = _resampled(clip, plan, between)
+    if plan.continues is not None:
+        assert inputs.before is not None
+        yield from given.continued_frames(plan, plan.continues)
+        made = _following(clip, inputs.before[-1:], plan, between)
+    yield from media.fit_frames(made, height=plan.height, width=plan.width, fit=plan.fit)
+
+
+def _marked(
+    frames: Iterator[Frames], draw: Callable[[Iterable[Frames]], Iterable[Frames]], first: int
+) -> Iterator[Frames]:
+    yield from itertools.islice(frames, first)
+    yield from draw(frames)
+
+
+def _following(clip: Clip, last: Frames, plan: Plan, between: Between) -> Iterator[Frames]:
+    """Show what follows a given frame at the asked rate: what moves between the two is drawn as everywhere else."""
+    frames = np.concatenate([last, clip.frames])
+    num_frames = 1 + plan.num_frames - plan.continued_frames
+    shown = media.resample_frames(
+        frames, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=num_frames, between=between
+    )
+    return itertools.islice(shown, 1, None)
+
+
 def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
     """Show each shot at the asked rate on its own: nothing is drawn between the two sides of a cut."""
     at = 0
@@ -266,28 +298,6 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
             part, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=asked, between=between
         )
         at += native
-
-
-def _read_inputs(plan: Plan) -> Inputs:
-    """Read what the video starts from, at the native size: covered, and cut in the middle."""
-    size = (plan.native_height, plan.native_width)
-    return Inputs(
-        image=None if plan.image is None else media.read_image(Path(plan.image), size=size),
-        last_image=None if plan.last_image is None else media.read_image(Path(plan.last_image), size=size),
-        video=None if plan.video is None else _read_video(plan, plan.video),
-        references=tuple(media.read_image(Path(path)) for path in plan.references),
-    )
-
-
-def _read_video(plan: Plan, path: str) -> Frames:
-    return media.read_video(
-        Path(path),
-        size=(plan.native_height, plan.native_width),
-        fps=plan.native_fps,
-        num_frames=plan.native_num_frames,
-        max_frames=MAX_VIDEO_FRAMES,
-        max_seconds=MAX_VIDEO_SECONDS,
-    )
 
 
 def _with_pictures(video: Video, stills: media.Stills, out: Path, origin: _Origin) -> Video:

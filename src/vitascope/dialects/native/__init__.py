@@ -83,6 +83,12 @@ class NativeDialect:
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
+        if sent.has_jobs_videos:
+            # looked for before those videos are: they may have gone since
+            first = await desk.write(desk.service.made_before, once, caller)
+            if first is not None:
+                return await _shown(request, first)
+            sent = await desk.with_kept(caller, sent)
         draft = desk.service.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
@@ -98,7 +104,8 @@ class NativeDialect:
         wanted, sent = await _http.in_thread_if_large(
             fields.num_bytes, lambda: to_request(fields, desk.service.spec)
         )
-        draft = desk.service.prepare_plan(wanted, _http.caller_of(request), sent)
+        caller = _http.caller_of(request)
+        draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:
