@@ -578,16 +578,15 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
-    def provenance(self, job: Job, index: int = 0) -> Finding:
-        """Read back what one of the job's videos says of its origin, and whether it is still true. Takes a while.
+    def provenance(self, job: Job, index: int = 0, variant: Variant = "video") -> Finding:
+        """Read back what one of the job's files says of its origin, and whether it is still true. Takes a while.
 
         Raises what `open_video` raises, and:
             QueueFull: too many others are being read.
         """
-        self.open_video(job, index)
-        video = job.video_at(index)
-        assert video is not None
-        return media.verify(partial(self._files.open, video.key), self._certificates)
+        file = self._finished(job, index, variant)
+        self._files.stat(file.key)
+        return media.verify(partial(self._files.open, file.key), self._certificates)
 
     def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files. May wait for a network.

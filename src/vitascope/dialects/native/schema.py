@@ -745,7 +745,6 @@ _index = {
     "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUM_VIDEOS - 1, "default": 0},
     "description": "Which of the job's videos.",
 }
-INDEX: dict[str, Any] = {"parameters": [_index]}
 FILE: dict[str, Any] = {
     "parameters": [
         _index,

@@ -179,6 +179,7 @@ REFUSED: dict[str, str] = {
     "lora": "adapters are not loaded by requests",
     "control_reference": "no model here follows a control video",
     "control_type": "no model here follows a control video",
+    "video": "videos are made from videos by `/v1/videos/edits`, `/v1/videos/extensions` and `video_reference`",
     "start_time_seconds": "a video that is sent is used from its start",
     "diffusers_kwargs": "a pipeline's own arguments are not taken from requests",
     "video_path": _NO_PATH,
