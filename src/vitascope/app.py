@@ -43,7 +43,7 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Expiry, Removal, Service, metrics
+from .service import BatchFormat, Expiry, Feeder, Removal, Service, metrics
 from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -270,14 +270,21 @@ def create_web_app(settings: Settings) -> FastAPI:
         expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)
         sender = asyncio.create_task(deliverer.run())
+        # how the requests of batches are read and answered, by their endpoint
+        videos = openai.VideosBatch(service, app.state.openai)
+        formats: dict[str, BatchFormat] = {videos.endpoint: videos}
+        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read, write=desk.write)
+        feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
         finally:
             expiry.stop()
             desk.tail.close()
             deliverer.close()
+            feeder.close()
             await reader
             await sender
+            await feeding
             await desk.close()
             # it may be waiting for a storage that is away; what it has begun is done again by whoever comes next
             await asyncio.to_thread(expiring.join, EXPIRY_STOP_SECONDS)

@@ -249,7 +249,7 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     named = {name for path in paths for name in re.findall(r"\{(\w+)\}", path)}
     # of those: test_webhooks.py, openai/test_openai_webhook_endpoints.py
     webhooks = {"endpoint_id", "delivery_id", "webhook_endpoint_id"}
-    files = {"file_id"}  # of those: openai/test_openai_files.py
+    files = {"file_id", "batch_id"}  # of those: openai/test_openai_files.py, openai/test_openai_batches.py
     # models are nobody's own, and a link's token is whoever's has it
     assert (
         named

@@ -17,6 +17,8 @@
     │   ├── RateLimitExceeded       .retry_after_seconds .limit
     │   ├── StorageLimitReached
     │   ├── FileNotFound            one that was uploaded, or that a batch has written
+    │   ├── BatchNotFound
+    │   ├── BatchConflict
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
@@ -174,6 +176,14 @@ class StorageLimitReached(RequestError):
 
 class FileNotFound(RequestError):
     """There is no such file."""
+
+
+class BatchNotFound(RequestError):
+    """There is no such batch."""
+
+
+class BatchConflict(RequestError):
+    """The batch is not in a state that allows this."""
 
 
 class KeyNotFound(RequestError):

@@ -4,8 +4,10 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .batches import Batches
 from .characters import Characters, NewCharacter
 from .expiry import Expiry
+from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
 from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
@@ -14,11 +16,14 @@ from .service import REFUSALS, Draft, Models, Service, StoredVideo
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "BatchFormat",
+    "Batches",
     "CharacterId",
     "Characters",
     "Content",
     "Draft",
     "Expiry",
+    "Feeder",
     "FileId",
     "Files",
     "Kept",
@@ -27,6 +32,8 @@ __all__ = [
     "Models",
     "NewCharacter",
     "OfJob",
+    "Parsed",
+    "Prepared",
     "Removal",
     "Sent",
     "Service",

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from vitascope import media
 from vitascope.domain.access import Allowance, Caller
+from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     DiskFull,
@@ -49,6 +50,7 @@ from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .batches import Batches
 from .characters import Characters
 from .commands import Commands
 from .files import Files
@@ -172,6 +174,7 @@ class Service:
         self.webhooks = Webhooks(store, outbound)
         self.files = Files(store, files, clock)
         self.characters = Characters(store, files, clock)
+        self.batches = Batches(store, self.files, clock)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -429,6 +432,42 @@ class Service:
             hint = "make it again as MP4"
             raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
         return Kept(video.key, video, job.id, job.plan.watermark)
+
+    # batches: what is asked for directly has the other half of the queue, and of its key's part of it
+
+    def check_feed_room(self, lease: BatchLease, caller: Caller) -> None:
+        """Find out quickly whether one more job of a batch may wait; `feed` looks again.
+
+        Raises:
+            QueueFull: as many wait as may.
+            DiskFull: there is no room for its files.
+        """
+        self.check_space()
+        self._store.check_feed_room(lease, *self._batch_share(caller))
+
+    def feed(self, lease: BatchLease, line_number: int, draft: Draft, caller: Caller) -> Job:
+        """Make the draft of a batch's request a job, once. Its inputs are stored.
+
+        Raises:
+            LeaseLost: the batch is another process's, or shall end; there is no job, and its inputs are to be dropped.
+            QueueFull: as many wait as may; likewise.
+            StorageLimitReached: the caller's videos take as much space as they may; likewise.
+        """
+        max_queued, max_queued_per_key = self._batch_share(caller)
+        return self._store.feed_line(
+            lease,
+            line_number,
+            draft.job_id,
+            dataclasses.replace(draft.request, priority=BATCH_PRIORITY),
+            draft.plan,
+            max_queued=max_queued,
+            max_queued_per_key=max_queued_per_key,
+            max_storage_bytes=caller.limits.max_storage_bytes,
+        )
+
+    def _batch_share(self, caller: Caller) -> tuple[int, int | None]:
+        own = self._max_queued_of(caller)
+        return max(1, self._max_queued // 2), None if own is None else max(1, own // 2)
 
     def drop_inputs(self, draft: Draft) -> None:
         """Remove the stored inputs of a draft that did not become a job. May wait for a network.

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from .cipher import Cipher
 from .database import connect
+from .for_batches import ForBatches
 from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
@@ -30,6 +31,7 @@ class Store(
     ForExpiry,
     ForFiles,
     ForCharacters,
+    ForBatches,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

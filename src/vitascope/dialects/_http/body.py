@@ -74,7 +74,7 @@ async def read_body(request: Request, max_bytes: int, *, may_be_empty: bool = Fa
     elif kind == "application/x-www-form-urlencoded":
         values = await in_thread_if_large(len(data), lambda: _urlencoded(data))
     elif kind == "application/json" or kind.endswith("+json") or not kind:
-        values = await in_thread_if_large(len(data), lambda: _json(data))
+        values = await in_thread_if_large(len(data), lambda: json_object(data))
     else:
         raise UnsupportedContentType(
             f"the content type `{kind[:60]}` is not read here",
@@ -127,7 +127,13 @@ async def _in_time(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes,
 # JSON
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def json_object(data: bytes) -> dict[str, Any]:
+    """Read an object, which must say one thing only: no name twice, no numbers that JSON does not have.
+
+    Raises:
+        UnreadableBody: it is none.
+        InvalidParameter: a field is given twice.
+    """
     try:
         value = json.loads(
             data.decode("utf-8-sig"),

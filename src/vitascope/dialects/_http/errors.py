@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitascope.domain.access import Allowance
 from vitascope.domain.errors import (
+    BatchNotFound,
     BodyTooLarge,
     BodyTooSlow,
     CharacterNotFound,
@@ -50,6 +51,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     PermissionDenied: 403,
     StorageLimitReached: 403,
     KeyNotFound: 404,
+    BatchNotFound: 404,
     FileNotFound: 404,
     CommandNotFound: 404,
     EndpointNotFound: 404,
