@@ -43,7 +43,7 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import Expiry, Removal, Service, metrics
+from .service import BatchFormat, Expiry, Feeder, Removal, Service, metrics
 from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -63,9 +63,17 @@ SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
 
 SILENT_SECONDS = 30.0
-"""A connection on which no whole request head has come for so long is closed. uvicorn alone would wait for ever."""
+"""A connection on which no whole request head has ever come is closed after so long. uvicorn alone would wait for ever."""
 
-CORS_REQUEST_HEADERS = ["Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range"]
+KEEP_ALIVE_SECONDS = 75
+"""One that has had an answer is kept for so long: longer than load balancers keep theirs (60 s mostly). Were ours the shorter time, we might
+close a connection in the very moment in which they send a request on it, and their client would be told 502."""
+
+CORS_REQUEST_HEADERS = [
+    "Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range",
+    # of OpenRouter's clients
+    "HTTP-Referer", "X-Title", "X-OpenRouter-Title", "X-OpenRouter-Categories", "X-Session-Id",
+]  # fmt: skip
 CORS_ANSWER_HEADERS = [
     "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
     "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",
@@ -262,14 +270,21 @@ def create_web_app(settings: Settings) -> FastAPI:
         expiring.start()
         deliverer = _deliverer(settings, store, outbound, desk)
         sender = asyncio.create_task(deliverer.run())
+        # how the requests of batches are read and answered, by their endpoint
+        videos = openai.VideosBatch(service, app.state.openai)
+        formats: dict[str, BatchFormat] = {videos.endpoint: videos}
+        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read, write=desk.write)
+        feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
         finally:
             expiry.stop()
             desk.tail.close()
             deliverer.close()
+            feeder.close()
             await reader
             await sender
+            await feeding
             await desk.close()
             # it may be waiting for a storage that is away; what it has begun is done again by whoever comes next
             await asyncio.to_thread(expiring.join, EXPIRY_STOP_SECONDS)
@@ -522,6 +537,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
@@ -587,7 +603,7 @@ class _Server(uvicorn.Server):
                 if cycle is not last_cycle:  # there has been a request since the last look
                     since = now
                 silent[connection] = cycle, since
-                if now - since > SILENT_SECONDS:
+                if now - since > (SILENT_SECONDS if cycle is None else KEEP_ALIVE_SECONDS):
                     connection.transport.close()
         self._silent = silent
 

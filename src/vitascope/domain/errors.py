@@ -5,6 +5,7 @@
     │   ├── InvalidParameter        .parameter .rule .nearest
     │   ├── UnknownModel
     │   ├── JobNotFound
+    │   ├── CharacterNotFound
     │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
@@ -16,6 +17,8 @@
     │   ├── RateLimitExceeded       .retry_after_seconds .limit
     │   ├── StorageLimitReached
     │   ├── FileNotFound            one that was uploaded, or that a batch has written
+    │   ├── BatchNotFound
+    │   ├── BatchConflict
     │   ├── KeyNotFound
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
@@ -122,6 +125,10 @@ class JobNotFound(RequestError):
     """There is no such job."""
 
 
+class CharacterNotFound(RequestError):
+    """There is no such character."""
+
+
 class LinkNotFound(RequestError):
     """The link is not valid, or not any more."""
 
@@ -169,6 +176,14 @@ class StorageLimitReached(RequestError):
 
 class FileNotFound(RequestError):
     """There is no such file."""
+
+
+class BatchNotFound(RequestError):
+    """There is no such batch."""
+
+
+class BatchConflict(RequestError):
+    """The batch is not in a state that allows this."""
 
 
 class KeyNotFound(RequestError):

@@ -4,23 +4,36 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .batches import Batches
+from .characters import Characters, NewCharacter
 from .expiry import Expiry
+from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
-from .inputs import NOTHING, Content, FileId, Sent
+from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "BatchFormat",
+    "Batches",
+    "CharacterId",
+    "Characters",
     "Content",
     "Draft",
     "Expiry",
+    "Feeder",
     "FileId",
     "Files",
+    "Kept",
     "Link",
     "Links",
     "Models",
+    "NewCharacter",
+    "OfJob",
+    "Parsed",
+    "Prepared",
     "Removal",
     "Sent",
     "Service",

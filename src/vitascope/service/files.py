@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal, Protocol
 
 from vitascope.domain.access import Caller
@@ -79,24 +80,39 @@ class Files:
             expires_seconds = MAX_FILE_SECONDS
         return self._made(data, name, purpose, caller.key_id, checked_seconds(expires_seconds))
 
-    def written(self, data: bytes, name: str, purpose: str, key_id: str, expires_seconds: int) -> Upload:
-        """Make a file of what the server itself has written for a key."""
-        return self._made(data, name, purpose, key_id, expires_seconds)
-
     def _made(self, data: bytes, name: str, purpose: str, key_id: str, seconds: int | None) -> Upload:
+        digest = hashlib.sha256(data).hexdigest()
+        return Upload(self._described(name, purpose, key_id, seconds, len(data), digest), data)
+
+    def take_over(self, path: Path, name: str, purpose: str, key_id: str, seconds: int) -> File:
+        """Put a file that the server itself has written for a key into the storage; afterwards `path` is gone.
+
+        Whoever makes it known does so in a transaction of its own. May wait for a network.
+
+        Raises:
+            StorageError: it could not be stored; `path` is as it was.
+        """
+        with path.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        file = self._described(name, purpose, key_id, seconds, path.stat().st_size, digest)
+        self._storage.put(path, file.key)
+        return file
+
+    def _described(
+        self, name: str, purpose: str, key_id: str, seconds: int | None, num_bytes: int, digest: str
+    ) -> File:
         file_id, now = ids.new_id(), self._clock()
-        file = File(
+        return File(
             id=file_id,
             key_id=key_id,
             name=name,
             purpose=purpose,
             key=f"files/{file_id}",
-            num_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            num_bytes=num_bytes,
+            sha256=digest,
             created_at=now,
             expires_at=None if seconds is None else now + timedelta(seconds=seconds),
         )
-        return Upload(file, data)
 
     def check_room(self, upload: Upload, caller: Caller) -> None:
         """Find out quickly whether the caller has room for a file; `add` looks again.

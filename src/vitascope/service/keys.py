@@ -10,7 +10,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from vitascope.domain.access import OPEN, ApiKey, Caller, KeyLimits, Scope
-from vitascope.domain.errors import InvalidApiKey, InvalidParameter
+from vitascope.domain.errors import InvalidApiKey, InvalidParameter, KeyNotFound
 from vitascope.domain.secret import Secret
 from vitascope.store import Store
 from vitascope.webhooks import new_secret
@@ -150,11 +150,30 @@ class Keys:
         key = self._store.find_key(_digest(secret))
         if key is None:
             raise InvalidApiKey
-        if key.revoked_at is not None:
-            raise InvalidApiKey("the API key was revoked")
-        if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
-            raise InvalidApiKey("the API key has expired")
-        return Caller(key.id, key.scopes, key.limits)
+        return _caller_with(key)
+
+    def caller(self, key_id: str) -> Caller:
+        """Stand for the key of this id, in whose name something goes on that it has asked for before.
+
+        An empty id stands for what was asked of a server without keys: it is nobody's, and may see no more than that.
+
+        Raises:
+            InvalidApiKey: the key is not good any more.
+        """
+        if not key_id:
+            return Caller("", frozenset({Scope.GENERATE}))
+        try:
+            return _caller_with(self._store.key(key_id))
+        except KeyNotFound:
+            raise InvalidApiKey from None
+
+
+def _caller_with(key: ApiKey) -> Caller:
+    if key.revoked_at is not None:
+        raise InvalidApiKey("the API key was revoked")
+    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+        raise InvalidApiKey("the API key has expired")
+    return Caller(key.id, key.scopes, key.limits)
 
 
 def _new_secret() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -18,8 +19,8 @@ from vitascope.domain.request import GenerationRequest
 from . import changes, history, queue
 from .base import Base
 from .once import find_first, remember
-from .rows import Event, Page, job_of, storage_keys
-from .tables import files, jobs, storable
+from .rows import Event, Page, Row, job_of, storage_keys
+from .tables import characters, files, jobs, storable
 
 Order = Literal["asc", "desc"]
 
@@ -73,31 +74,16 @@ class ForClients(Base):
             IdempotencyConflict: the request's name was another request's.
         """
         now = self._now()
-        effort = effort_of(plan)
-        values = {
-            "id": job_id,
-            "status": JobStatus.QUEUED.value,
-            "created_at": now,
-            "request": request.to_dict(),
-            "plan": plan.to_dict(),
-            **asdict(effort),
-            "total_work": effort.work * effort.num_steps,
-            "key_id": key_id,
-            "user": request.user and storable(request.user),
-            "precedence": -request.priority,
-            "fingerprint": once and once.fingerprint,
-            "last_event": 1,
-        }
         with self._database.write() as connection:
             self._database.lock_queue(connection)
             first = None if once is None else find_first(connection, key_id, once, now)
             if first is not None:
                 return job_of(first)
-            _check_room(connection, key_id, max_queued, max_queued_per_key)
+            check_room(connection, key_id, max_queued, max_queued_per_key)
             if max_storage_bytes is not None:
                 check_storage(connection, key_id, max_storage_bytes)
-            row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
-            changes.add_event(connection, row, JobStatus.QUEUED.value, now)
+            fingerprint = None if once is None else once.fingerprint
+            row = insert_job(connection, job_id, request, plan, key_id, now, fingerprint)
             if once is not None:
                 remember(connection, row, once, now)
         return job_of(row)
@@ -119,7 +105,7 @@ class ForClients(Base):
             QueueFull: as many as allowed wait already.
         """
         with self._database.read() as connection:
-            _check_room(connection, key_id, max_queued, max_queued_per_key)
+            check_room(connection, key_id, max_queued, max_queued_per_key)
 
     def mark_read(self, job_id: str) -> None:
         """Note that the job's client knows its id."""
@@ -234,9 +220,44 @@ class ForClients(Base):
         return [] if row.status == JobStatus.RUNNING else storage_keys(row)
 
 
-def _check_room(
+def insert_job(
+    connection: sa.Connection,
+    job_id: str,
+    request: GenerationRequest,
+    plan: Plan,
+    key_id: str,
+    now: datetime,
+    fingerprint: str | None = None,
+) -> Row:
+    """Add a queued job with its first event, in a transaction that holds the queue's lock."""
+    effort = effort_of(plan)
+    values = {
+        "id": job_id,
+        "status": JobStatus.QUEUED.value,
+        "created_at": now,
+        "request": request.to_dict(),
+        "plan": plan.to_dict(),
+        **asdict(effort),
+        "total_work": effort.work * effort.num_steps,
+        "key_id": key_id,
+        "user": request.user and storable(request.user),
+        "precedence": -request.priority,
+        "fingerprint": fingerprint,
+        "last_event": 1,
+    }
+    row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
+    changes.add_event(connection, row, JobStatus.QUEUED.value, now)
+    return row
+
+
+def check_room(
     connection: sa.Connection, key_id: str, max_queued: int, max_queued_per_key: int | None
 ) -> None:
+    """Refuse what would make more jobs wait than may.
+
+    Raises:
+        QueueFull: as many as allowed wait already.
+    """
     count = sa.select(sa.func.count()).select_from(jobs).where(queue.is_queued)
     if connection.scalars(count).one() >= max_queued:
         raise QueueFull(f"the queue is full: {max_queued} jobs are waiting")
@@ -258,6 +279,8 @@ def check_storage(
     used = int(connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0)
     is_kept = (files.c.key_id == key_id) & files.c.deleted_at.is_(None)
     used += int(connection.scalar(sa.select(sa.func.sum(files.c.num_bytes)).where(is_kept)) or 0)
+    of_key = characters.c.key_id == key_id
+    used += int(connection.scalar(sa.select(sa.func.sum(characters.c.num_bytes)).where(of_key)) or 0)
     if used + (more_bytes or 0) > max_bytes or (more_bytes is None and used >= max_bytes):
         more = "" if more_bytes is None else f", this one {more_bytes}"
         message = f"the videos and files of this API key take {used} bytes{more}, and {max_bytes} are allowed"

@@ -75,6 +75,15 @@ class ForKeys(Base):
             row = connection.execute(sa.select(keys).where(keys.c.digest == digest)).one_or_none()
         return None if row is None else _key_of(row)
 
+    def key(self, key_id: str) -> ApiKey:
+        """Return the key of that id, whether or not it is still good.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        with self._database.read() as connection:
+            return _found(connection.execute(sa.select(keys).where(keys.c.id == key_id)).one_or_none())
+
     def all_keys(self) -> list[ApiKey]:
         """Return all keys that ever were, oldest first."""
         with self._database.read() as connection:

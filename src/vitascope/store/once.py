@@ -32,7 +32,7 @@ def find_first(connection: sa.Connection, key_id: str, once: Once, now: datetime
 
 
 def _by_name(connection: sa.Connection, key_id: str, once: Once, now: datetime) -> Row | None:
-    is_it = (idempotency.c.key_id == key_id) & (idempotency.c.name == _digest(once.name))
+    is_it = (idempotency.c.key_id == key_id) & (idempotency.c.name == digest_of(once.name))
     query = sa.select(jobs, idempotency.c.created_at.label("named_at")).join_from(idempotency, jobs)
     row = connection.execute(query.where(is_it)).one_or_none()
     if row is None:
@@ -59,9 +59,9 @@ def remember(connection: sa.Connection, row: Row, once: Once, now: datetime) -> 
     """Note which job a named request has made."""
     if once.name is None:
         return
-    values = {"key_id": row.key_id, "name": _digest(once.name), "job_number": row.number}
+    values = {"key_id": row.key_id, "name": digest_of(once.name), "job_number": row.number}
     connection.execute(sa.insert(idempotency).values(created_at=now, **values))
 
 
-def _digest(name: str | None) -> str:
+def digest_of(name: str | None) -> str:
     return hashlib.sha256((name or "").encode("utf-8", errors="replace")).hexdigest()

@@ -8,6 +8,8 @@ from datetime import datetime
 
 from .cipher import Cipher
 from .database import connect
+from .for_batches import ForBatches
+from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
 from .for_expiry import ForExpiry
@@ -19,7 +21,18 @@ from .for_workers import ForWorkers
 from .upgrade import upgrade
 
 
-class Store(ForClients, ForWorkers, ForOperators, ForKeys, ForWebhooks, ForCommands, ForExpiry, ForFiles):
+class Store(
+    ForClients,
+    ForWorkers,
+    ForOperators,
+    ForKeys,
+    ForWebhooks,
+    ForCommands,
+    ForExpiry,
+    ForFiles,
+    ForCharacters,
+    ForBatches,
+):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 
     All methods raise StoreUnavailable when the database does not answer. They work again as soon as it does.

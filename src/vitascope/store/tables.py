@@ -9,13 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from vitascope.domain.batch import ENDED, BatchStatus, Outcome
 from vitascope.domain.command import CommandStatus
 from vitascope.domain.job import JobStatus
 from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0012"
+HEAD = "0014"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -385,6 +386,20 @@ _passing_text = sa.text("expires_at IS NOT NULL AND deleted_at IS NULL")
 _passing: dict[str, Any] = {"sqlite_where": _passing_text, "postgresql_where": _passing_text}
 _deleted_text = sa.text("deleted_at IS NOT NULL AND removed_at IS NULL")
 _deleted: dict[str, Any] = {"sqlite_where": _deleted_text, "postgresql_where": _deleted_text}
+characters = sa.Table(
+    "characters",
+    metadata,
+    sa.Column("id", JobId, primary_key=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # where the storage has its picture
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index(None, "key_id"),
+)
+
 files = sa.Table(
     "files",
     metadata,
@@ -407,6 +422,83 @@ files = sa.Table(
     sa.Index("ix_files_expires_at", "expires_at", **_passing),
     sa.Index("ix_files_deleted_at", "deleted_at", **_deleted),
     sqlite_autoincrement=True,
+)
+
+# many requests of one file
+_open_text = f"status IN ({', '.join(repr(status.value) for status in BatchStatus if status not in ENDED)})"
+_due_text, _unpruned_text = (
+    sa.text("due_at IS NOT NULL"),
+    sa.text("finished_at IS NOT NULL AND pruned_at IS NULL"),
+)
+_due: dict[str, Any] = {"sqlite_where": _due_text, "postgresql_where": _due_text}
+_unpruned: dict[str, Any] = {"sqlite_where": _unpruned_text, "postgresql_where": _unpruned_text}
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", JobId, nullable=False, unique=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("endpoint", sa.String(64), nullable=False),
+    sa.Column("input_file_id", sa.String(64), nullable=False),
+    sa.Column("metadata", _Json, nullable=False),
+    sa.Column("output_seconds", sa.Integer, nullable=False),
+    sa.Column("base_url", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("num_lines", sa.Integer, nullable=False, default=0),
+    sa.Column("num_succeeded", sa.Integer, nullable=False, default=0),
+    sa.Column("num_failed", sa.Integer, nullable=False, default=0),
+    # how it shall end, if it shall not go on
+    sa.Column("stop", sa.String(16)),
+    sa.Column("errors", _Json, nullable=False, default=list),
+    sa.Column("output_file_id", sa.String(64)),
+    sa.Column("error_file_id", sa.String(64)),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("stopped_at", Instant),
+    sa.Column("running_at", Instant),
+    sa.Column("finishing_at", Instant),
+    sa.Column("finished_at", Instant),
+    # when its lines were removed, some time after its end
+    sa.Column("pruned_at", Instant),
+    # fencing token: rises with each claim
+    sa.Column("token", sa.Integer, nullable=False, default=0),
+    # by the clock of leases: when it may be taken; of one that is taken, when who has it counts as dead
+    sa.Column("due_at", Instant),
+    # of the request that made it: see `idempotency`; and when its client first asked about it
+    sa.Column("fingerprint", sa.String(64)),
+    sa.Column("once_name", sa.String(64)),
+    sa.Column("read_at", Instant),
+    sa.CheckConstraint(_one_of("status", BatchStatus), name="status"),
+    sa.CheckConstraint("(stop IS NULL) = (stopped_at IS NULL)", name="stop"),
+    sa.CheckConstraint(f"({_open_text}) = (due_at IS NOT NULL)", name="due"),
+    sa.CheckConstraint(f"({_open_text}) = (finished_at IS NULL)", name="finished"),
+    sa.Index(None, "key_id", "number"),
+    sa.Index(None, "key_id", "once_name"),
+    sa.Index("ix_batches_due_at", "due_at", **_due),
+    sa.Index("ix_batches_unpruned", "number", **_unpruned),
+    sqlite_autoincrement=True,
+)
+
+_waiting_text = sa.text("job_number IS NULL AND outcome IS NULL")
+_waiting: dict[str, Any] = {"sqlite_where": _waiting_text, "postgresql_where": _waiting_text}
+_making_text = sa.text("job_number IS NOT NULL AND outcome IS NULL")
+_making: dict[str, Any] = {"sqlite_where": _making_text, "postgresql_where": _making_text}
+batch_lines = sa.Table(
+    "batch_lines",
+    metadata,
+    sa.Column("batch_number", _BigId, sa.ForeignKey("batches.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("custom_id", sa.Text, nullable=False),
+    # empty once it is a job
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number"), unique=True),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("refusal", _Json),
+    sa.CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
+    sa.Index("ix_batch_lines_waiting", "batch_number", "number", **_waiting),
+    sa.Index("ix_batch_lines_making", "batch_number", "number", **_making),
 )
 
 # one row, in SQLite only: see `clock`

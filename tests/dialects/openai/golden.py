@@ -28,6 +28,7 @@ from vitascope.domain.job import JobError
 from vitascope.engine.fake import FakeEngine
 from vitascope.service.keys import Keys
 from vitascope.worker.produce import Marks, produce
+from waiting import eventually
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -96,7 +97,18 @@ FILES = {
     "text.png": lambda: b"this is no picture",
     "notes.txt": lambda: b"some words",
     "empty": lambda: b"",
+    "tasks.jsonl": lambda: tasks("A dog", "A cat"),
+    "wrong.jsonl": lambda: tasks("A dog") + b"\n{\n" + tasks("A cat"),
 }
+
+
+def tasks(*prompts: str) -> bytes:
+    """Requests of a batch."""
+    lines = [
+        {"custom_id": prompt, "method": "POST", "url": "/v1/videos", "body": {"prompt": prompt, "seed": 7}}
+        for prompt in prompts
+    ]
+    return b"\n".join(json.dumps(line).encode() for line in lines)
 
 
 class Stage:
@@ -169,6 +181,30 @@ class Stage:
         answer = self.send("POST", "/v1/files", data={"purpose": "vision"}, files=files).raise_for_status()
         self.names["file"] = answer.json()["id"]
 
+    def make_character(self) -> None:
+        files = {"video": ("first.png", FILES["first.png"](), "image/png")}
+        answer = self.send("POST", "/v1/videos/characters", data={"name": "Rex"}, files=files)
+        self.names["character"] = answer.raise_for_status().json()["id"]
+
+    def make_tasks(self, name: str = "tasks.jsonl") -> None:
+        files = {"file": (name, FILES[name](), "application/jsonl")}
+        answer = self.send("POST", "/v1/files", data={"purpose": "batch"}, files=files).raise_for_status()
+        self.names["file"] = answer.json()["id"]
+
+    def make_batch(self, status: str, name: str = "tasks.jsonl") -> None:
+        self.make_tasks(name)
+        asked = {"input_file_id": self.names["file"], "endpoint": "/v1/videos", "completion_window": "24h"}
+        answer = self.send("POST", "/v1/batches", json=asked).raise_for_status()
+        self.names["batch"] = answer.json()["id"]
+        path = f"/v1/batches/{self.names['batch']}"
+
+        def is_there() -> bool:
+            if status == "completed" and (lease := self.server.store.claim("test", 60)) is not None:
+                self.server.finish(lease)
+            return bool(self.send("GET", path).json()["status"] == status)
+
+        eventually(is_there)
+
     def make_endpoint(self) -> None:
         asked = {"name": "mine", "url": "http://127.0.0.1:9/hook", "event_types": ["video.completed"]}
         answer = self.send("POST", "/v1/webhook_endpoints", json=asked).raise_for_status()
@@ -196,6 +232,8 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a running video": Stage.make_running,
     "a finished video": Stage.make_finished,
     "a failed video": Stage.make_failed,
+    "a finished video of a model that changes videos": lambda stage: stage.make_finished(model="every"),
+    "a character": Stage.make_character,
     "three finished videos": Stage.make_several,
     "a video of another key": Stage.make_foreign,
     "a finished video of response_format b64_json": lambda stage: stage.make_finished(
@@ -204,6 +242,10 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a finished pair of videos": lambda stage: stage.make_finished(n=2),
     "a video with the Idempotency-Key `mine`": Stage.make_once,
     "an uploaded picture": Stage.make_file,
+    "an uploaded file of requests": Stage.make_tasks,
+    "a batch whose videos are being made": lambda stage: stage.make_batch("in_progress"),
+    "a batch whose videos are made": lambda stage: stage.make_batch("completed"),
+    "a batch whose file is wrong": lambda stage: stage.make_batch("failed", "wrong.jsonl"),
     "a webhook endpoint": Stage.make_endpoint,
 }
 

@@ -1,6 +1,6 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
-from .body import Upload, in_thread_if_large, read_body
+from .body import Upload, in_thread_if_large, json_object, read_body
 from .credentials import caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
@@ -26,6 +26,7 @@ __all__ = [
     "desk_of",
     "file_asked",
     "in_thread_if_large",
+    "json_object",
     "limit_and_order",
     "once_of",
     "picture_of",

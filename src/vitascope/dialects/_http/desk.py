@@ -9,17 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import QueueFull, StorageLimitReached, StoreUnavailable
+from vitascope.domain.character import Character
+from vitascope.domain.errors import InvalidParameter, QueueFull, StorageLimitReached, StoreUnavailable
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.domain.video import Variant
-from vitascope.service import REFUSALS, Draft, Service, StoredVideo, Upload
+from vitascope.service import REFUSALS, Draft, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -85,11 +86,16 @@ class Desk:
             JobNotFound: there is none, or none of the caller's.
         """
         job = await self.read(self.service.get, job_id, caller)
-        if not job.is_read and datetime.now(UTC) - job.created_at < RETRY_WINDOW:
-            noted = asyncio.ensure_future(self.write(self.service.mark_read, job.id))
+        if not job.is_read:
+            self.note_read(self.service.mark_read, job.id, job.created_at)
+        return job
+
+    def note_read(self, mark: Callable[[str], None], its_id: str, created_at: datetime) -> None:
+        """Write down, after the answer, that a client knows an id; who was made long ago is no retry's any more."""
+        if datetime.now(UTC) - created_at < RETRY_WINDOW:
+            noted = asyncio.ensure_future(self.write(mark, its_id))
             self._background.add(noted)
             noted.add_done_callback(self._noted)
-        return job
 
     def _noted(self, noted: asyncio.Future[None]) -> None:
         self._background.discard(noted)
@@ -107,8 +113,7 @@ class Desk:
             DiskFull: there is no room for its files.
         """
         caller: Caller = request.state.caller
-        if caller.limits.requests_per_minute is not None:
-            request.state.allowance = await self.write(self.service.count_request, caller)
+        await self.count(request)
         if once is not None and (
             once.name is not None or once.is_retry
         ):  # those may be answered with a job that is there
@@ -119,6 +124,16 @@ class Desk:
         except QueueFull:
             self._look()  # for the Retry-After of the next ones: this one is not kept waiting
             raise
+
+    async def count(self, request: Request) -> None:
+        """Count an authenticated request that makes jobs, but needs no room in the queue now.
+
+        Raises:
+            RateLimitExceeded: the caller has sent too many.
+        """
+        caller: Caller = request.state.caller
+        if caller.limits.requests_per_minute is not None:
+            request.state.allowance = await self.write(self.service.count_request, caller)
 
     async def submit(
         self, caller: Caller, draft: Draft, once: Once | None = None, *, base_url: str = ""
@@ -143,14 +158,7 @@ class Desk:
             first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
-        self.service.check_space()
-        if draft.request.webhook is not None:
-            await self.service.check_webhook(draft)
-        if draft.sent.has_urls:
-            draft = await self.service.fetch_inputs(draft)
-        if any(draft.sent.items()):
-            draft = await self._storing_lane(lambda: self._store_inputs(draft, caller))
-        draft = dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
+        draft = await self.with_inputs(caller, draft, base_url)
         try:
             job = await self.write(self.service.enqueue, draft, caller, once)
         except REFUSALS:
@@ -159,6 +167,38 @@ class Desk:
         if job.id != draft.job_id:
             await asyncio.to_thread(self.service.drop_inputs, draft)
         return job
+
+    async def with_kept(self, caller: Caller, sent: Sent) -> Sent:
+        """Find the videos of other jobs that are named beside what was sent.
+
+        Raises:
+            JobNotFound: there is no such job, or none of the caller's.
+            VideoNotReady: it has not ended.
+            VideoFailed: it has ended without a video.
+            VideoExpired: it has none any more.
+            InvalidParameter: its video is of a kind that cannot be read again.
+        """
+        found: dict[str, Any] = {}
+        for name, content in sent.items():
+            if isinstance(content, OfJob):
+                job = await self.find(caller, content.job_id)
+                try:
+                    await self.open_video(job, content.output)
+                except InvalidParameter as error:
+                    raise InvalidParameter(name, error.value, error.rule, nearest=error.nearest) from None
+                found[name] = self.service.kept_video(job, name, content.output)
+        return dataclasses.replace(sent, **found) if found else sent
+
+    async def with_inputs(self, caller: Caller, draft: Draft, base_url: str = "") -> Draft:
+        """Fetch what a draft names by URL, and store what came with it; raises what `submit` does, before there is a job."""
+        self.service.check_space()
+        if draft.request.webhook is not None:
+            await self.service.check_webhook(draft)
+        if draft.sent.has_urls:
+            draft = await self.service.fetch_inputs(draft)
+        if any(draft.sent.items()):
+            draft = await self._storing_lane(lambda: self._store_inputs(draft, caller))
+        return dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
 
     async def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files; raises what the service's function of that name raises."""
@@ -206,6 +246,39 @@ class Desk:
         except StorageLimitReached:
             await asyncio.to_thread(files.drop, upload)
             raise
+
+    async def keep_character(self, caller: Caller, prepare: Callable[[], NewCharacter]) -> Character:
+        """Check, store and make known a character.
+
+        Args:
+            caller: whose it will be.
+            prepare: checks it, which reads all of what was sent.
+
+        Raises:
+            InvalidParameter: something of it is not legal, or the caller has as many as it may.
+            QueueFull: too many files are being read.
+            StorageLimitReached: the caller has no room for it.
+            DiskFull: nor has the disk.
+        """
+        self.service.check_space()
+        characters = self.service.characters
+
+        def put() -> NewCharacter:
+            new = prepare()
+            characters.put(new)
+            return new
+
+        new = await self._storing_lane(put)
+        try:
+            return await self.write(characters.add, new, caller)
+        except (StorageLimitReached, InvalidParameter):
+            await asyncio.to_thread(characters.remove, new.character.key)
+            raise
+
+    async def delete_character(self, caller: Caller, character_id: str) -> None:
+        """Delete a character; raises CharacterNotFound."""
+        key = await self.write(self.service.characters.delete, character_id, caller)
+        await asyncio.to_thread(self.service.characters.remove, key)
 
     async def delete_file(self, caller: Caller, file_id: str) -> None:
         """Delete a file; raises FileNotFound."""

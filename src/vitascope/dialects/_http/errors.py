@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vitascope.domain.access import Allowance
 from vitascope.domain.errors import (
+    BatchNotFound,
     BodyTooLarge,
     BodyTooSlow,
+    CharacterNotFound,
     CommandNotFound,
     DeliveryConflict,
     DeliveryNotFound,
@@ -39,6 +41,7 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    CharacterNotFound: 404,
     LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,
@@ -48,6 +51,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     PermissionDenied: 403,
     StorageLimitReached: 403,
     KeyNotFound: 404,
+    BatchNotFound: 404,
     FileNotFound: 404,
     CommandNotFound: 404,
     EndpointNotFound: 404,

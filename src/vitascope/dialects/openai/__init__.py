@@ -13,7 +13,8 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 
-from . import files, generations, schema, sync, webhook_endpoints
+from . import batches, characters, derived, files, generations, schema, sync, webhook_endpoints
+from .batches import VideosBatch
 from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
@@ -24,6 +25,7 @@ __all__ = [
     "ERRORS",
     "Manner",
     "OpenAIDialect",
+    "VideosBatch",
     "envelope",
     "error_response",
     "refuse_range",
@@ -55,12 +57,15 @@ class OpenAIDialect:
             openapi_extra=schema.LIST,
         )
         sync.add_routes(router)
+        derived.add_to(router)
+        characters.add_routes(router)
         add(video, self.retrieve, responses=found)
         add(video, self.delete, methods=["DELETE"], responses=deleted)
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}
         add(f"{video}/content", self.content, methods=["GET"], response_class=Response, **content)  # type: ignore[arg-type]
         add(f"{video}/content", self.content, methods=["HEAD"], include_in_schema=False)
         files.add_routes(router)
+        batches.add_routes(router)
         webhook_endpoints.add_routes(router)
         add("/models", self.models, responses={200: {"model": schema.ModelList}, **errors})
         router.include_router(generations.router(self._manner))

@@ -24,6 +24,7 @@ from vitascope.domain.errors import (
 )
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.webhook import EventType
+from vitascope.service import Service
 
 from .create import NOTES
 from .embedded import JSONWithFiles
@@ -53,8 +54,8 @@ def video_object(job: Job, manner: Manner = DEFAULT) -> dict[str, Any]:
         "prompt": notes.get("prompt", job.request.prompt),
         "size": f"{job.plan.width}x{job.plan.height}",
         "seconds": notes.get("seconds") or f"{round(job.plan.duration_seconds, 3):g}",
-        "remixed_from_video_id": None,
-        "error": _job_error(job),
+        "remixed_from_video_id": None if job.request.source is None else PREFIX + job.request.source,
+        "error": job_error(job),
         # ours: the SDKs keep what they do not know
         "fps": job.plan.fps,
         "num_frames": job.plan.num_frames,
@@ -100,7 +101,8 @@ def webhook_body(event: EventType, job: Job) -> dict[str, Any]:
     }
 
 
-def _job_error(job: Job) -> dict[str, str] | None:
+def job_error(job: Job) -> dict[str, str] | None:
+    """Return why there is no video; None if there is one, or may be."""
     if job.status is JobStatus.CANCELLED:
         return {"code": "cancelled", "message": "The video was cancelled."}
     if job.error is None:
@@ -145,11 +147,15 @@ async def video_response(request: Request, job: Job) -> Response:
 
 
 def shown(request: Request, job: Job) -> dict[str, Any]:
+    """Show a job to who asks for it, with its files' addresses."""
+    base_url = _http.base_url_of(request)
+    return linked(job, _http.desk_of(request).service, manner_of(request), base_url)
+
+
+def linked(job: Job, service: Service, manner: Manner, base_url: str) -> dict[str, Any]:
     """Show a job with its files' addresses: signed links, which anyone can fetch for a while."""
-    body = video_object(job, manner_of(request))
-    service = _http.desk_of(request).service
+    body = video_object(job, manner)
     if job.video is not None and not service.is_expired(job):
-        base_url = _http.base_url_of(request)
         links = [(video.index, service.link_for(job, base_url, video.index).url) for video in job.videos]
         body["url"] = links[0][1]
         body["data"] = [{"index": index, "url": url} for index, url in links]
