@@ -63,9 +63,17 @@ SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
 
 SILENT_SECONDS = 30.0
-"""A connection on which no whole request head has come for so long is closed. uvicorn alone would wait for ever."""
+"""A connection on which no whole request head has ever come is closed after so long. uvicorn alone would wait for ever."""
 
-CORS_REQUEST_HEADERS = ["Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range"]
+KEEP_ALIVE_SECONDS = 75
+"""One that has had an answer is kept for so long: longer than load balancers keep theirs (60 s mostly). Were ours the shorter time, we might
+close a connection in the very moment in which they send a request on it, and their client would be told 502."""
+
+CORS_REQUEST_HEADERS = [
+    "Authorization", "X-Api-Key", "Api-Key", "Idempotency-Key", "Last-Event-ID", "Range",
+    # of OpenRouter's clients
+    "HTTP-Referer", "X-Title", "X-OpenRouter-Title", "X-OpenRouter-Categories", "X-Session-Id",
+]  # fmt: skip
 CORS_ANSWER_HEADERS = [
     "X-Request-Id", "Location", "Retry-After", "Content-Range", "openai-poll-after-ms",
     "X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests",
@@ -529,6 +537,7 @@ def run_web(settings: Settings, *, supervised: bool = False) -> None:
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
@@ -594,7 +603,7 @@ class _Server(uvicorn.Server):
                 if cycle is not last_cycle:  # there has been a request since the last look
                     since = now
                 silent[connection] = cycle, since
-                if now - since > SILENT_SECONDS:
+                if now - since > (SILENT_SECONDS if cycle is None else KEEP_ALIVE_SECONDS):
                     connection.transport.close()
         self._silent = silent
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -392,6 +394,22 @@ class TestSending:
         clock.advance(0.2 * 86_400)
         assert len(self.give_up(store)) == 1
 
+    def test_neither_a_sample_nor_what_another_url_has_failed_ends_an_endpoint(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        add_endpoint(store)
+        create("a")
+        store.request_cancel("a")
+        assert self.give_up(store) == []
+        clock.advance(5.1 * 86_400)
+        store.add_test_message("ep_1", None, b"{}", EventType.FAILED, once=True)
+        assert self.give_up(store) == []
+        for url, is_disabled in (("https://example.com/new", False), (URL, True)):
+            store.change_endpoint("ep_1", None, url=url)
+            create(url)
+            store.request_cancel(url)
+            assert bool(self.give_up(store)) is is_disabled
+
     def test_what_hangs_on_something_that_ended_meanwhile_is_not_sent(
         self, store: Store, create: Create, open_store: Open
     ) -> None:
@@ -637,3 +655,40 @@ class TestChanging:
         (sent,) = take(store)
         assert (sent.id, sent.body) == (sample.id, b"{}")
         assert delay_after(sent.tries + 1, None, 0.0) is None, "a sender makes no other attempt"
+
+    def test_changes_removals_and_gone_receivers_do_not_wait_for_each_other(
+        self, open_store: Open, create: Create
+    ) -> None:
+        """Each in its own process: whoever locks an endpoint and its messages does so in one order."""
+        store = open_store()
+        add_key(store, "k1")
+        for number in range(6):
+            add_endpoint(store, f"ep_{number}", "k1")
+        for number in range(4):
+            create(f"job{number}", key_id="k1")
+            store.request_cancel(f"job{number}")
+        taken = {one.endpoint_id: one for one in take(store)}
+        gone = Outcome(is_delivered=False, status=410, reason="gone")
+        numbers = range(6)
+
+        def each(do: Callable[[Store, str], Any], some: Iterable[int] = numbers) -> None:
+            own = open_store()
+            for number in some:
+                with contextlib.suppress(EndpointNotFound):
+                    do(own, f"ep_{number}")
+
+        def change(own: Store, name: str) -> None:
+            own.change_endpoint(name, "k1", url=f"https://example.com/{name}")
+
+        def answer(own: Store, name: str) -> None:
+            own.end_attempt(taken[name], gone, is_gone=True)
+
+        def remove(own: Store, name: str) -> None:
+            own.remove_endpoint(name, "k1")
+
+        with ThreadPoolExecutor(3) as threads:
+            work = [threads.submit(each, do) for do in (change, answer)]
+            work.append(threads.submit(each, remove, numbers[1::2]))
+        for done in work:
+            done.result()
+        assert [one.id for one in store.endpoints("k1")] == ["ep_0", "ep_2", "ep_4"]

@@ -159,7 +159,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         (folder / "cards" / "every.toml").write_text(EVERY_CARD)
         loaded = settings.load(home=folder, **{"engine": {"default_model": "small"}, **sections})
         web = uvicorn.Server(
-            uvicorn.Config(app.create_web_app(loaded), log_config=None, access_log=False, ws="none")
+            uvicorn.Config(
+                app.create_web_app(loaded),
+                log_config=None,
+                access_log=False,
+                ws="none",
+                timeout_keep_alive=app.KEEP_ALIVE_SECONDS,
+            )
         )
         listener = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

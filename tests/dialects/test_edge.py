@@ -51,12 +51,29 @@ def test_a_connection_that_is_used_stays(web: str, monkeypatch: pytest.MonkeyPat
     used.close()
 
 
+def test_a_connection_that_was_used_waits_longer_than_one_that_never_was(
+    web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SILENT_SECONDS", 0.2)
+    address = urlsplit(web)
+    used = HTTPConnection(address.netloc, timeout=30)
+    used.request("GET", "/livez")
+    used.getresponse().read()
+    own = used.sock
+    with socket.create_connection((address.hostname, address.port), timeout=30) as silent:
+        assert silent.recv(1) == b""
+    used.request("GET", "/livez")
+    assert used.getresponse().status == 200
+    assert used.sock is own
+    used.close()
+
+
 def test_pages_of_named_sites_may_call(serve: Callable[..., Any]) -> None:
     client = serve(server={"cors_origins": (ORIGIN,)}).client
     asked = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization",
+        "Access-Control-Request-Headers": "authorization, http-referer, x-openrouter-title",
     }
     allowed = client.options("/v1/videos", headers=asked)
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)

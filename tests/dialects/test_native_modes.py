@@ -197,7 +197,7 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
         ({"shots": ["a", "b"], "num_frames": 1}, "num_frames", "at least one frame"),
         ({"shots": "[not JSON"}, "shots", "JSON text"),
         ({"shots": [None]}, "shots[0]", "is 'null'"),
-        ({"video": {"url": "x"}}, "video", "is 'an object'"),
+        ({"video": {"url": "x"}}, "video.url", "no such parameter"),
     ],
 )
 def test_bad_input_is_refused_exactly(

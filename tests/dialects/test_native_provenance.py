@@ -50,10 +50,12 @@ def make(server: Any, marks: Marks | None = None) -> None:
     spec = app.open_catalog(server.settings).resolve(plan.model)
     out = server.folder / f"made.{plan.format}"
     key = f"videos/{lease.job.id}.{plan.format}"
-    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", marks or open_marks(server.settings))
+    marks = marks or open_marks(server.settings)
+    *_, product = produce(FakeEngine(0), plan, spec, out, key, "repeat", marks, with_pictures=True)
     assert isinstance(product, Product)
     assert isinstance(product.video, Video)
-    server.files.put(out, key)
+    for file in product.video.files:
+        server.files.put(out.with_suffix(file.key.removeprefix(f"videos/{lease.job.id}")), file.key)
     server.store.succeed(lease, [product.video], product.details(), speed=None, device="cpu")
 
 
@@ -72,6 +74,39 @@ def test_a_video_made_with_defaults_is_valid(serve: Any, format: str) -> None:
     content = server.client.get(f"/api/v1/jobs/{job['id']}/content").content
     assert str(server.folder).encode() not in content
     assert b"a dog" not in content, "the prompt is told only where the operator wants it"
+
+
+@pytest.mark.parametrize("variant", ["thumbnail", "spritesheet"])
+def test_so_are_its_pictures(serve: Any, variant: str) -> None:
+    server = serve()
+    job = create(server)
+    path = f"/api/v1/jobs/{job['id']}"
+    make(server)
+    found = server.client.get(f"{path}/provenance", params={"variant": variant}).json()
+    assert (found["state"], found["is_known"], found["model"], found["problems"]) == (
+        "valid",
+        True,
+        "small",
+        [],
+    )
+    content = server.client.get(f"{path}/content", params={"variant": variant}).content
+    assert b"trainedAlgorithmicMedia" in content, "XMP says it too"
+    assert b"a dog" not in content
+    key = f"videos/{job['id']}." + {"thumbnail": "thumbnail.webp", "spritesheet": "spritesheet.jpg"}[variant]
+    shown = content.rindex(b"VP8 ") + 50 if variant == "thumbnail" else len(content) - 50
+    server.files.put_bytes(content[:shown] + bytes([content[shown] ^ 1]) + content[shown + 1 :], key)
+    found = server.client.get(f"{path}/provenance", params={"variant": variant}).json()
+    assert found["state"] == "tampered"
+    error = server.client.get(f"{path}/provenance", params={"variant": "poster"}).json()["error"]
+    assert error["parameter"] == "variant"
+
+
+def test_pictures_are_signed_as_their_video_only(serve: Any) -> None:
+    server = serve(provenance={"optional": True})
+    job = create(server, provenance=False)
+    make(server)
+    found = server.client.get(f"/api/v1/jobs/{job['id']}/provenance", params={"variant": "thumbnail"}).json()
+    assert (found["state"], found["problems"]) == ("none", [])
 
 
 def test_a_changed_file_is_told(serve: Any) -> None:

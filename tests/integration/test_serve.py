@@ -125,6 +125,41 @@ def test_create_and_poll_and_delete(server: Server, tmp_path: Path) -> None:
     assert list((server.home / "files").rglob("*.mp4")) == []
 
 
+def test_videos_are_made_from_videos(server: Server, tmp_path: Path) -> None:
+    """Signed and watermarked files of this server among them, by the whole way from one file to the next."""
+    server.start("--engine", "fake", "--fake-step-seconds", "0", VITASCOPE_WATERMARK__TEXT="AI")
+
+    def frames_of(video: openai.types.Video) -> np.ndarray:
+        ended = client.videos.poll(video.id, poll_interval_ms=100)
+        assert ended.status == "completed", ended.error
+        path = tmp_path / f"{video.id}.mp4"
+        client.videos.download_content(video.id).write_to_file(path)
+        assert media.probe(path).duration_seconds == float(ended.seconds)
+        return media.read_frames(path).astype(float)
+
+    def psnr(one: np.ndarray, other: np.ndarray) -> float:
+        return float(10 * np.log10(255**2 / np.mean((one - other) ** 2)))
+
+    with server.client() as client:
+        video = client.videos.create(prompt="a dog", seconds="2", size="320x180", extra_body={"seed": 1})
+        source = frames_of(video)
+        fresh = frames_of(client.videos.create(prompt="a cat", seconds="2", size="320x180", extra_body={"seed": 2}))  # fmt: skip
+        remix = client.videos.remix(video.id, prompt="a cat", extra_body={"seed": 2})
+        assert (remix.remixed_from_video_id, remix.size, remix.seconds) == (video.id, "320x180", "2")
+        remixed = frames_of(remix)
+        assert psnr(remixed, source) > psnr(fresh, source) + 1, "it is nearer to its source than a new video"
+        sent = ("a.mp4", (tmp_path / f"{video.id}.mp4").read_bytes())
+        edited = frames_of(client.videos.edit(prompt="a cat", video=sent, extra_body={"seed": 2}))
+        assert psnr(edited, source) > psnr(remixed, source)
+        longer = client.videos.extend(
+            video=b"", prompt="it runs", seconds="4", extra_body={"video": {"id": video.id}}
+        )
+        assert (longer.seconds, longer.size) == ("6", "320x180")
+        begun = frames_of(longer)
+        assert (len(begun), psnr(begun[: len(source)], source) > 35) == (3 * len(source), True)
+    assert list((server.home / "files" / "inputs").glob("*")) != []
+
+
 def test_deleting_a_running_video_stops_it_and_leaves_no_file(server: Server) -> None:
     server.start("--engine", "fake", "--fake-step-seconds", "0.2")
     picture = io.BytesIO()

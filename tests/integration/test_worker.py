@@ -306,7 +306,7 @@ class TestSeveralVideos:
     @pytest.mark.parametrize("format", ["mp4", "gif"])
     def test_each_has_its_pictures(self, bench: Bench, format: str) -> None:
         asked = {"width": 800, "height": 450, "num_frames": 31, "format": format, "num_videos": 2, "seed": 7}
-        job = bench.submit(fps=10, num_inference_steps=1, **asked)
+        job = bench.submit(fps=8, num_inference_steps=1, **asked)
         bench.start_worker()
         for video in bench.ended(job).videos:
             frames = media.read_frames(bench.files.path_for(video.key))

@@ -5,6 +5,7 @@
     │   ├── InvalidParameter        .parameter .rule .nearest
     │   ├── UnknownModel
     │   ├── JobNotFound
+    │   ├── CharacterNotFound
     │   ├── LinkNotFound            a signed one: changed, outdated, or of a file that is gone
     │   ├── VideoNotReady
     │   ├── VideoFailed
@@ -122,6 +123,10 @@ class UnknownModel(RequestError):
 
 class JobNotFound(RequestError):
     """There is no such job."""
+
+
+class CharacterNotFound(RequestError):
+    """There is no such character."""
 
 
 class LinkNotFound(RequestError):

@@ -60,6 +60,10 @@ class Plan:
     image: str | None
     last_image: str | None = None
     video: str | None = None
+    #: The video that comes first in the file.
+    continues: str | None = None
+    #: How many of the file's frames are its.
+    continued_frames: int = 0
     references: tuple[str, ...] = ()
     seed: int
     #: Alike but for the seed; what else is counted here (steps, frames) is of one of them.
@@ -88,10 +92,13 @@ class Plan:
     #: Whether the file carries a signed statement of its origin.
     provenance: bool = True
     watermark: Watermark | None = None
+    #: The first frame that it is drawn on: a video that is continued may bear it already.
+    watermark_from: int = 0
     choices: tuple[Choice, ...]
 
     @property
     def native_num_frames(self) -> int:
+        """What the model makes; frames that it only starts from are not among them."""
         return sum(window.num_frames - window.overlap for window in self.windows)
 
     @property
@@ -186,6 +193,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         image=request.image,
         last_image=request.last_image,
         video=request.video,
+        continues=request.continues,
+        continued_frames=(request.continued_frames or 1) if request.continues else 0,
         references=request.references,
         seed=_seed(request),
         num_videos=request.num_videos,
@@ -209,6 +218,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         format=request.format,
         provenance=is_signed(request, rules),
         watermark=watermark,
+        watermark_from=_watermark_from(request, watermark),
         choices=size_choices + length_choices + scheduler_choices + mark_choices,
     )
 
@@ -243,6 +253,12 @@ def _check_shots(request: GenerationRequest) -> None:
     if num_chars > MAX_PROMPT_CHARS:  # every window keeps the text that it shows
         rule = f"all shots together must have at most {MAX_PROMPT_CHARS} characters"
         raise InvalidParameter("shots", f"{num_chars} characters long", rule)
+
+
+def _watermark_from(request: GenerationRequest, watermark: Watermark | None) -> int:
+    if watermark is None or request.continues is None or request.continued_watermark != watermark:
+        return 0
+    return request.continued_frames or 0
 
 
 def _whole_prompt(request: GenerationRequest) -> str:
@@ -281,6 +297,8 @@ _STARTS: dict[Mode, tuple[str, str]] = {
 
 def _mode(request: GenerationRequest, spec: ModelSpec) -> Mode:
     """Tell what the video starts from; the pictures and videos that are given decide it."""
+    if request.continues is not None:
+        return _continuing_mode(request, spec)
     mode = _asked_mode(request)
     if mode in spec.pipelines:
         return mode
@@ -290,6 +308,15 @@ def _mode(request: GenerationRequest, spec: ModelSpec) -> Mode:
     starts = " or ".join(_STARTS[known][1] for known in spec.pipelines)
     rule = f"model `{spec.id}` makes videos from {starts} only"
     raise InvalidParameter(_STARTS[mode][0], "given", rule, hint="leave it out or choose another model")
+
+
+def _continuing_mode(request: GenerationRequest, spec: ModelSpec) -> Mode:
+    _refuse_beside(request, "continues", "image", "last_image", "video", "references", "shots")
+    mode = spec.continuing_mode("text")
+    if mode is None:
+        rule = f"model `{spec.id}` cannot start from a picture, and so continues no videos"
+        raise InvalidParameter("continues", "given", rule, hint="leave it out or choose another model")
+    return mode
 
 
 def _asked_mode(request: GenerationRequest) -> Mode:

@@ -71,6 +71,16 @@ class GenerationRequest:
     last_image: str | None = None
     #: The same, of a video that is changed.
     video: str | None = None
+    #: The same, of a video that is continued: its frames come first in the file.
+    continues: str | None = None
+    #: How many of the file's frames are the continued video's; known once that was looked at.
+    continued_frames: int | None = None
+    #: How long it goes on after a continued video, where `num_frames` does not say how long it is in all.
+    added_seconds: float | None = None
+    #: What the continued video is marked with already: that is not drawn on its frames a second time.
+    continued_watermark: Watermark | None = None
+    #: Id of the job whose video it is made from.
+    source: str | None = None
     #: The same, of pictures of who or what appears.
     references: tuple[str, ...] = ()
     #: Scenes in their order, with cuts between them; what `prompt` says holds for all.
@@ -126,9 +136,11 @@ class GenerationRequest:
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
+        continued = values.get("continued_watermark")
         rows = {"shots": shots, "references": tuple(values.get("references", ()))}
         objects = {
             "watermark": watermark and Watermark(**watermark),
+            "continued_watermark": continued and Watermark(**continued),
             "webhook": webhook and Webhook(**webhook),
         }
         return cls(**{**values, **rows, **objects})
@@ -137,7 +149,7 @@ class GenerationRequest:
     def inputs(self) -> tuple[str, ...]:
         """All pictures and videos that it names."""
         watermark = None if self.watermark is None else self.watermark.image
-        named = (self.image, self.last_image, self.video, watermark, *self.references)
+        named = (self.image, self.last_image, self.video, self.continues, watermark, *self.references)
         return tuple(name for name in named if name is not None)
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from .choice import Choice
 from .errors import InvalidParameter
 from .model_spec import Mode, ModelSpec
-from .request import GenerationRequest
+from .request import GenerationRequest, num_frames_for
 
 MAX_FPS = 60
 MAX_GIF_FPS = 50
@@ -17,6 +17,9 @@ MAX_GIF_FPS = 50
 
 MAX_DURATION_SECONDS = 60
 """Longest file. A minute is the most that any dialect's documentation offers."""
+
+MAX_CONTINUED_SECONDS = 120
+"""Longest file that begins with another video: what clients send may last so long, and the vendors' documentation offers no more."""
 
 MAX_SHOTS = 16
 
@@ -55,9 +58,38 @@ def asked_length(request: GenerationRequest, spec: ModelSpec, mode: Mode) -> tup
     longest = _longest(spec, fps, mode)
     if request.shots:
         return _shot_lengths(request, default, longest, fps), fps
+    if request.continues is not None:
+        return (_continued_length(request, default, fps),), fps
     num_frames = default if request.num_frames is None else request.num_frames
     _check_count("num_frames", num_frames, longest, f"model `{spec.id}` makes", fps)
     return (num_frames,), fps
+
+
+def _continued_length(request: GenerationRequest, default: int, fps: int) -> int:
+    """Frames of the whole file: those of the video that is continued, and at least one more."""
+    given = (
+        request.continued_frames or 1
+    )  # until it is looked at, nobody knows: then all of this is done once more
+    most = min(MAX_DURATION_SECONDS * fps, max(1, MAX_CONTINUED_SECONDS * fps - given))
+    if request.num_frames is None and request.added_seconds is not None:
+        return given + _added_frames(request.added_seconds, most, fps)
+    asked = given + min(default, most) if request.num_frames is None else request.num_frames
+    if not given < asked <= given + most:
+        rule = f"with the {given} frames that are continued it must be from {given + 1} to {given + most} at {fps} fps"
+        nearest = min(max(asked, given + 1), given + most)
+        raise InvalidParameter("num_frames", asked, rule, nearest=nearest)
+    return asked
+
+
+def _added_frames(seconds: float, most: int, fps: int) -> int:
+    count = num_frames_for(min(seconds, 2 * MAX_CONTINUED_SECONDS), fps)
+    if not (seconds > 0 and count <= most):  # also catches NaN
+        rule = f"it must be above 0 and at most {most / fps:g}: a video may last {MAX_CONTINUED_SECONDS} s with what is continued"
+        nearest = (1 if seconds <= 0 else most) / fps
+        raise InvalidParameter(
+            "added_seconds", seconds, rule, nearest=int(nearest) if nearest.is_integer() else nearest
+        )
+    return count
 
 
 def _shot_lengths(request: GenerationRequest, default: int, longest: int, fps: int) -> tuple[int, ...]:
@@ -134,6 +166,9 @@ def windows_of(
         lengths: frames of each shot in the file.
         fps: of the file.
     """
+    if request.continues is not None:
+        passes = list(_continuing(request, spec, mode, lengths[0], fps))
+        return tuple(passes), _length_choices(spec, passes, 1, is_cut=False, fps=fps)
     windows: list[Window] = []
     is_cut = False
     for index, length in enumerate(lengths):
@@ -148,6 +183,18 @@ def windows_of(
         windows = [*_without_end(windows[:-1]), _with_end(windows[-1])]
         is_cut = False  # its last frame is what was asked for: see `Plan.native_rate`
     return tuple(windows), _length_choices(spec, windows, len(lengths), is_cut=is_cut, fps=fps)
+
+
+def _continuing(
+    request: GenerationRequest, spec: ModelSpec, mode: Mode, length: int, fps: int
+) -> Iterator[Window]:
+    """Split what follows a given video into passes; the first of them starts from that video's last frames."""
+    needed = -(-(length - (request.continued_frames or 1)) * spec.fps // fps)
+    covered = 0
+    while covered < needed:
+        num_frames = spec.frames.at_least(needed - covered + spec.overlap)
+        yield Window(num_frames, mode, spec.overlap)
+        covered += num_frames - spec.overlap
 
 
 def _passes(spec: ModelSpec, mode: Mode, needed: int, shot: int, prompt: str) -> Iterator[Window]:

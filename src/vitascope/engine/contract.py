@@ -41,6 +41,8 @@ class Inputs:
     last_image: Frames | None = None
     #: What is changed, (native_num_frames, native_height, native_width, 3).
     video: Frames | None = None
+    #: What is continued: its last frames, as many as the first window starts from, at the native size and rate.
+    before: Frames | None = None
     #: Who or what appears: pictures of any size.
     references: tuple[Frames, ...] = ()
 

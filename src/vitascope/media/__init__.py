@@ -33,9 +33,11 @@ if TYPE_CHECKING:
         ShownPicture,
         measure_video,
         open_picture,
+        picture_of_video,
         read_image,
         read_overlay,
         read_video,
+        stream_video,
     )
     from .resample import resample_frames
     from .stills import Stills
@@ -59,6 +61,8 @@ _MODULES = {
         "open_picture",
         "read_image",
         "read_overlay",
+        "picture_of_video",
+        "stream_video",
         "read_video",
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
@@ -90,6 +94,7 @@ __all__ = [
     "image_to_png",
     "measure_video",
     "open_picture",
+    "picture_of_video",
     "probe",
     "read_frames",
     "read_image",
@@ -97,6 +102,7 @@ __all__ = [
     "read_video",
     "resample_frames",
     "save_image",
+    "stream_video",
     "verify",
     "write_video",
 ]

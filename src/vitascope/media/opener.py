@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import queue
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +51,9 @@ MEMORY_BYTES = 1280 * 1024 * 1024
 PNG and 1,280 as WebP (docs/experiments.md)."""
 SECONDS = 20
 """Time for one file, of the processor and of the clock: 50 megapixels take 1 to 5 s on a busy core."""
+
+SECONDS_AS_LONG_AS_IT_IS_WRITTEN = 2.0
+"""For each frame of a stored video whose frames are written to a file as they come: the reader waits for the writer then."""
 
 SECONDS_A_FRAME = 0.25
 """Beside that, for each frame of a stored video: to shape one and to hand it over takes 20 ms at 832x480 on a busy core, and an
@@ -231,6 +236,7 @@ class Opener:
         fps: float = 0.0,
         num_pictures: int | None = None,
         seconds: int | None = None,
+        take: Callable[[ShownPicture], None] | None = None,
     ) -> list[ShownPicture]:
         """Read the pictures of an MP4 or WebM video that somebody sent; sound is left out.
 
@@ -242,6 +248,7 @@ class Opener:
             fps: give what is shown at every so many instants of a second; 0: each picture once.
             num_pictures: give the first so many and look no further; None: all.
             seconds: how long it may take, where that is not the usual time.
+            take: gets each picture as soon as it is there; then only the last one is kept and returned.
 
         Raises:
             UnreadableVideo: it is none of these formats, damaged, too large, or too long.
@@ -258,18 +265,22 @@ class Opener:
         }
 
         def read(line: Line, header: Header) -> list[ShownPicture] | Refusal:
-            pictures: list[ShownPicture] = []
+            pictures: deque[ShownPicture] = deque(maxlen=None if take is None else 1)
+            num_shown = 0
             while header.get("is") == "picture":
-                if (header.get("height"), header.get("width")) != size or len(pictures) >= most:
+                if (header.get("height"), header.get("width")) != size or num_shown >= most:
                     raise Broken
                 picture = Picture(*size, line.receive_bytes(size[0] * size[1] * 3))
                 pictures.append(ShownPicture(count(header, "microseconds") / 1e6, picture))
+                num_shown += 1
+                if take is not None:
+                    take(pictures[-1])
                 header = line.receive()
             if header.get("is") == "refused":  # after some good ones
                 return _refusal(header)
             if header.get("is") != "end" or not pictures:
                 raise Broken
-            return pictures
+            return list(pictures)
 
         return _of_video(self._open(order, content, read, seconds))
 
@@ -568,10 +579,7 @@ def read_video(
     """
     import numpy as np
 
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise UnreadableVideo("there is no such video file", hint="check the path") from None
+    content = _video_content(path)
     shown = _shared.open_video(
         content,
         size=size,
@@ -583,3 +591,112 @@ def read_video(
     )
     frames = [np.frombuffer(each.picture.pixels, np.uint8).reshape(*size, 3) for each in shown]
     return np.stack(frames + frames[-1:] * (num_frames - len(frames)))
+
+
+def picture_of_video(
+    content: bytes, *, size: tuple[int, int], at_seconds: float, max_frames: int, max_seconds: float
+) -> Picture:
+    """Read the one picture of a video that is shown at an instant; its first one, where it has ended by then.
+
+    Args:
+        content: the file.
+        size: (height, width) that the picture is to cover.
+        at_seconds: after the first picture.
+        max_frames: see `Opener.open_video`.
+        max_seconds: see `Opener.open_video`.
+
+    Raises:
+        UnreadableVideo: it cannot be read.
+        QueueFull: too many others wait.
+    """
+    fps, num_pictures = (1 / at_seconds, 2) if at_seconds > 0 else (0.0, 1)
+    shown = _shared.open_video(
+        content, size=size, fps=fps, num_pictures=num_pictures, max_frames=max_frames, max_seconds=max_seconds
+    )
+    return shown[-1].picture
+
+
+def stream_video(
+    path: Path, *, size: tuple[int, int], fps: float, num_frames: int, max_frames: int, max_seconds: float
+) -> Iterator[Frame]:
+    """Read a stored video as `read_video` does, frame by frame: only a few are in memory at a time.
+
+    Close the iterator if it is not read to its end; the file is read as fast as its frames are taken, within reason.
+
+    Raises:
+        UnreadableVideo: it cannot be read.
+        QueueFull: too many others wait.
+    """
+    import numpy as np
+
+    content = _video_content(path)
+    seconds = SECONDS + math.ceil(num_frames * SECONDS_AS_LONG_AS_IT_IS_WRITTEN)
+    reader = _Streaming(
+        lambda take: _shared.open_video(
+            content,
+            size=size,
+            fps=fps,
+            num_pictures=num_frames,
+            max_frames=max_frames,
+            max_seconds=max_seconds,
+            seconds=seconds,
+            take=take,
+        )
+    )
+    frame: Frame | None = None
+    with contextlib.closing(reader):
+        for index in range(num_frames):
+            picture = reader.next()
+            if picture is not None:
+                frame = np.frombuffer(picture.pixels, np.uint8).reshape(*size, 3)
+            assert frame is not None, f"a video has a picture: {index}"
+            yield frame
+
+
+def _video_content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise UnreadableVideo("there is no such video file", hint="check the path") from None
+
+
+class _Streaming:
+    """Reads a video in a thread, a few pictures ahead of who takes them."""
+
+    def __init__(self, open_video: Callable[[Callable[[ShownPicture], None]], object]) -> None:
+        self._open_video = open_video
+        self._pictures: queue.Queue[Picture | Exception | None] = queue.Queue(maxsize=4)
+        self._is_closed = self._is_over = False
+        self._thread = threading.Thread(target=self._run, name="read-video", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Picture | None:
+        """Return the next picture; None after the last one."""
+        if self._is_over:
+            return None
+        item = self._pictures.get()
+        self._is_over = not isinstance(item, Picture)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Read no further."""
+        self._is_closed = True
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._pictures.get(timeout=0.05)
+
+    def _run(self) -> None:
+        end: Exception | None = None
+        try:
+            self._open_video(self._take)
+        except Exception as error:  # noqa: BLE001  raised again where the pictures are taken
+            end = error
+        if not self._is_closed:
+            self._pictures.put(end)
+
+    def _take(self, shown: ShownPicture) -> None:
+        if self._is_closed:
+            raise Broken  # as if the other side were gone, which it then is
+        self._pictures.put(shown.picture)

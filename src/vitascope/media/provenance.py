@@ -11,18 +11,24 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import c2pa
 
 from vitascope.domain.errors import SettingsError, SigningFailed
 from vitascope.domain.provenance import DIGITAL_SOURCE_TYPE, Claim, Finding
-from vitascope.domain.request import OutputFormat
 
 from . import xmp
 from .certificate import Credentials
 
-MEDIA_TYPES: dict[OutputFormat, str] = {"mp4": "video/mp4", "gif": "image/gif"}
+SignedFormat = Literal["mp4", "gif", "webp", "jpeg"]
+
+MEDIA_TYPES: dict[SignedFormat, str] = {
+    "mp4": "video/mp4",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "jpeg": "image/jpeg",
+}
 
 _LABEL = "org.vitascope.generation"
 """Of our own assertion, which names the model."""
@@ -37,14 +43,15 @@ _OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
 _NO_THUMBNAIL = {"thumbnail": {"enabled": False}}
 
 
-def sign(path: Path, format: OutputFormat, claim: Claim, credentials: Credentials) -> None:
-    """Put the claim into a complete file of ours, readable as XMP and signed as C2PA.
+def sign(path: Path, format: SignedFormat, claim: Claim, credentials: Credentials) -> None:
+    """Put the claim into a complete file of ours, readable as XMP and signed as C2PA. Pictures have their XMP already.
 
     Raises:
         SigningFailed: C2PA refuses; the file is then of no use.
         OSError: the disk does.
     """
-    xmp.add(path, format, claim)
+    if format in ("mp4", "gif"):
+        xmp.add(path, format, claim)
     signed = path.with_name(f"{path.name}.c2pa")
     try:
         with path.open("rb") as source, signed.open("w+b") as target:
@@ -105,7 +112,7 @@ class _Output:
 
 
 def _sign(
-    source: BinaryIO, target: _Output, format: OutputFormat, claim: Claim, credentials: Credentials
+    source: BinaryIO, target: _Output, format: SignedFormat, claim: Claim, credentials: Credentials
 ) -> None:
     manifest = _manifest(claim, MEDIA_TYPES[format], is_sealed=format == "mp4")
     # the certificate is tested when the server starts; here the new file is read once more (verify_after_sign)
@@ -164,7 +171,7 @@ def _is_seal_whole(file: BinaryIO) -> bool:
     return file.read() == _SEAL_BYTES.to_bytes(4, "big") + b"free" + _SEAL + digest.digest()
 
 
-def examine(file: BinaryIO, format: OutputFormat, certificates: str = "", serial: str = "") -> Finding:
+def examine(file: BinaryIO, format: SignedFormat, certificates: str = "", serial: str = "") -> Finding:
     """Read back what was signed into a file, and whether it is still true. The file may be anybody's.
 
     Args:

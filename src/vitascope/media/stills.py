@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,23 +45,35 @@ class Stills:
                 self._thumbnail = _small(frame, MAX_THUMBNAIL_SIDE)
             yield frame
 
-    def save_thumbnail(self, path: Path) -> tuple[int, int]:
-        """Write the frame in the middle as WebP, once all have passed; returns its height and width.
+    def save_thumbnail(
+        self, path: Path, *, xmp: bytes = b"", finish: Callable[[Path], None] | None = None
+    ) -> tuple[int, int]:
+        """Write the frame in the middle as WebP, once all have passed.
+
+        Args:
+            path: the file; replaced if it exists.
+            xmp: its metadata.
+            finish: what is still to be done with the complete file before it has its name, such as signing it.
+
+        Returns:
+            Its height and width.
 
         Raises:
             WriteFailed: the folder is missing or not writable, or the disk is full.
         """
         assert self._thumbnail is not None
-        return _save(self._thumbnail, path, "WEBP")
+        return _save(self._thumbnail, path, "WEBP", xmp, finish)
 
-    def save_spritesheet(self, path: Path) -> tuple[int, int]:
+    def save_spritesheet(
+        self, path: Path, *, xmp: bytes = b"", finish: Callable[[Path], None] | None = None
+    ) -> tuple[int, int]:
         """Write the tiles as JPEG, as `domain.video` says in which grid; otherwise as `save_thumbnail`."""
         rows, columns = sheet_grid(self._num_frames)
         width, height = self._tiles[0].size
         sheet = Image.new("RGB", (columns * width, rows * height))
         for index, tile in enumerate(self._tiles):
             sheet.paste(tile, (index % columns * width, index // columns * height))
-        return _save(sheet, path, "JPEG")
+        return _save(sheet, path, "JPEG", xmp, finish)
 
 
 def _small(frame: Frame, max_side: int) -> Image.Image:
@@ -71,7 +83,12 @@ def _small(frame: Frame, max_side: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _save(picture: Image.Image, path: Path, format: str) -> tuple[int, int]:
+def _save(
+    picture: Image.Image, path: Path, format: str, xmp: bytes, finish: Callable[[Path], None] | None
+) -> tuple[int, int]:
+    metadata = {"xmp": xmp} if xmp else {}
     with replacing(path) as temporary:
-        picture.save(temporary, format, quality=_QUALITY)
+        picture.save(temporary, format, quality=_QUALITY, **metadata)
+        if finish is not None:
+            finish(temporary)
     return picture.height, picture.width

@@ -11,11 +11,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from vitascope.domain.errors import QueueFull
 from vitascope.domain.provenance import Finding
-from vitascope.domain.request import OutputFormat
+
+if TYPE_CHECKING:
+    from .provenance import SignedFormat
 
 SECONDS = 60
 """Time for one file, of the clock. 300 MB take 1 to 2 s."""
@@ -48,14 +50,18 @@ def verify(file: BinaryIO | Callable[[], BinaryIO], certificates: str = "") -> F
         with file() if callable(file) else contextlib.nullcontext(file) as opened:
             format = _format_of(opened.read(12))
             if format is None:
-                return Finding(state="none", problems=("neither_mp4_nor_gif",))
+                return Finding(state="none", problems=("unknown_format",))
             with _turns, _on_disk(opened) as seen:
                 return _ask(seen, format, certificates)
     finally:
         _places.release()
 
 
-def _format_of(start: bytes) -> OutputFormat | None:
+def _format_of(start: bytes) -> SignedFormat | None:
+    if start[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return "webp"
     if start[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
     return "mp4" if start[4:8] == b"ftyp" else None
@@ -79,7 +85,7 @@ def _on_disk(file: BinaryIO) -> Iterator[BinaryIO]:
         yield file
 
 
-def _ask(file: BinaryIO, format: OutputFormat, certificates: str) -> Finding:
+def _ask(file: BinaryIO, format: SignedFormat, certificates: str) -> Finding:
     order = {
         "format": format,
         "certificates": certificates,

@@ -5,10 +5,11 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .batches import Batches
+from .characters import Characters, NewCharacter
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
-from .inputs import NOTHING, Content, FileId, Sent
+from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .service import REFUSALS, Draft, Models, Service, StoredVideo
 
@@ -17,15 +18,20 @@ __all__ = [
     "REFUSALS",
     "BatchFormat",
     "Batches",
+    "CharacterId",
+    "Characters",
     "Content",
     "Draft",
     "Expiry",
     "Feeder",
     "FileId",
     "Files",
+    "Kept",
     "Link",
     "Links",
     "Models",
+    "NewCharacter",
+    "OfJob",
     "Parsed",
     "Prepared",
     "Removal",

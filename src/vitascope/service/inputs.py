@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from vitascope import media
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import InvalidParameter, UnreadableImage, UnreadableVideo, UrlRefused
+from vitascope.domain.errors import (
+    InvalidParameter,
+    StorageError,
+    StorageUnavailable,
+    UnreadableImage,
+    UnreadableVideo,
+    UrlRefused,
+    VideoExpired,
+)
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import (
     MAX_VIDEO_FRAMES,
@@ -21,9 +29,32 @@ from vitascope.domain.request import (
     num_frames_for,
 )
 from vitascope.domain.sizes import nearest_side
-from vitascope.domain.windows import MAX_DURATION_SECONDS
+from vitascope.domain.video import Video
+from vitascope.domain.windows import MAX_DURATION_SECONDS, MAX_FPS
 from vitascope.outbound import Outbound
 from vitascope.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class OfJob:
+    """The video of another job, by the id that its client has."""
+
+    job_id: str
+    #: Which of its videos.
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file that is in the storage already. It is copied: whose it is may be deleted before the new job is made."""
+
+    key: str
+    #: Of a job's video: then it need not be measured.
+    video: Video | None = None
+    #: Whose video it is.
+    job_id: str | None = None
+    #: That this video is marked with.
+    watermark: Watermark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +66,17 @@ class FileId:
     shown: str
 
 
-Content = bytes | str | FileId
-"""A file's bytes, the URL from which they are fetched, or which of the client's files it is."""
+@dataclass(frozen=True, slots=True)
+class CharacterId:
+    """A character that its client has had kept before: see `characters`."""
+
+    id: str
+    #: The id as the client wrote it.
+    shown: str
+
+
+Content = bytes | str | FileId | CharacterId | OfJob | Kept
+"""A file's bytes, the URL from which they are fetched, which of the client's files or characters it is, or whose it is here."""
 
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
@@ -49,13 +89,14 @@ class Sent:
     image: Content | None = None
     last_image: Content | None = None
     video: Content | None = None
+    continues: Content | None = None
     references: tuple[Content, ...] = ()
     #: The picture of `watermark.image`.
     watermark: Content | None = None
 
     def items(self) -> Iterator[tuple[str, Content]]:
         """Each file with its parameter's name."""
-        for name in ("image", "last_image", "video"):
+        for name in ("image", "last_image", "video", "continues"):
             content = getattr(self, name)
             if content is not None:
                 yield name, content
@@ -76,6 +117,7 @@ class Sent:
             image=changed("image", self.image),
             last_image=changed("last_image", self.last_image),
             video=changed("video", self.video),
+            continues=changed("continues", self.continues),
             references=tuple(change(f"references[{index}]", content) for index, content in references),
             watermark=changed(WATERMARK, self.watermark),
         )
@@ -85,8 +127,12 @@ class Sent:
         return any(isinstance(content, str) for _, content in self.items())
 
     @property
+    def has_jobs_videos(self) -> bool:
+        return any(isinstance(content, OfJob) for _, content in self.items())
+
+    @property
     def has_file_ids(self) -> bool:
-        return any(isinstance(content, FileId) for _, content in self.items())
+        return any(isinstance(content, FileId | CharacterId) for _, content in self.items())
 
 
 NOTHING = Sent()
@@ -103,6 +149,7 @@ def named(request: GenerationRequest, sent: Sent, job_id: str) -> GenerationRequ
         image=request.image if sent.image is None else f"{start}.png",
         last_image=request.last_image if sent.last_image is None else f"{start}.last_image.png",
         video=request.video if sent.video is None else f"{start}.video",
+        continues=request.continues if sent.continues is None else f"{start}.continues",
         references=tuple(f"{start}.reference-{index}.png" for index, _ in enumerate(sent.references))
         or request.references,
         watermark=_named_watermark(request, sent, start),
@@ -141,6 +188,7 @@ async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent
         image=await fetch("image", sent.image),
         last_image=await fetch("last_image", sent.last_image),
         video=await fetch("video", sent.video),
+        continues=await fetch("continues", sent.continues),
         references=tuple(content for content in references if content is not None),
         watermark=await fetch(WATERMARK, sent.watermark),
     )
@@ -155,17 +203,40 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
     """
     # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
     size = (plan.native_height, plan.native_width)
-    keys = {"image": request.image, "last_image": request.last_image, "video": request.video}
+    names = ("image", "last_image", "video", "continues")
+    keys: dict[str, str | None] = {name: getattr(request, name) for name in names}
     keys[WATERMARK] = None if request.watermark is None else request.watermark.image
     keys |= {f"references[{index}]": key for index, key in enumerate(request.references)}
     for name, content in sent.items():
-        assert isinstance(content, bytes), "they are fetched first"
         key = keys[name]
         assert key is not None, "they are named first"
-        if name == "video":
-            files.put_bytes(content, key)  # `measured` has read it through
+        data = _bytes_of(content, files)
+        if name in ("video", "continues"):
+            files.put_bytes(data, key)  # `measured` has read it through, or a worker of ours has written it
+        elif isinstance(content, Kept) and content.video is not None:
+            files.put_bytes(_first_frame(data, size), key)
         else:
-            files.put_bytes(_png(name, content, size), key)
+            files.put_bytes(_png(name, data, size), key)
+
+
+def _bytes_of(content: Content, files: Storage) -> bytes:
+    if isinstance(content, Kept):
+        try:
+            with files.open(content.key) as file:
+                return file.read()
+        except StorageUnavailable:
+            raise
+        except StorageError:  # it was there a moment ago
+            raise VideoExpired("the video that another one is to be made from is not kept any more") from None
+    assert isinstance(content, bytes), "they are fetched first"
+    return content
+
+
+def _first_frame(video: bytes, size: tuple[int, int]) -> bytes:
+    picture = media.picture_of_video(
+        video, size=size, at_seconds=0, max_frames=MAX_VIDEO_FRAMES, max_seconds=MAX_VIDEO_SECONDS
+    )
+    return picture.to_png()
 
 
 def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
@@ -176,11 +247,15 @@ def _png(name: str, content: bytes, size: tuple[int, int]) -> bytes:
             return picture.to_png()
         return media.open_picture(content, size=size).to_png()
     except UnreadableImage as error:
-        raise _unreadable(name, content, error) from None
+        raise unreadable(name, content, error) from None
 
 
-def measured(content: bytes) -> media.SentVideo:
+def measured(content: bytes, name: str = "video") -> media.SentVideo:
     """Read a video through and tell what it is.
+
+    Args:
+        content: the file.
+        name: of the parameter that it came in.
 
     Raises:
         InvalidParameter: it cannot be read.
@@ -189,17 +264,24 @@ def measured(content: bytes) -> media.SentVideo:
     try:
         return media.measure_video(content, max_frames=MAX_VIDEO_FRAMES, max_seconds=MAX_VIDEO_SECONDS)
     except UnreadableVideo as error:
-        raise _unreadable("video", content, error) from None
+        raise unreadable(name, content, error) from None
 
 
-def _unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVideo) -> InvalidParameter:
+def measured_before(video: Video) -> media.SentVideo:
+    """Tell the same of a video that a worker of ours has written and measured."""
+    seconds = (video.num_frames - 1) / video.fps
+    return media.SentVideo(video.height, video.width, video.num_frames, seconds)
+
+
+def unreadable(name: str, content: bytes, error: UnreadableImage | UnreadableVideo) -> InvalidParameter:
+    """Say of a parameter that its file cannot be read."""
     rule = f"it cannot be read: {error.message}"
     return InvalidParameter(name, f"{len(content)} bytes", rule, hint=error.hint)
 
 
 def not_followed(request: GenerationRequest) -> tuple[Choice, ...]:
     """Say what `following` would decide of a request whose video is not read."""
-    if request.video is None:
+    if request.video is None and (request.continues is None or request.continued_frames is not None):
         return ()
     asked = {"size": request.height and request.width, "num_frames": request.num_frames}
     reason = "the job takes it from the video, which is not read for a plan: here it is the model's"
@@ -225,6 +307,47 @@ def following(
         reason = f"the video that was sent lasts {seconds:.2f} s"
         choices.append(Choice("num_frames", str(num_frames), reason))
     return request, tuple(choices)
+
+
+def continuing(
+    request: GenerationRequest, video: media.SentVideo
+) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+    """Take from the video that is to be continued what was not asked for, and count its frames at the file's rate."""
+    choices = []
+    if request.height is None or request.width is None:
+        request = _of_its_shape(request, video)
+        reason = "the video that is continued has this size"
+        choices.append(Choice("size", f"{request.width}x{request.height}", reason))
+    if request.fps is None:
+        fps = min(max(1, round(video.fps)), MAX_FPS) if video.fps else None
+        if fps is not None:
+            request = dataclasses.replace(request, fps=fps)
+            choices.append(Choice("fps", str(fps), "the video that is continued has this rate"))
+    if request.continued_frames is None:
+        fps = max(1, request.fps or 1)
+        # the last picture is shown as long as the others
+        seconds = video.seconds + (1 / video.fps if video.fps else 1 / fps)
+        count = num_frames_for(min(seconds, MAX_VIDEO_SECONDS), fps)
+        request = dataclasses.replace(request, continued_frames=count)
+        reason = f"the video that is continued lasts {seconds:.2f} s"
+        choices.append(Choice("continued_frames", str(count), reason))
+    return request, tuple(choices)
+
+
+def following_kept(
+    request: GenerationRequest, sent: Sent, default_fps: int
+) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+    """Do what `following` and `continuing` do where what was sent is known without being read: another job's video."""
+    given = next((content for _, content in sent.items() if isinstance(content, Kept)), None)
+    if given is None or given.video is None:
+        return request, ()
+    request = dataclasses.replace(request, source=given.job_id)
+    if sent.video is given:
+        return following(request, measured_before(given.video), default_fps)
+    if sent.continues is given:
+        request = dataclasses.replace(request, continued_watermark=given.watermark)
+        return continuing(request, measured_before(given.video))
+    return request, ()
 
 
 def _of_its_shape(request: GenerationRequest, video: media.SentVideo) -> GenerationRequest:

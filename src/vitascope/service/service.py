@@ -51,9 +51,10 @@ from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .batches import Batches
+from .characters import Characters
 from .commands import Commands
 from .files import Files
-from .inputs import NOTHING, Sent
+from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Link, Linked, Links
 from .outlook import Outlook
@@ -172,6 +173,7 @@ class Service:
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
         self.files = Files(store, files, clock)
+        self.characters = Characters(store, files, clock)
         self.batches = Batches(store, self.files, clock)
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
@@ -248,6 +250,8 @@ class Service:
         spec = self._models.resolve(request.model)
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
+        request, followed = inputs.following_kept(request, sent, spec.fps)
+        choices = (*choices, *followed)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
@@ -304,9 +308,10 @@ class Service:
         """Read what the draft names by ids of uploaded files. May wait for a network.
 
         Raises:
-            InvalidParameter: the caller has no such file.
+            InvalidParameter: the caller has no such file or character.
         """
-        return dataclasses.replace(draft, sent=self.files.looked_up(draft.sent, caller))
+        sent = self.characters.looked_up(self.files.looked_up(draft.sent, caller), caller)
+        return dataclasses.replace(draft, sent=sent)
 
     def store_inputs(self, draft: Draft) -> Draft:
         """Check the draft's pictures and video and store them. A video that was sent may decide size and length.
@@ -315,14 +320,19 @@ class Service:
             InvalidParameter: one of them cannot be read, or its video asks for something that cannot be made.
             QueueFull: too many are being read.
         """
-        if isinstance(draft.sent.video, bytes):
-            draft = self._follow(draft, draft.sent.video)
+        draft = self._follow(draft)
         inputs.store(draft.sent, draft.request, draft.plan, self._files)
         return draft
 
-    def _follow(self, draft: Draft, video: bytes) -> Draft:
-        spec = self._models.resolve(draft.request.model)
-        request, choices = inputs.following(draft.request, inputs.measured(video), spec.fps)
+    def _follow(self, draft: Draft) -> Draft:
+        sent, spec = draft.sent, self._models.resolve(draft.request.model)
+        if isinstance(sent.video, bytes):
+            request, choices = inputs.following(draft.request, inputs.measured(sent.video), spec.fps)
+        elif isinstance(sent.continues, bytes):
+            measured = inputs.measured(sent.continues, "continues")
+            request, choices = inputs.continuing(draft.request, measured)
+        else:
+            return draft
         if not choices:  # as of a job that is made again: its plan says what was taken from the video
             return draft
         choices = (*draft.choices, *choices)
@@ -410,6 +420,18 @@ class Service:
             )
         except QueueFull as error:
             raise self._in_time(error) from None
+
+    def kept_video(self, job: Job, name: str = "video", output: int = 0) -> Kept:
+        """Name the video of a job that has one, to make another one from it; `open_video` says whether it has.
+
+        Raises:
+            InvalidParameter: it is of a kind that cannot be read again.
+        """
+        (video,) = (video for video in job.videos if video.index == output)  # as it was opened first
+        if video.media_type != "video/mp4":
+            hint = "make it again as MP4"
+            raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
+        return Kept(video.key, video, job.id, job.plan.watermark)
 
     # batches: what is asked for directly has the other half of the queue, and of its key's part of it
 
@@ -513,6 +535,7 @@ class Service:
                 image=read(request.image),
                 last_image=read(request.last_image),
                 video=read(request.video),
+                continues=read(request.continues),
                 references=tuple(content for content in references if content is not None),
                 watermark=read(None if request.watermark is None else request.watermark.image),
             )
@@ -594,16 +617,15 @@ class Service:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
 
-    def provenance(self, job: Job, index: int = 0) -> Finding:
-        """Read back what one of the job's videos says of its origin, and whether it is still true. Takes a while.
+    def provenance(self, job: Job, index: int = 0, variant: Variant = "video") -> Finding:
+        """Read back what one of the job's files says of its origin, and whether it is still true. Takes a while.
 
         Raises what `open_video` raises, and:
             QueueFull: too many others are being read.
         """
-        self.open_video(job, index)
-        video = job.video_at(index)
-        assert video is not None
-        return media.verify(partial(self._files.open, video.key), self._certificates)
+        file = self._finished(job, index, variant)
+        self._files.stat(file.key)
+        return media.verify(partial(self._files.open, file.key), self._certificates)
 
     def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files. May wait for a network.

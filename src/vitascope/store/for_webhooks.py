@@ -157,9 +157,11 @@ class ForWebhooks(ForSecrets):
             EndpointNotFound: there is none of that id.
         """
         with self._database.write() as connection:
-            _one_endpoint(connection, endpoint_id, owner, lock=True)
+            _one_endpoint(connection, endpoint_id, owner)
             of_it = outbox.c.endpoint_id == endpoint_id
+            # messages before their endpoint, as `end_attempt` locks them
             messages.end_pending(connection, of_it, messages.ENDPOINT_REMOVED, self._now())
+            _one_endpoint(connection, endpoint_id, owner, lock=True)
             connection.execute(
                 sa.delete(secrets).where(secrets.c.purpose == ENDPOINT, secrets.c.owner == endpoint_id)
             )
@@ -349,8 +351,12 @@ class ForWebhooks(ForSecrets):
         with self._database.write() as connection:
             why = ""
             if message.endpoint_id is not None and not outcome.is_delivered and retry_seconds is None:
-                is_dead = failing_for is not None and _nothing_arrives(
-                    connection, of_endpoint, now - failing_for
+                is_sample = message.tries >= messages.NO_MORE_TRIES  # it says nothing of the days before
+                there = of_endpoint & (outbox.c.url == message.url)  # another URL begins anew
+                is_dead = (
+                    failing_for is not None
+                    and not is_sample
+                    and _nothing_arrives(connection, there, now - failing_for)
                 )
                 why = (
                     outcome.reason if is_gone else DEAD.format(failing_for, outcome.reason) if is_dead else ""
@@ -495,12 +501,12 @@ def _held(message: Outgoing) -> sa.Update:
     )
 
 
-def _nothing_arrives(connection: sa.Connection, of_endpoint: sa.ColumnElement[bool], since: datetime) -> bool:
-    """Whether messages to an endpoint have failed since then or longer, those that only try it out left aside, and none has arrived."""
+def _nothing_arrives(connection: sa.Connection, there: sa.ColumnElement[bool], since: datetime) -> bool:
+    """Whether messages to a place have failed since then or longer, those that only try it out left aside, and none has arrived."""
     is_delivered = outbox.c.status == MessageStatus.DELIVERED.value
-    last = connection.scalar(sa.select(sa.func.max(outbox.c.finished_at)).where(of_endpoint, is_delivered))
+    last = connection.scalar(sa.select(sa.func.max(outbox.c.finished_at)).where(there, is_delivered))
     failed = sa.select(sa.func.min(outbox.c.created_at)).where(
-        of_endpoint, ~is_delivered, outbox.c.attempt > 0, outbox.c.job_id.is_not(None)
+        there, ~is_delivered, outbox.c.attempt > 0, outbox.c.job_id.is_not(None)
     )
     first = connection.scalar(failed if last is None else failed.where(outbox.c.created_at > last))
     return first is not None and first <= since and (last is None or last <= since)

@@ -14,6 +14,7 @@ from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
 from .base import Base
+from .for_characters import CHARACTERS, unowned_characters
 from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
@@ -226,6 +227,8 @@ class ForWorkers(Base):
             first_id = connection.scalar(sa.select(jobs.c.id).order_by(jobs.c.number).limit(1))
             uploads = {key: file_id for key, file_id in job_ids.items() if key.startswith(FILES)}
             unneeded = unowned_files(connection, uploads, first_id) if uploads else set()
+            shown = {key: its_id for key, its_id in job_ids.items() if key.startswith(CHARACTERS)}
+            unneeded |= unowned_characters(connection, shown, first_id) if shown else set()
 
         def is_needed(key: str, job_id: str) -> bool:
             if (row := rows.get(job_id)) is None:
@@ -235,7 +238,9 @@ class ForWorkers(Base):
             return row.deleted_at is None and row.expired_at is None and key in storage_keys(row)
 
         return unneeded | {
-            key for key, job_id in job_ids.items() if key not in uploads and not is_needed(key, job_id)
+            key
+            for key, job_id in job_ids.items()
+            if key not in uploads and key not in shown and not is_needed(key, job_id)
         }
 
     def worker_seen(

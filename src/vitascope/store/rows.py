@@ -173,6 +173,7 @@ def storage_keys(row: Row) -> list[str]:
         request.get("image"),
         request.get("last_image"),
         request.get("video"),
+        request.get("continues"),
         (request.get("watermark") or {}).get("image"),
         *request.get("references", ()),
     ]

@@ -9,6 +9,7 @@ from datetime import datetime
 from .cipher import Cipher
 from .database import connect
 from .for_batches import ForBatches
+from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
 from .for_expiry import ForExpiry
@@ -21,7 +22,16 @@ from .upgrade import upgrade
 
 
 class Store(
-    ForClients, ForWorkers, ForOperators, ForKeys, ForWebhooks, ForCommands, ForExpiry, ForFiles, ForBatches
+    ForClients,
+    ForWorkers,
+    ForOperators,
+    ForKeys,
+    ForWebhooks,
+    ForCommands,
+    ForExpiry,
+    ForFiles,
+    ForCharacters,
+    ForBatches,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

@@ -16,7 +16,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0013"
+HEAD = "0014"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -386,6 +386,20 @@ _passing_text = sa.text("expires_at IS NOT NULL AND deleted_at IS NULL")
 _passing: dict[str, Any] = {"sqlite_where": _passing_text, "postgresql_where": _passing_text}
 _deleted_text = sa.text("deleted_at IS NOT NULL AND removed_at IS NULL")
 _deleted: dict[str, Any] = {"sqlite_where": _deleted_text, "postgresql_where": _deleted_text}
+characters = sa.Table(
+    "characters",
+    metadata,
+    sa.Column("id", JobId, primary_key=True),
+    # whose it is; empty where the server has no keys
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # where the storage has its picture
+    sa.Column("key", sa.String(255), nullable=False),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index(None, "key_id"),
+)
+
 files = sa.Table(
     "files",
     metadata,

@@ -354,7 +354,7 @@ class Worker:
     def _order(self, heartbeat: Heartbeat) -> Message:
         job, token = heartbeat.lease.job, heartbeat.lease.token
         plan = job.plan.to_dict()
-        for name in ("image", "last_image", "video"):
+        for name in ("image", "last_image", "video", "continues"):
             if plan[name] is not None:
                 plan[name] = self._at_hand(heartbeat, plan[name])
         plan["references"] = [self._at_hand(heartbeat, key) for key in plan["references"]]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vitascope import __version__, media
 from vitascope.domain.choice import Choice
@@ -19,20 +23,22 @@ from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Claim
-from vitascope.domain.request import MAX_VIDEO_FRAMES, MAX_VIDEO_SECONDS
 from vitascope.domain.step import Step
 from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, Inputs
 
+from . import given
+
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
     from vitascope.media.certificate import Credentials
+    from vitascope.media.provenance import SignedFormat
     from vitascope.media.resample import Between
     from vitascope.media.watermark import Overlay
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
-PICTURE_TYPES = {".thumbnail.webp": "image/webp", ".spritesheet.jpg": "image/jpeg"}
+THUMBNAIL_SUFFIX, SHEET_SUFFIX = ".thumbnail.webp", ".spritesheet.jpg"
 
 
 WRITE_STEP_SECONDS = 0.1
@@ -108,9 +114,8 @@ def produce(
         GenerationError: it could not be made; the subclass says why.
     """
     clock = _StageClock()
-    inputs = _read_inputs(plan)
+    inputs = given.read_inputs(plan)
     draw = _watermark(plan, marks)
-    credentials = marks.credentials if plan.provenance else None
     clip: Clip | None = None
     for event in engine.generate(plan, spec, inputs):
         if isinstance(event, Clip):
@@ -121,17 +126,48 @@ def produce(
     assert clip is not None
     clock.enter("resample")
     yield Step("resample")
-    frames = _resampled(clip, plan, between)
-    clock.enter("write_video")
-    fitted = media.fit_frames(frames, height=plan.height, width=plan.width, fit=plan.fit)
-    claim = _claim(plan, spec, with_prompt=marks.with_prompt)
-    stills = media.Stills(plan.num_frames)
-    yield from _write(_Writer(stills.watch(draw(fitted)), plan, out, claim, credentials))
+    with contextlib.closing(_file_frames(clip, plan, inputs, between)) as frames:
+        clock.enter("write_video")
+        claim = _claim(plan, spec, with_prompt=marks.with_prompt)
+        origin = _Origin(claim, marks.credentials if plan.provenance else None)
+        marked = _marked(frames, draw, plan.watermark_from)
+        stills = media.Stills(plan.num_frames)
+        yield from _write(_Writer(stills.watch(marked), plan, out, origin))
     video = _describe(out, plan, key)
     if with_pictures:
-        video = _with_pictures(video, stills, out)
-    signer = None if credentials is None else credentials.name
-    yield Product(out, video, plan.choices + clip.choices, clock.stop(), signer)
+        video = _with_pictures(video, stills, out, origin)
+    yield Product(out, video, plan.choices + clip.choices, clock.stop(), origin.signer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What files say of where they come from; nothing, where they are not signed."""
+
+    claim: Claim
+    credentials: Credentials | None
+
+    @property
+    def signer(self) -> str | None:
+        return None if self.credentials is None else self.credentials.name
+
+    @property
+    def sentence(self) -> str:
+        return "" if self.credentials is None else self.claim.sentence
+
+    def sign(self, path: Path, format: SignedFormat) -> None:
+        if self.credentials is not None:
+            from vitascope.media import provenance
+
+            provenance.sign(path, format, self.claim, self.credentials)
+
+    @property
+    def xmp(self) -> bytes:
+        """What pictures hold beside the signature; videos get it when they are signed."""
+        if self.credentials is None:
+            return b""
+        from vitascope.media import xmp
+
+        return xmp.packet(self.claim)
 
 
 def _claim(plan: Plan, spec: ModelSpec, *, with_prompt: bool) -> Claim:
@@ -189,12 +225,10 @@ class _Writer(threading.Thread):
         frames: Iterable[Frames],
         plan: Plan,
         out: Path,
-        claim: Claim,
-        credentials: Credentials | None,
+        origin: _Origin,
     ) -> None:
         super().__init__(name="write-video")
-        self._frames, self._plan, self._out = frames, plan, out
-        self._claim, self._credentials = claim, credentials
+        self._frames, self._plan, self._out, self._origin = frames, plan, out, origin
         self.num_frames = plan.num_frames
         self._is_stopping = False
         self.done = 0
@@ -212,19 +246,13 @@ class _Writer(threading.Thread):
                 self._out,
                 fps=self._plan.fps,
                 format=self._plan.format,
-                comment="" if self._credentials is None else self._claim.sentence,
-                finish=self._sign,
+                comment=self._origin.sentence,
+                finish=lambda path: self._origin.sign(path, self._plan.format),
             )
         except _Stopped:
             pass
         except Exception as error:  # noqa: BLE001  raised again in the thread that waits
             self.error = error
-
-    def _sign(self, path: Path) -> None:
-        if self._credentials is not None:
-            from vitascope.media import provenance
-
-            provenance.sign(path, self._plan.format, self._claim, self._credentials)
 
     def _counted(self) -> Iterator[Frames]:
         for frame in self._frames:
@@ -232,6 +260,33 @@ class _Writer(threading.Thread):
                 raise _Stopped
             yield frame
             self.done += 1
+
+
+def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
+    """All frames of the file: those of a video that is continued as they are, what the model made at the asked rate and size."""
+    made = _resampled(clip, plan, between)
+    if plan.continues is not None:
+        assert inputs.before is not None
+        yield from given.continued_frames(plan, plan.continues)
+        made = _following(clip, inputs.before[-1:], plan, between)
+    yield from media.fit_frames(made, height=plan.height, width=plan.width, fit=plan.fit)
+
+
+def _marked(
+    frames: Iterator[Frames], draw: Callable[[Iterable[Frames]], Iterable[Frames]], first: int
+) -> Iterator[Frames]:
+    yield from itertools.islice(frames, first)
+    yield from draw(frames)
+
+
+def _following(clip: Clip, last: Frames, plan: Plan, between: Between) -> Iterator[Frames]:
+    """Show what follows a given frame at the asked rate: what moves between the two is drawn as everywhere else."""
+    frames = np.concatenate([last, clip.frames])
+    num_frames = 1 + plan.num_frames - plan.continued_frames
+    shown = media.resample_frames(
+        frames, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=num_frames, between=between
+    )
+    return itertools.islice(shown, 1, None)
 
 
 def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
@@ -245,47 +300,28 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
         at += native
 
 
-def _read_inputs(plan: Plan) -> Inputs:
-    """Read what the video starts from, at the native size: covered, and cut in the middle."""
-    size = (plan.native_height, plan.native_width)
-    return Inputs(
-        image=None if plan.image is None else media.read_image(Path(plan.image), size=size),
-        last_image=None if plan.last_image is None else media.read_image(Path(plan.last_image), size=size),
-        video=None if plan.video is None else _read_video(plan, plan.video),
-        references=tuple(media.read_image(Path(path)) for path in plan.references),
-    )
-
-
-def _read_video(plan: Plan, path: str) -> Frames:
-    return media.read_video(
-        Path(path),
-        size=(plan.native_height, plan.native_width),
-        fps=plan.native_fps,
-        num_frames=plan.native_num_frames,
-        max_frames=MAX_VIDEO_FRAMES,
-        max_seconds=MAX_VIDEO_SECONDS,
-    )
-
-
-def _with_pictures(video: Video, stills: media.Stills, out: Path) -> Video:
-    """Write the pictures of a video beside it; without them it does not stay either."""
+def _with_pictures(video: Video, stills: media.Stills, out: Path, origin: _Origin) -> Video:
+    """Write the pictures of a video beside it, signed as it is; without them it does not stay either."""
+    thumbnail, sheet = (out.with_suffix(suffix) for suffix in (THUMBNAIL_SUFFIX, SHEET_SUFFIX))
     try:
+        shown = stills.save_thumbnail(
+            thumbnail, xmp=origin.xmp, finish=lambda path: origin.sign(path, "webp")
+        )
+        tiled = stills.save_spritesheet(sheet, xmp=origin.xmp, finish=lambda path: origin.sign(path, "jpeg"))
         return dataclasses.replace(
             video,
-            thumbnail=_picture(stills.save_thumbnail, video, out, ".thumbnail.webp"),
-            spritesheet=_picture(stills.save_spritesheet, video, out, ".spritesheet.jpg"),
+            thumbnail=_picture(video, thumbnail, THUMBNAIL_SUFFIX, "image/webp", shown),
+            spritesheet=_picture(video, sheet, SHEET_SUFFIX, "image/jpeg", tiled),
         )
     except BaseException:
-        for suffix in (out.suffix, *PICTURE_TYPES):
-            out.with_suffix(suffix).unlink(missing_ok=True)
+        for path in (out, thumbnail, sheet):
+            path.unlink(missing_ok=True)
         raise
 
 
-def _picture(save: Callable[[Path], tuple[int, int]], video: Video, out: Path, suffix: str) -> Picture:
-    path = out.with_suffix(suffix)
-    height, width = save(path)
+def _picture(video: Video, path: Path, suffix: str, media_type: str, size: tuple[int, int]) -> Picture:
     key = str(PurePosixPath(video.key).with_suffix(suffix))
-    return Picture(key=key, media_type=PICTURE_TYPES[suffix], height=height, width=width, **_content(path))
+    return Picture(key=key, media_type=media_type, height=size[0], width=size[1], **_content(path))
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vitascope.storage import StoredFile
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("inputs", "videos", "files")
+FOLDERS = ("inputs", "videos", "files", "characters")
 """Where jobs' files are, and what clients have uploaded."""
 
 MARKER = "deployment"

@@ -181,6 +181,11 @@ class Stage:
         answer = self.send("POST", "/v1/files", data={"purpose": "vision"}, files=files).raise_for_status()
         self.names["file"] = answer.json()["id"]
 
+    def make_character(self) -> None:
+        files = {"video": ("first.png", FILES["first.png"](), "image/png")}
+        answer = self.send("POST", "/v1/videos/characters", data={"name": "Rex"}, files=files)
+        self.names["character"] = answer.raise_for_status().json()["id"]
+
     def make_tasks(self, name: str = "tasks.jsonl") -> None:
         files = {"file": (name, FILES[name](), "application/jsonl")}
         answer = self.send("POST", "/v1/files", data={"purpose": "batch"}, files=files).raise_for_status()
@@ -227,6 +232,8 @@ GIVEN: dict[str, Callable[[Stage], None]] = {
     "a running video": Stage.make_running,
     "a finished video": Stage.make_finished,
     "a failed video": Stage.make_failed,
+    "a finished video of a model that changes videos": lambda stage: stage.make_finished(model="every"),
+    "a character": Stage.make_character,
     "three finished videos": Stage.make_several,
     "a video of another key": Stage.make_foreign,
     "a finished video of response_format b64_json": lambda stage: stage.make_finished(

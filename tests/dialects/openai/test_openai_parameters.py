@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -444,3 +445,48 @@ def test_every_parameter_is_documented() -> None:
     assert not set(FOLLOWED) & set(TOLD)
     assert not set(FOLLOWED) & set(REFUSED)
     assert not set(TOLD) & set(REFUSED)
+
+
+NASTY: list[Any] = [
+    None, "", " ", "\x00", "a\x00b", "\ud800", "\u0661", "1e999", "nan", "-0", "0x10", "9" * 400, 10**30, -(2**63), 2**64, 0, -1, 1.5,
+    1e308, True, False, [], {}, [[]], [None], ["\x00"], {"": ""}, {"\x00": 1}, {"\ud800": "\ud800"}, "[", "{", "[[[[", "{}", "[]", "[1]",
+    '{"image_url": 5}', {"image_url": None}, {"image_url": ["a"]}, {"file_id": 5}, {"file_id": "file-x"}, {"video_url": {}}, "x" * 40_000,
+    "https://", "http://[", "data:", "data:;base64,", "16:9", "1280x720", "4", "url", "high", "null", "none", [1, 2, 3], list(range(2000)),
+]  # fmt: skip
+
+
+def test_nothing_that_a_field_may_hold_makes_a_500(client: Client) -> None:
+    rng = random.Random(8)
+    names = [
+        *PARAMETERS,
+        *(f"metadata[{name}]" for name in ("style", "quality_level", "negative_prompt")),
+        "zzqx",
+    ]
+    statuses: set[int] = set()
+    for _ in range(400):
+        fields = {name: rng.choice(NASTY) for name in rng.sample(names, rng.choice((1, 1, 2, 6)))}
+        whole = {"prompt": "a dog", **fields}
+        path = rng.choice(("/v1/videos", "/v1/videos", "/v1/video/generations"))
+        if rng.random() < 0.7:
+            content = json.dumps(whole).encode()
+            sent = {"content": content, "headers": {"content-type": "application/json"}}
+        else:
+            texts = {
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in whole.items()
+                if value is not None
+            }
+            parts = {
+                name: (rng.choice((None, None, None, "a.png")), text.encode(errors="surrogatepass"))
+                for name, text in texts.items()
+            }
+            sent = {"files": parts}
+        answer = client.server.client.post(path, **sent)
+        assert answer.status_code in (200, 400), (answer.text, fields)
+        if answer.status_code == 200:
+            assert client.server.client.get(f"/v1/videos/{answer.json()['id']}").status_code == 200
+            client.server.client.delete(f"/v1/videos/{answer.json()['id']}")
+        else:
+            assert answer.json()["error"]["message"]
+        statuses.add(answer.status_code)
+    assert statuses == {200, 400}

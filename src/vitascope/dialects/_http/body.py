@@ -39,6 +39,7 @@ LARGE_BYTES = 256 * 1024
 
 MAX_FIELDS = 1000
 MAX_NAME_BYTES = 1024
+_IN_LIST = re.compile(r"\[([0-9]{0,3})\]\[([^\[\]]+)\]", re.ASCII)
 _BRACKETED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)")
 
 
@@ -256,24 +257,46 @@ def _uploaded(data: bytearray, options: Mapping[bytes, bytes]) -> Upload:
 
 
 def _nest(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Put `a[b]` under `a`; one level, which is all that any client sends. Lists (`a[]`) are gathered."""
+    """Put `a[b]` under `a`, and gather lists (`a[]`) and lists of objects (`a[][b]`, `a[0][b]`), which is all that clients send."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if value == b"":  # a file field that was left empty
             continue
         match = _BRACKETED.fullmatch(name)
         if match is None:
+            if value == "" and isinstance(values.get(name), dict):
+                continue
             _put(values, name, name, value)
             continue
         outer, inner = match[1], match[2][1:-1]
-        held = values.setdefault(outer, {} if inner else [])
-        if isinstance(held, list) and not inner:
+        in_list = _IN_LIST.fullmatch(match[2])
+        if values.get(outer) == "":  # it was left empty for what stands in the brackets
+            del values[outer]
+        held = values.setdefault(outer, {} if inner and in_list is None else [])
+        if isinstance(held, list) and in_list is not None:
+            _put(_entry(held, outer, *in_list.groups()), in_list[2], name, value)
+        elif isinstance(held, list) and not inner:
             held.append(value)
-        elif isinstance(held, dict) and inner:
+        elif isinstance(held, dict) and inner and in_list is None:
             _put(held, inner, name, value)
         else:
             raise _given_twice(outer)
     return values
+
+
+def _entry(held: list[Any], outer: str, number: str, key: str) -> dict[str, Any]:
+    """Find the object of a list that a key belongs to. Without a number a new one begins where the last one has that key already."""
+    if number:
+        index = int(number)
+    else:
+        is_new = not held or not isinstance(held[-1], dict) or key in held[-1]
+        index = len(held) if is_new else len(held) - 1
+    if index == len(held):
+        held.append({})
+    if index > len(held) or not isinstance(held[index], dict):
+        raise InvalidParameter(outer[:60], "given in parts", "the objects of a list must come in their order")
+    entry: dict[str, Any] = held[index]
+    return entry
 
 
 def _put(values: dict[str, Any], key: str, name: str, value: Any) -> None:

@@ -9,17 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import QueueFull, StorageLimitReached, StoreUnavailable
+from vitascope.domain.character import Character
+from vitascope.domain.errors import InvalidParameter, QueueFull, StorageLimitReached, StoreUnavailable
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.domain.video import Variant
-from vitascope.service import REFUSALS, Draft, Service, StoredVideo, Upload
+from vitascope.service import REFUSALS, Draft, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -167,6 +168,27 @@ class Desk:
             await asyncio.to_thread(self.service.drop_inputs, draft)
         return job
 
+    async def with_kept(self, caller: Caller, sent: Sent) -> Sent:
+        """Find the videos of other jobs that are named beside what was sent.
+
+        Raises:
+            JobNotFound: there is no such job, or none of the caller's.
+            VideoNotReady: it has not ended.
+            VideoFailed: it has ended without a video.
+            VideoExpired: it has none any more.
+            InvalidParameter: its video is of a kind that cannot be read again.
+        """
+        found: dict[str, Any] = {}
+        for name, content in sent.items():
+            if isinstance(content, OfJob):
+                job = await self.find(caller, content.job_id)
+                try:
+                    await self.open_video(job, content.output)
+                except InvalidParameter as error:
+                    raise InvalidParameter(name, error.value, error.rule, nearest=error.nearest) from None
+                found[name] = self.service.kept_video(job, name, content.output)
+        return dataclasses.replace(sent, **found) if found else sent
+
     async def with_inputs(self, caller: Caller, draft: Draft, base_url: str = "") -> Draft:
         """Fetch what a draft names by URL, and store what came with it; raises what `submit` does, before there is a job."""
         self.service.check_space()
@@ -224,6 +246,39 @@ class Desk:
         except StorageLimitReached:
             await asyncio.to_thread(files.drop, upload)
             raise
+
+    async def keep_character(self, caller: Caller, prepare: Callable[[], NewCharacter]) -> Character:
+        """Check, store and make known a character.
+
+        Args:
+            caller: whose it will be.
+            prepare: checks it, which reads all of what was sent.
+
+        Raises:
+            InvalidParameter: something of it is not legal, or the caller has as many as it may.
+            QueueFull: too many files are being read.
+            StorageLimitReached: the caller has no room for it.
+            DiskFull: nor has the disk.
+        """
+        self.service.check_space()
+        characters = self.service.characters
+
+        def put() -> NewCharacter:
+            new = prepare()
+            characters.put(new)
+            return new
+
+        new = await self._storing_lane(put)
+        try:
+            return await self.write(characters.add, new, caller)
+        except (StorageLimitReached, InvalidParameter):
+            await asyncio.to_thread(characters.remove, new.character.key)
+            raise
+
+    async def delete_character(self, caller: Caller, character_id: str) -> None:
+        """Delete a character; raises CharacterNotFound."""
+        key = await self.write(self.service.characters.delete, character_id, caller)
+        await asyncio.to_thread(self.service.characters.remove, key)
 
     async def delete_file(self, caller: Caller, file_id: str) -> None:
         """Delete a file; raises FileNotFound."""

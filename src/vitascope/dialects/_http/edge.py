@@ -15,6 +15,8 @@ from vitascope.domain.errors import InternalError, VitascopeError
 
 logger = logging.getLogger(__name__)
 
+REQUEST_TIMEOUT = 408
+
 RenderError = Callable[[VitascopeError], Response]
 
 
@@ -37,7 +39,10 @@ class Edge:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if message["status"] == REQUEST_TIMEOUT:  # of its body more may come, or never
+                    headers["connection"] = "close"
             await send(message)
 
         try:

@@ -7,6 +7,7 @@ from vitascope.domain.errors import (
     BatchNotFound,
     BodyTooLarge,
     BodyTooSlow,
+    CharacterNotFound,
     CommandNotFound,
     DeliveryConflict,
     DeliveryNotFound,
@@ -40,6 +41,7 @@ from vitascope.domain.errors import (
 _STATUS: dict[type[VitascopeError], int] = {
     ForbiddenOrigin: 403,
     JobNotFound: 404,
+    CharacterNotFound: 404,
     LinkNotFound: 404,
     VideoNotReady: 404,
     VideoFailed: 404,

@@ -64,7 +64,7 @@ class NativeDialect:
         )
         add("/jobs/{job_id}/content", self.content, methods=["GET"], response_class=Response, responses={**schema.CONTENT, **errors}, openapi_extra=schema.FILE)  # fmt: skip
         add("/jobs/{job_id}/content", self.content, methods=["HEAD"], include_in_schema=False)
-        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors}, openapi_extra=schema.INDEX)  # fmt: skip
+        add("/jobs/{job_id}/provenance", self.provenance, responses={200: {"model": schema.Provenance}, **errors}, openapi_extra=schema.FILE)  # fmt: skip
         add("/plan", self.plan, methods=["POST"], responses={200: {"model": schema.Plan}, **errors}, openapi_extra=schema.PLAN)  # fmt: skip
         add("/queue", self.queue, responses={200: {"model": schema.Queue}, **errors})
         return router
@@ -83,6 +83,12 @@ class NativeDialect:
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
+        if sent.has_jobs_videos:
+            # looked for before those videos are: they may have gone since
+            first = await desk.write(desk.service.made_before, once, caller)
+            if first is not None:
+                return await _shown(request, first)
+            sent = await desk.with_kept(caller, sent)
         draft = desk.service.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
@@ -98,7 +104,8 @@ class NativeDialect:
         wanted, sent = await _http.in_thread_if_large(
             fields.num_bytes, lambda: to_request(fields, desk.service.spec)
         )
-        draft = desk.service.prepare_plan(wanted, _http.caller_of(request), sent)
+        caller = _http.caller_of(request)
+        draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:
@@ -170,13 +177,14 @@ class NativeDialect:
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
 
     async def provenance(self, job_id: str, request: Request) -> Response:
-        """Read back what a video says of its origin, and whether it is still true."""
+        """Read back what a video, or a picture of one, says of its origin, and whether it is still true."""
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
-        query.check_names(("index",))
+        query.check_names(("index", "variant"))
         job = await desk.find(_http.caller_of(request), _own(job_id))
-        index = query.integer("index") or 0
-        return JSONResponse(provenance_object(await asyncio.to_thread(desk.service.provenance, job, index)))
+        index, variant = _http.file_asked(query)
+        found = await asyncio.to_thread(desk.service.provenance, job, index, variant)
+        return JSONResponse(provenance_object(found))
 
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run."""

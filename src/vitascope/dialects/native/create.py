@@ -20,7 +20,8 @@ from vitascope.domain.request import (
 )
 from vitascope.domain.webhook import Webhook
 from vitascope.domain.windows import MAX_SHOTS
-from vitascope.service import Sent
+from vitascope.service import OfJob, Sent
+from vitascope.service.inputs import Content
 
 PARAMETERS = (
     "prompt",
@@ -29,6 +30,7 @@ PARAMETERS = (
     "image",
     "last_image",
     "video",
+    "continues",
     "references",
     "shots",
     "height",
@@ -132,9 +134,28 @@ def _sent(fields: Fields) -> Sent:
     return Sent(
         image=picture_of("image", fields.raw("image")),
         last_image=picture_of("last_image", fields.raw("last_image")),
-        video=picture_of("video", fields.raw("video")),
+        video=_video("video", fields),
+        continues=_video("continues", fields),
         references=tuple(content for content in references if content is not None),
     )
+
+
+def _video(name: str, fields: Fields) -> Content | None:
+    """A file, a URL or base64; or `{"job": ID}`, the video of another job."""
+    value = fields.raw(name)
+    if not isinstance(value, dict):
+        return picture_of(name, value)
+    inner = Fields(value)
+    try:
+        inner.check_names(("job", "index"))
+        job_id, index = inner.text("job"), inner.integer("index")
+    except InvalidParameter as error:
+        raise InvalidParameter(
+            f"{name}.{error.parameter}", error.value, error.rule, hint=error.hint
+        ) from None
+    if not job_id:
+        raise InvalidParameter(f"{name}.job", "missing", "it must be a job's id")
+    return OfJob(job_id.rpartition("_")[2], index or 0)  # dialects put a word before it
 
 
 def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
@@ -196,6 +217,9 @@ def _num_frames(fields: Fields, fps: int) -> int | None:
         return num_frames
     if num_frames is not None:
         raise InvalidParameter("duration_seconds", seconds, "`num_frames` is given too")
+    if fields.raw("continues") is not None and fields.integer("fps") is None:
+        rule = "the video that is continued decides the rate, so that only `num_frames` can be counted"
+        raise InvalidParameter("duration_seconds", seconds, rule, hint="send `fps` or `num_frames` too")
     if seconds <= 0:
         raise InvalidParameter("duration_seconds", seconds, "it must be above 0")
     return num_frames_for(min(seconds, MAX_COUNTED_SECONDS), fps)

@@ -152,6 +152,10 @@ class Job(BaseModel):
     scheduler: str | None
     #: Of a given video.
     strength: float | None
+    #: How many of the frames are those of the video that is continued; 0 if there is none.
+    continued_frames: int
+    #: Id of the job whose video it is made from.
+    source: str | None
     clip_skip: int | None
     preview_every: int
     #: Of the first video; each further one has the next.
@@ -217,6 +221,8 @@ class Plan(BaseModel):
     guidance_scale: float
     scheduler: str | None
     strength: float | None
+    #: How many of the frames are those of the video that is continued; 0 if there is none.
+    continued_frames: int
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -554,13 +560,30 @@ _FIELDS = {
 }
 
 
+_JOBS_VIDEO = {
+    "type": "object",
+    "properties": {
+        "job": _field(_TEXT, "A job's id."),
+        "index": _field(_INTEGER, "Which of its videos; by default the first, 0."),
+    },
+    "required": ["job"],
+    "additionalProperties": False,
+}
+
+
 def _body(file: dict[str, Any]) -> dict[str, Any]:
     text = "; where it is text, an http, https or data: URL or base64."
+    video = {"anyOf": [file, _JOBS_VIDEO]}
     properties = {
         **_FIELDS,
         "image": _field(file, f"First frame: PNG, JPEG, WebP or GIF{text}"),
         "last_image": _field(file, f"Last frame, beside `image`: the same formats{text}"),
-        "video": _field(file, f"A video that is changed: MP4 or WebM{text}"),
+        "video": _field(video, f"A video that is changed: MP4 or WebM{text} Or another job's, by its id."),
+        "continues": _field(
+            video,
+            f"A video that is continued: its frames come first in the file, and `num_frames` counts them too. As `video`{text} "
+            "Or another job's, by its id.",
+        ),
         "references": _field(
             {"type": "array", "items": file}, "Pictures of who or what appears, each as `image`."
         ),
@@ -722,7 +745,6 @@ _index = {
     "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUM_VIDEOS - 1, "default": 0},
     "description": "Which of the job's videos.",
 }
-INDEX: dict[str, Any] = {"parameters": [_index]}
 FILE: dict[str, Any] = {
     "parameters": [
         _index,

@@ -13,7 +13,7 @@ from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job
 
-from . import batches, files, generations, schema, sync, webhook_endpoints
+from . import batches, characters, derived, files, generations, schema, sync, webhook_endpoints
 from .batches import VideosBatch
 from .files import refuse_range
 from .making import make_job
@@ -57,6 +57,8 @@ class OpenAIDialect:
             openapi_extra=schema.LIST,
         )
         sync.add_routes(router)
+        derived.add_to(router)
+        characters.add_routes(router)
         add(video, self.retrieve, responses=found)
         add(video, self.delete, methods=["DELETE"], responses=deleted)
         content = {"responses": schema.CONTENT_RESPONSES, "openapi_extra": schema.CONTENT}

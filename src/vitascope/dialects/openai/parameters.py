@@ -119,6 +119,19 @@ FOLLOWED: dict[str, Schema] = {
     "input_references": _as(
         _list, "Pictures of who or what appears. One is the first frame where the model takes no references."
     ),
+    "characters": _as(
+        {
+            "anyOf": [
+                {
+                    "type": "array",
+                    "maxItems": 2,
+                    "items": {"type": "object", "properties": {"id": _text}, "required": ["id"]},
+                },
+                _text,
+            ]
+        },
+        "Who or what appears, as `{id}` of `/v1/videos/characters`. One is the first frame where the model takes no references.",
+    ),
     "video_reference": _as(_object, "A video that is changed, as `{video_url}`."),
     "video_url": _as(_text, "The same as `video_reference`."),
     "extra_body": _as(_object, "Its keys are as if they were beside it, where they win."),
@@ -166,6 +179,7 @@ REFUSED: dict[str, str] = {
     "lora": "adapters are not loaded by requests",
     "control_reference": "no model here follows a control video",
     "control_type": "no model here follows a control video",
+    "video": "videos are made from videos by `/v1/videos/edits`, `/v1/videos/extensions` and `video_reference`",
     "start_time_seconds": "a video that is sent is used from its start",
     "diffusers_kwargs": "a pipeline's own arguments are not taken from requests",
     "video_path": _NO_PATH,

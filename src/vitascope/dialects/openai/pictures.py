@@ -11,6 +11,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.service import Content, FileId, Sent
 
+from .characters import read_characters
 from .file_ids import named_file
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ def read_pictures(order: Order, fields: Fields, spec: ModelSpec) -> Sent:
     Raises:
         InvalidParameter: it is in none of the forms, or there is more than one start.
     """
-    given = [name for name in (*FRAMES, *LISTS, *VIDEOS) if not _is_empty(fields.raw(name))]
+    given = [name for name in (*FRAMES, *LISTS, *VIDEOS, "characters") if not _is_empty(fields.raw(name))]
     if not given:
         return Sent()
     name = given[0]
+    if name == "characters" and not given[1:]:
+        return read_characters(order, fields, spec)
     if given[1:]:
         raise InvalidParameter(given[1], "given", f"it must not be given beside `{name}`")
     if name in VIDEOS:
@@ -84,6 +87,18 @@ def _one(label: str, value: Any, url: str) -> tuple[str, Any]:
 
 def _content(label: str, value: Any) -> Content | None:
     return value if isinstance(value, FileId) else picture_of(label, value)
+
+
+def named(label: str, value: Any, url: str) -> tuple[str, Content | None]:
+    """Read one file out of a field, with the name that the client gave it.
+
+    Args:
+        label: of the field.
+        value: of the field.
+        url: what its URL is called where the field is an object.
+    """
+    label, value = _one(label, value, url)
+    return label, _content(label, value)
 
 
 def _is_reference(order: Order, name: str, spec: ModelSpec) -> bool:

@@ -30,7 +30,7 @@ def read_length(order: Order, fields: Fields, spec: ModelSpec) -> None:
         InvalidParameter: it is no length, or outside of what is documented.
     """
     rate = order.frames_per_second = max(1, order.request.fps or spec.fps)
-    name, seconds = _asked_seconds(order, fields)
+    name, seconds = asked_seconds(order, fields)
     num_frames = order.request.num_frames
     if num_frames is not None:
         if seconds is not None and num_frames_for(seconds, rate) != num_frames:
@@ -46,7 +46,12 @@ def read_length(order: Order, fields: Fields, spec: ModelSpec) -> None:
     order.change(num_frames=num_frames_for(DEFAULT_SECONDS if seconds is None else seconds, rate))
 
 
-def _asked_seconds(order: Order, fields: Fields) -> tuple[str, float | None]:
+def asked_seconds(order: Order, fields: Fields) -> tuple[str, float | None]:
+    """Read the length in seconds, with the client's name of it.
+
+    Raises:
+        InvalidParameter: it is no length, or outside of what is documented.
+    """
     name = fields.first("seconds", "duration")
     seconds, other = fields.number(name), fields.number("duration")
     for field, value in ((name, seconds), ("duration", other)):

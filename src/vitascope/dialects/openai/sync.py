@@ -80,17 +80,19 @@ def _one_file(order: Order) -> None:
 
 async def _ended(request: Request, job: Job, until: float) -> Job:
     """Wait for a job's end for as long as there is time and a client."""
-    desk = _http.desk_of(request)
+    desk, caller = _http.desk_of(request), _http.caller_of(request)
     look_seconds = min(LOOK_SECONDS, max(0.0, until - time.perf_counter()))
-    following = desk.tail.follow(job.id, 0, look_seconds)
+    following = desk.tail.follow(job.id, 0, look_seconds)  # ends with the job, or with this server
     async with contextlib.aclosing(following):  # type: ignore[type-var]
         while not job.status.is_terminal and time.perf_counter() < until:
-            event = await anext(following, None)
-            if event is not None and event.kind not in FINAL_KINDS:
-                continue
-            with contextlib.suppress(StoreUnavailable):
-                job = await desk.read(desk.service.get, job.id, _http.caller_of(request))
-            if event is None and (await request.is_disconnected() or request.app.state.is_stopping):
+            try:
+                event = await anext(following)
+            except StopAsyncIteration:
+                break
+            if event is None or event.kind in FINAL_KINDS:
+                with contextlib.suppress(StoreUnavailable):
+                    job = await desk.read(desk.service.get, job.id, caller)
+            if event is None and await request.is_disconnected():
                 break
     return job
 

@@ -54,7 +54,7 @@ def video_object(job: Job, manner: Manner = DEFAULT) -> dict[str, Any]:
         "prompt": notes.get("prompt", job.request.prompt),
         "size": f"{job.plan.width}x{job.plan.height}",
         "seconds": notes.get("seconds") or f"{round(job.plan.duration_seconds, 3):g}",
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": None if job.request.source is None else PREFIX + job.request.source,
         "error": job_error(job),
         # ours: the SDKs keep what they do not know
         "fps": job.plan.fps,

@@ -41,18 +41,19 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generat
     """Run the plan's windows one after the other; a window that continues starts from frames of the one before.
 
     Returns:
-        uint8 (native_num_frames, native_height, native_width, 3)
+        uint8 (native_num_frames, native_height, native_width, 3), without what was there before
     """
     # Noise is drawn on the CPU, so that a seed means the same on every device; the windows share one stream of it.
     generator = torch.Generator("cpu").manual_seed(plan.seed)
-    done: Frames | None = None
+    done = inputs.before
+    num_given = 0 if done is None else len(done)
     for index, window in enumerate(plan.windows):
         at = 0 if done is None else len(done) - window.overlap
         start = start_of(window, inputs, done, at)
         frames = yield from _run_window(plan, spec, slot, index, start, generator)
         done = frames if done is None else _joined(done, frames, window.overlap)
     assert done is not None, "a plan has at least one window"
-    return done
+    return done[num_given:]
 
 
 def _joined(before: Frames, after: Frames, overlap: int) -> Frames:

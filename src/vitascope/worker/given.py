@@ -1,0 +1,88 @@
+"""What a video is made from, read at the size at which the model works.
+
+A video that is changed or continued is put where the file shows it: what of the model's picture is cut away to reach the file's shape
+is a blurred border in what the model is given, so that nothing moves or grows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitascope import media
+from vitascope.domain.plan import Plan
+from vitascope.domain.request import MAX_VIDEO_FRAMES, MAX_VIDEO_SECONDS
+from vitascope.engine import Inputs
+
+if TYPE_CHECKING:
+    from vitascope.engine.contract import Frames
+
+
+def read_inputs(plan: Plan) -> Inputs:
+    """Read what the video starts from, at the native size: pictures cover it, and are cut in the middle."""
+    size = (plan.native_height, plan.native_width)
+    return Inputs(
+        image=None if plan.image is None else media.read_image(Path(plan.image), size=size),
+        last_image=None if plan.last_image is None else media.read_image(Path(plan.last_image), size=size),
+        video=None if plan.video is None else _read_video(plan, plan.video),
+        before=None if plan.continues is None else _last_frames(plan, plan.continues),
+        references=tuple(media.read_image(Path(path)) for path in plan.references),
+    )
+
+
+def continued_frames(plan: Plan, path: str) -> Iterator[Frames]:
+    """Read the frames of the continued video as they come first in the file: at its size and rate."""
+    return _stream(plan, path, (plan.height, plan.width))
+
+
+def _stream(plan: Plan, path: str, size: tuple[int, int]) -> Iterator[Frames]:
+    return media.stream_video(
+        Path(path),
+        size=size,
+        fps=plan.fps,
+        num_frames=plan.continued_frames,
+        max_frames=MAX_VIDEO_FRAMES,
+        max_seconds=MAX_VIDEO_SECONDS,
+    )
+
+
+def _read_video(plan: Plan, path: str) -> Frames:
+    frames = media.read_video(
+        Path(path),
+        size=_shown_size(plan),
+        fps=plan.native_fps,
+        num_frames=plan.native_num_frames,
+        max_frames=MAX_VIDEO_FRAMES,
+        max_seconds=MAX_VIDEO_SECONDS,
+    )
+    return _at_native_size(plan, frames)
+
+
+def _last_frames(plan: Plan, path: str) -> Frames:
+    """Read as many of the continued video's last frames as the first window starts from, as far apart as the model's are."""
+    last = plan.continued_frames - 1
+    wanted = [
+        max(0, last - round(back * plan.fps / plan.native_fps))
+        for back in reversed(range(plan.windows[0].overlap))
+    ]
+    kept: deque[Frames] = deque(_stream(plan, path, _shown_size(plan)), maxlen=last - wanted[0] + 1)
+    return _at_native_size(plan, [kept[index - wanted[0]] for index in wanted])
+
+
+def _shown_size(plan: Plan) -> tuple[int, int]:
+    """The (height, width) of that part of the model's picture which the file shows."""
+    if plan.fit != "crop":
+        return plan.native_height, plan.native_width
+    scale = max(plan.height / plan.native_height, plan.width / plan.native_width)
+    return min(plan.native_height, round(plan.height / scale)), min(
+        plan.native_width, round(plan.width / scale)
+    )
+
+
+def _at_native_size(plan: Plan, frames: Iterable[Frames]) -> Frames:
+    size = {"height": plan.native_height, "width": plan.native_width}
+    return np.stack(list(media.fit_frames(frames, **size, fit="pad")))
