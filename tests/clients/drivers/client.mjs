@@ -37,9 +37,9 @@ const obey = async (order) => {
   const names = order.call.split(".").map(camel);
   const method = names.pop();
   for (const name of names) found = found[name];
-  // what Python's SDK takes as extra_body is a part of the body here, and headers are the last argument's
-  const { extra_body, extra_headers, ...params } = given(order.params ?? {});
-  const body = { ...params, ...extra_body };
+  // what Python's SDK takes as extra_body or extra_query is a part of the first argument here, and headers are the last argument's
+  const { extra_body, extra_query, extra_headers, ...params } = given(order.params ?? {});
+  const body = { ...params, ...extra_body, ...extra_query };
   const last = extra_headers ? [{ headers: extra_headers }] : [];
   const parts = Object.keys(body).length ? [body] : [];
   return shown(await found[method](...(order.ids ?? []), ...parts, ...last), order);
