@@ -61,6 +61,26 @@ def test_generate_writes_what_was_asked_for(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dog.mp4", "home"], "with the certificate"
 
 
+def test_several_videos_are_numbered(tmp_path: Path) -> None:
+    short = ["generate", "a dog", "--width", "64", "--height", "64", "--num-frames", "5", "--quiet", "--json"]
+    several = vitascope(*short, "-n", "2", "--seed", "7", "-o", "dog.mp4", cwd=tmp_path)
+    assert several.returncode == 0, several.stderr
+    told = json.loads(several.stdout)
+    assert [(one["path"], one["seed"]) for one in told["videos"]] == [("dog-1.mp4", 7), ("dog-2.mp4", 8)]
+    assert told["path"] == "dog-1.mp4"
+    assert vitascope(*short, "--seed", "8", "-o", "alone.mp4", cwd=tmp_path).returncode == 0
+    first, second, alone = (
+        media.read_frames(tmp_path / f"{name}.mp4") for name in ("dog-1", "dog-2", "alone")
+    )
+    assert (second == alone).all()
+    assert (first != second).any()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["alone.mp4", "dog-1.mp4", "dog-2.mp4", "home"], "no pictures beside them"
+    refused = vitascope("generate", "a dog", "-n", "11", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "`num_videos` is 11, but it must be from 1 to 10" in refused.stderr
+
+
 def test_a_disk_that_is_nearly_full_is_told_before(tmp_path: Path) -> None:
     short = ["generate", "a dog", "--out", "dog.mp4", "--steps", "1", "--num-frames", "5", "--quiet"]
     done = vitascope(*short, cwd=tmp_path, VITASCOPE_STORAGE__MIN_FREE_BYTES=str(2**62))

@@ -137,3 +137,5 @@ def test_every_file_and_every_failure_is_listed() -> None:
     assert [value.splitlines()[0] for name, value in rows if name == "file"] == ["http://x/x", "http://x/y"]
     assert ("not made", "1: out_of_memory: too large") in rows
     assert dict(rows)["video"].startswith("3 times ")
+    assert dict(text.detail_rows(job(seed=7, num_videos=3), ""))["seed"] == "7 and the 2 that follow"
+    assert dict(text.detail_rows(job(seed=7), ""))["seed"] == "7"

@@ -108,7 +108,7 @@ def detail_rows(job: Job, server_url: str) -> list[tuple[str, str]]:
     if job.get("negative_prompt"):
         rows.append(("not wanted", _text(job["negative_prompt"])))
     rows += [("model", f"{job['model']}, from {job.get('mode', '?')}"), ("video", _asked(job))]
-    rows += [("made with", _made_with(job)), ("seed", str(job.get("seed")))]
+    rows += [("made with", _made_with(job)), ("seed", _seeds(job))]
     rows += [
         (name.removesuffix("_at"), _instant(job[name]))
         for name in ("created_at", "started_at", "finished_at")
@@ -149,6 +149,11 @@ def _asked(job: Job) -> str:
     frames = f"{job.get('num_frames')} frames at {job.get('fps')} fps ({seconds:.2f} s)"
     count = f"{job['num_videos']} times " if job.get("num_videos", 1) > 1 else ""
     return f"{count}{job.get('width')}x{job.get('height')}, {frames}, {job.get('format')}"
+
+
+def _seeds(job: Job) -> str:
+    seed, count = job.get("seed"), job.get("num_videos", 1)
+    return str(seed) if count == 1 else f"{seed} and the {count - 1} that follow"
 
 
 def _made_with(job: Job) -> str:
