@@ -148,7 +148,6 @@ class TestOpenapi:
             "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test",
             "GET /v1/webhook_event_types",
             "POST /api/v1/videos", "GET /api/v1/videos/models", "GET /api/v1/videos/{job_id}", "GET /api/v1/videos/{job_id}/content",
-            "DELETE /v1/videos/characters/{character_id}", "GET /v1/batches", "GET /v1/batches/{batch_id}", "GET /v1/videos/characters/{character_id}", "POST /v1/batches", "POST /v1/batches/{batch_id}/cancel", "POST /v1/videos/characters", "POST /v1/videos/edits", "POST /v1/videos/extensions", "POST /v1/videos/{video_id}/remix",
             "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",
