@@ -19,6 +19,9 @@ from waiting import eventually
 
 from .conftest import QUICK_EXTRA, Client, ClientError, Receiver, Served
 
+pytestmark = pytest.mark.timeout(900)
+"""The first test waits for a server and its model too."""
+
 ENOUGH = {"num_inference_steps": 2}
 """Fewer leave nothing to do for a change of a video."""
 
