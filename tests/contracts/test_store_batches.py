@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from vitascope.domain.access import OPEN, Caller, Scope
+from vitascope.domain.access import OPEN, Caller, KeyLimits, Scope
 from vitascope.domain.batch import Batch, BatchStatus, Line, LineError, NewLine
 from vitascope.domain.errors import (
     BatchConflict,
@@ -22,6 +22,7 @@ from vitascope.domain.errors import (
     InvalidParameter,
     LeaseLost,
     QueueFull,
+    StorageLimitReached,
     StorageUnavailable,
     VitascopeError,
 )
@@ -173,7 +174,9 @@ class House:
         return FileId(own.add(upload, caller).id, "it")
 
     def begin(self, text: str = LINES, caller: Caller = ME) -> Batch:
-        return self.service.batches.create(self.upload(text), "/v1/videos", caller, metadata={"a": "b"})
+        return self.service.batches.create(
+            self.upload(text, caller), "/v1/videos", caller, metadata={"a": "b"}
+        )
 
     def batch(self, batch: Batch) -> Batch:
         return self.store.batch(batch.id)
@@ -545,6 +548,19 @@ class TestRoom:
             else:
                 with pytest.raises(error):
                     house.store.add_batch(other, max_open)
+
+    def test_an_open_batch_counts_in_its_keys_storage(self, house: House) -> None:
+        size = len(LINES.encode())
+        caller = Caller("", frozenset({Scope.GENERATE}), KeyLimits(max_storage_bytes=3 * size))
+        made = [house.begin(caller=caller)]
+        file = FileId(made[0].input_file_id, "it")
+        made.append(house.service.batches.create(file, "/v1/videos", caller, metadata={}))
+        with pytest.raises(StorageLimitReached):
+            house.service.batches.create(file, "/v1/videos", caller, metadata={})
+        house.service.files.delete(file.id, caller)
+        with pytest.raises(StorageLimitReached):
+            house.upload("x" * (size + 1), caller)  # its requests are still kept, twice
+        house.upload("x" * size, caller)
 
 
 class TestAway:

@@ -119,6 +119,13 @@ def test_shots_are_cut_and_a_video_is_changed(tmp_path: Path) -> None:
     again = media.read_frames(tmp_path / "b.mp4")
     assert again.shape == frames.shape
     assert np.abs(again.astype(int) - frames).mean() < 20
+    longer = vitascope(
+        "generate", "a fish", "--continues", "a.mp4", "--seconds", "4", "-o", "c.mp4", cwd=tmp_path
+    )
+    assert longer.returncode == 0, longer.stderr
+    whole = media.read_frames(tmp_path / "c.mp4")
+    assert len(whole) == 32
+    assert np.abs(whole[:24].astype(int) - frames).mean() < 3
 
 
 def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> None:
@@ -159,6 +166,9 @@ def test_a_local_diffusers_folder_runs_and_a_seed_reproduces(tmp_path: Path) -> 
         (["a", "--last-image", "missing.png"], 2, "`--last-image`"),
         (["a", "--video", "missing.mp4"], 2, "`--video`"),
         (["a", "--video", "text.txt"], 2, "`--video`"),
+        (["a", "--continues", "missing.mp4"], 2, "`--continues`"),
+        (["a", "--continues", "text.txt"], 2, "`--continues`"),
+        (["a", "--continues", "text.txt", "--seconds", "1", "--num-frames", "9"], 2, "--num-frames is given"),
         (["a", "--strength", "0.5"], 2, "`strength`"),
         (["a", "--shot", ""], 2, "`shots[0].prompt`"),
         (["a", "--out", "a.avi"], 2, "`--out`"),

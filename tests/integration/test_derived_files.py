@@ -99,7 +99,7 @@ def test_nothing_moves_where_the_model_goes_on(
     planned, frames = made(small_spec, tmp_path / "b.mp4", continues=str(tmp_path / "a.mp4"), **asked)
     assert planned.fit == fit
     assert psnr(frames[11], frames[12]) > 28
-    edited, same = made(small_spec_with_video(small_spec), tmp_path / "c.mp4", video=str(tmp_path / "a.mp4"), width=width, height=height, num_frames=12)  # fmt: skip
+    edited, same = made(small_spec_with_video(small_spec), tmp_path / "c.mp4", video=str(tmp_path / "a.mp4"), source_has_border=fit == "pad", width=width, height=height, num_frames=12)  # fmt: skip
     assert edited.fit == fit
     assert psnr(same, frames[:12]) > 28
 

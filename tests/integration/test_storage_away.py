@@ -162,6 +162,23 @@ def test_a_transfer_that_nobody_waits_for_leaves_nothing(bench: Bench) -> None:
         eventually(lambda: {file.key for file in bench.files.files_in("videos")} == kept, 60)
 
 
+def test_a_surprise_at_the_storage_fails_the_job_and_not_the_worker(
+    bench: Bench, s3_server: seaweed.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise PermissionError(13, "not allowed", "/secret/path")
+
+    bench.files = storage_at(s3_server.endpoint, s3_server.prefix())  # type: ignore[assignment]
+    bench.start_worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.files, "put", broken)
+        failed = bench.ended(bench.submit(num_inference_steps=1))
+    assert failed.error is not None
+    assert (failed.error.code, failed.attempt) == ("storage_error", 1)
+    assert "path" not in failed.error.message
+    check_video(bench, bench.ended(bench.submit(num_inference_steps=1)))
+
+
 class Owner:
     """A database that owns some keys."""
 

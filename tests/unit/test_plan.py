@@ -137,6 +137,26 @@ def test_the_nearest_shape_is_made(width: int, height: int, native: str, fit: st
     assert (made.choices == ()) == (fit == "none"), "what is changed is told"
 
 
+@pytest.mark.parametrize(
+    ("asked", "fit", "shown"),
+    [
+        ({"image": "a"}, "crop", "108x192"),
+        ({"last_image": "a", "image": "b"}, "crop", "108x192"),
+        ({"video": "a"}, "crop", "108x192"),
+        ({"video": "a", "source_has_border": True}, "pad", "192x192"),
+        ({}, "pad", "192x192"),
+    ],
+)
+def test_what_a_video_starts_from_is_set_into_what_the_file_shows(
+    asked: dict[str, Any], fit: str, shown: str
+) -> None:
+    spec = replace(SPEC, pipelines=dict.fromkeys(("text", "image", "last_image", "video"), "X"))
+    made = planned(spec, width=720, height=1280, **asked)
+    assert (made.fit, str(made.shown)) == (fit, shown)
+    strip = planned(spec, width=16, height=4096, **asked)
+    assert strip.fit == "pad", "too little would be left to work on"
+
+
 def test_models_of_any_size_make_what_fits_them() -> None:
     spec = replace(SPEC, sizes=(Size(480, 832),), size_multiple=16, max_pixels=480 * 832)
     assert planned(spec, width=512, height=320).fit == "none"

@@ -33,6 +33,7 @@ from ._transfer import TransferLine
 if TYPE_CHECKING:
     from vitascope.domain.choice import Choice
     from vitascope.domain.model_spec import ModelSpec
+    from vitascope.media import SentVideo
     from vitascope.worker.produce import Product
 
 Format = Literal["mp4", "gif"]
@@ -52,6 +53,12 @@ def generate(  # one parameter per option: typer reads them off the signature
     video: Annotated[Path | None, typer.Option(help="A video that is changed: an MP4 or WebM file.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="How much of --video is changed: 0 nothing, 1 all.")
+    ] = None,
+    continues: Annotated[
+        Path | None,
+        typer.Option(
+            help="A video that the file begins with and that is continued; --seconds counts it too."
+        ),
     ] = None,
     reference: Annotated[
         list[Path] | None, typer.Option(help="A picture of who or what appears; may be given several times.")
@@ -115,6 +122,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         image=_image("--image", image),
         last_image=_image("--last-image", last_image),
         video=None if video is None else str(video),
+        continues=None if continues is None else str(continues),
         references=tuple(str(_image("--reference", path)) for path in reference or ()),
         shots=tuple(Shot(text) for text in shot or ()),
         height=height,
@@ -132,7 +140,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         provenance=provenance,
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
-    request, choices = _following(request, spec)
+    request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     planned = plan(request, spec, settings.mark_rules)
     planned = replace(planned, choices=choices + planned.choices)
     if plan_only:
@@ -204,15 +212,34 @@ def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationR
         return request, ()
     from vitascope.service import inputs
 
+    return inputs.following(request, _measured("--video", request.video), spec.fps)
+
+
+def _continuing(
+    request: GenerationRequest, seconds: float | None
+) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+    """Take what was not asked for from the video that is continued, its rate first: lengths are counted at that."""
+    from vitascope.service import inputs
+
+    assert request.continues is not None
+    request, choices = inputs.continuing(request, _measured("--continues", request.continues))
+    if seconds is not None:
+        request = replace(request, num_frames=_length(seconds, None, request.fps or 1))
+    return request, choices
+
+
+def _measured(option: str, path: str) -> SentVideo:
+    from vitascope.service import inputs
+
     try:
-        content = Path(request.video).read_bytes()
+        content = Path(path).read_bytes()
     except OSError:
         rule = "it cannot be used: there is no such file, or it may not be read"
-        raise InvalidParameter("--video", request.video, rule) from None
+        raise InvalidParameter(option, path, rule) from None
     try:
-        return inputs.following(request, inputs.measured(content), spec.fps)
+        return inputs.measured(content)
     except InvalidParameter as error:
-        raise InvalidParameter("--video", request.video, error.rule, hint=error.hint) from None
+        raise InvalidParameter(option, path, error.rule, hint=error.hint) from None
 
 
 def _tell(planned: Plan, *, as_json: bool) -> None:

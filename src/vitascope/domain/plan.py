@@ -18,7 +18,7 @@ from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
 from .marks import MarkRules, is_signed, watermark_of
-from .model_spec import Bounds, Mode, ModelSpec
+from .model_spec import Bounds, Mode, ModelSpec, Size
 from .request import (
     MAX_EXPIRES_SECONDS,
     MAX_NUM_VIDEOS,
@@ -30,7 +30,7 @@ from .request import (
     OutputFormat,
     Watermark,
 )
-from .sizes import Fit, asked_size, native_size
+from .sizes import Fit, asked_size, native_size, shown_part
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
 MAX_PROMPT_CHARS = 32_000
@@ -95,6 +95,12 @@ class Plan:
     #: The first frame that it is drawn on: a video that is continued may bear it already.
     watermark_from: int = 0
     choices: tuple[Choice, ...]
+
+    @property
+    def shown(self) -> Size:
+        """Of the model's frames the part in the middle that the file shows."""
+        native = Size(self.native_height, self.native_width)
+        return shown_part(native, Size(self.height, self.width), self.fit)
 
     @property
     def native_num_frames(self) -> int:
@@ -179,7 +185,10 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
     _check_numbers(request)
     mode = _mode(request, spec)
     size = asked_size(request, spec)
-    native, fit, size_choices = native_size(size, spec)
+    starts_from_frames = (
+        any((request.image, request.last_image, request.video)) and not request.source_has_border
+    )
+    native, fit, size_choices = native_size(size, spec, starts_from_frames=starts_from_frames)
     lengths, fps = asked_length(request, spec, mode)
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
     steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))

@@ -81,6 +81,8 @@ class GenerationRequest:
     continued_watermark: Watermark | None = None
     #: Id of the job whose video it is made from.
     source: str | None = None
+    #: Whether that video has a border around what the model made: then the model gets what is within.
+    source_has_border: bool = False
     #: The same, of pictures of who or what appears.
     references: tuple[str, ...] = ()
     #: Scenes in their order, with cuts between them; what `prompt` says holds for all.

@@ -18,6 +18,9 @@ MAX_CROP_LOSS = 0.25
 SAME_SHAPE = 0.05
 """How far a model's own size may be from an asked shape and still be taken for it, as vendors do: 832x480 is sold as 16:9."""
 
+MIN_SHOWN_SHARE = 0.2
+"""Of a native picture that begins with a given one. Portrait on a landscape model shows 0.32; a narrower strip is too little to work on."""
+
 Fit = Literal["none", "scale", "crop", "pad"]
 
 
@@ -55,8 +58,17 @@ def _side(name: str, side: int | None) -> int:
     return side
 
 
-def native_size(asked: Size, spec: ModelSpec) -> tuple[Size, Fit, tuple[Choice, ...]]:
-    """Choose the size at which the model works, and how its frames become the asked size."""
+def native_size(
+    asked: Size, spec: ModelSpec, *, starts_from_frames: bool = False
+) -> tuple[Size, Fit, tuple[Choice, ...]]:
+    """Choose the size at which the model works, and how its frames become the asked size.
+
+    Args:
+        asked: of the file.
+        spec: the model.
+        starts_from_frames: whether there is a picture or a video to start from. It is set into that part of the native picture which
+            the file shows; on a border it would have been cut to the native shape first, and lost what the border then takes the place of.
+    """
     multiple = spec.size_multiple
     if asked in spec.sizes:
         return asked, "none", ()
@@ -64,6 +76,9 @@ def native_size(asked: Size, spec: ModelSpec) -> tuple[Size, Fit, tuple[Choice, 
         return asked, "none", ()
     native = _nearest_shape(asked, spec)
     fit = _fit(native, asked)
+    if fit == "pad" and starts_from_frames and _kept_share(native, asked) >= MIN_SHOWN_SHARE:
+        reason = f"{asked} has another shape: it is the middle of the model's frames, with all that the video starts from"
+        return native, "crop", (Choice("native_size", str(native), reason),)
     reason = {
         "none": "the model makes this size",
         "scale": f"{asked} has the same shape: frames are resized",
@@ -71,6 +86,17 @@ def native_size(asked: Size, spec: ModelSpec) -> tuple[Size, Fit, tuple[Choice, 
         "pad": f"{asked} has another shape: frames are resized and set on a blurred border",
     }[fit]
     return native, fit, (Choice("native_size", str(native), reason),)
+
+
+def shown_part(native: Size, asked: Size, fit: Fit) -> Size:
+    """Tell how much of the model's frames, in their middle, the file shows: that is where a given picture belongs."""
+    if fit != "crop":
+        return native
+    scale = max(asked.height / native.height, asked.width / native.width)
+    return Size(
+        min(native.height, max(1, round(asked.height / scale))),
+        min(native.width, max(1, round(asked.width / scale))),
+    )
 
 
 def _nearest_shape(asked: Size, spec: ModelSpec) -> Size:

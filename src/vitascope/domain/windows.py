@@ -82,8 +82,8 @@ def _continued_length(request: GenerationRequest, default: int, fps: int) -> int
 
 
 def _added_frames(seconds: float, most: int, fps: int) -> int:
-    count = num_frames_for(min(seconds, 2 * MAX_CONTINUED_SECONDS), fps)
-    if not (seconds > 0 and count <= most):  # also catches NaN
+    count = num_frames_for(seconds, fps) if 0 < seconds < 2 * MAX_CONTINUED_SECONDS else 0  # for NaN too
+    if not 1 <= count <= most:
         rule = f"it must be above 0 and at most {most / fps:g}: a video may last {MAX_CONTINUED_SECONDS} s with what is continued"
         nearest = (1 if seconds <= 0 else most) / fps
         raise InvalidParameter(

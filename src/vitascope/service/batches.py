@@ -60,6 +60,7 @@ class Batches:
         Raises:
             InvalidParameter: the caller has no such file, or it is not for batches.
             QueueFull: as many batches of the caller's are open as may be.
+            StorageLimitReached: the caller has no room for its requests.
             IdempotencyConflict: the request's name was another request's.
         """
         now = self._clock()
@@ -79,7 +80,7 @@ class Batches:
         if first is not None:  # before its file is looked for, which may have been deleted since
             return first
         self._check(file, caller)
-        return self._store.add_batch(batch, MAX_OPEN_BATCHES, once)
+        return self._store.add_batch(batch, MAX_OPEN_BATCHES, once, caller.limits.max_storage_bytes)
 
     def _check(self, file: FileId, caller: Caller) -> None:
         try:

@@ -18,7 +18,7 @@ What is one transaction, and what a `kill -9` between two of them leaves:
 6. *cancel*, and the end of the window: a mark on the batch's row. From then on no line becomes a job (`feed` looks at the mark in its
    transaction); what is no job gets its outcome and the jobs are cancelled in one transaction, again and again until all have ended.
    Then 4 and 5 follow.
-7. *lines of ended batches* are removed some at a time, whenever nothing else is to be done.
+7. *lines of ended batches* are removed some at a time, when nothing else is to be done.
 
 One process at a time has a batch: by a lease of a minute on the database's clock (PostgreSQL: rows that another has locked are skipped;
 SQLite: one writer at a time). Each of the transactions above checks the token of the claim: a process that was paused for longer than its
@@ -81,6 +81,9 @@ FEED_SECONDS = 10.0
 
 KEEP_SECONDS = 15.0
 """How often a feeder says that it is alive while it waits for something: a quarter of its lease."""
+
+PRUNE_SECONDS = 60.0
+"""How often there is a look for lines that nobody needs any more."""
 
 LINES_AT_ONCE = 200
 """Lines that are added, or whose results are written, in one go."""
@@ -166,6 +169,7 @@ class Feeder:
         self._read = read
         self._write = write
         self._closing = asyncio.Event()
+        self._prune_at = 0.0
 
     async def run(self) -> None:
         """Feed until closed."""
@@ -179,7 +183,7 @@ class Feeder:
         while not self._closing.is_set():
             has_more = False
             try:
-                has_more = await self.advance() or await self._write(self._store.prune_lines)
+                has_more = await self.advance() or await self._prune()
             except StoreUnavailable as error:
                 logger.warning("batches were not looked for: %s", error.message)
             except Exception:
@@ -191,6 +195,13 @@ class Feeder:
     def close(self) -> None:
         """Let `run` end, after the request that it is at, or soon."""
         self._closing.set()
+
+    async def _prune(self) -> bool:
+        if time.monotonic() < self._prune_at:
+            return False
+        has_more = await self._write(self._store.prune_lines)
+        self._prune_at = time.monotonic() + (0.0 if has_more else PRUNE_SECONDS)
+        return has_more
 
     async def advance(self) -> bool:
         """Take the batch that has waited longest as far as it goes now. Returns whether there was one.

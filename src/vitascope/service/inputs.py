@@ -55,6 +55,8 @@ class Kept:
     job_id: str | None = None
     #: That this video is marked with.
     watermark: Watermark | None = None
+    #: Whether it has a border around what the model made.
+    has_border: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
         QueueFull: too many are being read.
     """
     # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
-    size = (plan.native_height, plan.native_width)
+    size = (plan.shown.height, plan.shown.width)
     names = ("image", "last_image", "video", "continues")
     keys: dict[str, str | None] = {name: getattr(request, name) for name in names}
     keys[WATERMARK] = None if request.watermark is None else request.watermark.image
@@ -341,7 +343,7 @@ def following_kept(
     given = next((content for _, content in sent.items() if isinstance(content, Kept)), None)
     if given is None or given.video is None:
         return request, ()
-    request = dataclasses.replace(request, source=given.job_id)
+    request = dataclasses.replace(request, source=given.job_id, source_has_border=given.has_border)
     if sent.video is given:
         return following(request, measured_before(given.video), default_fps)
     if sent.continues is given:

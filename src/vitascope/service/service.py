@@ -431,7 +431,7 @@ class Service:
         if video.media_type != "video/mp4":
             hint = "make it again as MP4"
             raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
-        return Kept(video.key, video, job.id, job.plan.watermark)
+        return Kept(video.key, video, job.id, job.plan.watermark, job.plan.fit == "pad")
 
     # batches: what is asked for directly has the other half of the queue, and of its key's part of it
 

@@ -44,7 +44,7 @@ from .for_clients import check_room, check_storage, insert_job
 from .for_files import insert_file
 from .once import ONCE_KEPT, digest_of
 from .rows import Row, job_of
-from .tables import batch_lines, batches, jobs, storable
+from .tables import batch_lines, batches, files, jobs, storable
 
 LEASE_SECONDS = 60.0
 """A feeder that wrote nothing for so long counts as dead."""
@@ -66,12 +66,19 @@ class ForBatches(Base):
 
     # clients
 
-    def add_batch(self, batch: Batch, max_open: int, once: Once | None = None) -> Batch:
+    def add_batch(
+        self,
+        batch: Batch,
+        max_open: int,
+        once: Once | None = None,
+        max_storage_bytes: int | None = None,
+    ) -> Batch:
         """Keep a new batch.
 
         Args:
-            batch: which.
+            batch: which; its file is there.
             max_open: batches of its key that may be open.
+            max_storage_bytes: bytes of its key's videos, files and open batches that it must not exceed.
             once: by what a repetition of the request is known.
 
         Returns:
@@ -79,6 +86,7 @@ class ForBatches(Base):
 
         Raises:
             QueueFull: as many as allowed are open already.
+            StorageLimitReached: there is no room for its requests.
             IdempotencyConflict: the request's name was another request's.
         """
         now = self._now()
@@ -90,6 +98,9 @@ class ForBatches(Base):
             is_its_keys = (batches.c.key_id == batch.key_id) & _is_open
             if connection.scalars(sa.select(sa.func.count()).where(is_its_keys)).one() >= max_open:
                 raise QueueFull(f"as many batches of this key are open as may be: {max_open}")
+            if max_storage_bytes is not None:
+                num_bytes = sa.select(files.c.num_bytes).where(files.c.id == batch.input_file_id)
+                check_storage(connection, batch.key_id, max_storage_bytes, connection.scalar(num_bytes) or 0)
             values = {name: value for name, value in asdict(batch).items() if name in batches.c} | {
                 "status": batch.status.value,
                 "errors": [],

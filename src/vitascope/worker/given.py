@@ -1,7 +1,7 @@
 """What a video is made from, read at the size at which the model works.
 
-A video that is changed or continued is put where the file shows it: what of the model's picture is cut away to reach the file's shape
-is a blurred border in what the model is given, so that nothing moves or grows.
+It is put where the file shows it: what of the model's picture is cut away to reach the file's shape is a blurred border in what the model
+is given, so that nothing is lost, moves or grows.
 """
 
 from __future__ import annotations
@@ -20,18 +20,24 @@ from vitascope.engine import Inputs
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
+    from vitascope.media import Frame
 
 
 def read_inputs(plan: Plan) -> Inputs:
-    """Read what the video starts from, at the native size: pictures cover it, and are cut in the middle."""
-    size = (plan.native_height, plan.native_width)
+    """Read what the video starts from, at the native size: pictures cover what the file shows, and are cut to its shape."""
     return Inputs(
-        image=None if plan.image is None else media.read_image(Path(plan.image), size=size),
-        last_image=None if plan.last_image is None else media.read_image(Path(plan.last_image), size=size),
+        image=None if plan.image is None else _picture(plan, plan.image),
+        last_image=None if plan.last_image is None else _picture(plan, plan.last_image),
         video=None if plan.video is None else _read_video(plan, plan.video),
         before=None if plan.continues is None else _last_frames(plan, plan.continues),
         references=tuple(media.read_image(Path(path)) for path in plan.references),
     )
+
+
+def _picture(plan: Plan, path: str) -> Frame:
+    picture = media.read_image(Path(path), size=_shown_size(plan))
+    frame: Frame = _at_native_size(plan, [picture])[0]
+    return frame
 
 
 def continued_frames(plan: Plan, path: str) -> Iterator[Frames]:
@@ -75,12 +81,7 @@ def _last_frames(plan: Plan, path: str) -> Frames:
 
 def _shown_size(plan: Plan) -> tuple[int, int]:
     """The (height, width) of that part of the model's picture which the file shows."""
-    if plan.fit != "crop":
-        return plan.native_height, plan.native_width
-    scale = max(plan.height / plan.native_height, plan.width / plan.native_width)
-    return min(plan.native_height, round(plan.height / scale)), min(
-        plan.native_width, round(plan.width / scale)
-    )
+    return plan.shown.height, plan.shown.width
 
 
 def _at_native_size(plan: Plan, frames: Iterable[Frames]) -> Frames:

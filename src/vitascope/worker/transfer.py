@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from vitascope.domain.errors import StorageError, StorageUnavailable
+from vitascope.domain.errors import StorageError, StorageUnavailable, VitascopeError
 from vitascope.domain.step import Step, percent
 
 from .heartbeat import Heartbeat
@@ -42,7 +42,7 @@ def insist(
 
     Raises:
         Cancelled: the job shall stop.
-        StorageError: it cannot be done, or the patience is over.
+        StorageError: it cannot be done, whatever the reason, or the patience is over.
         LeaseLost: the job is another worker's.
         StoreUnavailable: the job may be another worker's.
     """
@@ -59,6 +59,10 @@ def insist(
             raise
         if attempt.error is None:
             return
+        if not isinstance(attempt.error, VitascopeError):  # a surprise costs this job, and not the worker
+            extra = {"job_id": heartbeat.lease.job.id, "stage": stage}
+            logger.error("unexpected error at the storage", extra=extra, exc_info=attempt.error)
+            raise StorageError("an unexpected error occurred at the storage") from attempt.error
         if not isinstance(attempt.error, StorageUnavailable):
             raise attempt.error
         now = time.monotonic()

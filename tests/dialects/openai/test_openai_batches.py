@@ -147,6 +147,7 @@ def test_from_a_file_of_requests_to_a_file_of_results(idle: Any, sdk: openai.Ope
         assert file.expires_at == file.created_at + 30 * 86_400
     assert [file.purpose for file in sdk.files.list(purpose="batch_output")] == ["batch_output"] * 2
     assert [job.request.priority for job in jobs(idle)] == [-5, -5, -5]
+    assert {job.request.expires_in_seconds for job in jobs(idle)} == {2 * 86_400}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,12 @@ def server(serve: Any) -> Any:
     return serve()
 
 
+@pytest.fixture(scope="module")
+def idle(serve: Any) -> Any:
+    """For requests that make no job."""
+    return serve()
+
+
 def created(server: Any, **fields: Any) -> dict[str, Any]:
     answer = server.client.post("/v1/videos", json={"prompt": "a dog", "seed": 5, **fields})
     assert answer.status_code == 200, answer.text
@@ -94,13 +100,13 @@ def test_one_that_could_not_be_made_is_told_and_the_others_keep_their_number(ser
 
 
 @pytest.mark.parametrize("seed", [[5], [5, 7], [5, 6, 7], [5, "x"]], ids=range(4))
-def test_a_list_of_seeds_that_does_not_fit_is_refused(server: Any, seed: list[Any]) -> None:
-    answer = server.client.post("/v1/videos", json={"prompt": "a", "n": 2, "seed": seed})
+def test_a_list_of_seeds_that_does_not_fit_is_refused(idle: Any, seed: list[Any]) -> None:
+    answer = idle.client.post("/v1/videos", json={"prompt": "a", "n": 2, "seed": seed})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "seed")
 
 
-def test_an_answer_that_is_the_file_is_of_one(server: Any) -> None:
-    answer = server.client.post("/v1/videos/sync", json={"prompt": "a", "num_outputs_per_prompt": 2})
+def test_an_answer_that_is_the_file_is_of_one(idle: Any) -> None:
+    answer = idle.client.post("/v1/videos/sync", json={"prompt": "a", "num_outputs_per_prompt": 2})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "num_outputs_per_prompt")
     assert "nearest legal value is 1" in error["message"]

@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.access import Caller
-from vitascope.domain.batch import MAX_LINES, Batch, BatchStatus, Line, LineError, NewLine, Outcome
+from vitascope.domain.batch import MAX_LINES, WINDOW, Batch, BatchStatus, Line, LineError, NewLine, Outcome
 from vitascope.domain.errors import InvalidParameter, UnreadableBody, VitascopeError
 from vitascope.domain.file import MAX_FILE_SECONDS, MIN_FILE_SECONDS
 from vitascope.domain.job import Job
 from vitascope.service import Parsed, Prepared, Service
 
 from . import schema
-from .create import prepare, to_order
+from .create import EXPIRE_SECONDS, prepare, to_order
 from .file_ids import PREFIX as FILE_PREFIX
 from .file_ids import named_file
 from .files import expires_seconds
@@ -133,6 +133,7 @@ async def create(request: Request) -> Response:
     metadata, seconds = _metadata(fields), expires_seconds(fields, "output_expires_after")
     once = await _http.once_of(request, fields)
     await desk.count(request)
+    desk.service.check_space()
     base_url = _http.base_url_of(request)
     try:
         batch = await desk.write(
@@ -295,6 +296,9 @@ class VideosBatch:
     def prepare(self, body: str, caller: Caller) -> Prepared:
         fields = _http.Fields(json.loads(body), len(body))
         order = to_order(fields, self._service.spec_of_vendor)
+        if order.request.expires_in_seconds is None and self._service.expire_seconds is None:
+            # the first ones too are there for as long once all are made
+            order.change(expires_in_seconds=EXPIRE_SECONDS + int(WINDOW.total_seconds()))
         try:
             return Prepared(prepare(self._service, order, caller), order.in_clients_words)
         except InvalidParameter as error:

@@ -34,7 +34,7 @@ from .video import PREFIX, video_response
 LENGTHS = ("seconds", "duration", "num_frames")
 
 #: What is the source's where the client says nothing, if the model is the same.
-INHERITED = ("num_inference_steps", "guidance_scale", "scheduler")
+INHERITED = ("num_inference_steps", "guidance_scale", "scheduler", "flow_shift")
 
 Arrange = Callable[[Order, Service, Content], None]
 """Puts the source into an order."""
