@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,33 +41,6 @@ def test_a_cipher_shows_no_key() -> None:
     shown = f"{cipher!r} {cipher}"
     assert TEXTS[0] not in shown
     assert repr(KEYS[0]) not in shown
-
-
-MAKE = """
-import sys
-from pathlib import Path
-from vitascope.store import Cipher
-cipher = Cipher((), Path(sys.argv[1]))
-sys.stdin.readline()
-cipher.make_key()
-sys.stdout.write(cipher.encrypt("from here").hex())
-"""
-
-
-def test_processes_make_one_key_file(tmp_path: Path) -> None:
-    path = tmp_path / "secrets.key"
-    makers = [
-        subprocess.Popen(
-            [sys.executable, "-c", MAKE, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    encrypted = [maker.communicate("\n")[0] for maker in makers]
-    assert [maker.returncode for maker in makers] == [0] * 4
-    cipher = Cipher((), path)
-    assert {cipher.decrypt(bytes.fromhex(text)) for text in encrypted} == {"from here"}
-    assert [file.name for file in tmp_path.glob("*secrets*")] == ["secrets.key"]
-    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_may_hold_several_keys_and_the_settings_win(tmp_path: Path) -> None:
