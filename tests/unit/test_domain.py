@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from vitascope.domain import errors
+from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import TERMINAL, TRANSITIONS, JobStatus
 from vitascope.domain.step import STAGE_STARTS, Step, percent
 
@@ -61,3 +62,13 @@ def test_percent_counts_denoising_steps() -> None:
 def test_nothing_leaves_a_terminal_status(status: JobStatus) -> None:
     ways_out = [new for old, new in TRANSITIONS if old == status]
     assert (not ways_out) == (status in TERMINAL) == status.is_terminal
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("missing", "missing"), ("given", "given"), ("lost", "'lost'"), (7, "7")]
+)
+def test_a_refusal_quotes_what_was_sent_and_nothing_else(value: object, shown: str) -> None:
+    assert (
+        InvalidParameter("size", value, "it must be text").message
+        == f"`size` is {shown}, but it must be text."
+    )
