@@ -76,7 +76,9 @@ def test_a_character_is_its_keys_own(characters: Characters, storage: LocalStora
             gone()
 
 
-def test_there_may_be_so_many_and_so_large(characters: Characters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_may_be_so_many_and_so_large(
+    characters: Characters, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(for_characters, "MAX_CHARACTERS", 2)
     first = keep(characters)
     keep(characters)
@@ -88,6 +90,9 @@ def test_there_may_be_so_many_and_so_large(characters: Characters, monkeypatch: 
     with pytest.raises(StorageLimitReached):
         keep(characters, small)
     keep(characters, Caller("me", ME.scopes, limits=KeyLimits(max_storage_bytes=2 * first.num_bytes)))
+    store.check_file_room("me", 2 * first.num_bytes + 1, 1)
+    with pytest.raises(StorageLimitReached):  # what characters take is not there for files
+        store.check_file_room("me", 2 * first.num_bytes, 1)
 
 
 def test_pictures_without_a_row_are_swept_and_no_others(

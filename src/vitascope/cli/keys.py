@@ -44,7 +44,9 @@ def create(
     max_queued: Annotated[int | None, typer.Option(help="Jobs that may wait.")] = None,
     max_storage_bytes: Annotated[
         int | None,
-        typer.Option(help="Bytes of finished videos, files and open batches above which it makes no more."),
+        typer.Option(
+            help="Bytes of finished videos, files, characters and open batches above which it makes no more."
+        ),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model that it may use; may be given more than once.")

@@ -39,7 +39,7 @@ class KeyLimits:
     max_running: int | None = None
     #: Jobs that may wait.
     max_queued: int | None = None
-    #: Bytes of finished videos, uploaded files and open batches that are kept.
+    #: Bytes of finished videos, uploaded files, characters and open batches that are kept.
     max_storage_bytes: int | None = None
     #: Ids of models; empty means all.
     models: tuple[str, ...] = ()

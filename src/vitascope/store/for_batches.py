@@ -78,7 +78,7 @@ class ForBatches(Base):
         Args:
             batch: which; its file is there.
             max_open: batches of its key that may be open.
-            max_storage_bytes: bytes of its key's videos, files and open batches that it must not exceed.
+            max_storage_bytes: bytes of its key's videos, files, characters and open batches that it must not exceed.
             once: by what a repetition of the request is known.
 
         Returns:

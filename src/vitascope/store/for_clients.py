@@ -20,7 +20,7 @@ from . import changes, history, queue
 from .base import Base
 from .once import find_first, remember
 from .rows import Event, Page, Row, job_of, storage_keys
-from .tables import batches, files, jobs, storable
+from .tables import batches, characters, files, jobs, storable
 
 Order = Literal["asc", "desc"]
 
@@ -279,6 +279,8 @@ def check_storage(
     used = int(connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0)
     is_kept = (files.c.key_id == key_id) & files.c.deleted_at.is_(None)
     used += int(connection.scalar(sa.select(sa.func.sum(files.c.num_bytes)).where(is_kept)) or 0)
+    of_key = characters.c.key_id == key_id
+    used += int(connection.scalar(sa.select(sa.func.sum(characters.c.num_bytes)).where(of_key)) or 0)
     # the requests of an open batch are in the database, whatever has become of its file
     open_batches = sa.select(sa.func.sum(files.c.num_bytes)).join(
         batches, batches.c.input_file_id == files.c.id
@@ -287,5 +289,5 @@ def check_storage(
     used += int(connection.scalar(open_batches.where(is_open)) or 0)
     if used + (more_bytes or 0) > max_bytes or (more_bytes is None and used >= max_bytes):
         more = "" if more_bytes is None else f", this one {more_bytes}"
-        message = f"the videos, files and open batches of this API key take {used} bytes{more}, and {max_bytes} are allowed"
+        message = f"the videos, files, characters and open batches of this API key take {used} bytes{more}, and {max_bytes} are allowed"
         raise StorageLimitReached(message, hint="delete some of them")

@@ -626,7 +626,7 @@ _KEY_FIELDS = {
     "max_running": _field(_INTEGER, "Jobs that may run at the same time; more wait."),
     "max_queued": _field(_INTEGER, "Jobs that may wait."),
     "max_storage_bytes": _field(
-        _INTEGER, "Bytes of finished videos, files and open batches above which it makes no more."
+        _INTEGER, "Bytes of finished videos, files, characters and open batches above which it makes no more."
     ),
     "models": _field({"type": "array", "items": _TEXT}, "Models that it may use; by default all."),
     "expires_at": _field(_TEXT, "An instant such as 2027-01-31T12:00:00Z."),
