@@ -129,6 +129,9 @@ def test_what_cannot_be_made_is_refused_before_anything_is_stored(
     with pytest.raises(InvalidParameter) as refused:
         service.submit(REQUEST, OPEN, Sent(image=b"no picture"))
     assert refused.value.parameter == "image"
+    with pytest.raises(InvalidParameter) as refused:  # the first of two was good, and stored before
+        service.submit(REQUEST, OPEN, Sent(image=picture(), watermark=b"no picture"))
+    assert refused.value.parameter == "watermark.image"
     assert store.page().jobs == ()
     assert stored(tmp_path) == []
 

@@ -34,6 +34,7 @@ from vitascope.domain.errors import (
     VideoExpired,
     VideoFailed,
     VideoNotReady,
+    VitascopeError,
 )
 from vitascope.domain.file import File
 from vitascope.domain.job import Job, JobStatus
@@ -321,7 +322,11 @@ class Service:
             QueueFull: too many are being read.
         """
         draft = self._follow(draft)
-        inputs.store(draft.sent, draft.request, draft.plan, self._files)
+        try:
+            inputs.store(draft.sent, draft.request, draft.plan, self._files)
+        except VitascopeError:
+            self.drop_inputs(draft)  # those that came before the wrong one: no job has this id yet
+            raise
         return draft
 
     def _follow(self, draft: Draft) -> Draft:
