@@ -584,3 +584,29 @@ class TestSweeper:
         assert there(files) == set()
         with pytest.raises(JobNotFound):
             store.get("a")
+
+
+def test_a_surprise_in_one_removal_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    others: list[int] = []
+
+    class Odd:
+        looks = 0
+
+        def begin_removal(self, max_jobs: int) -> Sequence[Removal]:
+            self.looks += 1
+            if self.looks == 2:
+                expiry_run.stop()
+            message = "nobody foresaw this"
+            raise RuntimeError(message)
+
+        def finish_removal(self, job_ids: Collection[str]) -> int:
+            return 0
+
+    def other() -> bool:
+        others.append(1)
+        return False
+
+    expiry_run = Expiry(Odd(), LocalStorage(Path("/nowhere")), pass_seconds=0, others=[other])
+    expiry_run.run()
+    assert len(others) == 2
+    assert "expired files were not removed" in caplog.text

@@ -15,7 +15,8 @@ from vitascope.domain.access import Caller, KeyLimits, Scope
 from vitascope.domain.errors import FileNotFound, InvalidParameter, StorageError, StorageLimitReached
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
-from vitascope.service import Files, Removal
+from vitascope.service import FileId, Files, Removal, Sent
+from vitascope.service.files import FAILURES_AT_ONCE
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
 from vitascope.store.for_files import GRACE
@@ -81,6 +82,25 @@ def test_anothers_file_is_an_unknown_one(files: Files) -> None:
     with pytest.raises(InvalidParameter):
         files.page(other, after=made.id)
     assert files.get(made.id, Caller("op", frozenset(Scope))) == made
+
+
+def test_a_file_that_goes_while_it_is_looked_up_is_an_unknown_one(
+    files: Files, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, lost = add(files), add(files)
+    real = storage.open
+
+    def late(key: str) -> Any:
+        if key == made.key:
+            files.remove(files.delete(made.id, ME))  # its client, at this very moment
+        return real(key)
+
+    monkeypatch.setattr(storage, "open", late)
+    with pytest.raises(InvalidParameter, match="no file has this id"):
+        files.looked_up(Sent(image=FileId(made.id, "it")), ME)
+    storage.delete(lost.key)
+    with pytest.raises(StorageError):  # that is not the client's doing
+        files.looked_up(Sent(image=FileId(lost.id, "it")), ME)
 
 
 def test_of_many_at_once_only_as_many_as_fit_are_kept(
@@ -188,6 +208,27 @@ class TestGoing:
         assert not Removal(store, Away()).advance()
         Removal(store, storage).advance()
         assert stored(storage) == set()
+
+    def test_one_that_can_never_be_deleted_does_not_keep_the_others(
+        self, files: Files, store: Store, storage: LocalStorage, clock: Any
+    ) -> None:
+        stuck = {files.delete(add(files).id, ME) for _ in range(FAILURES_AT_ONCE + 1)}
+        clock.advance(1)
+        going = {files.delete(add(files).id, ME) for _ in range(2)}
+        clock.advance(GRACE.total_seconds())
+
+        class Stubborn:
+            def delete(self, key: str) -> None:
+                if key in stuck:
+                    raise StorageError("not this one")
+                storage.delete(key)
+
+        removal = Removal(store, Stubborn())
+        removal.advance()
+        assert stored(storage) == stuck | going, "it looks as if the storage were away"
+        for _ in range(2):
+            removal.advance()
+        assert stored(storage) == stuck
 
     def test_many_go_without_a_pause(
         self, files: Files, store: Store, storage: LocalStorage, clock: Any, monkeypatch: pytest.MonkeyPatch

@@ -112,15 +112,19 @@ class Expiry:
     def run(self) -> None:
         """Do it until `stop` is called."""
         while not self._stopped.is_set():
-            has_more = False
-            try:
-                has_more = any([advance() for advance in (self.advance, *self._others)])
-            except StoreUnavailable as error:
-                logger.warning("expired files were not looked for: %s", error.message)
-            except Exception:  # the promise to remove must outlive a surprise
-                logger.exception("expired files were not removed")
-            if not has_more:
+            has_more = [self._done(advance) for advance in (self.advance, *self._others)]
+            if not any(has_more):
                 self._stopped.wait(self._pass_seconds)
+
+    def _done(self, advance: Callable[[], bool]) -> bool:
+        """Do one of them, whatever comes of it: the others have their turn all the same."""
+        try:
+            return advance()
+        except StoreUnavailable as error:
+            logger.warning("expired files were not looked for: %s", error.message)
+        except Exception:  # the promise to remove must outlive a surprise
+            logger.exception("expired files were not removed")
+        return False
 
     def stop(self) -> None:
         """End `run` after the job that it is at."""

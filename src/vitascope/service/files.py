@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import FileNotFound, InvalidParameter, StorageError
+from vitascope.domain.errors import FileNotFound, InvalidParameter, StorageError, StorageUnavailable
 from vitascope.domain.file import MAX_FILE_SECONDS, MIN_FILE_SECONDS, UPLOAD_PURPOSES, File, FilePage
 from vitascope.storage import Storage
 from vitascope.store import Store
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 MAX_NAME_CHARS = 255
 
 REMOVED_AT_ONCE = 100
+
+FAILURES_AT_ONCE = 3
+"""So many files in a row that cannot be deleted mean that the storage is away: the rest waits too."""
 
 NO_SUCH_FILE = "no file has this id"
 
@@ -185,6 +188,23 @@ class Files:
         with self._storage.open(file.key) as opened:
             return opened.read()
 
+    def read_own(self, file_id: str, caller: Caller) -> bytes:
+        """Read all of a file of the caller's. May wait for a network.
+
+        Raises:
+            FileNotFound: there is none of that id; it may have been deleted while it was read.
+            StorageError: it is gone although nobody has deleted it, or cannot be read.
+            StorageUnavailable: the storage does not answer.
+        """
+        file = self.get(file_id, caller)
+        try:
+            return self.read(file)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            self.get(file_id, caller)  # a deleted one goes from the storage at once
+            raise
+
     def looked_up(self, sent: Sent, caller: Caller) -> Sent:
         """Read the files that a request names by their ids. May wait for a network.
 
@@ -196,7 +216,7 @@ class Files:
             if not isinstance(content, FileId):
                 return content
             try:
-                return self.read(self.get(content.id, caller))
+                return self.read_own(content.id, caller)
             except FileNotFound:
                 raise InvalidParameter(name, content.shown, NO_SUCH_FILE) from None
 
@@ -237,6 +257,8 @@ class Removal:
     def __init__(self, store: DoomedFiles, storage: DeletingStorage) -> None:
         self._store = store
         self._storage = storage
+        #: Files that could not be deleted the last time.
+        self._failed: set[str] = set()
 
     def advance(self) -> bool:
         """Delete some. Returns whether there may be more to do at once.
@@ -244,14 +266,28 @@ class Removal:
         Raises:
             StoreUnavailable: they come again.
         """
-        found = self._store.files_to_remove(REMOVED_AT_ONCE)
-        gone = []
-        try:
-            for file_id, key in found.items():
-                self._storage.delete(key)
-                gone.append(file_id)
-        except StorageError as error:
-            logger.warning("files could not be removed: %s", error.message)
+        gone = self._deleted(self._store.files_to_remove(REMOVED_AT_ONCE))
         if gone:
             self._store.files_removed(gone)
         return len(gone) == REMOVED_AT_ONCE
+
+    def _deleted(self, found: Mapping[str, str]) -> list[str]:
+        """Delete files; returns the ids of those that are gone."""
+        gone: list[str] = []
+        failed: set[str] = set()
+        failures = 0
+        # last those that could not be deleted the last time: some never can, and would keep the others from their turn for ever
+        for file_id in sorted(found, key=lambda one: one in self._failed):
+            if failures == FAILURES_AT_ONCE:
+                break
+            try:
+                self._storage.delete(found[file_id])
+            except StorageError as error:
+                failures += 1
+                failed.add(file_id)
+                logger.warning("a file could not be removed: %s", error.message)
+            else:
+                failures = 0
+                gone.append(file_id)
+        self._failed = failed | (self._failed & set(found)).difference(gone)
+        return gone
