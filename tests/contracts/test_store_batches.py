@@ -395,6 +395,22 @@ class TestStop:
             house.service.feed(lease, 1, draft, ME)
         assert house.rows(jobs) == 0
 
+    def test_a_cancel_does_not_wait_for_the_time_of_who_fed(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = house.begin()
+        real = Form.prepare
+
+        def slow(self: Form, body: str, caller: Caller) -> Prepared:
+            if "line 3" in body:  # it is refused, which makes the feeder's time longer
+                house.service.batches.cancel(made.id, ME)
+            return real(self, body, caller)
+
+        monkeypatch.setattr(Form, "prepare", slow)
+        asyncio.run(house.process().advance())
+        assert house.batch(made).stop is BatchStatus.CANCELLED
+        assert house.store.has_due_batches()
+
     def test_what_has_ended_is_not_cancelled(self, house: House) -> None:
         made = house.begin()
         house.go_on(house.process(), made)
@@ -593,6 +609,8 @@ class TestAway:
 
         monkeypatch.setattr(house.storage, "put", flaky)
         check_success(house, house.go_on(house.process(), made))
+        left = [file.key for file in house.storage.files_in("files")]
+        assert len(left) == 3, "of a try where one of two did not fit nothing stays"
 
     def test_a_surprise_in_one_line_does_not_hold_up_the_others(
         self, house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -218,8 +218,8 @@ class Feeder:
         try:
             async with self._kept(lease):
                 pause = await self._take_further(lease)
-        except LeaseLost:  # another process has it, or its client has just cancelled it
-            return True
+        except LeaseLost:  # another process has it: it keeps it. Or its client has just cancelled it: that is not kept waiting
+            pause = 0.0
         except (StorageError, QueueFull, DiskFull) as error:
             logger.warning("a batch waits: %s", error.message, extra={"batch_id": lease.batch.id})
         except _Closing:
@@ -289,7 +289,7 @@ class Feeder:
     def _parsed(self, batch: Batch, form: BatchFormat) -> Parsed:
         files = self._service.files
         caller = self._service.keys.caller(batch.key_id)
-        return form.parse(files.read(files.get(batch.input_file_id, caller)))
+        return form.parse(files.read_own(batch.input_file_id, caller))
 
     # feeding
 
@@ -355,7 +355,13 @@ class Feeder:
             paths = Path(folder) / "output", Path(folder) / "errors"
             with paths[0].open("wb") as output, paths[1].open("wb") as errors:
                 self._render(lease, batch, form, output, errors)
-            return self._taken(batch, paths[0], "output"), self._taken(batch, paths[1], "error")
+            taken = self._taken(batch, paths[0], "output")
+            try:
+                return taken, self._taken(batch, paths[1], "error")
+            except StorageError:  # it is tried again and again: on a full disk each try would leave one more
+                if taken is not None:
+                    self._service.files.remove(taken.key)
+                raise
 
     def _render(
         self, lease: BatchLease, batch: Batch, form: BatchFormat, output: BinaryIO, errors: BinaryIO
