@@ -579,6 +579,31 @@ class TestRoom:
         house.upload("x" * size, caller)
 
 
+def test_a_line_costs_no_more_with_each_that_there_is(house: House) -> None:
+    """Looking for the next one, for those that are made and for those that have ended, all in the lines of one batch that are so."""
+    database: Any = house.store._database
+    if not database.has_quick_reads:
+        pytest.skip("the planner of PostgreSQL decides by the size of tables")
+    asked: set[str] = set()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if "FROM" in statement and "batch_lines" in statement.partition("WHERE")[0]:
+            asked.add(statement)
+
+    for engine in (database._reads, database._writes):
+        sa.event.listen(engine, "before_cursor_execute", note)
+    house.go_on(house.process(), house.begin())
+    plans = []
+    with database.read() as connection:
+        for statement in sorted(asked):
+            if "outcome IS NULL" in statement:
+                unbound = statement.replace("?", "1")
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {unbound}").all()
+                plans += [row.detail for row in rows if "batch_lines" in row.detail]
+    assert len(plans) >= 3
+    assert all("INDEX ix_batch_lines_" in plan and "(batch_number=?" in plan for plan in plans), plans
+
+
 class TestAway:
     def test_a_storage_that_is_away_keeps_a_batch_waiting(
         self, house: House, monkeypatch: pytest.MonkeyPatch

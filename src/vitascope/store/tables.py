@@ -485,6 +485,8 @@ _waiting_text = sa.text("job_number IS NULL AND outcome IS NULL")
 _waiting: dict[str, Any] = {"sqlite_where": _waiting_text, "postgresql_where": _waiting_text}
 _making_text = sa.text("job_number IS NOT NULL AND outcome IS NULL")
 _making: dict[str, Any] = {"sqlite_where": _making_text, "postgresql_where": _making_text}
+_fed_text = sa.text("job_number IS NOT NULL")
+_fed: dict[str, Any] = {"sqlite_where": _fed_text, "postgresql_where": _fed_text}
 batch_lines = sa.Table(
     "batch_lines",
     metadata,
@@ -493,10 +495,12 @@ batch_lines = sa.Table(
     sa.Column("custom_id", sa.Text, nullable=False),
     # empty once it is a job
     sa.Column("body", sa.Text, nullable=False),
-    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number"), unique=True),
+    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number")),
     sa.Column("outcome", sa.String(16)),
     sa.Column("refusal", _Json),
     sa.CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
+    # not of those without a job: SQLite would take it to look for them, and read all of every batch for one line
+    sa.Index("uq_batch_lines_job_number", "job_number", unique=True, **_fed),
     sa.Index("ix_batch_lines_waiting", "batch_number", "number", **_waiting),
     sa.Index("ix_batch_lines_making", "batch_number", "number", **_making),
 )

@@ -76,7 +76,6 @@ def upgrade() -> None:
             ["batch_number"], ["batches.number"], name="fk_batch_lines_batch_number", ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(["job_number"], ["jobs.number"], name="fk_batch_lines_job_number"),
-        sa.UniqueConstraint("job_number", name="uq_batch_lines_job_number"),
         sa.CheckConstraint(
             "outcome IN ('succeeded', 'failed', 'refused', 'deleted', 'cancelled', 'expired')",
             name=op.f("ck_batch_lines_outcome"),
@@ -91,3 +90,12 @@ def upgrade() -> None:
         op.create_index(
             f"ix_batch_lines_{name}", "batch_lines", columns, sqlite_where=where, postgresql_where=where
         )
+    where = sa.text("job_number IS NOT NULL")
+    op.create_index(
+        "uq_batch_lines_job_number",
+        "batch_lines",
+        ["job_number"],
+        unique=True,
+        sqlite_where=where,
+        postgresql_where=where,
+    )
