@@ -273,7 +273,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         # how the requests of batches are read and answered, by their endpoint
         videos = openai.VideosBatch(service, app.state.openai)
         formats: dict[str, BatchFormat] = {videos.endpoint: videos}
-        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read, write=desk.write)
+        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read_much, write=desk.write)
         feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
@@ -339,7 +339,7 @@ def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk
         store,
         None if outbound is None else outbound.post,
         WEBHOOK_FORMATS,
-        read=desk.read,
+        read=desk.read_much,  # of a long backlog a look takes tenths of a second
         write=desk.write,
         keep=timedelta(days=settings.webhooks.keep_days),
     )
