@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 from collections import Counter
@@ -32,6 +33,7 @@ from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
 from vitascope.service import Draft, Feeder, FileId, Parsed, Prepared, Service, feeding
 from vitascope.storage import LocalStorage
+from vitascope.storage.local import _storing
 from vitascope.store import Store
 from vitascope.store.for_batches import LEASE_SECONDS
 from vitascope.store.tables import batch_lines, files, jobs
@@ -619,6 +621,21 @@ class TestAway:
 
         monkeypatch.setattr(house.storage, "open", flaky)
         check_success(house, house.go_on(house.process(), made))
+
+    def test_a_disk_that_is_full_refuses_no_line(self, house: House) -> None:
+        made = house.begin()
+        is_full = [True, True]
+
+        async def with_inputs(_caller: Caller, draft: Draft, _base_url: str) -> Draft:
+            with _storing("inputs/a.png"):  # as where a picture is written
+                if is_full:
+                    is_full.pop()
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            return draft
+
+        service = house.service
+        feeder = Feeder(service, house.store, {"/v1/videos": Form(service)}, with_inputs)
+        check_success(house, house.go_on(feeder, made))
 
     def test_results_that_cannot_be_put_are_put_later(
         self, house: House, monkeypatch: pytest.MonkeyPatch

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import tempfile
 import time
@@ -90,6 +91,8 @@ LINES_AT_ONCE = 200
 
 STOP_SECONDS = 5.0
 """What a feeder may take to end, when its process does; what it has begun is done by whoever comes next."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 WAIT = (QueueFull, DiskFull, StorageUnavailable, StoreUnavailable)
 """What passes: the line is tried again."""
@@ -313,6 +316,8 @@ class Feeder:
         except (*WAIT, LeaseLost):
             raise
         except VitascopeError as error:
+            if _is_full(error):
+                raise
             refusal = form.refusal(error)
         except Exception:
             logger.exception("a request of a batch failed", extra={"batch_id": lease.batch.id})
@@ -380,3 +385,9 @@ class Feeder:
         name = f"batch_{batch.id}_{kind}.jsonl"
         files = self._service.files
         return files.take_over(path, name, BATCH_OUTPUT, batch.key_id, batch.output_seconds)
+
+
+def _is_full(error: VitascopeError) -> bool:
+    """Whether the disk had no room for a file, although there was enough when it was last looked at: that passes too."""
+    cause = error.__cause__
+    return isinstance(error, StorageError) and isinstance(cause, OSError) and cause.errno in FULL
