@@ -71,10 +71,12 @@ def _begun(now: datetime) -> sa.Select[Any]:
     """Find removals that were begun and not finished in time, whatever the clock says of the expiry."""
     tried = jobs.c.removal_tried_at
     is_abandoned = (tried <= now - TRY_AGAIN) | (tried > now)  # later than now: the clock was set back since
-    return _ROW.where(tried.is_not(None), _HAS_FILES, is_abandoned).order_by(tried)
+    return _ROW.where(tried.is_not(None), _HAS_FILES, is_abandoned).order_by(tried, jobs.c.number)
 
 
 def _expired(now: datetime) -> sa.Select[Any]:
     """Find those that nobody has begun with, the longest expired first."""
     is_new = jobs.c.removal_tried_at.is_(None)
-    return _ROW.where(jobs.c.expires_at <= now - GRACE, _HAS_FILES, is_new).order_by(jobs.c.expires_at)
+    return _ROW.where(jobs.c.expires_at <= now - GRACE, _HAS_FILES, is_new).order_by(
+        jobs.c.expires_at, jobs.c.number
+    )
