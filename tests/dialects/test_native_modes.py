@@ -196,7 +196,7 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
         ({"shots": ["a", {"prompt": "b", "num_frames": 500}]}, "shots[1].num_frames", "from 1 to 480 frames"),
         ({"shots": ["a", "b"], "num_frames": 1}, "num_frames", "at least one frame"),
         ({"shots": "[not JSON"}, "shots", "JSON text"),
-        ({"shots": [None]}, "shots[0]", "is 'null'"),
+        ({"shots": [None]}, "shots[0]", "is null"),
         ({"video": {"url": "x"}}, "video.url", "no such parameter"),
     ],
 )

@@ -348,6 +348,12 @@ def test_a_bad_page_is_refused(server: Any, query: str, param: str) -> None:
     assert error_of(server.client.get(f"/v1/videos?{query}"))["param"] == param
 
 
+def test_an_unknown_end_of_a_page_is_named_as_it_was_sent(server: Any) -> None:
+    video_id = "video_" + "0" * 26
+    error = error_of(server.client.get(f"/v1/videos?after={video_id}"))
+    assert error["message"] == f"`after` is '{video_id}', but no video has this id."
+
+
 def test_pages_have_their_ends(server: Any, post: Any) -> None:
     made = post({"prompt": "a dog"}).json()["id"]
     page = server.client.get("/v1/videos?limit=1").json()

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from vitascope.domain import errors
-from vitascope.domain.errors import shorten
+from vitascope.domain.errors import InvalidParameter, shorten
 from vitascope.domain.job import TERMINAL, TRANSITIONS, JobStatus
 from vitascope.domain.step import STAGE_STARTS, Step, percent
 
@@ -75,3 +75,13 @@ def test_a_long_text_is_cut_before_it_is_quoted() -> None:
 
     assert shorten(Long("a" * 100)) == "'" + "a" * 58 + "…"
     assert [shorten("a" * length) for length in (58, 59)] == ["'" + "a" * 58 + "'", "'" + "a" * 58 + "…"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("missing", "missing"), ("given", "given"), ("lost", "'lost'"), (7, "7")]
+)
+def test_a_refusal_quotes_what_was_sent_and_nothing_else(value: object, shown: str) -> None:
+    assert (
+        InvalidParameter("size", value, "it must be text").message
+        == f"`size` is {shown}, but it must be text."
+    )

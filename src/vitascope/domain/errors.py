@@ -84,12 +84,16 @@ class RequestError(VitascopeError):
     """The request cannot be carried out as it stands."""
 
 
+_SAID = frozenset({"given", "missing", "null", "a file", "an object", "a list"})
+"""What is said of a value in place of it."""
+
+
 class InvalidParameter(RequestError):
     """A parameter has a value that the model or the server does not accept.
 
     Args:
         parameter: name in our words (`num_frames`); dialects translate it into their own.
-        value: what was asked for; shown shortened.
+        value: what was asked for, shown shortened; or what is said of it, such as "missing".
         rule: the rule that it breaks, as the rest of the sentence "`x` …": "must be a multiple of 16".
         nearest: the nearest legal value, where there is one.
     """
@@ -111,7 +115,9 @@ class InvalidParameter(RequestError):
 
     def sentence(self, parameter: str) -> str:
         """Say the error with the parameter under another name, as a dialect shows it."""
-        sentence = f"`{parameter}` is {shorten(self.value)}, but {self.rule}."
+        is_said = isinstance(self.value, str) and self.value in _SAID
+        shown = self.value if is_said else shorten(self.value)
+        sentence = f"`{parameter}` is {shown}, but {self.rule}."
         if self.nearest is not None:
             sentence += f" The nearest legal value is {shorten(self.nearest)}."
         return sentence

@@ -152,6 +152,14 @@ def test_what_the_client_says_of_a_remix_wins(sources: Sources) -> None:
     assert "strength" not in choices_of(answer)
 
 
+def test_a_source_of_one_step_passes_on_two(sources: Sources) -> None:
+    source = sources.finished(num_inference_steps=1)
+    made = sources.post(f"/{source}/remix", {"prompt": "a cat runs"}).raise_for_status().json()
+    assert made["metadata"]["vitascope"]["num_inference_steps"] == 2
+    choices = {choice["name"]: choice["value"] for choice in made["metadata"]["vitascope"]["choices"]}
+    assert choices["num_inference_steps"] == "2"
+
+
 def test_a_model_that_changes_no_videos_begins_with_the_sources_first_frame(sources: Sources) -> None:
     source_id = sources.finished(model="small", num_inference_steps=None)
     answer = sources.post(f"/{source_id}/remix", {"prompt": "a cat runs"})

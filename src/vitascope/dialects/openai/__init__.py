@@ -80,15 +80,15 @@ class OpenAIDialect:
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
         limit, order = _http.limit_and_order(query, min_limit=0)
-        after = _after(query.text("after"))
-        page = await desk.read(
-            desk.service.page,
-            _http.caller_of(request),
-            after=after,
-            limit=limit,
-            order=order,
-            user=query.text("user") or None,
-        )
+        asked = query.text("after")
+        after, user = _after(asked), query.text("user") or None
+        caller = _http.caller_of(request)
+        try:
+            page = await desk.read(
+                desk.service.page, caller, after=after, limit=limit, order=order, user=user
+            )
+        except InvalidParameter:
+            raise _no_such_anchor(asked) from None
         data = [shown(request, job) for job in page.jobs]
         ends = (
             {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
@@ -147,5 +147,9 @@ def _after(video_id: str | None) -> str | None:
     if not video_id:
         return None
     if not video_id.startswith(PREFIX):
-        raise InvalidParameter("after", video_id, "no video has this id")
+        raise _no_such_anchor(video_id)
     return video_id.removeprefix(PREFIX)
+
+
+def _no_such_anchor(video_id: str | None) -> InvalidParameter:
+    return InvalidParameter("after", video_id, "no video has this id")

@@ -38,6 +38,9 @@ LENGTHS = ("seconds", "duration", "num_frames")
 #: What is the source's where the client says nothing, if the model is the same.
 INHERITED = ("num_inference_steps", "guidance_scale", "scheduler", "flow_shift")
 
+LEAST_STEPS = 2
+"""Of one step, none would run at the strengths of remixes and edits: a source of one step passes on two."""
+
 Arrange = Callable[[Order, Service, Content], None]
 """Puts the source into an order."""
 
@@ -185,6 +188,9 @@ def _take_from(source: Job | None, order: Order) -> None:
     if asked.model in (plan.model, source.request.model):
         given = source.request
         order.change(**{name: getattr(given, name) for name in INHERITED if getattr(asked, name) is None})
+        if asked.num_inference_steps is None and given.num_inference_steps == 1:
+            order.change(num_inference_steps=LEAST_STEPS)
+            order.tell("num_inference_steps", LEAST_STEPS, "the source's one step cannot be run in part")
         if not asked.negative_prompt:
             order.change(negative_prompt=given.negative_prompt)
 
