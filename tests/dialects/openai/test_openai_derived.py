@@ -368,6 +368,8 @@ def test_a_source_that_is_none(sources: Sources, call: str) -> None:
     assert refused(gone)["code"] == "video_not_found"
     error = refused(sources.finished(output_format="gif"), 400)
     assert (error["param"], "only MP4" in error["message"]) == ("video", True)
+    error = refused(sources.finished(size="4096x2160"), 400)
+    assert (error["param"], "at most 8294400 pixels" in error["message"]) == ("video", True)
     assert not (sources.server.settings.files_folder / "inputs").exists(), "nothing was stored"
 
 

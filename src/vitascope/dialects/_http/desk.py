@@ -176,7 +176,7 @@ class Desk:
             VideoNotReady: it has not ended.
             VideoFailed: it has ended without a video.
             VideoExpired: it has none any more.
-            InvalidParameter: its video is of a kind that cannot be read again.
+            InvalidParameter: its video is of a kind, or so large, that it cannot be read again.
         """
         found: dict[str, Any] = {}
         for name, content in sent.items():
