@@ -171,7 +171,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
         thread.start()
-        client = httpx.Client(base_url=url, trust_env=False)
+        client = httpx.Client(base_url=url, trust_env=False, timeout=60)
         assert client.get("/livez").status_code == 200  # the socket listens: this waits for the start
         server = Server(url, loaded, app.open_store(loaded), app.open_storage(loaded), client, folder)
         running.append((server, web, thread))

@@ -94,7 +94,7 @@ def test_many_streams_of_many_jobs_are_served_by_one_reader(server: Any) -> None
     seen: dict[tuple[str, int], list[str]] = {}
 
     def follow(job_id: str, number: int) -> None:
-        with httpx.Client(base_url=server.url, trust_env=False) as client:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
             seen[job_id, number] = kinds(list(read(client, job_id)))
 
     threads = [threading.Thread(target=follow, args=(job_id, n)) for job_id in ids for n in range(4)]

@@ -125,7 +125,7 @@ def lossy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], opena
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
 
     def sdk(losses: int) -> openai.OpenAI:
-        http = httpx.Client(transport=Lossy(losses))
+        http = httpx.Client(transport=Lossy(losses), timeout=60)
         return openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", http_client=http, max_retries=2)
 
     return sdk

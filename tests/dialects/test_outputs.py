@@ -188,7 +188,7 @@ class TestUsers:
         for name in ("one", "two"):
             _, secret = Keys(server.store).create(name)
             headers = {"authorization": f"Bearer {secret}"}
-            clients.append(httpx.Client(base_url=server.url, headers=headers, trust_env=False))
+            clients.append(httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=60))
         eventually(lambda: server.client.get("/api/v1/jobs").status_code == 401)
         for client in clients:
             assert client.post("/v1/videos", json={"prompt": "a dog", "user": "ann"}).status_code == 200

@@ -133,7 +133,7 @@ def clear(server: Any) -> None:
 
 def test_submit_poll_and_download_as_the_guides_python_does(server: Any) -> None:
     clear(server)
-    with httpx.Client(headers={"Authorization": "Bearer any"}, trust_env=False) as requests:
+    with httpx.Client(headers={"Authorization": "Bearer any"}, trust_env=False, timeout=60) as requests:
         result = requests.post(f"{server.url}/api/v1/videos", json=GUIDE).json()
         assert result == {
             "id": result["id"],
