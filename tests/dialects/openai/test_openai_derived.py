@@ -326,6 +326,11 @@ def test_the_strength_that_is_chosen_is_one_that_the_model_takes(
     assert choices_of(answer)["strength"]["value"] == str(strength)
 
 
+def test_a_remix_in_one_step_would_keep_nothing_of_its_source(bad: Sources) -> None:
+    error = error_of(bad.post(f"/{bad.source_id}/remix", {"prompt": "a", "num_inference_steps": 1}), 400)
+    assert (error["param"], "none would run" in error["message"]) == ("strength", True)
+
+
 @pytest.mark.parametrize("call", ["remix", "edits", "extensions"])
 def test_a_large_container_is_unfolded_where_it_keeps_nobody_waiting(
     bad: Sources, monkeypatch: pytest.MonkeyPatch, call: str

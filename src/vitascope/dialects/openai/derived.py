@@ -217,8 +217,9 @@ def _set_strength(order: Order, spec: ModelSpec, strength: float, what: str) -> 
     if order.request.strength is not None:
         return
     steps = max(1, order.request.num_inference_steps or int(spec.num_inference_steps.default))
-    one_step, legal = math.ceil(1000 / steps) / 1000, spec.strength
-    strength = min(max(strength, one_step, legal.minimum), legal.maximum)
+    # the only one of one step would leave nothing of the source: the plan refuses that
+    one_step = math.ceil(1000 / steps) / 1000 if steps > 1 else 0.0
+    strength = min(max(strength, one_step, spec.strength.minimum), spec.strength.maximum)
     reason = f"{what} changes so much of its source where `strength` does not say it"
     order.change(strength=strength)
     order.tell("strength", f"{strength:g}", reason)
