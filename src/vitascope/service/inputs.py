@@ -81,6 +81,8 @@ class CharacterId:
 Content = bytes | str | FileId | CharacterId | OfJob | Kept
 """A file's bytes, the URL from which they are fetched, which of the client's files or characters it is, or whose it is here."""
 
+SOURCE_GONE = "the video that another one is to be made from is not kept any more"
+
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
 
@@ -246,8 +248,7 @@ def _still_there(kept: Kept, files: Storage) -> Iterator[None]:
         except StorageUnavailable:
             raise
         except StorageError:
-            message = "the video that another one is to be made from is not kept any more"
-            raise VideoExpired(message) from None
+            raise VideoExpired(SOURCE_GONE) from None
         raise  # what went wrong is the copy, such as that the disk is full
 
 

@@ -403,6 +403,16 @@ def test_a_source_that_goes_while_it_is_copied_is_expired(
     assert error_of(sources.post(f"/{source_id}/remix", {"prompt": "a"}), 404)["code"] == "video_expired"
 
 
+@pytest.mark.parametrize("call", ["remix", "edits", "extensions"])
+def test_a_source_whose_file_goes_while_it_is_looked_for_is_expired(sources: Sources, call: str) -> None:
+    """As where it is deleted between the look at its job and that at its file."""
+    source_id = sources.finished()
+    sources.server.files.delete(sources.server.store.get(source_id.removeprefix("video_")).video.key)
+    body = {"prompt": "a"} if call == "remix" else {"prompt": "a", "seconds": "1", "video": {"id": source_id}}
+    answer = sources.post(f"/{source_id}/remix" if call == "remix" else f"/{call}", body)
+    assert error_of(answer, 404)["code"] == "video_expired"
+
+
 def test_anothers_video_is_an_unknown_one(sources: Sources) -> None:
     keys = Keys(sources.server.store)
     keys.create("first", (Scope.ADMIN,))
