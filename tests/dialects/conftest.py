@@ -146,13 +146,18 @@ class Server:
             worker.join()
 
 
-@pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+class Servers:
     """Starts servers; each has a data folder of its own."""
-    running: list[tuple[Server, uvicorn.Server, threading.Thread]] = []
 
-    def start(**sections: dict[str, object]) -> Server:
-        folder = tmp_path_factory.mktemp("server")
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._running: list[tuple[Server, uvicorn.Server, threading.Thread]] = []
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __call__(self, **sections: dict[str, object]) -> Server:
+        folder = self._folders.mktemp("server")
         (folder / "cards").mkdir()
         (folder / "cards" / "small.toml").write_text(CARD)
         (folder / "cards" / "short.toml").write_text(SHORT_CARD)
@@ -174,16 +179,36 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         client = httpx.Client(base_url=url, trust_env=False, timeout=60)
         assert client.get("/livez").status_code == 200  # the socket listens: this waits for the start
         server = Server(url, loaded, app.open_store(loaded), app.open_storage(loaded), client, folder)
-        running.append((server, web, thread))
+        self._running.append((server, web, thread))
         return server
 
-    yield start
-    for server, web, thread in running:
-        server.stop()
-        server.client.close()
-        server.store.close()
-        web.should_exit = True
-        thread.join()
+    def stop(self, kept: int = 0) -> None:
+        """Stop all but the first ones."""
+        stopped, self._running = self._running[kept:], self._running[:kept]
+        for _, web, _ in stopped:
+            web.should_exit = True
+        for server, _, thread in stopped:
+            server.stop()
+            server.client.close()
+            server.store.close()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    servers = Servers(tmp_path_factory)
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(autouse=True)
+def _stop_what_the_test_has_started(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each server asks its database for work all the time: hundreds of them kept two cores busy. A module's own stay."""
+    servers = request.getfixturevalue("serve") if "serve" in request.fixturenames else None
+    kept = 0 if servers is None else len(servers)
+    yield
+    if servers is not None:
+        servers.stop(kept)
 
 
 @pytest.fixture(scope="module")
