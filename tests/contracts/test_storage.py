@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,6 +68,20 @@ class TestStorage:
         storage.put_bytes(b"third", "inputs/a.png")
         storage.put_bytes(b"fourth", "inputs/a.png")
         assert [content_of(storage, key) for key in (KEY, "inputs/a.png")] == [b"second", b"fourth"]
+
+    def test_a_copy_is_a_file_of_its_own_and_never_in_memory(self, storage: Storage, tmp_path: Path) -> None:
+        content = os.urandom(1024) * 1024 * 32
+        storage.put(made(tmp_path, content), KEY)
+        tracemalloc.start()
+        storage.copy(KEY, "inputs/a.video")
+        assert tracemalloc.get_traced_memory()[1] < len(content) * 2 / 3  # two parts, on their way to S3
+        tracemalloc.stop()
+        storage.delete(KEY)
+        assert content_of(storage, "inputs/a.video") == content
+        assert [file.key for file in storage.files_in("inputs")] == ["inputs/a.video"]
+        with pytest.raises(StorageError, match="no file `videos"):
+            storage.copy(KEY, "inputs/b.video")
+        assert [file.key for file in storage.files_in("inputs")] == ["inputs/a.video"]
 
     def test_parts_are_read_as_they_are_asked_for(
         self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

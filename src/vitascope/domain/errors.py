@@ -358,5 +358,6 @@ class SettingsError(VitascopeError):
 
 def shorten(value: object, limit: int = 60) -> str:
     """Show a user-given value in a message: quoted if text, never longer than `limit`."""
-    text = repr(value) if isinstance(value, str) else str(value)
+    # a text of megabytes is cut first: to quote all of it took the event loop a quarter of a second
+    text = repr(value[:limit]) if isinstance(value, str) else str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .measure import VideoInfo, probe, read_frames
     from .opener import (
         MAX_IMAGE_PIXELS,
+        MAX_VIDEO_PIXELS,
         Limits,
         Opener,
         Picture,
@@ -52,6 +53,7 @@ _MODULES = {
     "image": ("contact_sheet", "image_to_png", "save_image"),
     "opener": (
         "MAX_IMAGE_PIXELS",
+        "MAX_VIDEO_PIXELS",
         "Limits",
         "Opener",
         "Picture",
@@ -77,6 +79,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "MAX_IMAGE_PIXELS",
+    "MAX_VIDEO_PIXELS",
     "Frame",
     "Frames",
     "Limits",

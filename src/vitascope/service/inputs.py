@@ -5,6 +5,7 @@ Nothing later depends on where they came from, and what is stored was opened onc
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class CharacterId:
 
 Content = bytes | str | FileId | CharacterId | OfJob | Kept
 """A file's bytes, the URL from which they are fetched, which of the client's files or characters it is, or whose it is here."""
+
+SOURCE_GONE = "the video that another one is to be made from is not kept any more"
 
 MAX_REFERENCE_SIDE = 1024
 """Pixels. Models look at reference pictures at their own size, which is below this."""
@@ -212,26 +215,41 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
     for name, content in sent.items():
         key = keys[name]
         assert key is not None, "they are named first"
-        data = _bytes_of(content, files)
-        if name in ("video", "continues"):
-            files.put_bytes(data, key)  # `measured` has read it through, or a worker of ours has written it
-        elif isinstance(content, Kept) and content.video is not None:
-            files.put_bytes(_first_frame(data, size), key)
-        else:
-            files.put_bytes(_png(name, data, size), key)
+        is_video = name in ("video", "continues")
+        if isinstance(content, Kept):
+            with _still_there(content, files):
+                _store_kept(content, key, files, first_frame_size=None if is_video else size)
+            continue
+        assert isinstance(content, bytes), "they are fetched first"
+        # a video was read through by `measured`
+        files.put_bytes(content if is_video else _png(name, content, size), key)
 
 
-def _bytes_of(content: Content, files: Storage) -> bytes:
-    if isinstance(content, Kept):
+def _store_kept(kept: Kept, key: str, files: Storage, first_frame_size: tuple[int, int] | None) -> None:
+    """Copy a video that a worker of ours has written, or take its first frame."""
+    if first_frame_size is None:
+        files.copy(kept.key, key)  # never in memory: it may be a minute of the largest pictures
+        return
+    with files.open(kept.key) as file:
+        video = file.read()
+    files.put_bytes(_first_frame(video, first_frame_size), key)
+
+
+@contextlib.contextmanager
+def _still_there(kept: Kept, files: Storage) -> Iterator[None]:
+    """Say of a video that went meanwhile that it has expired."""
+    try:
+        yield
+    except StorageUnavailable:
+        raise
+    except StorageError:
         try:
-            with files.open(content.key) as file:
-                return file.read()
+            files.stat(kept.key)
         except StorageUnavailable:
             raise
-        except StorageError:  # it was there a moment ago
-            raise VideoExpired("the video that another one is to be made from is not kept any more") from None
-    assert isinstance(content, bytes), "they are fetched first"
-    return content
+        except StorageError:
+            raise VideoExpired(SOURCE_GONE) from None
+        raise  # what went wrong is the copy, such as that the disk is full
 
 
 def _first_frame(video: bytes, size: tuple[int, int]) -> bytes:

@@ -430,12 +430,16 @@ class Service:
         """Name the video of a job that has one, to make another one from it; `open_video` says whether it has.
 
         Raises:
-            InvalidParameter: it is of a kind that cannot be read again.
+            InvalidParameter: it is of a kind, or so large, that it cannot be read again.
         """
         (video,) = (video for video in job.videos if video.index == output)  # as it was opened first
         if video.media_type != "video/mp4":
             hint = "make it again as MP4"
             raise InvalidParameter(name, job.id, "it is a GIF, and only MP4 videos can be used", hint=hint)
+        if video.width * video.height > media.MAX_VIDEO_PIXELS:
+            rule = f"only videos of at most {media.MAX_VIDEO_PIXELS} pixels can be used, such as 3840x2160"
+            hint = "make it again, smaller"
+            raise InvalidParameter(name, f"{video.width}x{video.height}", rule, hint=hint)
         return Kept(video.key, video, job.id, job.plan.watermark, job.plan.fit == "pad")
 
     # batches: what is asked for directly has the other half of the queue, and of its key's part of it

@@ -53,6 +53,13 @@ class LocalStorage:
             with _replacing(target) as temporary:
                 temporary.write_bytes(data)
 
+    def copy(self, source: str, key: str) -> None:
+        found, target = self.path_for(source), self._target(key)
+        with _storing(key):
+            _make_folder(target.parent)
+            with _replacing(target) as temporary:
+                shutil.copyfile(found, temporary)
+
     def open(self, key: str) -> BinaryIO:
         with _storing(key):
             return self._target(key).open("rb")

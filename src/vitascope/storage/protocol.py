@@ -52,6 +52,9 @@ class Storage(Protocol):
     def put_bytes(self, data: bytes, key: str) -> None:
         """Keep a small file, such as a client's picture; else as `put`."""
 
+    def copy(self, source: str, key: str) -> None:
+        """Keep a file under a second key, however large it is; else as `put`. A source that is not there is a StorageError."""
+
     def open(self, key: str) -> BinaryIO:
         """Open a file for reading, seekable. The caller closes it. A file that is not there is a StorageError."""
 

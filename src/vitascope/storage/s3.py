@@ -158,6 +158,13 @@ class S3Storage:
         check_key(key)
         self._upload(data, len(data), _etag_of(io.BytesIO(data), len(data)), key)
 
+    def copy(self, source: str, key: str) -> None:
+        """Through this machine, so that what arrived is compared as everything is."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "copy"
+            self.fetch(source, path)
+            self.put(path, key)
+
     def _upload(self, content: Path | bytes, num_bytes: int, etag: str, key: str) -> None:
         """Send a file and compare what arrived. An object appears when it is complete, never before."""
         import obstore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,9 @@ import sqlalchemy as sa
 from PIL import Image
 
 from vitascope import media
+from vitascope.dialects._http import Fields
+from vitascope.dialects._http.body import LARGE_BYTES
+from vitascope.dialects.openai import derived
 from vitascope.domain.access import KeyLimits, Scope
 from vitascope.domain.job import Job, JobError
 from vitascope.domain.video import Video
@@ -270,6 +274,12 @@ BAD_EXTENSIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"video_url": "https://example.com/a.mp4"}, "video_url", "is said already"),
     ({"secnds": 3}, "secnds", "no such parameter"),
     ({"video": {"id": "SOURCE", "index": "one"}}, "video[index]", "whole number"),
+    ({"video": {"id": "SOURCE", "file_id": "file-a"}}, "video[file_id]", "beside `video[id]`"),
+    (
+        {"video": {"id": "SOURCE", "video_url": "https://example.com/a.mp4"}},
+        "video[video_url]",
+        "beside `video[id]`",
+    ),
     ({"video": 5}, "video", "a file, a URL or base64"),
     ({"video": ["a"]}, "video", "a file, a URL or base64"),
     ({"video": "not base64!"}, "video", "base64"),
@@ -297,6 +307,48 @@ def bad(serve: Any, tmp_path_factory: pytest.TempPathFactory, mp4: bytes) -> Sou
     return sources
 
 
+def test_a_remix_has_its_source_already(bad: Sources) -> None:
+    body = {"prompt": "a cat runs", "video": {"id": bad.source_id}}
+    assert error_of(bad.post(f"/{bad.source_id}/remix", body), 400)["param"] == "video"
+
+
+@pytest.mark.parametrize(
+    ("default", "steps", "strength"), [(0.95, 20, 0.9), (0.05, 20, 0.1), (0.2, 3, 0.334), (0.75, 3, 0.75)]
+)
+def test_the_strength_that_is_chosen_is_one_that_the_model_takes(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch, default: float, steps: int, strength: float
+) -> None:
+    """Or else the client is told of a parameter that it has not sent."""
+    monkeypatch.setattr(derived, "REMIX_STRENGTH", default)
+    source_id = sources.finished(num_inference_steps=steps)
+    answer = sources.post(f"/{source_id}/remix", {"prompt": "a cat runs"})
+    assert sources.job(answer).plan.strength == strength
+    assert choices_of(answer)["strength"]["value"] == str(strength)
+
+
+def test_a_remix_in_one_step_would_keep_nothing_of_its_source(bad: Sources) -> None:
+    error = error_of(bad.post(f"/{bad.source_id}/remix", {"prompt": "a", "num_inference_steps": 1}), 400)
+    assert (error["param"], "none would run" in error["message"]) == ("strength", True)
+
+
+@pytest.mark.parametrize("call", ["remix", "edits", "extensions"])
+def test_a_large_container_is_unfolded_where_it_keeps_nobody_waiting(
+    bad: Sources, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    threads: dict[bool, str] = {}
+    unfolded = derived.unfolded
+
+    def watched(fields: Fields) -> Any:
+        threads[fields.num_bytes > LARGE_BYTES] = threading.current_thread().name
+        return unfolded(fields)
+
+    monkeypatch.setattr(derived, "unfolded", watched)
+    for length in (1, LARGE_BYTES):
+        body = {"prompt": "a", "extra_body": {"a": "x" * length}, "video": {"id": bad.source_id}}
+        bad.post(f"/{bad.source_id}/remix" if call == "remix" else f"/{call}", body)
+    assert threads[True] != threads[False]
+
+
 @pytest.mark.parametrize("call", ["remix", "edits", "extensions"])
 def test_a_source_that_is_none(sources: Sources, call: str) -> None:
     def refused(video_id: str, status: int = 404) -> dict[str, Any]:
@@ -321,6 +373,8 @@ def test_a_source_that_is_none(sources: Sources, call: str) -> None:
     assert refused(gone)["code"] == "video_not_found"
     error = refused(sources.finished(output_format="gif"), 400)
     assert (error["param"], "only MP4" in error["message"]) == ("video", True)
+    error = refused(sources.finished(size="4096x2160"), 400)
+    assert (error["param"], "at most 8294400 pixels" in error["message"]) == ("video", True)
     assert not (sources.server.settings.files_folder / "inputs").exists(), "nothing was stored"
 
 
@@ -347,6 +401,16 @@ def test_a_source_that_goes_while_it_is_copied_is_expired(
 
     monkeypatch.setattr(Service, "prepare", too_late)
     assert error_of(sources.post(f"/{source_id}/remix", {"prompt": "a"}), 404)["code"] == "video_expired"
+
+
+@pytest.mark.parametrize("call", ["remix", "edits", "extensions"])
+def test_a_source_whose_file_goes_while_it_is_looked_for_is_expired(sources: Sources, call: str) -> None:
+    """As where it is deleted between the look at its job and that at its file."""
+    source_id = sources.finished()
+    sources.server.files.delete(sources.server.store.get(source_id.removeprefix("video_")).video.key)
+    body = {"prompt": "a"} if call == "remix" else {"prompt": "a", "seconds": "1", "video": {"id": source_id}}
+    answer = sources.post(f"/{source_id}/remix" if call == "remix" else f"/{call}", body)
+    assert error_of(answer, 404)["code"] == "video_expired"
 
 
 def test_anothers_video_is_an_unknown_one(sources: Sources) -> None:

@@ -33,6 +33,18 @@ def test_the_answer_is_the_file(working: Any) -> None:
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"range": "bytes=9999999-"}, {"range": "bytes=0-3"}, {"range": "x"}, {"if-none-match": "*"}],
+    ids=str,
+)
+def test_the_whole_file_whatever_is_said_of_parts(working: Any, headers: dict[str, str]) -> None:
+    answer = working.client.post("/v1/videos/sync", json={"prompt": "a dog"}, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    video_id = answer.headers["x-video-id"]
+    assert answer.content == working.client.get(f"/v1/videos/{video_id}/content").content
+
+
 def test_what_fails_is_an_error_that_nobody_sends_again(working: Any) -> None:
     answer = working.client.post("/v1/videos/sync", json={"prompt": "fail"}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "out_of_memory")

@@ -12,6 +12,8 @@ from typing import Any
 import openai
 import pytest
 
+from vitascope.dialects._http import Fields
+from vitascope.dialects._http.body import LARGE_BYTES
 from vitascope.dialects.openai import webhook_endpoints as dialect
 from vitascope.service.keys import Keys
 from waiting import eventually
@@ -54,6 +56,23 @@ def receiver() -> Iterator[Receiver]:
         yield made
         made.shutdown()
         thread.join()
+
+
+def test_a_large_body_is_read_where_it_keeps_nobody_waiting(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    listing = Fields.listing
+
+    def watched(fields: Fields, name: str, max_length: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return listing(fields, name, max_length)
+
+    monkeypatch.setattr(Fields, "listing", watched)
+    for length in (1, LARGE_BYTES):
+        answer = server.client.post("/v1/webhook_endpoints", json={"event_types": f"[{'1,' * length}1]"})
+        assert answer.status_code == 400
+    assert len(set(threads)) == 2
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,21 @@ from starlette.requests import HTTPConnection, Request
 
 from vitascope.domain.access import Caller
 from vitascope.domain.character import Character
-from vitascope.domain.errors import InvalidParameter, QueueFull, StorageLimitReached, StoreUnavailable
+from vitascope.domain.errors import (
+    InvalidParameter,
+    QueueFull,
+    StorageError,
+    StorageLimitReached,
+    StorageUnavailable,
+    StoreUnavailable,
+    VideoExpired,
+)
 from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.domain.video import Variant
 from vitascope.service import REFUSALS, Draft, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
+from vitascope.service.inputs import SOURCE_GONE
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
 
@@ -176,7 +185,7 @@ class Desk:
             VideoNotReady: it has not ended.
             VideoFailed: it has ended without a video.
             VideoExpired: it has none any more.
-            InvalidParameter: its video is of a kind that cannot be read again.
+            InvalidParameter: its video is of a kind, or so large, that it cannot be read again.
         """
         found: dict[str, Any] = {}
         for name, content in sent.items():
@@ -186,6 +195,10 @@ class Desk:
                     await self.open_video(job, content.output)
                 except InvalidParameter as error:
                     raise InvalidParameter(name, error.value, error.rule, nearest=error.nearest) from None
+                except StorageUnavailable:
+                    raise
+                except StorageError:  # its job was there a moment ago
+                    raise VideoExpired(SOURCE_GONE) from None
                 found[name] = self.service.kept_video(job, name, content.output)
         return dataclasses.replace(sent, **found) if found else sent
 

@@ -35,7 +35,7 @@ def file_asked(query: Fields) -> tuple[int, Variant]:
 
 
 class VideoFile(Response):
-    """A file with ranges (206, 416), an ETag of its content, If-Range, If-None-Match and HEAD; or the way to it (302).
+    """A file with ranges (206, 416), an ETag of its content, If-Range, If-None-Match and HEAD; or the way to it (302). Whole after a POST.
 
     Args:
         stored: what it is and how it is read.
@@ -60,6 +60,12 @@ class VideoFile(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = Headers(scope=scope)
+        if scope["method"] not in (
+            "GET",
+            "HEAD",
+        ):  # ranges and conditions are for those alone: RFC 9110, 13.1.2 and 14.2
+            await self._whole()(scope, receive, send)
+            return
         answer = self._unchanged(asked) or self._elsewhere(scope["method"])
         if answer is None:
             answer = self._part(asked) if self._asks_for_part(asked) else self._whole()

@@ -107,13 +107,14 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
     metadata, more_choices = superset.kept(given, unknown)
     steps = fields.first("num_inference_steps", "steps")
     image_format = fields.text("output_format") or "mp4"
+    num_steps, other_steps = fields.integer(steps), fields.integer("steps")
     order = Order(
         GenerationRequest(
             prompt=prompt,
             model=fields.text("model", max_chars=MAX_NAME_CHARS) or "",
             fps=fields.integer("fps"),
             num_frames=fields.integer("num_frames"),
-            num_inference_steps=fields.integer(steps),
+            num_inference_steps=num_steps,
             guidance_scale=fields.number("guidance_scale"),
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
             flow_shift=fields.number("flow_shift"),
@@ -127,6 +128,8 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
         choices=[*choices, *more_choices, *superset.told(fields)],
         names={"num_inference_steps": steps, "format": "output_format"},
     )
+    if other_steps not in (None, num_steps):
+        order.tell(steps, num_steps, f"`steps` is {other_steps}, and `{steps}` wins over it")
     spec = _choose_model(order, resolve)
     words = _Words(fields, Fields(given))
     _read_prompts(order, words)

@@ -6,6 +6,7 @@ What the client does not say is the source's: model, size, length, rate, steps, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter, JobNotFound, RequestError
 from vitascope.domain.job import Job
+from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.request import num_frames_for
 from vitascope.service import Content, OfJob, Sent, Service
@@ -70,12 +72,13 @@ async def edit(request: Request) -> Response:
     fields = body.fields
     name, content = await _http.in_thread_if_large(fields.num_bytes, lambda: _video_of(fields))
 
-    def arrange(order: Order, _service: Service, source: Content) -> None:
+    def arrange(order: Order, service: Service, source: Content) -> None:
         order.names["video"] = name
-        _set_strength(order, EDIT_STRENGTH, "an edit")
+        spec, _ = service.spec_of_vendor(order.request.model)
+        _set_strength(order, spec, EDIT_STRENGTH, "an edit")
         order.sent = dataclasses.replace(order.sent, video=source)
 
-    return await _answer(request, body, content, arrange)
+    return await _answer(request, body, content, arrange, ("video",))
 
 
 async def extend(request: Request) -> Response:
@@ -95,7 +98,7 @@ async def extend(request: Request) -> Response:
         order.values[name] = fields.raw(name)
         order.sent = dataclasses.replace(order.sent, continues=source)
 
-    return await _answer(request, body, content, arrange, LENGTHS)
+    return await _answer(request, body, content, arrange, ("video", *LENGTHS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ class _Body:
 
 
 async def _read(request: Request) -> _Body:
-    return _Body(*unfolded(await _http.read_body(request, _http.desk_of(request).max_body_bytes)))
+    fields = await _http.read_body(request, _http.desk_of(request).max_body_bytes)
+    # a container of 24 MB held the event loop for 3.4 s
+    return _Body(*await _http.in_thread_if_large(fields.num_bytes, lambda: unfolded(fields)))
 
 
 async def _answer(
@@ -120,7 +125,7 @@ async def _answer(
         body: of the request.
         content: what it is made from.
         arrange: puts that into the order.
-        own: fields that mean something else than when a video is created.
+        own: fields that mean something else than when a video is created; the route reads them itself.
     """
     desk, caller, fields = _http.desk_of(request), _http.caller_of(request), body.fields
     once = await _http.once_of(request, fields)
@@ -131,7 +136,7 @@ async def _answer(
     source = await desk.find(caller, content.job_id) if isinstance(content, OfJob) else None
     kept = (await desk.with_kept(caller, Sent(video=content))).video
     assert kept is not None
-    wanted = _wanted(fields, ("video", *own), source)
+    wanted = _wanted(fields, own, source)
     order = await _http.in_thread_if_large(
         fields.num_bytes, lambda: to_order(wanted, desk.service.spec_of_vendor)
     )
@@ -194,7 +199,7 @@ def _remixed(order: Order, service: Service, source: Content) -> None:
     """Change the source, or where the model cannot, begin with its first frame."""
     spec, _ = service.spec_of_vendor(order.request.model)
     if "video" in spec.pipelines:
-        _set_strength(order, REMIX_STRENGTH, "a remix")
+        _set_strength(order, spec, REMIX_STRENGTH, "a remix")
         order.sent = dataclasses.replace(order.sent, video=source)
         return
     if "image" not in spec.pipelines:
@@ -207,14 +212,17 @@ def _remixed(order: Order, service: Service, source: Content) -> None:
     order.sent = dataclasses.replace(order.sent, image=source)
 
 
-def _set_strength(order: Order, strength: float, what: str) -> None:
-    if order.request.strength is None:
-        order.change(strength=strength)
-        order.tell(
-            "strength",
-            f"{strength:g}",
-            f"{what} changes so much of its source where `strength` does not say it",
-        )
+def _set_strength(order: Order, spec: ModelSpec, strength: float, what: str) -> None:
+    """Say how much is changed where the client does not: what the model takes, and enough for one step."""
+    if order.request.strength is not None:
+        return
+    steps = max(1, order.request.num_inference_steps or int(spec.num_inference_steps.default))
+    # the only one of one step would leave nothing of the source: the plan refuses that
+    one_step = math.ceil(1000 / steps) / 1000 if steps > 1 else 0.0
+    strength = min(max(strength, one_step, spec.strength.minimum), spec.strength.maximum)
+    reason = f"{what} changes so much of its source where `strength` does not say it"
+    order.change(strength=strength)
+    order.tell("strength", f"{strength:g}", reason)
 
 
 def _in_clients_words(order: Order, error: InvalidParameter) -> InvalidParameter:
@@ -231,8 +239,13 @@ def _video_of(fields: _http.Fields) -> tuple[str, Content]:
         value = fields.mapping("video")
     if isinstance(value, str) and value.startswith(PREFIX):
         return "video", OfJob(_job_id(value))
-    if isinstance(value, dict) and not any(value.get(name) for name in ("file_id", "video_url")):
-        return "video", _by_id(value)
+    if isinstance(value, dict):
+        others = [name for name in ("file_id", "video_url") if value.get(name)]
+        if not others:
+            return "video", _by_id(value)
+        if value.get("id"):
+            rule = "it must not be given beside `video[id]`"
+            raise InvalidParameter(f"video[{others[0]}]", "given", rule)
     name, content = named("video", value, "video_url")
     if content is None:
         raise InvalidParameter("video", "missing", "it must be a video file, or the id of a video")

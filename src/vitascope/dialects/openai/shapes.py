@@ -98,14 +98,14 @@ def read_size(order: Order, fields: Fields, spec: ModelSpec) -> None:
         if match is None:
             raise InvalidParameter("size", size, "it must be WIDTHxHEIGHT in pixels, such as 1280x720")
         asked = int(match[1]), int(match[2])
-        if (width or asked[0], height or asked[1]) != asked:
+        if any(side not in (None, own) for side, own in zip((width, height), asked, strict=True)):
             order.tell("size", size, "`size` was given beside `width` and `height`")
         width, height = asked
         order.names.update(width="size", height="size")
         order.values["size"] = size
     shape = _asked_shape(fields, spec)
     if shape is not None and (width is not None or height is not None):
-        if (width or shape.width, height or shape.height) != (shape.width, shape.height):
+        if (width, height) != (shape.width, shape.height):  # a missing side follows the model's own shape
             name = "size" if "size" in order.values else "width and height"
             order.tell("size", name, f"`{_shape_name(fields)}` says another one, and they win over it")
     elif shape is not None:

@@ -22,6 +22,9 @@ ALIKE = 0.75
 """From this likeness on a name that nobody knows is taken for a misspelt one."""
 
 _OFF = ("", "false", "no", "null", "none", "default", "[]", "{}")
+_ZERO = (0, "0", "0.0")
+"""What also asks for nothing where a field is refused: no sound, the start of a video."""
+
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _FRACTION = re.compile(r"[+-]?\d{1,17}\.\d{1,17}", re.ASCII)
 
@@ -55,10 +58,12 @@ def told(fields: Fields) -> Iterator[Choice]:
         InvalidParameter: there is one without which the video would be another.
     """
     for name, value in fields.values().items():
-        if name not in FOLLOWED and name in PARAMETERS and not is_off(value):
-            if name in REFUSED:
-                raise InvalidParameter(name, "given", REFUSED[name], hint="leave it out")
+        if name in FOLLOWED or name not in PARAMETERS or is_off(value):
+            continue
+        if name in TOLD:
             yield Choice(name, "not followed", f"{shorten(_plain(value))} was asked for, but {TOLD[name]}")
+        elif value not in _ZERO:
+            raise InvalidParameter(name, "given", REFUSED[name], hint="leave it out")
 
 
 def is_off(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 
@@ -19,6 +18,7 @@ from vitascope.service.tail import FINAL_KINDS
 
 from . import schema
 from .create import Order
+from .files import refuse_range
 from .making import make_job
 from .manner import manner_of
 from .video import PREFIX, envelope, poll_headers, shown
@@ -64,7 +64,7 @@ async def create_and_wait(request: Request) -> Response:
     if stored is None:
         headers |= await poll_headers(request, job)
         return JSONResponse(shown(request, job), status_code=202, headers=headers)
-    answer = _http.VideoFile(stored, f"{PREFIX}{job.id}{stored.suffix}", lambda _status: Response())
+    answer = _http.VideoFile(stored, f"{PREFIX}{job.id}{stored.suffix}", refuse_range)
     seconds = (job.details or {}).get("seconds") or {}
     headers["x-inference-time-s"] = f"{time.perf_counter() - started_at:.3f}"
     headers["x-stage-durations"] = json.dumps(seconds, separators=(",", ":"))
@@ -102,7 +102,6 @@ async def _file(request: Request, job: Job) -> StoredVideo | None:
     if job.status is not JobStatus.SUCCEEDED:
         return None
     try:
-        stored = await _http.desk_of(request).open_video(job)
+        return await _http.desk_of(request).open_video(job)
     except StorageError:
         return None
-    return dataclasses.replace(stored, url=None)  # a POST is not sent on elsewhere

@@ -232,6 +232,10 @@ def _sample(event: EventType) -> Mapping[str, Any]:
 
 async def _read_endpoint(request: Request) -> tuple[str | None, str | None, list[str] | None]:
     fields = await _http.read_body(request, _http.desk_of(request).max_body_bytes, may_be_empty=True)
+    return await _http.in_thread_if_large(fields.num_bytes, lambda: _endpoint_of(fields))
+
+
+def _endpoint_of(fields: _http.Fields) -> tuple[str | None, str | None, list[str] | None]:
     fields.check_names(_FIELDS)
     name, url = fields.text("name", max_chars=MAX_NAME_CHARS), fields.text("url")
     for field, text in (("name", name), ("url", url)):
