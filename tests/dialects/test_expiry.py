@@ -140,8 +140,10 @@ class TestExpired:
         let_expire(server, job_id)
         Expiry(server.store, server.files).advance()
         job = shown(server, job_id)
-        without_link = {**before["video"], "signed_url": None, "signed_url_expires_at": None}
-        assert (job["status"], job["progress"], job["video"]) == ("succeeded", 100, without_link)
+        unlinked = {"signed_url": None, "signed_url_expires_at": None}
+        pictures = {name: {**before["video"][name], **unlinked} for name in ("thumbnail", "spritesheet")}
+        without_links = {**before["video"], **unlinked, **pictures}
+        assert (job["status"], job["progress"], job["video"]) == ("succeeded", 100, without_links)
         assert job["expired_at"] is not None
         assert server.client.get("/api/v1/jobs").json()["jobs"] == [job]
         video = server.client.get(f"/v1/videos/video_{job_id}").json()
