@@ -12,8 +12,9 @@ import pytest
 
 from vitascope import media
 from vitascope.catalog import Catalog
-from vitascope.dialects import native, openai
+from vitascope.dialects import native
 from vitascope.dialects._http import Fields
+from vitascope.dialects.openai import create
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, ModelSpec
 from vitascope.domain.plan import Plan, plan
@@ -46,7 +47,7 @@ def in_native(body: dict[str, Any]) -> Plan:
 
 
 def in_openai(body: dict[str, Any]) -> Plan:
-    order = openai.to_order(Fields(body), lambda name: (by_name(name), ()))
+    order = create.to_order(Fields(body), lambda name: (by_name(name), ()))
     try:
         return plan(dataclasses.replace(order.request, seed=1), by_name(order.request.model))
     except InvalidParameter as error:
