@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.errors import InvalidParameter, JobNotFound
+from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job
 
 from . import batches, characters, derived, files, generations, schema, sync, webhook_endpoints
@@ -19,7 +19,7 @@ from .files import refuse_range
 from .making import make_job
 from .manner import DEFAULT, Manner
 from .schema import ERRORS
-from .video import PREFIX, envelope, error_response, shown, video_response, webhook_body
+from .video import PREFIX, envelope, error_response, job_id_of, shown, video_response, webhook_body
 
 __all__ = [
     "ERRORS",
@@ -103,7 +103,7 @@ class OpenAIDialect:
 
     async def delete(self, video_id: str, request: Request) -> Response:
         """Delete a video and its file; one that has not ended is cancelled."""
-        await _http.desk_of(request).delete(_http.caller_of(request), _job_id(video_id))
+        await _http.desk_of(request).delete(_http.caller_of(request), job_id_of(video_id))
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
     async def content(self, video_id: str, request: Request) -> Response:
@@ -134,13 +134,7 @@ class OpenAIDialect:
 
 
 async def _job(request: Request, video_id: str) -> Job:
-    return await _http.desk_of(request).find(_http.caller_of(request), _job_id(video_id))
-
-
-def _job_id(video_id: str) -> str:
-    if not video_id.startswith(PREFIX):
-        raise JobNotFound
-    return video_id.removeprefix(PREFIX)
+    return await _http.desk_of(request).find(_http.caller_of(request), job_id_of(video_id))
 
 
 def _after(video_id: str | None) -> str | None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from vitascope.dialects import _http
 from vitascope.domain.access import Caller
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import InvalidParameter, JobNotFound, RequestError
+from vitascope.domain.errors import InvalidParameter, RequestError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
@@ -31,7 +31,7 @@ from .derived_schema import EDIT, EDIT_STRENGTH, EXTEND, REMIX, REMIX_STRENGTH
 from .pictures import named
 from .shapes import asked_seconds
 from .superset import unfolded
-from .video import PREFIX, video_response
+from .video import PREFIX, job_id_of, video_response
 
 LENGTHS = ("seconds", "duration", "num_frames")
 
@@ -56,7 +56,7 @@ def add_to(router: APIRouter) -> None:
 
 async def remix(video_id: str, request: Request) -> Response:
     """Make a video of another prompt from a finished one: its frames are where the making begins."""
-    content = OfJob(_job_id(video_id))
+    content = OfJob(job_id_of(video_id))
     try:
         body = await _read(request)
     except RequestError:  # whoever asks of another's video is told nothing else but that there is none
@@ -238,7 +238,7 @@ def _video_of(fields: _http.Fields) -> tuple[str, Content]:
     if isinstance(value, str) and value.lstrip()[:1] == "{":
         value = fields.mapping("video")
     if isinstance(value, str) and value.startswith(PREFIX):
-        return "video", OfJob(_job_id(value))
+        return "video", OfJob(job_id_of(value))
     if isinstance(value, dict):
         others = [name for name in ("file_id", "video_url") if value.get(name)]
         if not others:
@@ -260,10 +260,4 @@ def _by_id(value: dict[str, Any]) -> OfJob:
         index = _http.Fields(value).integer("index") or 0
     except InvalidParameter as error:
         raise InvalidParameter("video[index]", error.value, error.rule) from None
-    return OfJob(_job_id(video_id), index)
-
-
-def _job_id(video_id: str) -> str:
-    if not video_id.startswith(PREFIX):
-        raise JobNotFound
-    return video_id.removeprefix(PREFIX)
+    return OfJob(job_id_of(video_id), index)

@@ -39,6 +39,17 @@ POLL_SHARE = 0.1
 """Of the expected time: who asks again after so much of it learns of the end that much too late at most."""
 
 
+def job_id_of(video_id: str) -> str:
+    """Return the id of the job that the client knows as this video.
+
+    Raises:
+        JobNotFound: no video has such an id.
+    """
+    if not video_id.startswith(PREFIX):
+        raise JobNotFound
+    return video_id.removeprefix(PREFIX)
+
+
 def video_object(job: Job, manner: Manner = DEFAULT) -> dict[str, Any]:
     """Show a job as the vendor shows a video: all keys are always there. Without its files' addresses."""
     notes = job.request.notes.get(NOTES, {})
