@@ -35,6 +35,7 @@
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
+    │   ├── ModelTooLarge           its weights have no room, however they are placed
     │   ├── OutOfMemory
     │   ├── InvalidOutput
     │   ├── UnreadableImage
@@ -266,6 +267,10 @@ class GenerationError(VitascopeError):
 
 class ModelUnavailable(GenerationError):
     """The model's files could not be loaded."""
+
+
+class ModelTooLarge(GenerationError):
+    """The model is larger than this machine can hold."""
 
 
 class OutOfMemory(GenerationError):

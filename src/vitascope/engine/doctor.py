@@ -7,7 +7,8 @@ import torch
 
 from vitascope.domain.choice import Choice
 
-from .device import choose_device, choose_dtype, choose_threads
+from .device import choose_device, choose_threads, measure
+from .placement import best_dtype
 
 
 def describe(device: str, threads: int) -> list[Choice]:
@@ -16,7 +17,7 @@ def describe(device: str, threads: int) -> list[Choice]:
     found = [
         Choice("torch", torch.__version__, f"with diffusers {diffusers.__version__}"),
         device_choice,
-        choose_dtype("auto", chosen)[1],
+        best_dtype(measure(chosen)),
     ]
     if chosen.type == "cpu":
         found.append(choose_threads(threads))

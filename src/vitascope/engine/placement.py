@@ -1,0 +1,349 @@
+"""How a model is loaded so that it fits: dtype, offloading, quantisation, and how its frames are decoded.
+
+Pure functions of what was measured: the device, the checkpoint's sizes, the largest work. Of all ways that fit, the one that
+costs least time is taken, and those that change the picture come last. Knows nothing of torch; `loading` carries it out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import ModelTooLarge, SettingsError
+from vitascope.domain.model_spec import ModelSpec
+
+from .activations import Extent, Work, work_of
+from .sizes import ROLES, Component, Sizes
+
+Offload = Literal["none", "model", "group", "sequential"]
+"""Where weights wait: on the device; in main memory until their component works; until their block does; until their layer does."""
+
+Quantization = Literal["none", "int8", "fp8"]
+"""How the denoisers' and encoders' matrices are kept: as they compute, or in one byte a value, made whole again layer by layer."""
+
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+
+GIB = 2**30
+
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+RESERVE_SHARE, LEAST_RESERVE, MOST_RESERVE = 0.05, GIB // 2, 4 * GIB
+"""Memory that is not planned with: for the libraries' own workspace, and for what an allocator cannot join."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a model is placed on, as it was measured while nothing of ours was loaded."""
+
+    #: "cuda" (also ROCm), "xpu", "mps" or "cpu".
+    kind: str
+    name: str
+    free_bytes: int
+    total_bytes: int
+    #: Main memory, where offloaded weights wait. On a CPU the same as `free_bytes`.
+    free_host_bytes: int
+    #: Whether it computes bfloat16 at full rate.
+    has_bfloat16: bool = True
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether offloading gains anything: the CPU and Apple's GPU compute in main memory."""
+        return self.kind in ("cuda", "xpu")
+
+    @property
+    def usable_bytes(self) -> int:
+        """What may be planned with."""
+        reserve = min(max(round(self.total_bytes * RESERVE_SHARE), LEAST_RESERVE), MOST_RESERVE)
+        return max(0, self.free_bytes - reserve)
+
+    @property
+    def usable_host_bytes(self) -> int:
+        return max(0, self.free_host_bytes - LEAST_RESERVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the operator's settings ask for; `auto` leaves it to what fits."""
+
+    dtype: str = "auto"
+    attention: str = "auto"
+    vae_tiling: str = "auto"
+    offload: str = "auto"
+    quantization: str = "auto"
+
+
+NO_WISHES = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a model is loaded, and what that takes."""
+
+    dtype: str
+    offload: Offload
+    quantization: Quantization
+    has_tiles: bool
+    #: All weights as they are kept, wherever that is.
+    weights_bytes: int
+    #: Of these, on the device at the same time.
+    device_bytes: int
+    #: On the device at most, with the work.
+    peak_bytes: int
+    choices: tuple[Choice, ...]
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether only one generation may be open: weights that come and go are in one place at a time."""
+        return self.offload != "none"
+
+
+def choose_dtype(spec: ModelSpec, machine: Machine, asked: str = "auto") -> Choice:
+    """Take the operator's dtype, else the card's, else bfloat16 where the device computes it fast.
+
+    float16 is never chosen on a CPU: measured 100 to 400 times slower than bfloat16 (docs/experiments.md).
+
+    Raises:
+        SettingsError: the operator asks for float16 on a CPU.
+    """
+    best = best_dtype(machine)
+    if asked == "float16" and machine.kind == "cpu":
+        message = "setting `engine.dtype` is `float16`, but a CPU computes it 100 to 400 times slower than `bfloat16`"
+        raise SettingsError(f"{message}. The nearest legal value is `{best.value}`.")
+    if asked != "auto":
+        return Choice("dtype", asked, "set by engine.dtype")
+    if spec.dtype == "float16" and machine.kind == "cpu":
+        reason = f"the model's card says float16, which a CPU computes 100 times slower; {best.reason}"
+        return Choice("dtype", best.value, reason)
+    if spec.dtype == "bfloat16" and not machine.has_bfloat16:
+        return Choice("dtype", best.value, f"the model's card says bfloat16; {best.reason}")
+    if spec.dtype != "auto":
+        return Choice("dtype", spec.dtype, "the model's card says so")
+    return best
+
+
+def best_dtype(machine: Machine) -> Choice:
+    """Choose the dtype that the device computes fastest without losing range."""
+    if machine.kind == "cpu":
+        if machine.has_bfloat16:
+            return Choice("dtype", "bfloat16", "this CPU has bfloat16 instructions")
+        return Choice("dtype", "float32", "this CPU has no bfloat16 instructions")
+    if machine.has_bfloat16:
+        return Choice("dtype", "bfloat16", f"{machine.kind} computes it at full rate")
+    return Choice("dtype", "float16", "this GPU has no bfloat16 instructions")
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to place a model, reckoned."""
+
+    offload: Offload
+    quantization: Quantization
+    has_tiles: bool
+    weights_bytes: int
+    device_bytes: int
+    peak_bytes: int
+    host_bytes: int
+
+    def fits(self, machine: Machine) -> bool:
+        return self.peak_bytes <= machine.usable_bytes and self.is_held_by_host(machine)
+
+    def is_held_by_host(self, machine: Machine) -> bool:
+        return not machine.has_own_memory or self.host_bytes <= machine.usable_host_bytes
+
+    def can_be_tried(self, machine: Machine) -> bool:
+        """Whether at least the weights, which are known exactly, have room; what the work takes is an estimate."""
+        return self.device_bytes < machine.total_bytes and self.device_bytes <= machine.free_bytes
+
+
+def place(
+    spec: ModelSpec,
+    sizes: Sizes,
+    machine: Machine,
+    wishes: Wishes = NO_WISHES,
+    extent: Extent | None = None,
+) -> Placement:
+    """Choose how a model is loaded.
+
+    Args:
+        spec: the model.
+        sizes: of its checkpoint.
+        machine: where it will run.
+        wishes: what the operator has set.
+        extent: the largest clip of one pass; by default what the card has as default.
+
+    Raises:
+        ModelTooLarge: not even its weights have room in any way that the settings allow; says the numbers.
+        SettingsError: a setting asks for what this device cannot do.
+    """
+    dtype = choose_dtype(spec, machine, wishes.dtype)
+    extent = extent or Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)
+    value_bytes = VALUE_BYTES[dtype.value]
+    work = work_of(sizes, extent, value_bytes=value_bytes)
+    ways = [
+        _reckon(sizes, work, value_bytes, *way) for way in _ways(machine, wishes, work, spec.quantization)
+    ]
+    way = next((way for way in ways if way.fits(machine)), None)
+    if way is None:
+        tried = [way for way in ways if way.can_be_tried(machine) and way.is_held_by_host(machine)]
+        if not tried:
+            raise _too_large(spec, machine, ways)
+        way = min(tried, key=lambda way: way.peak_bytes)
+    choices = (
+        dtype,
+        _offload_choice(way, ways[0], machine, wishes),
+        *_quantization_choice(way, ways[0], machine, wishes, spec),
+        *_tiling_choice(way, work, extent, machine, wishes),
+    )
+    return Placement(
+        dtype.value, way.offload, way.quantization, way.has_tiles,
+        way.weights_bytes, way.device_bytes, way.peak_bytes, choices,
+    )  # fmt: skip
+
+
+def _ways(
+    machine: Machine, wishes: Wishes, work: Work, by_card: str
+) -> Iterator[tuple[Offload, Quantization, bool]]:
+    """All ways that the settings allow, the cheapest first.
+
+    Tiles cost some per cent of the decoding, and a seam that is hardly seen; a component's way to the device some seconds a clip; a
+    block's some time at every step. Quantised weights change the picture: they come after all these, but before layer by layer.
+    """
+    offloads: tuple[Offload, ...] = ("none",)
+    if wishes.offload != "auto":
+        offloads = (_offload_of(wishes.offload, machine),)
+    elif machine.has_own_memory:
+        offloads = OFFLOADS
+    asked = wishes.quantization if wishes.quantization != "auto" else by_card
+    quantizations: tuple[Quantization, ...] = ("none", "int8")
+    if asked != "auto":
+        quantizations = tuple(each for each in QUANTIZATIONS if each == asked)
+    tiles = {"on": (True,), "off": (False,)}.get(wishes.vae_tiling, (False, True))
+    if work.tiled_decode_bytes >= work.decode_bytes and wishes.vae_tiling == "auto":
+        tiles = (False,)
+    quick: tuple[Offload, ...] = tuple(each for each in offloads if each != "sequential")
+    slow: tuple[Offload, ...] = tuple(each for each in offloads if each == "sequential")
+    for some in (quick, slow):
+        for quantization, offload, has_tiles in itertools.product(quantizations, some, tiles):
+            yield offload, quantization, has_tiles
+
+
+def _offload_of(asked: str, machine: Machine) -> Offload:
+    found = next(each for each in OFFLOADS if each == asked)
+    if found != "none" and not machine.has_own_memory:
+        message = f"setting `engine.offload` is `{asked}`, but {machine.name} computes in main memory, where weights would wait"
+        raise SettingsError(f"{message}. The nearest legal value is `none`.")
+    return found
+
+
+def _reckon(
+    sizes: Sizes, work: Work, value_bytes: int, offload: Offload, quantization: Quantization, has_tiles: bool
+) -> _Way:
+    decode = work.tiled_decode_bytes if has_tiles else work.decode_bytes
+    total = sum(weights_bytes(part, value_bytes, quantization) for part in sizes.components)
+    if offload == "none":
+        device = total
+        peak = total + max(work.denoise_bytes, decode)
+    else:
+        there = {role: _there_at_once(sizes.of(role), value_bytes, quantization, offload) for role in ROLES}
+        device = max(there.values())
+        peak = max(device, there["denoiser"] + work.denoise_bytes, there["autoencoder"] + decode)
+    host = 0 if offload == "none" else total
+    return _Way(offload, quantization, has_tiles, total, device, peak, host)
+
+
+def weights_bytes(part: Component, value_bytes: int, quantization: Quantization) -> int:
+    """What a component's weights take as they are kept."""
+    if quantization == "none" or part.role == "autoencoder":
+        return part.num_values * value_bytes + part.other_bytes
+    whole = part.num_values - part.num_matrix_values
+    return part.num_matrix_values + whole * value_bytes + part.other_bytes
+
+
+def _there_at_once(
+    parts: tuple[Component, ...], value_bytes: int, quantization: Quantization, offload: Offload
+) -> int:
+    """What of components that work one after the other is on the device at the same time."""
+    return max((_piece_bytes(part, value_bytes, quantization, offload) for part in parts), default=0)
+
+
+def _piece_bytes(part: Component, value_bytes: int, quantization: Quantization, offload: Offload) -> int:
+    """Two blocks, since one comes while the other works, and what is in no block; or one layer; or all of it."""
+    whole = weights_bytes(part, value_bytes, quantization)
+    if offload == "model" or part.role == "autoencoder":
+        return whole
+    if offload == "group":
+        return min(whole, (2 * part.num_block_values + part.num_rest_values) * value_bytes)
+    return min(whole, part.num_layer_values * value_bytes)
+
+
+def _too_large(spec: ModelSpec, machine: Machine, ways: list[_Way]) -> ModelTooLarge:
+    least = min(ways, key=lambda way: (way.device_bytes, way.weights_bytes))
+    kept = "" if least.quantization == "none" else f" in {least.quantization}"
+    if not machine.has_own_memory or least.is_held_by_host(machine):
+        how = "" if least.offload == "none" else " even with offloading"
+        message = f"the weights of model `{spec.id}` take {_gib(least.device_bytes)}{kept}{how}, and {_there(machine)}"
+    else:
+        message = f"the weights of model `{spec.id}` take {_gib(least.weights_bytes)}{kept}; {_there(machine)}, and {_gib(machine.free_host_bytes)} of main memory"
+    return ModelTooLarge(
+        message, hint="`vitascope models list` shows what each model needs; a smaller one may fit"
+    )
+
+
+def _there(machine: Machine) -> str:
+    return f"{machine.name} has {_gib(machine.free_bytes)} of {_gib(machine.total_bytes)} free"
+
+
+def _offload_choice(way: _Way, first: _Way, machine: Machine, wishes: Wishes) -> Choice:
+    if wishes.offload != "auto":
+        return Choice("offload", way.offload, "set by engine.offload")
+    there = f"{_gib(machine.usable_bytes)} that may be used"
+    if not machine.has_own_memory:
+        reason = f"{machine.name} computes in main memory; weights {_gib(way.weights_bytes)}, with the work {_gib(way.peak_bytes)} of {there}"
+    elif way.offload == "none":
+        reason = f"weights {_gib(way.weights_bytes)}, with the work {_gib(way.peak_bytes)} of {there}"
+    else:
+        needed = f"all of it at once takes {_gib(first.peak_bytes)}"
+        reason = f"{needed}, more than the {there}; so {_gib(way.peak_bytes)}, {_COSTS[way.offload]}"
+    if way.peak_bytes > machine.usable_bytes:
+        reason += "; it may not fit: no way that the settings allow takes less"
+    return Choice("offload", way.offload, reason)
+
+
+_COSTS: dict[Offload, str] = {
+    "model": "and each part comes to the device once a clip",
+    "group": "and blocks come to the device at each step",
+    "sequential": "and layers come to the device one by one, which is slow",
+}
+
+
+def _quantization_choice(
+    way: _Way, first: _Way, machine: Machine, wishes: Wishes, spec: ModelSpec
+) -> tuple[Choice, ...]:
+    if wishes.quantization != "auto":
+        return (Choice("quantization", way.quantization, "set by engine.quantization"),)
+    if spec.quantization != "auto":
+        return (Choice("quantization", way.quantization, "the model's card says so"),)
+    if way.quantization == "none":
+        return ()
+    reason = f"weights as they compute, and the work, take {_gib(first.peak_bytes)}, more than the {_gib(machine.usable_bytes)} that may be used; one byte a value: {_gib(way.weights_bytes)}"
+    return (Choice("quantization", way.quantization, reason),)
+
+
+def _tiling_choice(
+    way: _Way, work: Work, extent: Extent, machine: Machine, wishes: Wishes
+) -> tuple[Choice, ...]:
+    value = "on" if way.has_tiles else "off"
+    if wishes.vae_tiling != "auto":
+        return (Choice("vae tiling", value, "set by engine.vae_tiling"),)
+    if not way.has_tiles:
+        return ()
+    reason = f"to decode {extent} at once takes {_gib(work.decode_bytes)}, in tiles {_gib(work.tiled_decode_bytes)}; {_gib(machine.usable_bytes)} may be used"
+    return (Choice("vae tiling", value, reason),)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes < GIB else f"{num_bytes / GIB:.1f} GiB"
