@@ -35,7 +35,7 @@
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
-    │   ├── OutOfMemory
+    │   ├── OutOfMemory             .peak_bytes
     │   ├── InvalidOutput
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
@@ -269,7 +269,15 @@ class ModelUnavailable(GenerationError):
 
 
 class OutOfMemory(GenerationError):
-    """The device ran out of memory."""
+    """The device ran out of memory.
+
+    Args:
+        peak_bytes: most that was in use; 0 if that was not measured.
+    """
+
+    def __init__(self, message: str = "", *, peak_bytes: int = 0, hint: str | None = None) -> None:
+        self.peak_bytes = peak_bytes
+        super().__init__(message, hint=hint)
 
 
 class InvalidOutput(GenerationError):

@@ -29,6 +29,18 @@ class LoadedModel:
     choices: tuple[Choice, ...]
     slots: Slots
 
+    @property
+    def num_bytes(self) -> int:
+        """What the weights take."""
+        components = [part for pipe in self.pipelines.values() for part in pipe.components.values()]
+        modules = {id(part): part for part in components if isinstance(part, torch.nn.Module)}
+        tensors = {
+            id(tensor): tensor
+            for module in modules.values()
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
 
 def load_model(
     spec: ModelSpec,
