@@ -212,7 +212,9 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
-    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    memory_gb: Annotated[float, Field(ge=0)] = 0.0
+    """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
 
 
 def _json_list(value: object) -> object:

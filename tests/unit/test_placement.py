@@ -9,7 +9,7 @@ import pytest
 from vitascope.catalog import Catalog
 from vitascope.domain.errors import ModelTooLarge, SettingsError
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.engine.activations import Extent
+from vitascope.engine.activations import Extent, work_of
 from vitascope.engine.placement import GIB, Machine, Placement, Wishes, place
 from vitascope.engine.sizes import Component, Sizes
 
@@ -112,8 +112,11 @@ def test_reasons_have_the_numbers(spec: ModelSpec) -> None:
         "all of it at once takes 18.2 GiB, more than the 14.7 GiB that may be used; so 10.6 GiB, and each part comes to the"
         " device once a clip"
     )
-    assert reason_of(place(spec, SMALL, cpu(18)), "vae tiling") == (
-        "to decode 832x480x81 at once takes 4.7 GiB, in tiles 1.4 GiB; 17.1 GiB may be used"
+    clip = Extent(81, 480, 832)
+    tiles = place(spec, SMALL, cpu(18)).tiles_for(work_of(SMALL, clip), clip)
+    assert tiles is not None
+    assert (
+        tiles.reason == "to decode 832x480x81 at once takes 18.2 GiB, in tiles 14.8 GiB; 17.1 GiB may be used"
     )
 
 
@@ -177,8 +180,37 @@ def test_settings_force_each_way(spec: ModelSpec, offload: str, quantization: st
         quantization,
         tiling == "on",
     )
-    for name in ("offload", "quantization", "vae tiling"):
+    for name in ("offload", "quantization"):
         assert reason_of(placement, name).startswith("set by engine.")
+
+
+@pytest.mark.parametrize("tiling", ["on", "off"])
+def test_tiles_can_be_forced(spec: ModelSpec, tiling: str) -> None:
+    clip = Extent(5, 64, 64)
+    choice = place(spec, SMALL, gpu(24), Wishes(vae_tiling=tiling)).tiles_for(work_of(SMALL, clip), clip)
+    assert choice is not None
+    assert (choice.value, choice.reason) == (tiling, "set by engine.vae_tiling")
+
+
+def test_tiles_are_a_matter_of_the_clip(spec: ModelSpec) -> None:
+    """The same clip is decoded alike, whatever was made before it."""
+    placement = place(spec, SMALL, gpu(12))
+    tiled = []
+    for side in (256, 512, 1024, 2048):
+        clip = Extent(81, side, side)
+        choice = placement.tiles_for(work_of(SMALL, clip), clip)
+        tiled.append(choice is not None and choice.value == "on")
+    assert tiled == [False, False, True, True]
+
+
+def test_a_larger_clip_changes_where_weights_wait_but_never_what_they_are(spec: ModelSpec) -> None:
+    usual = place(spec, SMALL, gpu(24))
+    clip = Extent(81, 1088, 1920)
+    assert not usual.leaves_room_for(work_of(SMALL, clip))
+    larger = place(spec, SMALL, gpu(24), extent=clip, quantization=usual.quantization)
+    assert (usual.offload, larger.offload) == ("none", "model")
+    assert larger.quantization == usual.quantization == "none"
+    assert larger.leaves_room_for(work_of(SMALL, clip))
 
 
 def test_a_setting_wins_over_the_card(spec: ModelSpec) -> None:

@@ -193,6 +193,7 @@ def _produce(
             device=settings.engine.device,
             threads=settings.engine.threads,
             slots=settings.engine.slots,
+            memory_gb=settings.engine.memory_gb,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
         between = settings.worker.frame_interpolation

@@ -65,6 +65,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             device=engine.device,
             threads=engine.threads,
             slots=engine.slots,
+            memory_gb=engine.memory_gb,
             fake_step_seconds=engine.fake_step_seconds,
         ),
         catalog.resolve,

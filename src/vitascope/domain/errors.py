@@ -36,7 +36,7 @@
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
     │   ├── ModelTooLarge           its weights have no room, however they are placed
-    │   ├── OutOfMemory
+    │   ├── OutOfMemory             .peak_bytes
     │   ├── InvalidOutput
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
@@ -274,7 +274,15 @@ class ModelTooLarge(GenerationError):
 
 
 class OutOfMemory(GenerationError):
-    """The device ran out of memory."""
+    """The device ran out of memory.
+
+    Args:
+        peak_bytes: most that was in use; 0 if that was not measured.
+    """
+
+    def __init__(self, message: str = "", *, peak_bytes: int = 0, hint: str | None = None) -> None:
+        self.peak_bytes = peak_bytes
+        super().__init__(message, hint=hint)
 
 
 class InvalidOutput(GenerationError):

@@ -39,7 +39,7 @@ class Extent:
         return f"{self.width}x{self.height}x{self.num_frames}"
 
 
-def largest_clip(spec: ModelSpec, plan: Plan | None = None) -> Extent:
+def largest_extent(spec: ModelSpec, plan: Plan | None = None) -> Extent:
     """The clip of a plan's longest window; without a plan, of what the model makes by default."""
     if plan is None:
         return Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)

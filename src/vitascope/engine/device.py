@@ -45,15 +45,25 @@ def device_kind(device: torch.device) -> str:
 
 
 def measure(device: torch.device) -> Machine:
-    """Measure what models can be placed on. Called before anything of ours is loaded: it is the same for each of them."""
+    """Measure what models can be placed on. What this process takes counts as free: its models make room for each other."""
     return Machine(
         kind=device.type,
         name=_name(device),
-        free_bytes=free_bytes(device),
+        free_bytes=min(free_bytes(device) + _own_bytes(device), total_bytes(device)),
         total_bytes=total_bytes(device),
         free_host_bytes=free_host_bytes(),
         has_bfloat16=_has_bfloat16(device),
     )
+
+
+def _own_bytes(device: torch.device) -> int:
+    """What this process takes of the device's memory, but for files that are mapped: those are dropped when it is needed."""
+    if device.type in ("cuda", "xpu"):
+        return int(torch.get_device_module(device).memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    usage = psutil.Process().memory_info()
+    return int(usage.rss - getattr(usage, "shared", 0))
 
 
 def _name(device: torch.device) -> str:

@@ -15,15 +15,17 @@ import transformers
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import Mode, ModelSpec
+from vitascope.domain.plan import Plan
 
+from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .compact import compact
 from .device import measure
 from .families.quirks import prepare
 from .offloading import Offloading, pin
-from .placement import Placement, place
-from .sizes import components_of, is_module, read_sizes, role_of
-from .slots import Slots, build_pipeline
+from .placement import VALUE_BYTES, Placement, place
+from .sizes import Sizes, components_of, is_module, read_sizes, role_of
+from .slots import Slot, Slots, build_pipeline
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,34 @@ class LoadedModel:
     choices: tuple[Choice, ...]
     slots: Slots
     placement: Placement
+    sizes: Sizes
+
+    def choose_tiling(self, plan: Plan, slot: Slot) -> tuple[Choice, ...]:
+        """Have a slot decode this plan's frames in tiles, or whole."""
+        extent = largest_extent(self.spec, plan)
+        value_bytes = VALUE_BYTES[self.placement.dtype]
+        choice = self.placement.tiles_for(work_of(self.sizes, extent, value_bytes=value_bytes), extent)
+        vae: Any = slot.modules().get("vae")
+        loaded: Any = next(iter(self.pipelines.values())).components.get("vae")
+        if not hasattr(vae, "use_tiling"):
+            return ()
+        # a slot is used again: it begins as it was loaded, and some autoencoders do nothing without tiles
+        vae.use_tiling = loaded.use_tiling
+        if choice is not None and choice.value == "on":
+            vae.enable_tiling()
+        return () if choice is None else (choice,)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights take."""
+        components = [part for pipe in self.pipelines.values() for part in pipe.components.values()]
+        modules = {id(part): part for part in components if isinstance(part, torch.nn.Module)}
+        tensors = {
+            id(tensor): tensor
+            for module in modules.values()
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def load_model(
@@ -63,7 +93,8 @@ def load_model(
         ModelTooLarge: its weights have no room.
         SettingsError: the attention that was asked for does not work here.
     """
-    placement = placement or place(spec, read_sizes(location, parts), measure(device))
+    sizes = read_sizes(location, parts)
+    placement = placement or place(spec, sizes, measure(device))
     classes = {mode: _pipeline_class(name) for mode, name in spec.pipelines.items()}
     first = "text" if "text" in classes else next(iter(classes))
     pipe = _from_pretrained(classes[first], spec, location, placement, parts)
@@ -78,8 +109,8 @@ def load_model(
         for mode, cls in classes.items()
     }
     choices = (device_choice, *placement.choices, *_attention_choice(modules, placement, device, attention))
-    choices += _decode_choices(modules, placement)
-    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device, offloading), placement)
+    choices += _decode_choices(modules)
+    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device, offloading), placement, sizes)
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -111,14 +142,9 @@ def _attention_choice(
     return (choice,)
 
 
-def _decode_choices(modules: dict[str, torch.nn.Module], placement: Placement) -> tuple[Choice, ...]:
-    """Decode in tiles if the placement says so, and an autoencoder of images one frame after the other.
-
-    Pipelines hand all frames to the latter as one batch.
-    """
+def _decode_choices(modules: dict[str, torch.nn.Module]) -> tuple[Choice, ...]:
+    """Let an autoencoder of images decode one frame after the other: pipelines hand it all of them as one batch."""
     vae: Any = modules.get("vae")
-    if placement.has_tiles and hasattr(vae, "enable_tiling"):
-        vae.enable_tiling()
     if not isinstance(vae, diffusers.AutoencoderKL):
         return ()
     vae.enable_slicing()

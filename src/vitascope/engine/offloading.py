@@ -8,6 +8,7 @@ leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
 
 from .placement import Offload
+from .places import EngineBusy
 
 
 class Offloading:
@@ -33,6 +35,7 @@ class Offloading:
         self._whole = whole
         self._parts: list[_Part] = []
         self._working: _Part | None = None
+        self._is_lent = False
 
     def arrange(self, modules: dict[str, torch.nn.Module]) -> None:
         """Make the components of a slot come and go; the ones of a slot before are forgotten."""
@@ -45,6 +48,22 @@ class Offloading:
         ]
         for part in self._parts:
             add_hook_to_module(part.module, _Comes(self, part, self._device), append=True)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Hold the weights for one request, wherever that stops.
+
+        Raises:
+            EngineBusy: another one has them.
+        """
+        if self._is_lent:
+            raise EngineBusy("these weights come and go with the request that they work for: one at a time")
+        self._is_lent = True
+        try:
+            yield
+        finally:
+            self._is_lent = False
+            self.leave()
 
     def leave(self) -> None:
         """Free the device of all of it, wherever a request stopped."""

@@ -48,6 +48,8 @@ class Machine:
     free_host_bytes: int
     #: Whether it computes bfloat16 at full rate.
     has_bfloat16: bool = True
+    #: What the operator lets models and their work take; None is all.
+    budget_bytes: int | None = None
 
     @property
     def has_own_memory(self) -> bool:
@@ -58,7 +60,8 @@ class Machine:
     def usable_bytes(self) -> int:
         """What may be planned with."""
         reserve = min(max(round(self.total_bytes * RESERVE_SHARE), LEAST_RESERVE), MOST_RESERVE)
-        return max(0, self.free_bytes - reserve)
+        usable = max(0, self.free_bytes - reserve)
+        return usable if self.budget_bytes is None else min(usable, self.budget_bytes)
 
     @property
     def usable_host_bytes(self) -> int:
@@ -86,19 +89,47 @@ class Placement:
     dtype: str
     offload: Offload
     quantization: Quantization
-    has_tiles: bool
+    #: The operator's setting: "auto", "on" or "off".
+    tiling: str
     #: All weights as they are kept, wherever that is.
     weights_bytes: int
-    #: Of these, on the device at the same time.
+    #: Of these, on the device at the same time: at most, during the steps, and while decoding.
     device_bytes: int
+    denoise_bytes: int
+    decode_bytes: int
     #: On the device at most, with the work.
     peak_bytes: int
+    #: What may be planned with.
+    usable_bytes: int
+    #: Whether the clip that this was chosen for is decoded in tiles.
+    has_tiles: bool
     choices: tuple[Choice, ...]
 
     @property
     def takes_turns(self) -> bool:
         """Whether only one generation may be open: weights that come and go are in one place at a time."""
         return self.offload != "none"
+
+    def leaves_room_for(self, work: Work) -> bool:
+        """Whether a clip's work fits beside the weights, decoded in tiles if need be."""
+        decode = work.decode_bytes if self.tiling == "off" else work.tiled_decode_bytes
+        peak = max(self.denoise_bytes + work.denoise_bytes, self.decode_bytes + decode)
+        return peak <= self.usable_bytes
+
+    def tiles_for(self, work: Work, extent: Extent) -> Choice | None:
+        """Choose whether a clip is decoded in tiles; None where nobody asked and all of it fits."""
+        if self.tiling != "auto":
+            return Choice(TILING, self.tiling, "set by engine.vae_tiling")
+        if work.tiled_decode_bytes >= work.decode_bytes:
+            return None
+        whole = self.decode_bytes + work.decode_bytes
+        if whole <= self.usable_bytes:
+            return None
+        reason = f"to decode {extent} at once takes {_gib(whole)}, in tiles {_gib(self.decode_bytes + work.tiled_decode_bytes)}; {_gib(self.usable_bytes)} may be used"
+        return Choice(TILING, "on", reason)
+
+
+TILING = "vae tiling"
 
 
 def choose_dtype(spec: ModelSpec, machine: Machine, asked: str = "auto") -> Choice:
@@ -145,6 +176,8 @@ class _Way:
     has_tiles: bool
     weights_bytes: int
     device_bytes: int
+    denoise_bytes: int
+    decode_bytes: int
     peak_bytes: int
     host_bytes: int
 
@@ -165,6 +198,7 @@ def place(
     machine: Machine,
     wishes: Wishes = NO_WISHES,
     extent: Extent | None = None,
+    quantization: str = "auto",
 ) -> Placement:
     """Choose how a model is loaded.
 
@@ -174,6 +208,7 @@ def place(
         machine: where it will run.
         wishes: what the operator has set.
         extent: the largest clip of one pass; by default what the card has as default.
+        quantization: what a larger clip must not change, because it would change the picture.
 
     Raises:
         ModelTooLarge: not even its weights have room in any way that the settings allow; says the numbers.
@@ -183,29 +218,33 @@ def place(
     extent = extent or Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)
     value_bytes = VALUE_BYTES[dtype.value]
     work = work_of(sizes, extent, value_bytes=value_bytes)
-    ways = [
-        _reckon(sizes, work, value_bytes, *way) for way in _ways(machine, wishes, work, spec.quantization)
-    ]
+    asked = next(
+        (each for each in (wishes.quantization, spec.quantization, quantization) if each != "auto"), "auto"
+    )
+    ways = [_reckon(sizes, work, value_bytes, *way) for way in _ways(machine, wishes, work, asked)]
     way = next((way for way in ways if way.fits(machine)), None)
     if way is None:
         tried = [way for way in ways if way.can_be_tried(machine) and way.is_held_by_host(machine)]
         if not tried:
             raise _too_large(spec, machine, ways)
-        way = min(tried, key=lambda way: way.peak_bytes)
+        alike = [
+            way for way in tried if way.quantization == ways[0].quantization
+        ]  # so at least the picture is
+        way = min(alike or tried, key=lambda way: way.peak_bytes)
     choices = (
         dtype,
         _offload_choice(way, ways[0], machine, wishes),
         *_quantization_choice(way, ways[0], machine, wishes, spec),
-        *_tiling_choice(way, work, extent, machine, wishes),
     )
     return Placement(
-        dtype.value, way.offload, way.quantization, way.has_tiles,
-        way.weights_bytes, way.device_bytes, way.peak_bytes, choices,
+        dtype.value, way.offload, way.quantization, wishes.vae_tiling,
+        way.weights_bytes, way.device_bytes, way.denoise_bytes, way.decode_bytes, way.peak_bytes,
+        machine.usable_bytes, way.has_tiles, choices,
     )  # fmt: skip
 
 
 def _ways(
-    machine: Machine, wishes: Wishes, work: Work, by_card: str
+    machine: Machine, wishes: Wishes, work: Work, quantization: str
 ) -> Iterator[tuple[Offload, Quantization, bool]]:
     """All ways that the settings allow, the cheapest first.
 
@@ -217,18 +256,17 @@ def _ways(
         offloads = (_offload_of(wishes.offload, machine),)
     elif machine.has_own_memory:
         offloads = OFFLOADS
-    asked = wishes.quantization if wishes.quantization != "auto" else by_card
     quantizations: tuple[Quantization, ...] = ("none", "int8")
-    if asked != "auto":
-        quantizations = tuple(each for each in QUANTIZATIONS if each == asked)
+    if quantization != "auto":
+        quantizations = tuple(each for each in QUANTIZATIONS if each == quantization)
     tiles = {"on": (True,), "off": (False,)}.get(wishes.vae_tiling, (False, True))
     if work.tiled_decode_bytes >= work.decode_bytes and wishes.vae_tiling == "auto":
         tiles = (False,)
     quick: tuple[Offload, ...] = tuple(each for each in offloads if each != "sequential")
     slow: tuple[Offload, ...] = tuple(each for each in offloads if each == "sequential")
     for some in (quick, slow):
-        for quantization, offload, has_tiles in itertools.product(quantizations, some, tiles):
-            yield offload, quantization, has_tiles
+        for kept, offload, has_tiles in itertools.product(quantizations, some, tiles):
+            yield offload, kept, has_tiles
 
 
 def _offload_of(asked: str, machine: Machine) -> Offload:
@@ -244,15 +282,13 @@ def _reckon(
 ) -> _Way:
     decode = work.tiled_decode_bytes if has_tiles else work.decode_bytes
     total = sum(weights_bytes(part, value_bytes, quantization) for part in sizes.components)
-    if offload == "none":
-        device = total
-        peak = total + max(work.denoise_bytes, decode)
-    else:
+    there = {role: total for role in ROLES}
+    if offload != "none":
         there = {role: _there_at_once(sizes.of(role), value_bytes, quantization, offload) for role in ROLES}
-        device = max(there.values())
-        peak = max(device, there["denoiser"] + work.denoise_bytes, there["autoencoder"] + decode)
+    device, denoiser, autoencoder = max(there.values()), there["denoiser"], there["autoencoder"]
+    peak = max(device, denoiser + work.denoise_bytes, autoencoder + decode)
     host = 0 if offload == "none" else total
-    return _Way(offload, quantization, has_tiles, total, device, peak, host)
+    return _Way(offload, quantization, has_tiles, total, device, denoiser, autoencoder, peak, host)
 
 
 def weights_bytes(part: Component, value_bytes: int, quantization: Quantization) -> int:
@@ -331,18 +367,6 @@ def _quantization_choice(
         return ()
     reason = f"weights as they compute, and the work, take {_gib(first.peak_bytes)}, more than the {_gib(machine.usable_bytes)} that may be used; one byte a value: {_gib(way.weights_bytes)}"
     return (Choice("quantization", way.quantization, reason),)
-
-
-def _tiling_choice(
-    way: _Way, work: Work, extent: Extent, machine: Machine, wishes: Wishes
-) -> tuple[Choice, ...]:
-    value = "on" if way.has_tiles else "off"
-    if wishes.vae_tiling != "auto":
-        return (Choice("vae tiling", value, "set by engine.vae_tiling"),)
-    if not way.has_tiles:
-        return ()
-    reason = f"to decode {extent} at once takes {_gib(work.decode_bytes)}, in tiles {_gib(work.tiled_decode_bytes)}; {_gib(machine.usable_bytes)} may be used"
-    return (Choice("vae tiling", value, reason),)
 
 
 def _gib(num_bytes: int) -> str:

@@ -107,11 +107,8 @@ class Slots:
         """
         slot = self._idle.pop() if self._idle else self._make()
         slot.state = TorchState(seed, self._device)
-        try:
+        with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
             yield slot
-        finally:
-            if self._offloading is not None:
-                self._offloading.leave()
         slot.state = None
         self._idle.append(slot)
 
