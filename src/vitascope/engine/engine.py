@@ -115,29 +115,29 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising
     ) -> Generator[Step, None, Clip | OutOfMemory]:
         """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
-        reading = self._meter.begin()
+        self._meter.forget_peak()
         try:
-            clip = yield from rising.of(self._make(plan, spec, inputs))
+            return (yield from rising.of(self._make(plan, spec, inputs)))
         except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
             if not shortage.is_shortage(error):
                 raise
             short = self._short(error, spec, plan, rising.stage)
-        else:
-            if reading.is_alone:
-                self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
-            return clip
-        finally:
-            self._meter.end(reading)
         shortage.reclaim(self._device)
         return short
 
     def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> Generator[Step | None, None, Clip]:
         yield Step("load")
-        with self._residence.use(spec) as model, model.slots.take(plan.seed) as slot:
+        with (
+            self._residence.use(spec) as model,
+            model.slots.take(plan.seed) as slot,
+            self._meter.reading() as reading,
+        ):
             yield Step("load", 1)
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot)
+            if reading.is_alone:
+                self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
         return Clip(frames, choices)
 
     def load(self, spec: ModelSpec) -> None:
@@ -151,7 +151,7 @@ class DiffusersEngine:
 
     def _bring(self, spec: ModelSpec) -> OutOfMemory | None:
         """Load a model, or tell that the memory was not enough."""
-        self._meter.end(self._meter.begin())
+        self._meter.forget_peak()
         try:
             self._residence.bring(spec)
         except (RuntimeError, OSError, MemoryError, ModelUnavailable) as error:
