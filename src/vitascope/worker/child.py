@@ -67,7 +67,7 @@ def run(
     child.serve()
 
 
-SAME_FOR_ALL = (ModelUnavailable, OutOfMemory, UnknownModel, UnreadableImage, UnreadableVideo)
+SAME_FOR_ALL = (ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
 """Whatever keeps one video of a job from being made like this keeps all of them: the others are not tried."""
 
 
