@@ -170,9 +170,20 @@ def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store
     found = service.results.open_video(job)
     assert (found.num_bytes, found.suffix, found.url) == (5, ".mp4", None)
     assert b"".join(found.read(1, 4)) == b"ide"
+    (tmp_path / "files" / job.videos[0].key).unlink()
+    with pytest.raises(StorageError):
+        service.results.open_video(job)
+
+
+def test_a_job_that_is_deleted_before_its_video_is_opened_is_not_there(
+    service: Service, store: Store, tmp_path: Path
+) -> None:
+    job = service.submit(REQUEST, OPEN)
+    finish(store, tmp_path)
+    job = service.get(job.id, OPEN)
     service.remove(service.delete(job.id, OPEN))
     assert stored(tmp_path) == []
-    with pytest.raises(StorageError):
+    with pytest.raises(JobNotFound):
         service.results.open_video(job)
 
 

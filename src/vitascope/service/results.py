@@ -12,6 +12,8 @@ from vitascope.domain.errors import (
     InvalidParameter,
     JobNotFound,
     LinkNotFound,
+    StorageError,
+    StorageUnavailable,
     VideoExpired,
     VideoFailed,
     VideoNotReady,
@@ -102,9 +104,18 @@ class Results:
             VideoExpired: it was kept for a while, which is over.
             StorageError: the file is gone.
             StorageUnavailable: the storage does not answer.
+            JobNotFound: it was deleted meanwhile.
         """
         file = self._finished(job, index, variant)
-        return self._opened(file, _suffix(job, file, index, variant), job.expires_at)
+        try:
+            return self._opened(file, _suffix(job, file, index, variant), job.expires_at)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            self._finished(
+                self._store.get(job.id), index, variant
+            )  # no fault of ours if the job has gone since
+            raise
 
     def open_file(self, file: File) -> StoredVideo:
         """Find what a client has uploaded, or a batch has written. May wait for a network.
