@@ -35,6 +35,18 @@ TOLERANCE = 0.02
 """Largest difference from torch's own kernel in a try on random numbers; bfloat16 alone gives 0.004."""
 
 
+def check_attention(asked: str, device: torch.device) -> None:
+    """Refuse at start kernels that do not work on this device.
+
+    Raises:
+        SettingsError: says why not.
+    """
+    problem = None if asked == "auto" else _problem(asked, 64, device, torch.bfloat16, masked=False)
+    if problem is not None:
+        message = f"setting `engine.attention` is `{asked}`, but {problem}"
+        raise SettingsError(f"{message}. The nearest legal value is `native`.")
+
+
 def choose_attention(
     asked: str, denoiser: torch.nn.Module, device: torch.device, dtype: torch.dtype
 ) -> Choice:
@@ -42,17 +54,13 @@ def choose_attention(
 
     Args:
         asked: the operator's setting; `auto` takes the quickest that works and computes the same.
-        denoiser: the model's, of diffusers.
-
-    Raises:
-        SettingsError: those that were asked for do not work here.
+        denoiser: the model's.
     """
     if asked != "auto":
         problem = problem_with(asked, denoiser, device, dtype)
-        if problem is not None:
-            message = f"setting `engine.attention` is `{asked}`, but {problem}"
-            raise SettingsError(f"{message}. The nearest legal value is `native`.")
-        return Choice("attention", asked, "set by engine.attention; tried on this device")
+        if problem is None:
+            return Choice("attention", asked, "set by engine.attention; tried on this device")
+        return Choice("attention", "native", f"engine.attention is `{asked}`, but {problem}")
     for name in _candidates(device):
         if problem_with(name, denoiser, device, dtype) is None:
             return Choice("attention", name, "the quickest on this kind of GPU; tried on this device")
@@ -80,18 +88,25 @@ def _why_native(device: torch.device) -> str:
 def problem_with(
     name: str, denoiser: torch.nn.Module, device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """Try kernels on small random numbers; say what keeps this denoiser from using them, None if nothing does."""
-    kernels = AttentionBackendName(KERNELS[name])
+    """Try kernels as a denoiser would use them; say what keeps it from that, None if nothing does."""
     if not _processors(denoiser):
         return (
             None
             if name == "native"
             else f"`{type(denoiser).__name__}` has no attention that can be exchanged"
         )
+    return _problem(name, _head_dim(denoiser), device, dtype, masked=_has_masks(denoiser))
+
+
+def _problem(
+    name: str, head_dim: int, device: torch.device, dtype: torch.dtype, *, masked: bool
+) -> str | None:
+    """Try kernels on small random numbers, with a mask too where there may be one."""
+    kernels = AttentionBackendName(KERNELS[name])
     try:
         _check_attention_backend_requirements(kernels)
-        for masked in (False, True) if _has_masks(denoiser) else (False,):
-            difference = _difference(kernels, _head_dim(denoiser), device, dtype, masked=masked)
+        for has_mask in {False, masked}:
+            difference = _difference(kernels, head_dim, device, dtype, masked=has_mask)
             if not difference <= TOLERANCE:
                 return f"its numbers differ from torch's own by {difference:.2g} on this device"
     except (RuntimeError, ValueError, TypeError, ImportError, AttributeError, AssertionError) as error:

@@ -12,6 +12,8 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
 
+from .placement import NO_WISHES, Wishes
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -149,6 +151,7 @@ def open_engine(
     threads: int = 0,
     slots: int = 4,
     memory_gb: float = 0.0,
+    wishes: Wishes = NO_WISHES,
     fake_step_seconds: float = 0.0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
@@ -158,4 +161,6 @@ def open_engine(
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
     from .engine import DiffusersEngine
 
-    return DiffusersEngine(locate, device=device, threads=threads, slots=slots, memory_gb=memory_gb)
+    return DiffusersEngine(
+        locate, device=device, threads=threads, slots=slots, memory_gb=memory_gb, wishes=wishes
+    )

@@ -22,12 +22,13 @@ from vitascope.domain.step import STAGE_STARTS, Step
 from . import shortage
 from .activations import largest_extent
 from .activations import work_of as memory_of
+from .attention import check_attention
 from .contract import NO_INPUTS, Clip, Inputs, Locate
 from .device import choose_device, choose_threads, device_kind, free_bytes, measure, total_bytes
 from .families import generic
 from .loading import LoadedModel, load_model
 from .meter import Meter
-from .placement import NO_WISHES, VALUE_BYTES, Machine, Placement, Wishes, place
+from .placement import NO_WISHES, VALUE_BYTES, Machine, Placement, Wishes, check, place
 from .places import Places
 from .residence import GB, Residence
 from .sizes import read_sizes
@@ -74,6 +75,8 @@ class DiffusersEngine:
         self._locate = locate
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
+        check(measure(self._device), wishes)
+        check_attention(wishes.attention, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
         self._models = _Models(locate, self._device, device_choice, memory_gb, wishes)
@@ -123,31 +126,31 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising
     ) -> Generator[Step, None, Clip | OutOfMemory]:
         """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
-        reading = self._meter.begin()
+        self._meter.forget_peak()
         try:
-            clip = yield from rising.of(self._make(plan, spec, inputs))
+            return (yield from rising.of(self._make(plan, spec, inputs)))
         except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
             if not shortage.is_shortage(error):
                 raise
             short = self._short(error, spec, plan, rising.stage)
-        else:
-            if reading.is_alone:
-                self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
-            return clip
-        finally:
-            self._meter.end(reading)
         shortage.reclaim(self._device)
         return short
 
     def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> Generator[Step | None, None, Clip]:
         yield Step("load")
         self._make_way(plan, spec)
-        with self._residence.use(spec) as model, model.slots.take(plan.seed) as slot:
+        with (
+            self._residence.use(spec) as model,
+            model.slots.take(plan.seed) as slot,
+            self._meter.reading() as reading,
+        ):
             yield Step("load", 1)
             tiling = model.choose_tiling(plan, slot)
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot)
+            if reading.is_alone:
+                self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
         return Clip(frames, choices)
 
     def _make_way(self, plan: Plan, spec: ModelSpec) -> None:
@@ -166,7 +169,7 @@ class DiffusersEngine:
 
     def _bring(self, spec: ModelSpec) -> OutOfMemory | None:
         """Load a model, or tell that the memory was not enough."""
-        self._meter.end(self._meter.begin())
+        self._meter.forget_peak()
         try:
             self._residence.bring(spec)
         except (RuntimeError, OSError, MemoryError, ModelUnavailable) as error:

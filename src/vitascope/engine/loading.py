@@ -91,7 +91,6 @@ def load_model(
     Raises:
         ModelUnavailable: the files are not there, not complete, or not what the card says.
         ModelTooLarge: its weights have no room.
-        SettingsError: the attention that was asked for does not work here.
     """
     sizes = read_sizes(location, parts)
     placement = placement or place(spec, sizes, measure(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,7 +14,7 @@ _FORGET_PEAK = ("/proc/self/clear_refs", "5")  # proc(5): sets VmHWM back to VmR
 
 
 class Reading:
-    """What one generation took, from `Meter.begin` on.
+    """What one generation takes.
 
     Args:
         meter: whose it is.
@@ -49,20 +51,19 @@ class Meter:
         self._open: list[Reading] = []
         self._highest = 0
 
-    def begin(self) -> Reading:
-        """Begin to measure; what else is measured at this time is not alone any more."""
-        if not self._open:
-            self._forget_peak()
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Measure; what else is measured at this time is not alone any more."""
+        self.forget_peak()
         reading = Reading(self, self.used_bytes(), self.file_bytes())
         self._open.append(reading)
         if len(self._open) > 1:
             for each in self._open:
                 each.is_alone = False
-        return reading
-
-    def end(self, reading: Reading) -> None:
-        """Measure no more."""
-        self._open.remove(reading)
+        try:
+            yield reading
+        finally:
+            self._open.remove(reading)
 
     def used_bytes(self) -> int:
         """Measure what is in use now."""
@@ -73,7 +74,7 @@ class Meter:
         return int(psutil.Process().memory_info().rss)
 
     def peak_bytes(self) -> int:
-        """Tell the most that was in use since the first of the open readings began."""
+        """Tell the most that was in use since the first of the open readings began, or since `forget_peak`."""
         if self._device.type in ("cuda", "xpu"):
             return int(torch.get_device_module(self._device).max_memory_allocated(self._device))
         seen = _of_process("VmHWM") if self._device.type == "cpu" else None
@@ -84,7 +85,10 @@ class Meter:
         """Tell how much of what is in use can be read again from files; 0 where it is not told."""
         return (_of_process("RssFile") or 0) if self._device.type == "cpu" else 0
 
-    def _forget_peak(self) -> None:
+    def forget_peak(self) -> None:
+        """Let the peak begin anew, unless something is being measured."""
+        if self._open:
+            return
         self._highest = 0
         if self._device.type in ("cuda", "xpu"):
             torch.get_device_module(self._device).reset_peak_memory_stats(self._device)

@@ -132,18 +132,24 @@ class Placement:
 TILING = "vae tiling"
 
 
+def check(machine: Machine, wishes: Wishes) -> None:
+    """Refuse at start what this device cannot do.
+
+    Raises:
+        SettingsError: says which setting, why, and the nearest value that works.
+    """
+    _offload_of(wishes.offload, machine)
+    if wishes.dtype == "float16" and machine.kind == "cpu":
+        message = "setting `engine.dtype` is `float16`, but a CPU takes 100 to 400 times as long for it as for `bfloat16`"
+        raise SettingsError(f"{message}. The nearest legal value is `{best_dtype(machine).value}`.")
+
+
 def choose_dtype(spec: ModelSpec, machine: Machine, asked: str = "auto") -> Choice:
     """Take the operator's dtype, else the card's, else bfloat16 where the device computes it fast.
 
     float16 is never chosen on a CPU: measured 100 to 400 times slower than bfloat16 (docs/experiments.md).
-
-    Raises:
-        SettingsError: the operator asks for float16 on a CPU.
     """
     best = best_dtype(machine)
-    if asked == "float16" and machine.kind == "cpu":
-        message = "setting `engine.dtype` is `float16`, but a CPU computes it 100 to 400 times slower than `bfloat16`"
-        raise SettingsError(f"{message}. The nearest legal value is `{best.value}`.")
     if asked != "auto":
         return Choice("dtype", asked, "set by engine.dtype")
     if spec.dtype == "float16" and machine.kind == "cpu":
@@ -212,8 +218,9 @@ def place(
 
     Raises:
         ModelTooLarge: not even its weights have room in any way that the settings allow; says the numbers.
-        SettingsError: a setting asks for what this device cannot do.
+        SettingsError: as `check`.
     """
+    check(machine, wishes)
     dtype = choose_dtype(spec, machine, wishes.dtype)
     extent = extent or Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)
     value_bytes = VALUE_BYTES[dtype.value]
@@ -270,7 +277,7 @@ def _ways(
 
 
 def _offload_of(asked: str, machine: Machine) -> Offload:
-    found = next(each for each in OFFLOADS if each == asked)
+    found: Offload = next((each for each in OFFLOADS if each == asked), "none")
     if found != "none" and not machine.has_own_memory:
         message = f"setting `engine.offload` is `{asked}`, but {machine.name} computes in main memory, where weights would wait"
         raise SettingsError(f"{message}. The nearest legal value is `none`.")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, JobStatus, Lease
+from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
@@ -244,7 +245,11 @@ class ForWorkers(Base):
         }
 
     def worker_seen(
-        self, worker_id: str, device: str | None = None, loaded: Collection[str] | None = None
+        self,
+        worker_id: str,
+        device: str | None = None,
+        loaded: Collection[str] | None = None,
+        residency: Residency | None = None,
     ) -> None:
         """Note that a worker is alive; the first time makes it known.
 
@@ -252,9 +257,11 @@ class ForWorkers(Base):
             worker_id: who.
             device: its kind of device, once that is known.
             loaded: ids of the models that it has loaded, once that is known.
+            residency: what they take, and counts, once that is known.
         """
+        told = None if residency is None else residency.to_dict()
         with self._database.write_soon() as connection:
-            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded)
+            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded, told)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose; what it was told to do and has not done fails."""

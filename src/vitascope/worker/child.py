@@ -18,6 +18,7 @@ from typing import NoReturn
 from vitascope.domain.errors import (
     InternalError,
     ModelUnavailable,
+    OutOfMemory,
     UnknownModel,
     UnreadableImage,
     UnreadableVideo,
@@ -100,7 +101,9 @@ class _Child:
             self._pipe.send({**answer, **self._engine_now()})
 
     def _engine_now(self) -> Message:
-        return {"device": self._engine.device, "loaded": self._engine.loaded_models}
+        engine = self._engine
+        residency = engine.residency.to_dict()
+        return {"device": engine.device, "loaded": engine.loaded_models, "residency": residency}
 
     def _listen(self) -> None:
         """Take messages while the engine works; a closed pipe means that the parent is gone."""
@@ -195,7 +198,11 @@ class _Child:
 def _told_error(failed: Failed, job_id: str) -> JobError:
     """Log why a video was not made, and say as much of it as its client may know."""
     extra = {"job_id": job_id, "video": failed.index}
-    error = failed.error
+    error = (
+        OutOfMemory("this machine ran out of memory")
+        if isinstance(failed.error, MemoryError)
+        else failed.error
+    )
     if not isinstance(error, VitascopeError):
         logger.error("video failed", extra=extra, exc_info=error)
         return JobError(InternalError.code, InternalError().message)

@@ -10,7 +10,7 @@ child → parent   {"is": "ready"}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
-               All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …]
+               All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from vitascope.domain.errors import (
 )
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.marks import OPERATORS_IMAGE
+from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, stored_keys
 from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
@@ -131,6 +132,7 @@ class Worker:
         #: Kind of the engine's device; empty until it has told.
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
+        self._residency = Residency()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
@@ -207,8 +209,11 @@ class Worker:
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
-        loaded = self._warm_models if self._device else None
-        self._store.worker_seen(self._config.worker_id, self._device or None, loaded)
+        if self._device:
+            told = (self._device, self._warm_models, self._residency)
+            self._store.worker_seen(self._config.worker_id, *told)
+        else:
+            self._store.worker_seen(self._config.worker_id)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
@@ -220,6 +225,7 @@ class Worker:
             self._drop_engine()
         if self._engine is None:
             self._engine = self._start_engine()
+            self._residency = Residency()
             if self._warm_models:
                 self._warm_models = frozenset()
                 self._tidied_at = float("-inf")
@@ -235,6 +241,7 @@ class Worker:
 
     def _know_engine(self, message: Message) -> None:
         """Note on what kind of device the engine works, and which models it has loaded."""
+        self._residency = Residency.from_dict(message["residency"])
         loaded = frozenset(message["loaded"])
         if (self._device, self._warm_models) != (message["device"], loaded):
             self._device, self._warm_models = message["device"], loaded
