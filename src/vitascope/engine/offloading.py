@@ -205,9 +205,9 @@ class _Piece:
     def _copy(self) -> None:
         self._at_home = [parameter.data for parameter in self._parameters]
         for parameter in self._parameters:
-            parameter.data = parameter.data.to(self._device, non_blocking=True)
+            parameter.data = fetch(parameter.data, self._device)
         for owner, name, home in self._buffers:
-            owner._buffers[name] = home.to(self._device, non_blocking=True)
+            owner._buffers[name] = fetch(home, self._device)
 
     def _there(self) -> Iterator[torch.Tensor]:
         for parameter in self._parameters:
@@ -216,6 +216,11 @@ class _Piece:
             found = owner._buffers[name]
             if found is not None:
                 yield found
+
+
+def fetch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to the device; from locked memory the CPU need not wait for that."""
+    return tensor.to(device, non_blocking=True)
 
 
 def pin(modules: dict[str, torch.nn.Module]) -> None:
