@@ -30,6 +30,8 @@ class Residency:
     loads: int = 0
     #: Seconds of all loads.
     load_seconds: float = 0.0
+    #: How many of the loads were done while something else ran.
+    loads_ahead: int = 0
     #: Generations whose model was there already.
     hits: int = 0
     #: Models that went because another needed the room.

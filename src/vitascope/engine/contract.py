@@ -122,6 +122,17 @@ class Engine(Protocol):
         """
         ...
 
+    def prepare(self, spec: ModelSpec) -> bool:
+        """Begin to load a model beside what runs, for its next generation to begin sooner; does not wait for it.
+
+        What runs makes what it makes alone, and can be cancelled as quickly. Where the model has no room beside it, its
+        files are read into main memory only. Whatever goes wrong is told by the generation or the `load` that needs it.
+
+        Returns:
+            Whether it was begun: it was not there, and nothing else is being prepared.
+        """
+        ...
+
     def unload(self, model_id: str) -> bool:
         """Unload a model; returns whether it was loaded.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -23,8 +26,17 @@ from . import shortage
 from .activations import largest_extent
 from .activations import work_of as memory_of
 from .attention import check_attention
+from .background import Background, Turn
 from .contract import NO_INPUTS, Clip, Inputs, Locate
-from .device import choose_device, choose_threads, device_kind, free_bytes, measure, total_bytes
+from .device import (
+    choose_device,
+    choose_threads,
+    device_kind,
+    free_bytes,
+    free_host_bytes,
+    measure,
+    total_bytes,
+)
 from .families import generic
 from .loading import LoadedModel, load_model
 from .meter import Meter
@@ -41,6 +53,12 @@ _ORDER = list(STAGE_STARTS)
 
 RESERVE_SHARE, LEAST_RESERVE, MOST_RESERVE = 0.1, GB // 2, 4 * GB
 """Memory that is left free where what is free decides: for other programs, and for what an allocator cannot join."""
+
+WAIT_SECONDS = 0.1
+"""A generation that waits for its model can be cancelled so often."""
+
+SHARE_READ_AHEAD = 0.5
+"""Files that take more of the free main memory are not read ahead: they would drive out what is needed now."""
 
 UNKNOWN_WORK_SHARE = 0.2
 """Memory that a model's work takes beside its weights, as a share of these, until it was measured or its card tells."""
@@ -81,6 +99,8 @@ class DiffusersEngine:
         self._meter = Meter(self._device)
         self._models = _Models(locate, self._device, device_choice, memory_gb, wishes)
         self._residence: Residence[LoadedModel] = Residence(self._models)
+        self._turn = Turn()
+        self._background = Background(self._turn, self._device)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -92,11 +112,13 @@ class DiffusersEngine:
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
-        return self._residence.ids
+        with self._turn:
+            return self._residence.ids
 
     @property
     def residency(self) -> Residency:
-        return self._residence.state()
+        with self._turn:
+            return self._residence.state()
 
     @property
     def _loaded(self) -> LoadedModel | None:
@@ -104,23 +126,33 @@ class DiffusersEngine:
         return self._residence.latest
 
     def capacity(self, spec: ModelSpec) -> int:
-        if self._models.takes_turns(spec):
-            is_open = self._places.open(spec.id) > 0
-            return 0 if is_open else self._residence.room_for(spec, min(1, self._places.free))
-        return self._residence.room_for(spec, self._places.free)
+        with self._turn:
+            if self._models.takes_turns(spec):
+                is_open = self._places.open(spec.id) > 0
+                return 0 if is_open else self._residence.room_for(spec, min(1, self._places.free))
+            return self._residence.room_for(spec, self._places.free)
 
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = _Rising()
+            rising = _Rising(self._turn)
+            if spec.id not in self.loaded_models:
+                yield from self._without_background(rising)
             clip = yield from self._attempt(plan, spec, inputs, rising)
-            if isinstance(clip, OutOfMemory) and self._has_evicted_for(spec):
-                clip = yield from self._attempt(plan, spec, inputs, rising)
+            if isinstance(clip, OutOfMemory):
+                yield from self._without_background(rising)
+                if self._has_evicted_for(spec):
+                    clip = yield from self._attempt(plan, spec, inputs, rising)
             if isinstance(clip, OutOfMemory):
                 self._residence.note_out_of_memory()
                 raise clip
         yield clip
+
+    def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
+        """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
+        while not self._background.wait(WAIT_SECONDS):
+            yield rising.reached
 
     def _attempt(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising
@@ -132,7 +164,8 @@ class DiffusersEngine:
         except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
             if not shortage.is_shortage(error):
                 raise
-            short = self._short(error, spec, plan, rising.stage)
+            with self._turn:
+                short = self._short(error, spec, plan, rising.stage)
         shortage.reclaim(self._device)
         return short
 
@@ -158,8 +191,24 @@ class DiffusersEngine:
         if spec.id in self._residence.idle_ids and self._models.outgrows(plan, spec):
             self._residence.evict(spec.id)
 
+    def prepare(self, spec: ModelSpec) -> bool:
+        if self._background.is_busy:
+            return False
+        with self._turn:
+            if spec.id in self._residence.ids:
+                return False
+            try:
+                files = self._models.files(spec)
+            except ModelUnavailable:
+                return False
+            has_room = self._residence.reserve(spec)
+        self._background.begin(
+            files, functools.partial(self._residence.bring_ahead, spec) if has_room else None
+        )
+        return True
+
     def load(self, spec: ModelSpec) -> None:
-        with self._places.take(spec.id):
+        with self._places.take(spec.id), self._alone():
             short = self._bring(spec)
             if short is not None and self._has_evicted_for(spec):
                 short = self._bring(spec)
@@ -191,14 +240,24 @@ class DiffusersEngine:
         return bool(gone)
 
     def unload(self, model_id: str) -> bool:
-        return self._residence.evict(model_id)
+        with self._alone():
+            return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
         shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
-        self._residence.clear()
+        with self._alone():
+            self._residence.clear()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until nothing is loaded beside, and have the turn."""
+        while not self._background.wait(WAIT_SECONDS):
+            pass
+        with self._turn:
+            yield
 
     def _short(self, error: BaseException, spec: ModelSpec, plan: Plan | None, stage: str) -> OutOfMemory:
         """Say what is known of a lack of memory, and let go of all that the error holds."""
@@ -313,6 +372,22 @@ class _Models:
     def reclaim(self) -> None:
         shortage.reclaim(self._device)
 
+    def files(self, spec: ModelSpec) -> list[Path]:
+        """Find the files that hold a model's weights, if main memory has room for them.
+
+        Raises:
+            ModelUnavailable: they are not there.
+        """
+        location, parts = self._where(spec)
+        folders = [Path(folder) for folder in (location, *parts.values())]
+        found = [
+            path
+            for folder in folders
+            for path in (*folder.glob("*/*.safetensors"), *folder.glob("*.safetensors"))
+        ]
+        num_bytes = sum(path.stat().st_size for path in found)
+        return found if num_bytes < free_host_bytes() * SHARE_READ_AHEAD else []
+
     def _where(self, spec: ModelSpec) -> tuple[str, dict[str, str]]:
         """Find a model's files; a moment later again from memory."""
         found = self._found.get(spec.id)
@@ -325,7 +400,8 @@ class _Models:
 class _Rising:
     """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
         self.reached = self._latest = Step("load")
 
     @property
@@ -340,10 +416,11 @@ class _Rising:
         The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes
         the text again: such a pause repeats the step that was reached, so that cancelling works there too.
         """
-        with contextlib.closing(steps):
+        with self._closed_in_turn(steps):
             while True:
                 try:
-                    step = next(steps)
+                    with self._turn:
+                        step = next(steps)
                 except StopIteration as finished:
                     clip: Clip = finished.value
                     return clip
@@ -355,6 +432,14 @@ class _Rising:
                 if self.reached == Step("load", 1):
                     self.reached = Step("encode_prompt")  # something works, before it has said what
                 yield self.reached
+
+    @contextlib.contextmanager
+    def _closed_in_turn(self, steps: Generator[Any, None, Any]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._turn:
+                steps.close()
 
 
 def _is_ahead(step: Step, reached: Step) -> bool:

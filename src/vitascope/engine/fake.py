@@ -79,6 +79,12 @@ class FakeEngine:
         with self._places.take(spec.id):
             self._residence.bring(spec)
 
+    def prepare(self, spec: ModelSpec) -> bool:
+        if not self._residence.reserve(spec):
+            return False
+        self._residence.bring_ahead(spec)
+        return True
+
     def unload(self, model_id: str) -> bool:
         return self._residence.evict(model_id)
 

@@ -19,6 +19,7 @@ from vitascope.domain.plan import Plan
 
 from .activations import largest_extent, work_of
 from .attention import choose_attention, use
+from .background import apart
 from .compact import compact
 from .device import measure
 from .families.quirks import prepare
@@ -121,10 +122,12 @@ def _bring(
 ) -> Offloading | None:
     """Put the weights where they wait: on the device, or in main memory with someone who brings them."""
     if placement.offload == "none":
-        pipe.to(device)
+        with apart():
+            pipe.to(device)
         return None
     if device.type == "cuda":
-        pin(modules)
+        with apart():
+            pin(modules)
     autoencoders = frozenset(name for name in modules if role_of(name) == "autoencoder")
     return Offloading(placement.offload, device, whole=autoencoders)
 
@@ -204,7 +207,8 @@ def _compacted(location: str, placement: Placement, given: Mapping[str, Any]) ->
 
 def _compact(name: str, module: torch.nn.Module, placement: Placement) -> None:
     if role_of(name) != "autoencoder":
-        compact(module, placement.quantization)
+        with apart():
+            compact(module, placement.quantization)
 
 
 def _components_of_others(

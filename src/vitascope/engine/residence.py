@@ -85,7 +85,9 @@ class Residence(Generic[Model]):
         #: By id; the least recently used one is first.
         self._residents: dict[str, _Resident[Model]] = {}
         self._known: dict[str, _Known] = {}
-        self._loads = self._hits = self._evictions = self._out_of_memory = 0
+        #: Bytes that are kept free for models that are being loaded beside what runs, by id.
+        self._coming: dict[str, int] = {}
+        self._loads = self._loads_ahead = self._hits = self._evictions = self._out_of_memory = 0
         self._load_seconds = 0.0
 
     @property
@@ -114,6 +116,7 @@ class Residence(Generic[Model]):
             self._keeper.budget_bytes,
             self._loads,
             round(self._load_seconds, 3),
+            self._loads_ahead,
             self._hits,
             self._evictions,
             self._out_of_memory,
@@ -189,6 +192,34 @@ class Residence(Generic[Model]):
         """Count a generation or a load that failed so."""
         self._out_of_memory += 1
 
+    def reserve(self, spec: ModelSpec) -> bool:
+        """Keep room for a model that is about to be loaded beside what runs; returns whether there is enough.
+
+        What is not in use may go for it. `bring_ahead` or `give_up` ends it.
+        """
+        if spec.id in self._residents or spec.id in self._coming:
+            return False
+        need = self._weights(spec)
+        if need > self._room() + sum(found.weights_bytes for found in self._idle()):
+            return False
+        self._evict_until(need)
+        if need > self._room():
+            return False
+        self._coming[spec.id] = need
+        return True
+
+    def bring_ahead(self, spec: ModelSpec) -> None:
+        """Load a model for which there is room; raises what `use` raises, and then keeps none."""
+        try:
+            self._add(spec)
+            self._loads_ahead += 1
+        finally:
+            self._coming.pop(spec.id, None)
+
+    def give_up(self, spec: ModelSpec) -> None:
+        """Keep no room for a model any more."""
+        self._coming.pop(spec.id, None)
+
     def bring(self, spec: ModelSpec) -> None:
         """Load a model if it is not there; raises what `use` raises."""
         if self._of(spec) is None:
@@ -197,6 +228,9 @@ class Residence(Generic[Model]):
     def _load(self, spec: ModelSpec) -> _Resident[Model]:
         self.evict(spec.id)  # of another card
         self._make_room(spec)
+        return self._add(spec)
+
+    def _add(self, spec: ModelSpec) -> _Resident[Model]:
         started_at = time.monotonic()
         model = self._keeper.load(spec)
         self._load_seconds += time.monotonic() - started_at
@@ -210,16 +244,17 @@ class Residence(Generic[Model]):
     def _make_room(self, spec: ModelSpec) -> None:
         """Unload what was not used for longest, until the model and its work fit or nothing more can go."""
         need = self._weights(spec) + self._work(spec)
-        while need > self._room():
-            idle = self._idle()
-            if not idle:
-                break
-            self._drop(idle[0])
-            self._evictions += 1
+        self._evict_until(need)
         in_use = [name for name, found in self._residents.items() if found.num_open]
         if in_use and need > self._room():
             names = ", ".join(f"`{name}`" for name in in_use)
             raise EngineBusy(f"cannot load model `{spec.id}`: it does not fit beside {names}")
+
+    def _evict_until(self, need: int) -> None:
+        """Unload what is not in use, the least recently used first, until so many bytes are free or nothing more can go."""
+        while need > self._room() and (idle := self._idle()):
+            self._drop(idle[0])
+            self._evictions += 1
 
     def _drop(self, resident: _Resident[Model]) -> None:
         del self._residents[resident.spec.id]
@@ -236,6 +271,7 @@ class Residence(Generic[Model]):
     def _room(self) -> int:
         """Bytes for another model and its work, beside what is loaded and what the open generations may come to need."""
         weights = sum(found.weights_bytes for found in self._residents.values())
+        weights += sum(self._coming.values())
         work = sum(found.num_open * self._work(found.spec) for found in self._residents.values())
         budget = self._keeper.budget_bytes
         return (self._keeper.free_bytes(weights) if budget is None else budget - weights) - work

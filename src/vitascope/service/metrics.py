@@ -73,6 +73,7 @@ class _Queue(Collector):
 _COUNTED = {
     "loads": "Models that were loaded.",
     "load_seconds": "Seconds that loading took.",
+    "loads_ahead": "Models that were loaded while something else ran.",
     "hits": "Videos whose model was loaded already.",
     "evictions": "Models that were unloaded because another needed the room.",
     "out_of_memory": "Videos and loads that failed because the memory was not enough.",

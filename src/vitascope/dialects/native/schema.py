@@ -355,6 +355,8 @@ class WorkerMemory(BaseModel):
     budget_bytes: int | None
     loads: int
     load_seconds: float
+    #: How many of the loads were done while something else ran.
+    loads_ahead: int
     #: Generations whose model was there already.
     hits: int
     #: Models that went because another needed the room.
