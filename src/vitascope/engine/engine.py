@@ -367,7 +367,7 @@ class _Models:
         return placement
 
     def _machine(self) -> Machine:
-        return dataclasses.replace(measure(self._device), budget_bytes=self.budget_bytes)
+        return measure(self._device, self.budget_bytes)
 
     def reclaim(self) -> None:
         shortage.reclaim(self._device)
