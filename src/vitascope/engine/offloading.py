@@ -85,6 +85,13 @@ class Offloading:
         return list(_blocks(module) if self._offload == "group" else _layers(module))
 
 
+def device_of(module: Any) -> torch.device:
+    """Tell where a component works, which is not where its weights are while they wait."""
+    hook = getattr(module, "_hf_hook", None)
+    found: torch.device = module.device if hook is None else hook.execution_device
+    return found
+
+
 class _Comes(ModelHook):  # type: ignore[misc]
     """Tells that a component is called; pipelines also read off it where their own tensors belong."""
 
