@@ -12,13 +12,13 @@ import torch
 from tiny import make_plan, run
 from vitascope.catalog import locate
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.engine import EngineBusy, offloading
+from vitascope.engine import EngineBusy, activations, offloading
+from vitascope.engine.activations import Extent, largest_extent
 from vitascope.engine.compact import compact
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.loading import LoadedModel, load_model
-from vitascope.engine.placement import OFFLOADS, Machine, Wishes, place
-from vitascope.engine.sizes import read_sizes
+from vitascope.engine.placement import OFFLOADS, Machine, Wishes
 from vitascope.engine.slots import Slot
 
 CPU = torch.device("cpu")
@@ -159,8 +159,8 @@ def test_offloaded_weights_make_the_same_frames_and_come_home(
     _, plain = run(open_engine(), spec, make_plan(spec))
     engine = open_engine()
     machine = Machine("cuda", "a GPU", 10**12, 10**12, 10**12, measure(CPU).has_bfloat16)
-    placement = place(spec, read_sizes(locate(spec)), machine, Wishes(offload=offload))
-    engine._models._placements[spec.id] = (spec, placement)
+    monkeypatch.setattr("vitascope.engine.engine.measure", lambda *_: machine)
+    engine._models._wishes = Wishes(offload=offload)
     assert engine.capacity(spec) == 1
     engine.load(spec)
     model: LoadedModel = engine._loaded  # type: ignore[assignment]
@@ -185,3 +185,35 @@ def parameters_of(model: LoadedModel) -> list[torch.nn.Parameter]:
     pipe = next(iter(model.pipelines.values()))
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return [parameter for module in modules for parameter in module.parameters()]
+
+
+def test_a_larger_clip_has_its_model_placed_anew(
+    models: Models, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was loaded for small clips makes room for a large one, and nothing of the picture changes."""
+    monkeypatch.setattr(offloading, "fetch", lambda tensor, _device: tensor.clone())
+    spec = models["WanPipeline"]
+    engine = open_engine()
+    free = 2**30 + 2**20
+    machine = Machine("cuda", "a GPU", free, free, 10**12, measure(CPU).has_bfloat16)
+    monkeypatch.setattr("vitascope.engine.engine.measure", lambda *_: machine)
+    monkeypatch.setattr(
+        "vitascope.engine.engine.largest_extent",
+        lambda _spec, plan=None: Extent(9, 64, 64) if plan is None else largest_extent(_spec, plan),
+    )
+    _, small = run(engine, spec, make_plan(spec))
+    assert chosen(small, "offload")[0] == "none"  # type: ignore[index]
+    assert engine.residency.loads == 1
+
+    def much(*_given: Any, **_more: Any) -> activations.Work:
+        weights = engine._models._placements[spec.id].placement.weights_bytes
+        return activations.Work(machine.usable_bytes - weights // 2, 0, 0)
+
+    monkeypatch.setattr("vitascope.engine.engine.memory_of", much)
+    monkeypatch.setattr("vitascope.engine.placement.work_of", much)
+    _, large = run(engine, spec, make_plan(spec))
+    assert chosen(large, "offload")[0] != "none"  # type: ignore[index]
+    assert engine.residency.loads == 2
+    np.testing.assert_array_equal(large.frames, small.frames)
+    run(engine, spec, make_plan(spec))
+    assert engine.residency.loads == 2, "it stays so"
