@@ -64,6 +64,17 @@ class ForWorkers(Base):
             )
         return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
 
+    def next_model(self, *, device: str = "", warm_models: frozenset[str] = frozenset()) -> str | None:
+        """Tell the model of the job that `claim` would give now, with the same arguments; None if none waits.
+
+        By the time of the claim another may be first. Costs a read.
+        """
+        with self._database.read() as connection:
+            if queue.is_empty(connection):
+                return None
+            lease_now = self._lease_time(connection)
+            return queue.next_model(connection, self._now(), lease_now, device, warm_models)
+
     def renew(self, lease: Lease, lease_seconds: float) -> bool:
         """Keep the job for `lease_seconds` from now, and be seen as a worker.
 

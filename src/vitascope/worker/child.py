@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import queue
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -91,15 +93,42 @@ class _Child:
         self._engine = engine
         self._resolve = resolve
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        #: Orders that came while a job was made, and wait for its end.
+        self._later: deque[Message] = deque()
         self._cancelled: set[str] = set()
 
     def serve(self) -> NoReturn:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         self._pipe.send({"is": "ready", **self._engine_now()})
         while True:
-            order = self._orders.get()
+            order = self._later.popleft() if self._later else self._orders.get()
+            if order["do"] == "prepare":
+                self._prepare(order["model"])
+                continue
             answer = self._make(order) if order["do"] == "make" else self._obey(order)
             self._pipe.send({**answer, **self._engine_now()})
+
+    def _beside(self) -> None:
+        """Do what can be done while a job is made: begin to load models, and say of those that were to be that they are."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._later.append(self._orders.get_nowait())
+        for order in tuple(self._later):
+            if order["do"] == "prepare":
+                self._later.remove(order)
+                self._prepare(order["model"])
+            elif order["do"] == "load" and self._prepare(order["model"]):
+                self._later.remove(order)
+                self._pipe.send({**self._obey(order), **self._engine_now()})
+
+    def _prepare(self, model: str) -> bool:
+        """Have a model loaded beside what runs; returns whether it is."""
+        with contextlib.suppress(VitascopeError):  # who needs it hears why
+            spec = self._resolve(model)
+            if spec.id in self._engine.loaded_models:
+                return True
+            self._engine.prepare(spec)
+        return False
 
     def _engine_now(self) -> Message:
         engine = self._engine
@@ -188,6 +217,7 @@ class _Child:
         )
         with closing(making):
             for event in making:
+                self._beside()
                 if job_id in self._cancelled:
                     raise _Cancelled
                 if isinstance(event, Step):
