@@ -83,6 +83,7 @@ _DECODERS = {
     "AutoencoderKL": _Decoder(1540, 6, 512 * 512),
     "AutoencoderKLTemporalDecoder": _Decoder(1540 * 14, 6),
 }
+_WAN_RESIDUAL = _Decoder(16900, 6, 256 * 256)
 _OTHER_DECODER = _Decoder(40000, 12)
 
 _SMALL_BATCHES = ("Wan", "SkyReels")
@@ -118,6 +119,8 @@ def work_of(sizes: Sizes, clip: Extent, *, value_bytes: int = HALF) -> Work:
 def _decoder_of(autoencoder: Component) -> _Decoder:
     """The measured factors, scaled to how wide this checkpoint's last layers are, and how many pixels one of their cells is."""
     measured = _DECODERS.get(autoencoder.class_name, _OTHER_DECODER)
+    if autoencoder.config.get("is_residual"):  # Wan 2.2's, for TI2V
+        measured = _WAN_RESIDUAL
     usual_width = 96 if autoencoder.class_name == "AutoencoderKLWan" else 128
     usual_patch = 4 if "LTX" in autoencoder.class_name else 1
     patch = int(autoencoder.config.get("patch_size") or 1)

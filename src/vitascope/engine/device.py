@@ -44,8 +44,12 @@ def device_kind(device: torch.device) -> str:
     return str(device.type)
 
 
-def measure(device: torch.device) -> Machine:
-    """Measure what models can be placed on. What this process takes counts as free: its models make room for each other."""
+def measure(device: torch.device, budget_bytes: int | None = None) -> Machine:
+    """Measure what models can be placed on. What this process takes counts as free: its models make room for each other.
+
+    Args:
+        budget_bytes: what the operator lets models take; None is what is free.
+    """
     return Machine(
         kind=device.type,
         name=_name(device),
@@ -53,6 +57,7 @@ def measure(device: torch.device) -> Machine:
         total_bytes=total_bytes(device),
         free_host_bytes=free_host_bytes(),
         has_bfloat16=_has_bfloat16(device),
+        budget_bytes=budget_bytes,
     )
 
 

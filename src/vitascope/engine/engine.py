@@ -23,7 +23,7 @@ from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
 
 from . import shortage
-from .activations import largest_extent
+from .activations import Extent, largest_extent
 from .activations import work_of as memory_of
 from .attention import check_attention
 from .background import Background, Turn
@@ -40,10 +40,10 @@ from .device import (
 from .families import generic
 from .loading import LoadedModel, load_model
 from .meter import Meter
-from .placement import NO_WISHES, VALUE_BYTES, Machine, Placement, Wishes, check, place
+from .placement import NO_WISHES, VALUE_BYTES, Placement, Wishes, check, place
 from .places import Places
 from .residence import GB, Residence
-from .sizes import read_sizes
+from .sizes import Sizes, read_sizes
 from .slots import Slot
 from .torch_state import TorchState
 
@@ -279,6 +279,20 @@ class DiffusersEngine:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """How a model is placed, and what for."""
+
+    spec: ModelSpec
+    sizes: Sizes
+    extent: Extent
+    placement: Placement
+
+    def leaves_room_for(self, extent: Extent) -> bool:
+        work = memory_of(self.sizes, extent, value_bytes=VALUE_BYTES[self.placement.dtype])
+        return self.placement.leaves_room_for(work)
+
+
 class _Models:
     """How this engine's models are loaded, and what they weigh: what `Residence` needs to know of them."""
 
@@ -295,7 +309,7 @@ class _Models:
         self._device_choice = device_choice
         self._wishes = wishes
         self._found: dict[str, tuple[ModelSpec, str, dict[str, str]]] = {}
-        self._placements: dict[str, tuple[ModelSpec, Placement]] = {}
+        self._placements: dict[str, _Placed] = {}
         self.budget_bytes = round(memory_gb * GB) or None
 
     def free_bytes(self, weights_bytes: int) -> int:
@@ -325,49 +339,55 @@ class _Models:
 
         That changes where weights wait, and nothing that a picture shows.
         """
-        found = self._placement(spec)
-        if found is None:
+        found = self._placed(spec)
+        extent = largest_extent(spec, plan)
+        if found is None or found.leaves_room_for(extent):
             return False
-        location, parts = self._where(spec)
-        sizes, extent = read_sizes(location, parts), largest_extent(spec, plan)
-        if found.leaves_room_for(memory_of(sizes, extent, value_bytes=VALUE_BYTES[found.dtype])):
+        better = self._place(spec, found.sizes, extent, found.placement.quantization)
+        if better.placement.offload == found.placement.offload:
             return False
-        better = place(spec, sizes, self._machine(), self._wishes, extent, found.quantization)
-        if better.offload == found.offload:
-            return False
-        self._placements[spec.id] = (spec, better)
+        self._placements[spec.id] = better
         return True
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         location, parts = self._where(spec)
-        placement = self._placements.get(spec.id, (None, None))[1] or self._place(spec)
+        placed = self._placed(spec)
+        if placed is None:
+            placed = self._place(spec, read_sizes(location, parts))
+        else:  # what is free may have changed; what the pictures depend on stays
+            placed = self._place(spec, placed.sizes, placed.extent, placed.placement.quantization)
+        self._placements[spec.id] = placed
         del self._found[spec.id]  # the next time the files are looked at again
         with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
-                placement=placement, attention=self._wishes.attention,
+                placement=placed.placement, attention=self._wishes.attention,
             )  # fmt: skip
 
     def weigh(self, model: LoadedModel) -> int:
         return model.placement.device_bytes if model.placement.takes_turns else model.num_bytes
 
     def _placement(self, spec: ModelSpec) -> Placement | None:
+        placed = self._placed(spec)
+        return None if placed is None else placed.placement
+
+    def _placed(self, spec: ModelSpec) -> _Placed | None:
         """How a model is or would be placed; None where it cannot be, which loading it says why."""
         found = self._placements.get(spec.id)
-        if found is not None and found[0] == spec:
-            return found[1]
-        try:
-            return self._place(spec)
-        except (ModelUnavailable, ModelTooLarge):
-            return None
+        if found is None or found.spec != spec:
+            try:
+                found = self._place(spec, read_sizes(*self._where(spec)))
+            except (ModelUnavailable, ModelTooLarge):
+                return None
+            self._placements[spec.id] = found
+        return found
 
-    def _place(self, spec: ModelSpec) -> Placement:
-        placement = place(spec, read_sizes(*self._where(spec)), self._machine(), self._wishes)
-        self._placements[spec.id] = (spec, placement)
-        return placement
-
-    def _machine(self) -> Machine:
-        return dataclasses.replace(measure(self._device), budget_bytes=self.budget_bytes)
+    def _place(
+        self, spec: ModelSpec, sizes: Sizes, extent: Extent | None = None, quantization: str = "auto"
+    ) -> _Placed:
+        extent = extent or largest_extent(spec)
+        machine = measure(self._device, self.budget_bytes)
+        return _Placed(spec, sizes, extent, place(spec, sizes, machine, self._wishes, extent, quantization))
 
     def reclaim(self) -> None:
         shortage.reclaim(self._device)

@@ -85,6 +85,13 @@ class Offloading:
         return list(_blocks(module) if self._offload == "group" else _layers(module))
 
 
+def device_of(module: Any) -> torch.device:
+    """Tell where a component works, which is not where its weights are while they wait."""
+    hook = getattr(module, "_hf_hook", None)
+    found: torch.device = module.device if hook is None else hook.execution_device
+    return found
+
+
 class _Comes(ModelHook):  # type: ignore[misc]
     """Tells that a component is called; pipelines also read off it where their own tensors belong."""
 
@@ -205,9 +212,9 @@ class _Piece:
     def _copy(self) -> None:
         self._at_home = [parameter.data for parameter in self._parameters]
         for parameter in self._parameters:
-            parameter.data = parameter.data.to(self._device, non_blocking=True)
+            parameter.data = fetch(parameter.data, self._device)
         for owner, name, home in self._buffers:
-            owner._buffers[name] = home.to(self._device, non_blocking=True)
+            owner._buffers[name] = fetch(home, self._device)
 
     def _there(self) -> Iterator[torch.Tensor]:
         for parameter in self._parameters:
@@ -216,6 +223,11 @@ class _Piece:
             found = owner._buffers[name]
             if found is not None:
                 yield found
+
+
+def fetch(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to the device; from locked memory the CPU need not wait for that."""
+    return tensor.to(device, non_blocking=True)
 
 
 def pin(modules: dict[str, torch.nn.Module]) -> None:

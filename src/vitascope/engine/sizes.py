@@ -135,19 +135,21 @@ def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int], int]]:
         if "." in path.stem:
             continue  # a variant such as `model.fp16.safetensors` is a further copy
         for key, entry in _header(path).items():
-            if key != "__metadata__":
+            try:
                 begin, end = entry["data_offsets"]
-                yield key, entry["dtype"], entry["shape"], end - begin
+                yield key, entry["dtype"], [int(side) for side in entry["shape"]], end - begin
+            except (KeyError, TypeError, ValueError):
+                continue  # its metadata, or a damaged file, of which loading says so
 
 
 def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
     except (OSError, ValueError, struct.error):
         return {}
-    return header
+    return header if isinstance(header, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from vitascope.domain.errors import (
     InternalError,
+    ModelTooLarge,
     ModelUnavailable,
     OutOfMemory,
     UnknownModel,
@@ -69,7 +70,7 @@ def run(
     child.serve()
 
 
-SAME_FOR_ALL = (ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
+SAME_FOR_ALL = (ModelTooLarge, ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
 """Whatever keeps one video of a job from being made like this keeps all of them: the others are not tried."""
 
 
