@@ -249,7 +249,7 @@ class DiffusersEngine:
             peak_bytes=self._meter.peak_bytes(),
             asked=shortage.asked_bytes(error),
             weights_bytes=self._models.estimate(spec) if held is None else held.weights_bytes,
-            total_bytes=state.budget_bytes or total_bytes(self._device),
+            total_bytes=total_bytes(self._device),
             others=idle,
         )
         said = shortage.forget(error)
