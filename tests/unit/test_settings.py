@@ -69,6 +69,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
             "slots": 4,
+            "loras_folder": None,
+            "lora_cache_gb": 2.0,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "webhooks": {"keep_days": 30.0},

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import CardLora, ModelSpec
 
 from . import checkpoint, manifest
 from .manifest import Manifest, ManifestFile
@@ -118,7 +118,36 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
     for part in spec.parts.values():
         if part.source.startswith("hub:"):
             _pull_one(part, report, repair=repair, with_pickles=False)
+    for lora in spec.loras:
+        if lora.source.startswith("hub:"):
+            _pull_adapter(spec, lora, report)
     return made
+
+
+def adapter(lora: CardLora) -> Path | None:
+    """Return where the file of a card's adapter is; None if it is not downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, name = _adapter_of(lora)
+    found = try_to_load_from_cache(repository, name, revision=lora.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _adapter_of(lora: CardLora) -> tuple[str, str]:
+    owner, repository, name = lora.source.removeprefix("hub:").split("/", 2)
+    return f"{owner}/{repository}", name
+
+
+def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> None:
+    """Download one file, in the hub's own way: adapters are small."""
+    from huggingface_hub import hf_hub_download
+
+    repository, name = _adapter_of(lora)
+    report(Progress("downloading", file=name))
+    with _hub_errors(spec):
+        path = Path(hf_hub_download(repository, name, revision=lora.revision))
+    if problem := checkpoint.cut(path):
+        raise ModelUnavailable(f"the adapter `{lora.name}` of model `{spec.id}` {problem}")
 
 
 def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bool) -> Manifest:

@@ -20,6 +20,7 @@ from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
+    Lora,
     OutputFormat,
     Position,
     Shot,
@@ -78,6 +79,12 @@ def generate(  # one parameter per option: typer reads them off the signature
     scheduler: Annotated[
         str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of the folder `engine.loras_folder`, as NAME or NAME:SCALE; may be given several times."
+        ),
+    ] = None,
     clip_skip: Annotated[
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
     ] = None,
@@ -113,7 +120,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     """Make a video from a prompt and write it to a file."""
     started_at = time.monotonic()
     settings = settings_module.load()
-    catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+    catalog = Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
     spec = catalog.resolve_local(model)
     request = GenerationRequest(
         prompt=prompt,
@@ -133,6 +142,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         strength=strength,
+        loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
@@ -142,6 +152,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     )
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     planned = plan(request, spec, settings.mark_rules)
+    catalog.loras.check(planned.loras, spec)
     planned = replace(planned, choices=choices + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
@@ -151,7 +162,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         _check_writable(target)
     _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
-    products = _produce(settings, spec, planned, targets, quiet=quiet)
+    products = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
     _report(products, planned, time.monotonic() - started_at, as_json=as_json)
 
 
@@ -169,7 +180,13 @@ def _download(spec: ModelSpec, *, quiet: bool) -> None:
 
 
 def _produce(
-    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, targets: list[Path], *, quiet: bool
+    settings: settings_module.Settings,
+    catalog: Catalog,
+    spec: ModelSpec,
+    planned: Plan,
+    targets: list[Path],
+    *,
+    quiet: bool,
 ) -> list[Product]:
     """Make the videos; the first one that fails ends it, and those before it stay."""
     products: list[Product] = []
@@ -194,6 +211,8 @@ def _produce(
             threads=settings.engine.threads,
             slots=settings.engine.slots,
             fake_step_seconds=settings.engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
         )
         between = settings.worker.frame_interpolation
         for event in produce_all(engine, planned, spec, targets, between=between, marks=marks):
@@ -291,6 +310,17 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
             rule = f"it cannot be used: {error.message}"
             raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
     return mark
+
+
+def _lora(text: str) -> Lora:
+    """Read NAME or NAME:SCALE."""
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return Lora(text)
+    try:
+        return Lora(name, float(scale))
+    except ValueError:
+        raise InvalidParameter("--lora", text, "what follows the colon must be a number") from None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:

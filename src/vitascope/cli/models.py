@@ -56,7 +56,9 @@ Loaded = dict[str, list[str]] | None
 
 def _open() -> tuple[settings_module.Settings, Catalog]:
     settings = settings_module.load()
-    return settings, Catalog.open(settings.cards_folder, settings.engine.default_model)
+    return settings, Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
 
 
 def _found(name: str) -> tuple[settings_module.Settings, ModelSpec]:
@@ -130,6 +132,27 @@ def show(name: Name, as_json: Json = False, server: ServerOption = None) -> None
         )
     if hint := catalog.weights_of(spec).hint:
         stderr.print(Text(f"hint: {hint}", "dim"), soft_wrap=True)
+
+
+@app.command()
+def loras(name: Name, as_json: Json = False) -> None:
+    """List the adapters (LoRA) of this machine: which fit a model, and why the others do not. See docs/lora.md."""
+    settings, models = _open()
+    spec = models.resolve_local(name)
+    catalog.locate(spec)  # without its files nothing can be told
+    rows = [
+        {"name": found, "fits": problem is None, "problem": problem, "num_bytes": path.stat().st_size}
+        for found, path in sorted(models.loras.names().items())
+        for problem in (models.loras.problem_of(found, path, spec),)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        stderr.print(Text(f"there are none in {settings.loras_folder}"), soft_wrap=True)
+    for row in rows:
+        does_not = "" if row["fits"] else f"  does not fit: the file {row['problem']}"
+        typer.echo(printable(f"{row['name']}{does_not}"))
 
 
 @app.command()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope.domain.choice import Choice
+from vitascope.domain.loras import LoraFile
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.request import Lora
 from vitascope.domain.step import Step
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 Locate = Callable[[ModelSpec], str]
 """Tells where a model's weights are: a folder or a hub id. Handed in, because the engine does not know the catalog."""
+
+FindLoras = Callable[[Sequence[Lora], ModelSpec], tuple[LoraFile, ...]]
+"""Tells which adapters' files are applied to a model: those of its card, then the request's. May raise ModelUnavailable."""
+
+
+def no_loras(_asked: Sequence[Lora], _spec: ModelSpec) -> tuple[LoraFile, ...]:
+    """Know of no adapters."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Engine(Protocol):
     device's time is shared; a generation that stands still while it decodes holds the most memory.
 
     Not in turn run generations of different models, since one would have to unload the other's. Nor will those be whose
-    weights change with the request: under offloading, where modules come and go, or with different LoRA sets.
+    weights come and go, under offloading. Different adapters (LoRA) are no hindrance: no request's are in another's modules.
     """
 
     @property
@@ -140,6 +150,8 @@ def open_engine(
     threads: int = 0,
     slots: int = 4,
     fake_step_seconds: float = 0.0,
+    find_loras: FindLoras = no_loras,
+    lora_cache_bytes: int = 0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -148,4 +160,11 @@ def open_engine(
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots)
     from .engine import DiffusersEngine
 
-    return DiffusersEngine(locate, device=device, threads=threads, slots=slots)
+    return DiffusersEngine(
+        locate,
+        device=device,
+        threads=threads,
+        slots=slots,
+        find_loras=find_loras,
+        lora_cache_bytes=lora_cache_bytes,
+    )

@@ -18,7 +18,8 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import STAGE_STARTS, Step
 
-from .contract import NO_INPUTS, Clip, Inputs, Locate
+from .adapters import Adapters
+from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, no_loras
 from .families import generic
 from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
 from .places import Places
@@ -39,9 +40,20 @@ class DiffusersEngine:
         device: torch device, or "auto".
         threads: CPU threads of torch; 0 is one per physical core.
         slots: generations that may be open at the same time.
+        find_loras: tells which adapters are applied.
+        lora_cache_bytes: of adapters, what is kept between requests.
     """
 
-    def __init__(self, locate: Locate, *, device: str = "auto", threads: int = 0, slots: int = 4) -> None:
+    def __init__(
+        self,
+        locate: Locate,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        slots: int = 4,
+        find_loras: FindLoras = no_loras,
+        lora_cache_bytes: int = 0,
+    ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -50,6 +62,7 @@ class DiffusersEngine:
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
         self._places = Places(slots)
+        self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
         self._loaded: LoadedModel | None = None
 
     @property
@@ -73,11 +86,14 @@ class DiffusersEngine:
         with self._places.take(spec), _memory_errors(spec):
             yield Step("load")
             model = self._load(spec)
-            with model.slots.take(plan.seed) as slot:
+            with (
+                model.slots.take(plan.seed) as slot,
+                self._adapters.attached(plan.loras, spec, slot) as lora_choices,
+            ):
                 yield Step("load", 1)
                 frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
                 choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
-                choices += generic.prompt_choice(plan, spec, slot)
+                choices += generic.prompt_choice(plan, spec, slot) + lora_choices
         yield Clip(frames, choices)
 
     def load(self, spec: ModelSpec) -> None:
@@ -91,6 +107,7 @@ class DiffusersEngine:
         return True
 
     def clear_caches(self) -> None:
+        self._adapters.clear()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -111,6 +128,7 @@ class DiffusersEngine:
 
     def _unload(self) -> None:
         self._loaded = None
+        self._adapters.clear()  # they are made for its layers
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

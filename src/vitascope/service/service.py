@@ -43,7 +43,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.provenance import Finding
-from vitascope.domain.request import GenerationRequest
+from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.video import Picture, Variant, Video
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
@@ -79,6 +79,16 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Loras(Protocol):
+    """What the service needs of the operator's adapters."""
+
+    def check(self, asked: Sequence[Lora], spec: ModelSpec) -> None:
+        """Find out whether they are there and fit. Raises InvalidParameter."""
+
+    def of(self, spec: ModelSpec) -> list[str]:
+        """Name those that fit a model."""
+
+
 class Models(Protocol):
     """What the service needs of the catalog."""
 
@@ -86,6 +96,9 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model; None is the default. Raises UnknownModel."""
+
+    @property
+    def loras(self) -> Loras: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,10 @@ class Service:
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
+    def loras_of(self, spec: ModelSpec) -> list[str]:
+        """Name the operator's adapters that requests for a model may name. Looks at files."""
+        return self._models.loras.of(spec)
+
     # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
     # enqueue writes to the database
 
@@ -285,6 +302,14 @@ class Service:
             IdempotencyConflict: the request's name was another request's.
         """
         return self._store.made_before(once, key_id=caller.key_id)
+
+    def check_loras(self, draft: Draft) -> None:
+        """Find out whether the draft's adapters are there and were made for its model. Looks at files.
+
+        Raises:
+            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture.
+        """
+        self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
 
     async def check_webhook(self, draft: Draft) -> None:
         """Find out whether the draft's webhook may be called, while its client can still be told.
@@ -491,7 +516,10 @@ class Service:
 
     def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
-        return self._finish_submit(self.store_inputs(self.prepare(request, caller, sent)), caller)
+        draft = self.prepare(request, caller, sent)
+        if request.loras:
+            self.check_loras(draft)
+        return self._finish_submit(self.store_inputs(draft), caller)
 
     def _finish_submit(self, draft: Draft, caller: Caller) -> Job:
         try:

@@ -1,6 +1,6 @@
 """Videos made from videos: remixes, edits and extensions. Each is a job of its own, with the source's video copied to it.
 
-What the client does not say is the source's: model, size, length, rate, steps, guidance, scheduler and negative prompt.
+What the client does not say is the source's: model, size, length, rate, steps, guidance, scheduler, adapters and negative prompt.
 """
 
 from __future__ import annotations
@@ -191,6 +191,8 @@ def _take_from(source: Job | None, order: Order) -> None:
         if asked.num_inference_steps is None and given.num_inference_steps == 1:
             order.change(num_inference_steps=LEAST_STEPS)
             order.tell("num_inference_steps", LEAST_STEPS, "the source's one step cannot be run in part")
+        if not asked.loras:
+            order.change(loras=given.loras)
         if not asked.negative_prompt:
             order.change(negative_prompt=given.negative_prompt)
 
