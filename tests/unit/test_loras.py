@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headers_only import RANK, WIDE, Shapes, pair, wan, write, write_wan
 from vitascope.catalog import Loras
 from vitascope.catalog.cards import spec_from
 from vitascope.catalog.headers import UnreadableHeader, read_header
@@ -20,33 +21,6 @@ from vitascope.domain.lora_names import METADATA, Misfit, ModelLayers
 from vitascope.domain.model_spec import CardLora, ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest, Lora
-
-Shapes = dict[str, tuple[int, ...]]
-
-WIDE, RANK = 24, 4
-
-
-def wan(wide: int = WIDE) -> Shapes:
-    """The parameters of a small Wan, as its checkpoint names them."""
-    found: Shapes = {
-        "patch_embedding.weight": (wide, 16, 1, 2, 2),
-        "condition_embedder.time_proj.weight": (6 * wide, wide),
-        "proj_out.weight": (64, wide),
-        "proj_out.bias": (64,),
-        "scale_shift_table": (1, 2, wide),
-    }
-    for block in range(2):
-        for layer in ("attn1.to_q", "attn1.to_out.0", "attn2.to_k", "attn2.add_k_proj", "ffn.net.0.proj"):
-            found[f"blocks.{block}.{layer}.weight"] = (wide, wide)
-            found[f"blocks.{block}.{layer}.bias"] = (wide,)
-        found[f"blocks.{block}.attn1.norm_q.weight"] = (wide,)
-        found[f"blocks.{block}.norm2.weight"] = (wide,)
-        found[f"blocks.{block}.scale_shift_table"] = (1, 6, wide)
-    return found
-
-
-def pair(name: str, down: str = "lora_A.weight", up: str = "lora_B.weight", wide: int = WIDE) -> Shapes:
-    return {f"{name}.{down}": (RANK, wide), f"{name}.{up}": (wide, RANK)}
 
 
 def fit(tensors: Shapes, metadata: Mapping[str, str] | None = None, **model: Shapes) -> lora_names.Fit:
@@ -229,29 +203,10 @@ class TestPlan:
         assert (caught.value.parameter, caught.value.nearest) == (parameter, nearest)
 
 
-def write(path: Path, tensors: Shapes, *, dtype: str = "F32", metadata: dict[str, str] | None = None) -> Path:
-    """Write a safetensors file of zeros."""
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
-    end = 0
-    for name, shape in tensors.items():
-        num_bytes = math.prod(shape) * (8 if dtype == "I64" else 4)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + num_bytes]}
-        end += num_bytes
-    text = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
-    return path
-
-
 @pytest.fixture
 def model(tmp_path: Path, small_spec: ModelSpec) -> ModelSpec:
     """A model whose checkpoint has headers and zeros."""
-    folder = tmp_path / "model"
-    write(folder / "transformer" / "diffusion_pytorch_model.safetensors", wan())
-    (folder / "transformer" / "config.json").write_text("{}")
-    index = {"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return replace(small_spec, source=f"folder:{folder}")
+    return replace(small_spec, source=f"folder:{write_wan(tmp_path / 'model')}")
 
 
 @pytest.fixture
