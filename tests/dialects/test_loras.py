@@ -47,6 +47,8 @@ def server(serve: Callable[..., Any], folder: Path, tmp_path_factory: pytest.Tem
     (cards / "away.toml").write_text(CARD.format(id="away", source="/nowhere"))
     of_card = 'loras = [{ source = "file:pan.safetensors", scale = 0.5 }]\n'
     (cards / "panning.toml").write_text(CARD.format(id="panning", source=source) + of_card)
+    bad = 'loras = [{ source = "file:wide.safetensors" }, { source = "file:nowhere.safetensors" }]\n'
+    (cards / "bad.toml").write_text(CARD.format(id="bad", source=source) + bad)
     return serve(cards=str(cards), engine={"loras_folder": str(folder), "default_model": "here"})
 
 
@@ -132,6 +134,16 @@ def test_a_model_tells_which_fit_and_which_its_card_has(server: Any, folder: Pat
     write(folder / "new.safetensors", pair("transformer.blocks.1.attn1.to_q"))
     assert shown("here").loras == ["new", "pan", "zoom"]
     (folder / "new.safetensors").unlink()
+
+
+def test_a_card_with_an_adapter_of_another_model_is_refused_before_there_is_a_job(server: Any) -> None:
+    answer = create(server, None, model="bad")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["parameter"] == "model"
+    assert error["rule"].startswith("the adapter `wide` of its card was made for another architecture")
+    assert error["rule"] == server.client.get("/api/v1/models/bad").json()["problem"]
+    assert create(server, None, model="panning").status_code == 201
 
 
 def test_a_job_is_made_again_with_its_adapters_as_long_as_they_are_there(server: Any, folder: Path) -> None:

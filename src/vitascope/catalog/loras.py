@@ -43,7 +43,7 @@ class Loras:
         self._folder = folder
         self._headers: dict[Path, tuple[object, Header]] = {}
         self._layers: dict[str, tuple[object, ModelLayers]] = {}
-        self._fits: dict[tuple[Path, str, str | None], tuple[object, Fit | Misfit]] = {}
+        self._fits: dict[tuple[Path, str, str | None], tuple[Header, ModelLayers, Fit | Misfit]] = {}
 
     def names(self) -> dict[str, Path]:
         """Find all files of the folder, also of folders within it."""
@@ -53,13 +53,18 @@ class Loras:
         return {path.name.removesuffix(ENDING): path for path in reversed(paths)}
 
     def check(self, asked: Sequence[Lora], spec: ModelSpec) -> None:
-        """Find out whether a request's adapters are there and fit its model.
+        """Find out whether a request's adapters are there and fit its model, and those of the model's card too.
 
-        A model that is not on this machine cannot be compared with: then the worker does it.
+        A model that is not on this machine cannot be compared with: then the worker does it. So it does with a card's adapter
+        that is not here.
 
         Raises:
             InvalidParameter: one is not there, not whole, a pickle, or made for another architecture.
         """
+        if (problem := self.problem_of_card(spec)) is not None:
+            raise InvalidParameter(
+                "model", spec.id, problem, hint="choose another model, or tell the operator"
+            )
         names = self.names() if asked else {}
         for index, lora in enumerate(asked):
             parameter = f"loras[{index}].name"
@@ -102,6 +107,18 @@ class Loras:
             self.fit(LoraFile(name, path, 1.0, self._component(name, spec)), spec)
         except Misfit as error:
             return str(error)
+        return None
+
+    def problem_of_card(self, spec: ModelSpec) -> str | None:
+        """Say which of a card's adapters is here and cannot be applied to its model; None if all can."""
+        for lora in spec.loras:
+            try:
+                file = self._file_of_card(lora, spec)
+                self.fit(file, spec)
+            except ModelUnavailable:
+                continue
+            except Misfit as error:
+                return f"the adapter `{lora.name}` of its card {error}"
         return None
 
     def files(self, asked: Sequence[Lora], spec: ModelSpec) -> tuple[LoraFile, ...]:
@@ -149,18 +166,17 @@ class Loras:
         if layers is None:
             return None
         key = (file.path, spec.id, file.component)
-        basis = (header, layers)
         known = self._fits.get(key)
-        if known is None or known[0] != basis:
+        if known is None or known[0] is not header or known[1] is not layers:
             found: Fit | Misfit
             try:
                 found = lora_names.fit(header.shapes, header.metadata, layers, file.component)
             except Misfit as error:
                 found = error
-            known = self._fits[key] = (basis, found)
-        if isinstance(known[1], Misfit):
-            raise Misfit(*known[1].args)
-        return known[1]
+            known = self._fits[key] = (header, layers, found)
+        if isinstance(known[2], Misfit):
+            raise Misfit(*known[2].args)
+        return known[2]
 
     def _component(self, name: str, spec: ModelSpec) -> str | None:
         """Read from a name which of two denoisers is meant: there is one for much noise and one for little."""

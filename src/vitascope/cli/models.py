@@ -103,7 +103,7 @@ def _row(spec: ModelSpec, models: Catalog, loaded: Loaded) -> dict[str, Any]:
         "downloaded": weights.is_downloaded,
         "num_bytes_on_disk": weights.num_bytes,
         "revision": weights.revision,
-        "problem": weights.problem,
+        "problem": weights.problem or models.loras.problem_of_card(spec),
         "loaded_on": None if loaded is None else loaded.get(spec.id, []),
     }
 

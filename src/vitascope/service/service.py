@@ -88,6 +88,9 @@ class Loras(Protocol):
     def of(self, spec: ModelSpec) -> list[str]:
         """Name those that fit a model."""
 
+    def problem_of_card(self, spec: ModelSpec) -> str | None:
+        """Say what is wrong with those that the model's card names."""
+
 
 class Models(Protocol):
     """What the service needs of the catalog."""
@@ -232,9 +235,9 @@ class Service:
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
-    def loras_of(self, spec: ModelSpec) -> list[str]:
-        """Name the operator's adapters that requests for a model may name. Looks at files."""
-        return self._models.loras.of(spec)
+    def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
+        """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""
+        return self._models.loras.of(spec), self._models.loras.problem_of_card(spec)
 
     # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
     # enqueue writes to the database
@@ -303,11 +306,15 @@ class Service:
         """
         return self._store.made_before(once, key_id=caller.key_id)
 
+    def has_loras(self, draft: Draft) -> bool:
+        """Whether adapters are applied, which `check_loras` is to look at."""
+        return bool(draft.request.loras or self._models.resolve(draft.request.model).loras)
+
     def check_loras(self, draft: Draft) -> None:
         """Find out whether the draft's adapters are there and were made for its model. Looks at files.
 
         Raises:
-            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture.
+            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of its model's card.
         """
         self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
 
@@ -517,7 +524,7 @@ class Service:
     def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
         draft = self.prepare(request, caller, sent)
-        if request.loras:
+        if self.has_loras(draft):
             self.check_loras(draft)
         return self._finish_submit(self.store_inputs(draft), caller)
 

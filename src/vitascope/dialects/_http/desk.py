@@ -208,7 +208,7 @@ class Desk:
         self.service.check_space()
         if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
-        if draft.request.loras:
+        if self.service.has_loras(draft):
             await asyncio.to_thread(self.service.check_loras, draft)
         if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
