@@ -8,7 +8,7 @@ Never here: loading weights (that is the engine's), or anything from a request b
 
 from .catalog import Catalog
 from .convert import convert
-from .hub import Progress, Report, pull, repository_of
+from .hub import Progress, Report, lacks_adapters, pull, repository_of
 from .loras import Loras
 from .sources import locate
 from .weights import Weights, damaged, remove, verify, weights_of
@@ -21,6 +21,7 @@ __all__ = [
     "Weights",
     "convert",
     "damaged",
+    "lacks_adapters",
     "locate",
     "pull",
     "remove",

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,14 +114,20 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
             is not the one that the hub lists.
         StorageError: the disk has no room for it.
     """
+    adapters = [lora for lora in spec.loras if lora.source.startswith("hub:")]
+    if adapters and not spec.source.startswith("hub:"):
+        return _pull_adapters(spec, adapters, report)
     made = _pull_one(spec, report, repair=repair, with_pickles=with_pickles)
     for part in spec.parts.values():
         if part.source.startswith("hub:"):
             _pull_one(part, report, repair=repair, with_pickles=False)
-    for lora in spec.loras:
-        if lora.source.startswith("hub:"):
-            _pull_adapter(spec, lora, report)
+    _pull_adapters(spec, adapters, report)
     return made
+
+
+def lacks_adapters(spec: ModelSpec) -> bool:
+    """Whether an adapter of the model's card is still to be downloaded."""
+    return any(adapter(lora) is None for lora in spec.loras if lora.source.startswith("hub:"))
 
 
 def adapter(lora: CardLora) -> Path | None:
@@ -138,7 +144,19 @@ def _adapter_of(lora: CardLora) -> tuple[str, str]:
     return f"{owner}/{repository}", name
 
 
-def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> None:
+def _pull_adapters(spec: ModelSpec, adapters: Sequence[CardLora], report: Report) -> Manifest:
+    """Download the adapters of a card; the manifest that tells of it is not kept."""
+    return Manifest(
+        source=spec.source,
+        asked=None,
+        commit="",
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=tuple(_pull_adapter(spec, lora, report) for lora in adapters),
+        folder="",
+    )
+
+
+def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> ManifestFile:
     """Download one file, in the hub's own way: adapters are small."""
     from huggingface_hub import hf_hub_download
 
@@ -148,6 +166,7 @@ def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> None:
         path = Path(hf_hub_download(repository, name, revision=lora.revision))
     if problem := checkpoint.cut(path):
         raise ModelUnavailable(f"the adapter `{lora.name}` of model `{spec.id}` {problem}")
+    return ManifestFile(name, path.stat().st_size, manifest.sha256(path))
 
 
 def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bool) -> Manifest:

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate, pull, weights_of
+from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
@@ -174,7 +174,7 @@ def _numbered(target: Path, num_videos: int) -> list[Path]:
 
 def _download(spec: ModelSpec, *, quiet: bool) -> None:
     """Fetch a hub's model at its first use: the person at the machine has named it, and sees the bar."""
-    if spec.source.startswith("hub:") and not weights_of(spec).is_downloaded:
+    if lacks_adapters(spec) or (spec.source.startswith("hub:") and not weights_of(spec).is_downloaded):
         with TransferLine(quiet=quiet) as line:
             pull(spec, line)
 

@@ -175,7 +175,8 @@ def pull(
         done = {"event": "done", "model": spec.id, "revision": made.commit, "num_bytes": made.num_bytes}
         typer.echo(json.dumps({**done, "files": len(made.files)}))
         return
-    typer.echo(f"{spec.id}  {len(made.files)} files, {made.num_bytes / 1e9:.2f} GB, revision {made.commit}")
+    revision = f", revision {made.commit}" if made.commit else ""  # adapters alone have none
+    typer.echo(f"{spec.id}  {len(made.files)} files, {made.num_bytes / 1e9:.2f} GB{revision}")
 
 
 @app.command()
