@@ -96,9 +96,9 @@ class Loras:
 
     def of(self, spec: ModelSpec, names: Mapping[str, Path] | None = None) -> list[str]:
         """Name the adapters that fit a model; none while it is not on this machine."""
-        if self._layers_of(spec) is None:
-            return []
         found = self.names() if names is None else names
+        if not found or self._layers_of(spec) is None:
+            return []
         return sorted(name for name, path in found.items() if self.problem_of(name, path, spec) is None)
 
     def problem_of(self, name: str, path: Path, spec: ModelSpec) -> str | None:

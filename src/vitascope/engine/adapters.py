@@ -209,20 +209,34 @@ def _add_products(scaled: _Scaled, modules: dict[str, torch.nn.Module], stack: c
 def _adding(products: list[tuple[_Product, float]]) -> Callable[..., torch.Tensor]:
     def add(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for product, scale in products:
-            output = output + (_applied(layer, product, inputs[0]) * scale).to(output.dtype)
+            apply = _add_linear if product.down.dim() == 2 else _add_convolved
+            output = apply(layer, product, inputs[0], output, scale)
         return output
 
     return add
 
 
-def _applied(layer: Any, product: _Product, x: torch.Tensor) -> torch.Tensor:
-    """Send a layer's input through the two matrices; of a convolution the first has its kernel and its stride."""
-    x = x.to(product.down.dtype)
-    if product.down.dim() == 2:
-        return functional.linear(functional.linear(x, product.down), product.up, product.bias)
+def _add_linear(
+    _layer: Any, product: _Product, x: torch.Tensor, output: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Add in the same kernel that multiplies, into the output, which is the layer's own (measured in docs/experiments.md)."""
+    inner = functional.linear(x.to(product.down.dtype), product.down)
+    if product.bias is not None:
+        output = output.add(product.bias, alpha=scale)
+    if not output.is_contiguous() or output.dtype != product.up.dtype:
+        return output.add(functional.linear(inner, product.up).to(output.dtype), alpha=scale)
+    output.view(-1, output.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), product.up.t(), alpha=scale)
+    return output
+
+
+def _add_convolved(
+    layer: Any, product: _Product, x: torch.Tensor, output: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Convolve with the first kernel as the layer does, and weigh what comes out."""
     convolve = _CONVOLUTIONS[product.down.dim()]
+    x = x.to(product.down.dtype)
     inner = convolve(x, product.down, None, layer.stride, layer.padding, layer.dilation)
-    return convolve(inner, product.up, product.bias)
+    return output.add(convolve(inner, product.up, product.bias).to(output.dtype), alpha=scale)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {
