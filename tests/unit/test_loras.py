@@ -140,6 +140,10 @@ class TestMisfits:
                 {"blocks.0.attn1.to_q.lora_A.weight": (4, 24), "blocks.0.attn1.to_q.lora_B.weight": (24, 8)},
                 "have ranks 4 and 8",
             ),
+            (
+                {**pair("blocks.0.attn1.to_q"), **pair("diffusion_model.blocks.0.self_attn.q")},
+                "changes `blocks.0.attn1.to_q.weight` twice, under two names",
+            ),
             ({"blocks.0.attn1.to_q.diff": (24, 25)}, "as 24x25, and the model has 24x24"),
             ({"blocks.0.norm2.diff_b": (24,)}, "of which the model has none"),
             ({"lora_unet_blocks_0_attn1_to_q.hada_w1_a": (4, 24)}, "is a LoHa"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,9 @@ def fit(tensors: Shapes, metadata: Mapping[str, str], model: ModelLayers, only: 
         for place in places:
             pairs += _pairs(layer, place, tensors, settings)
             differences += _differences(layer, place, tensors)
+    changed = Counter((part.component, part.parameter) for part in pairs)
+    if twice := [parameter for (_, parameter), times in changed.items() if times > 1]:
+        raise Misfit(f"changes `{twice[0]}` twice, under two names")
     if unknown:
         raise Misfit(_unknown(unknown, len(layers)))
     return Fit(tuple(pairs), tuple(differences))

@@ -139,11 +139,7 @@ def _load(file: LoraFile, modules: dict[str, torch.nn.Module], device: torch.dev
         for component, module in modules.items()
     }
     try:
-        with safe_open(str(file.path), "pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
-            metadata = opened.metadata() or {}
-        with file.path.open("rb") as whole:
-            sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
+        tensors, metadata, sha256 = _read(file)
         theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         fit = lora_names.fit(theirs, metadata, ModelLayers(shapes), file.component)
         products = {
@@ -152,13 +148,28 @@ def _load(file: LoraFile, modules: dict[str, torch.nn.Module], device: torch.dev
         }
     except Misfit as error:
         raise ModelUnavailable(f"the adapter `{file.name}` {error}") from None
+    differences = {(part.component, part.parameter): tensors[part.tensor] for part in fit.differences}
+    for component, parameter in differences:
+        if not modules[component].get_parameter(parameter).is_floating_point():
+            message = (
+                f"the adapter `{file.name}` changes `{parameter}`, which is kept in one byte a value here"
+            )
+            raise ModelUnavailable(message, hint="the operator can set `engine.quantization` to none")
+    # copies: what is read may be the file itself, which its owner may write
+    own = {place: tensor.to(device, torch.float32, copy=True) for place, tensor in differences.items()}
+    return Adapter(products, own, sha256)
+
+
+def _read(file: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str], str]:
+    try:
+        with safe_open(str(file.path), "pt", device="cpu") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+            metadata = opened.metadata() or {}
+        with file.path.open("rb") as whole:
+            sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
     except (OSError, SafetensorError) as error:
         raise ModelUnavailable(f"the adapter `{file.name}` cannot be read as a safetensors file") from error
-    differences = {
-        (part.component, part.parameter): tensors[part.tensor].to(device, torch.float32)
-        for part in fit.differences
-    }
-    return Adapter(products, differences, sha256)
+    return tensors, metadata, sha256
 
 
 def _layer(parameter: str) -> str:
@@ -176,8 +187,9 @@ def _product(
     down = down.reshape(down.shape[:2] if is_flat else (*down.shape[:2], *weight.shape[2:]))
     up = up.reshape(up.shape[:2] if is_flat else (*up.shape[:2], *(1 for _ in weight.shape[2:])))
     factor = pair.factor if pair.alpha is None else float(tensors[pair.alpha]) / down.shape[0]
-    bias = None if pair.bias is None else tensors[pair.bias].to(device, dtype)
-    return _Product(down.to(device, dtype).contiguous(), up.to(device, dtype).contiguous(), bias, factor)
+    own = {"device": device, "dtype": dtype, "copy": True}
+    bias = None if pair.bias is None else tensors[pair.bias].to(**own)
+    return _Product(down.to(**own).contiguous(), up.to(**own).contiguous(), bias, factor)
 
 
 def _check_layer(layer: torch.nn.Module, pair: Pair) -> None:
@@ -250,12 +262,13 @@ _CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {
 def _add_differences(
     scaled: _Scaled, modules: dict[str, torch.nn.Module], stack: contextlib.ExitStack
 ) -> None:
-    """Give single layers of the slot weights of their own: the shared one and what is added to it."""
+    """Give single layers of the slot weights of their own, on the device: the shared one and what is added to it."""
     for adapter, scale in scaled:
         for (component, parameter), difference in adapter.differences.items():
             path, _, name = parameter.rpartition(".")
             layer = modules[component].get_submodule(path)
             before = layer.get_parameter(name)
-            after = (before.to(torch.float32) + difference * scale).to(before.dtype)
-            layer.register_parameter(name, torch.nn.Parameter(after, requires_grad=False))
+            # weights may wait elsewhere until they are used; these few do not
+            after = before.to(difference.device, torch.float32) + difference * scale
+            layer.register_parameter(name, torch.nn.Parameter(after.to(before.dtype), requires_grad=False))
             stack.callback(layer.register_parameter, name, before)
