@@ -147,7 +147,7 @@ def test_a_cancelled_request_leaves_nothing_behind(
 ) -> None:
     spec = models["WanPipeline"]
     path = loras.write(folder / "x.safetensors", spec, "transformer")
-    add_differences(path)
+    loras.add_differences(path)
     alone = frames_of(engine, spec)
     untouched = weights_of(engine)
     generation = engine.generate(make_plan(spec, loras=(Lora("x"),)), spec)
@@ -161,26 +161,13 @@ def test_a_cancelled_request_leaves_nothing_behind(
     assert weights_of(engine) == untouched
 
 
-def add_differences(path: Path, *, size: float = 0.5) -> None:
-    """Let an adapter of a tiny Wan change a norm, a bias and a modulation as well, as ComfyUI's can."""
-    tensors = load_file(path)
-    generator = torch.Generator().manual_seed(9)
-    for name, shape in {
-        "diffusion_model.blocks.0.self_attn.norm_q.diff": (24,),
-        "diffusion_model.blocks.0.self_attn.q.diff_b": (24,),
-        "diffusion_model.blocks.1.modulation.diff": (1, 6, 24),
-    }.items():
-        tensors[name] = torch.randn(shape, generator=generator) * size
-    save_file(tensors, path)
-
-
 def test_differences_change_single_parameters_for_one_request(
     engine: DiffusersEngine, models: Models, folder: Path
 ) -> None:
     spec = models["WanPipeline"]
     path = loras.write(folder / "x.safetensors", spec, "transformer", names=loras.comfyui_names)
     only_pairs = frames_of(engine, spec, Lora("x"))
-    add_differences(path)
+    loras.add_differences(path)
     with_all = frames_of(engine, spec, Lora("x"))
     assert np.abs(with_all - only_pairs).max() > 1e-3
     np.testing.assert_array_equal(frames_of(engine, spec, Lora("x")), with_all)

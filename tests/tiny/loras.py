@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vitascope.catalog.loras import parameters_of
 from vitascope.domain.model_spec import ModelSpec
@@ -94,3 +94,16 @@ def write(
     assert tensors, f"no layer matches {pattern}"
     save_file(tensors, path)
     return path
+
+
+def add_differences(path: Path, *, size: float = 0.5) -> None:
+    """Let an adapter of a tiny Wan change a norm, a bias and a modulation as well, as ComfyUI's can."""
+    tensors = load_file(path)
+    generator = torch.Generator().manual_seed(9)
+    for name, shape in {
+        "diffusion_model.blocks.0.self_attn.norm_q.diff": (24,),
+        "diffusion_model.blocks.0.self_attn.q.diff_b": (24,),
+        "diffusion_model.blocks.1.modulation.diff": (1, 6, 24),
+    }.items():
+        tensors[name] = torch.randn(shape, generator=generator) * size
+    save_file(tensors, path)
