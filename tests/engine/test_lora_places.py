@@ -50,7 +50,7 @@ def test_an_adapter_does_the_same_where_weights_come_and_go(
     here, waiting = made(tmp_path, spec, Lora("x")), Wishes(offload=offload)
     machine = Machine("cuda", "a GPU", 10**12, 10**12, 10**12, measure(torch.device("cpu")).has_bfloat16)
     monkeypatch.setattr(offloading, "fetch", lambda tensor, _device: tensor.clone())
-    monkeypatch.setattr("vitascope.engine.engine.measure", lambda *_: machine)
+    monkeypatch.setattr("vitascope.engine.keeper.measure", lambda *_: machine)
     np.testing.assert_array_equal(made(tmp_path, spec, Lora("x"), wishes=waiting), here)
     assert np.abs(made(tmp_path, spec, wishes=waiting) - here).max() > 1e-3
 
