@@ -7,7 +7,7 @@ import torch
 
 from vitascope.domain.choice import Choice
 
-from .memory import choose_device, choose_dtype, choose_threads
+from .device import choose_device, choose_dtype, choose_threads
 
 
 def describe(device: str, threads: int) -> list[Choice]:

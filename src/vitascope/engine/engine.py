@@ -19,8 +19,9 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import STAGE_STARTS, Step
 
 from .contract import NO_INPUTS, Clip, Inputs, Locate
+from .device import choose_device, choose_threads, device_kind
 from .families import generic
-from .memory import LoadedModel, choose_device, choose_threads, device_kind, load_model
+from .loading import LoadedModel, load_model
 from .places import Places
 from .slots import Slot
 from .torch_state import TorchState

@@ -1,8 +1,7 @@
-"""Load and unload, and on what: each automatic choice with its reason."""
+"""Load a model's pipelines from its checkpoint, as its placement says."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 import diffusers
-import psutil
 import torch
 
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import ModelUnavailable, SettingsError
+from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import Mode, ModelSpec
 
+from .device import choose_dtype
 from .families.quirks import prepare
 from .slots import Slots, build_pipeline
 
@@ -29,62 +28,6 @@ class LoadedModel:
     pipelines: dict[Mode, Any]
     choices: tuple[Choice, ...]
     slots: Slots
-
-
-def choose_device(asked: str) -> tuple[torch.device, Choice]:
-    """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
-    if asked != "auto":
-        try:
-            device = torch.empty(0, device=asked).device
-        except (RuntimeError, AssertionError):
-            message = f"setting `engine.device`: there is no device `{asked[:40]}` here"
-            raise SettingsError(message, hint="`auto` takes the best one that there is") from None
-        return device, Choice("device", asked, "set by engine.device")
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
-        return torch.device("cuda:0"), Choice("device", "cuda:0", f"found {name}")
-    if torch.xpu.is_available():
-        return torch.device("xpu:0"), Choice("device", "xpu:0", "found an Intel GPU")
-    if torch.backends.mps.is_available():
-        return torch.device("mps"), Choice("device", "mps", "found Apple's GPU")
-    return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
-
-
-def device_kind(device: torch.device) -> str:
-    """Name the kind of a device, for speeds that were measured on it: a GPU by its model, a CPU by its threads."""
-    if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)}"
-    if device.type == "xpu":
-        return f"xpu {torch.xpu.get_device_name(device)}"
-    if device.type == "cpu":
-        return f"cpu {platform.machine()} with {torch.get_num_threads()} threads"
-    return str(device.type)
-
-
-def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, Choice]:
-    """Take the card's dtype, or with "auto" bfloat16 where the device computes it fast, else float32.
-
-    float16 is never chosen on a CPU: measured 100 to 400 times slower than bfloat16 (docs/experiments.md).
-    """
-    if asked != "auto":
-        return getattr(torch, asked), Choice("dtype", asked, "the model's card says so")
-    if device.type != "cpu":
-        return torch.bfloat16, Choice("dtype", "bfloat16", f"{device.type} computes it at full rate")
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16, Choice("dtype", "bfloat16", "this CPU has bfloat16 instructions")
-    return torch.float32, Choice("dtype", "float32", "this CPU has no bfloat16 instructions")
-
-
-def choose_threads(asked: int) -> Choice:
-    """Set torch's CPU threads: as asked, or one per physical core (a second one on a core only adds traffic)."""
-    if asked:
-        torch.set_num_threads(asked)
-        return Choice("threads", str(asked), "set by engine.threads")
-    cores = psutil.cpu_count(logical=False) or 1
-    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else cores
-    threads = max(1, min(cores, usable))
-    torch.set_num_threads(threads)
-    return Choice("threads", str(threads), "one per physical core that this process may use")
 
 
 def load_model(
