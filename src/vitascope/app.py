@@ -259,6 +259,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             marks=marks,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
+            prompt_rules=settings.prompt_rules,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
         await asyncio.to_thread(service.links.warm_up)
@@ -478,6 +479,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used, or files cannot be signed or marked.
     """
     check_marks(settings)  # what is wrong with them shows here, not in each job
+    _ = settings.prompting_instructions
     environment = environment_of_engine(settings)
 
     def command(fd: int) -> list[str]:

@@ -33,6 +33,8 @@ from pydantic_settings import (
 
 from .domain.errors import InvalidParameter, SettingsError
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
+from .domain.plan import MAX_PROMPT_CHARS
+from .domain.prompting import PromptRules
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
 
@@ -291,6 +293,46 @@ class ProvenanceSettings(_Section):
     """Let requests leave the statement out with `provenance: false`."""
 
 
+MAX_INSTRUCTION_CHARS = 20_000
+
+
+class PromptingSettings(_Section):
+    """A language model that writes prompts out before their videos are made. See docs/prompts.md."""
+
+    model: str | None = None
+    """The language model: its name at `url`; without a `url` a folder of this machine, or the hub id of a model that was downloaded. By default there is none, and prompts are used as they are."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible chat endpoint, such as `http://127.0.0.1:11434/v1`."""
+    api_key: SecretStr | None = None
+    """Bearer token for `url`. Engine processes get it: they ask."""
+    by_default: bool = False
+    """Write out the prompts of requests that do not say whether (`enhance_prompt`)."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """What it may take for one job, whose device waits; then the prompt is used as it was sent. 30 s: a small model on a CPU needs ten."""
+    max_chars: Annotated[int, Field(ge=80, le=MAX_PROMPT_CHARS)] = 2000
+    """Longest text that is taken from it. 2,000 characters are the 512 tokens that most text encoders read."""
+    instructions: Path | None = None
+    """Text file of what it is told, in place of our own words."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> PromptingSettings:
+        for name in ("url", "by_default", "instructions"):
+            if getattr(self, name) and self.model is None:
+                message = f"`{name}` is set, but there is no `model`"
+                raise ValueError(message)
+        if self.api_key is not None and self.url is None:
+            message = "`api_key` is set, but there is no `url` to show it to"
+            raise ValueError(message)
+        _check_service_url(self.url)
+        return self
+
+
+def _check_service_url(url: str | None) -> None:
+    if url is not None and re.match(r"https?://[^/]", url) is None:
+        message = f"`url` is {url!r}, but it must begin with https:// or http://"
+        raise ValueError(message)
+
+
 class WatermarkSettings(_Section):
     """What can be seen on each video whose request brings no watermark of its own."""
 
@@ -346,6 +388,7 @@ class Settings(BaseSettings):
     openai: OpenAISettings = OpenAISettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
+    prompting: PromptingSettings = PromptingSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -388,6 +431,30 @@ class Settings(BaseSettings):
         except InvalidParameter as error:
             raise SettingsError(f"setting {error.message}", hint=error.hint) from None
         return MarkRules(self.provenance.enabled, self.provenance.optional, mark, self.watermark.always)
+
+    @property
+    def prompt_rules(self) -> PromptRules:
+        return PromptRules(self.prompting.model is not None, self.prompting.by_default)
+
+    @property
+    def prompting_instructions(self) -> str | None:
+        """What the language model is told, where that is not our own text.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        path = self.prompting.instructions
+        if path is None:
+            return None
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise SettingsError(f"setting `prompting.instructions`: `{path}` cannot be read: {why}") from None
+        if not 1 <= len(text) <= MAX_INSTRUCTION_CHARS:
+            message = f"setting `prompting.instructions`: `{path}` has {len(text)} characters, but it must have from 1 to {MAX_INSTRUCTION_CHARS}"
+            raise SettingsError(message)
+        return text
 
     @property
     def cards_folder(self) -> Path:

@@ -15,6 +15,7 @@ from vitascope.domain.step import Step, percent
 
 STAGE_WORDS = {
     "load": "loading the model",
+    "enhance_prompt": "writing the prompt out",
     "encode_prompt": "reading the prompt",
     "denoise": "denoising",
     "decode_latents": "decoding frames",

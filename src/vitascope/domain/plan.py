@@ -75,6 +75,10 @@ class Plan:
     strength: float | None = None
     clip_skip: int | None = None
     preview_every: int = 0
+    #: Whether a language model writes the prompt out first; here it is as it was sent.
+    enhance_prompt: bool = False
+    #: What it has written before, in the place of the texts that the windows show.
+    enhanced_prompts: tuple[str, ...] = ()
 
     native_height: int
     native_width: int
@@ -159,10 +163,13 @@ class Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
+        rows = {name: tuple(values.get(name, ())) for name in _ROWS}
         watermark = values.get("watermark")
         marks = {"watermark": watermark and Watermark(**watermark)}
         return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
+
+
+_ROWS = ("references", "shot_num_frames", "enhanced_prompts")
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -214,6 +221,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         strength=_strength(request, spec, mode, steps),
         clip_skip=_clip_skip(request, spec),
         preview_every=request.preview_every,
+        enhance_prompt=bool(request.enhance_prompt),
+        enhanced_prompts=request.enhanced_prompts,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,

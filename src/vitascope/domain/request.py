@@ -102,6 +102,10 @@ class GenerationRequest:
     strength: float | None = None
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
+    #: Whether a language model writes the prompt out first; None is what the operator wants.
+    enhance_prompt: bool | None = None
+    #: What it has written for an earlier job of this request, in the place of the texts that the model would read.
+    enhanced_prompts: tuple[str, ...] = ()
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -139,7 +143,8 @@ class GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
         continued = values.get("continued_watermark")
-        rows = {"shots": shots, "references": tuple(values.get("references", ()))}
+        rows = {name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")}
+        rows["shots"] = shots
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),

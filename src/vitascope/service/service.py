@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from vitascope import media
+from vitascope.domain import prompting
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -36,6 +37,7 @@ from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
+from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
@@ -111,6 +113,7 @@ class Service:
         certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
         expire_seconds: how long files are kept whose request does not say; None for as long as their job.
         space: the disk's; None takes jobs however full it is.
+        prompt_rules: whether prompts are written out.
         clock: tells what has expired.
     """
 
@@ -133,6 +136,7 @@ class Service:
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
+        prompt_rules: PromptRules = NO_PROMPT_RULES,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -162,6 +166,7 @@ class Service:
         self._marks = marks
         self._expire_seconds = expire_seconds
         self._space = space
+        self._prompt_rules = prompt_rules
         self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
@@ -229,7 +234,8 @@ class Service:
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
         request, followed = inputs.following_kept(request, sent, spec.fps)
-        choices = (*choices, *followed)
+        request, told = prompting.settled(request, spec, self._prompt_rules)
+        choices = (*choices, *followed, *told)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
@@ -488,7 +494,11 @@ class Service:
         if not job.status.is_terminal:
             message = f"the job is {job.status}: only one that has ended can be made again"
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
-        draft = self.prepare(job.request, caller, self._sent_with(job))
+        # what was decided of its prompt stays, whatever the operator wants by now
+        request = dataclasses.replace(
+            job.request, enhance_prompt=job.plan.enhance_prompt, enhanced_prompts=job.enhanced_prompts
+        )
+        draft = self.prepare(request, caller, self._sent_with(job))
         own = draft.plan.choices
         if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
             return draft

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine import Engine
 
+from .opening import NO_GUARDS, Enhanced, Guards, opened
 from .produce import NO_MARKS, Marks, Product, produce
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def produce_all(
     folder: str | None = None,
     between: Between = "motion",
     marks: Marks = NO_MARKS,
-) -> Generator[Step | Product | Failed, None, None]:
+    guards: Guards = NO_GUARDS,
+) -> Generator[Step | Enhanced | Product | Failed, None, None]:
     """Make the videos that `plan` asks for, each as `produce` makes it from the plan with its own seed.
 
     One that fails keeps none of the others from being made. Closing the generator cancels; files that are complete stay.
@@ -52,10 +55,15 @@ def produce_all(
         folder: where the storage will have them, under the same names; then pictures are made of each, too. None makes none.
         between: see `produce`.
         marks: see `produce`.
+        guards: what stands around the making.
 
     Yields:
-        Steps that never fall back over all of it, and a Product or a Failed for each video.
+        Steps that never fall back over all of it, an Enhanced if the prompt was written out, and a Product or a Failed for
+        each video.
     """
+    begun = time.monotonic()
+    plan = yield from opened(plan, guards)
+    opening = {"enhance_prompt": time.monotonic() - begun} if plan.enhance_prompt else {}
     for index, out in enumerate(outs):
         key = "" if folder is None else f"{folder}/{out.name}"
         one = plan.of_video(index)
@@ -65,7 +73,9 @@ def produce_all(
             ) as making:
                 for event in making:
                     if isinstance(event, Product):
-                        yield dataclasses.replace(event, video=dataclasses.replace(event.video, index=index))
+                        video = dataclasses.replace(event.video, index=index)
+                        yield dataclasses.replace(event, video=video, seconds={**opening, **event.seconds})
+                        opening = {}
                     else:
                         yield dataclasses.replace(event, video=index, num_videos=len(outs))
         except Exception as error:  # noqa: BLE001  whoever asked for the videos decides what it means

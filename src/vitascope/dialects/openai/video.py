@@ -136,6 +136,8 @@ def _metadata(job: Job) -> dict[str, Any]:
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in job.plan.choices],
         "seconds_by_stage": details.get("seconds") or {},
     }
+    if job.enhanced_prompt is not None:
+        decided["enhanced_prompt"] = job.enhanced_prompt
     if job.failed_videos:
         decided["failed_videos"] = [
             {"index": index, "code": error.code, "message": error.message}

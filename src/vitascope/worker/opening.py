@@ -1,0 +1,64 @@
+"""What comes before the making of a job's videos, once for all of them: the prompt is written out. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.plan import Plan
+from vitascope.domain.prompting import ENHANCE, texts_of, with_texts
+from vitascope.domain.step import Step
+
+if TYPE_CHECKING:
+    from vitascope.prompting import Enhancer
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What stands around the making on this machine; None where the operator has not set it up."""
+
+    enhancer: Enhancer | None = None
+
+
+NO_GUARDS = Guards()
+
+
+@dataclass(frozen=True, slots=True)
+class Enhanced:
+    """What the model reads in the place of the texts that were sent: worth keeping, as a second try need not ask again."""
+
+    texts: tuple[str, ...]
+
+
+def opened(plan: Plan, guards: Guards) -> Generator[Step | Enhanced, None, Plan]:
+    """Do what comes before the making; returns the plan that is made then. Closing the generator cancels.
+
+    Yields:
+        Steps, and an Enhanced if the prompt was written out.
+    """
+    if plan.enhance_prompt:
+        plan = yield from _enhanced(plan, guards.enhancer)
+    return plan
+
+
+def _enhanced(plan: Plan, enhancer: Enhancer | None) -> Generator[Step | Enhanced, None, Plan]:
+    texts = plan.enhanced_prompts
+    if len(texts) == len(texts_of(plan)):
+        choice = Choice(ENHANCE, "on", "as it was written out for an earlier try")
+    elif enhancer is None:
+        reason = "there is no language model where the video is made: the prompt is used as it was sent"
+        return _with_choice(plan, Choice(ENHANCE, "off", reason))
+    else:
+        outcome = yield from enhancer.enhance(plan)
+        texts, choice = outcome.texts, outcome.choice
+    if texts:
+        yield Enhanced(texts)
+        plan = with_texts(plan, texts)
+    return _with_choice(plan, choice)
+
+
+def _with_choice(plan: Plan, choice: Choice) -> Plan:
+    return dataclasses.replace(plan, choices=(*plan.choices, choice))
