@@ -10,7 +10,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
 from pydantic import (
@@ -37,6 +37,9 @@ from .domain.plan import MAX_PROMPT_CHARS
 from .domain.prompting import PromptRules
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
+
+if TYPE_CHECKING:
+    from .moderation import PromptCheck
 
 CONFIG_FILE = "vitascope.toml"
 
@@ -327,6 +330,70 @@ class PromptingSettings(_Section):
         return self
 
 
+class ModerationSettings(_Section):
+    """Checks of what is asked for and of what was made; all off by default. See docs/moderation.md."""
+
+    words: Path | None = None
+    """UTF-8 text file of words and phrases, one a line, that no prompt may hold; case, accents and invisible characters make no difference, and `*` at an end stands for the rest of a word. Read at start."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible moderation endpoint, such as `https://api.openai.com/v1`, that is asked about each prompt before it is queued."""
+    api_key: SecretStr | None = None
+    """Bearer token for `url`."""
+    model: str | None = None
+    """Model of that endpoint. By default the endpoint's own."""
+    categories: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ()
+    """Only what is flagged in these categories is refused, by the endpoint's names, such as `["sexual/minors"]`; by default all that it flags. In the environment a JSON list."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """What the endpoint may take for a request; its client waits."""
+    when_away: Literal["refuse", "pass"] = "refuse"
+    """What becomes of requests about which the endpoint gives no answer: they are refused with 503, or pass unchecked."""
+    frames: bool = False
+    """Look at the pictures that are sent and at the frames that are made, before anything is stored or shown, with `pip install vitascope[moderation]`. There are no previews then."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Score of a picture from which on it is refused, as the detector's authors advise it; they take 0.2 for harmless."""
+    frames_per_second: Annotated[float, Field(gt=0, le=120)] = 2.0
+    """How many frames of each second are looked at, beside the first and the last. Two: each costs some 40 ms of two cores."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> ModerationSettings:
+        for name in ("api_key", "model", "categories"):
+            if getattr(self, name) and self.url is None:
+                message = f"`{name}` is set, but there is no `url`"
+                raise ValueError(message)
+        _check_service_url(self.url)
+        return self
+
+    def prompt_check(self) -> PromptCheck | None:
+        """Make what looks at prompts; None if nothing does.
+
+        Raises:
+            SettingsError: the list of words cannot be read.
+        """
+        if self.words is None and self.url is None:
+            return None
+        from .moderation import ModerationEndpoint, PromptCheck, WordList
+        from .outbound import OwnService
+
+        endpoint = None
+        if self.url is not None:
+            key = None if self.api_key is None else self.api_key.get_secret_value()
+            endpoint = ModerationEndpoint(
+                OwnService(self.url, key),
+                model=self.model,
+                categories=self.categories,
+                seconds=self.timeout_seconds,
+            )
+        words = None if self.words is None else WordList.read(self.words)
+        return PromptCheck(words, endpoint, passes_when_away=self.when_away == "pass")
+
+    def check_installed(self) -> None:
+        """Find out before anything starts whether what is switched on is there; raises SettingsError."""
+        if self.frames:
+            from .moderation import check_installed
+
+            check_installed()
+
+
 def _check_service_url(url: str | None) -> None:
     if url is not None and re.match(r"https?://[^/]", url) is None:
         message = f"`url` is {url!r}, but it must begin with https:// or http://"
@@ -389,6 +456,7 @@ class Settings(BaseSettings):
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
     prompting: PromptingSettings = PromptingSettings()
+    moderation: ModerationSettings = ModerationSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -97,6 +97,18 @@ def test_defaults_change_only_on_purpose() -> None:
             "max_chars": 2000,
             "instructions": None,
         },
+        "moderation": {
+            "words": None,
+            "url": None,
+            "api_key": None,
+            "model": None,
+            "categories": (),
+            "timeout_seconds": 10.0,
+            "when_away": "refuse",
+            "frames": False,
+            "threshold": 0.8,
+            "frames_per_second": 2.0,
+        },
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -236,3 +248,37 @@ def test_instructions_are_read_from_a_file(tmp_path: Path) -> None:
         _ = loaded.prompting_instructions
     path.write_text("Write well.\n")
     assert loaded.prompting_instructions == "Write well."
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"api_key": "k"}, "there is no `url`"),
+        ({"categories": ["sexual"]}, "there is no `url`"),
+        ({"url": "127.0.0.1"}, "must begin with https:// or http://"),
+        ({"when_away": "shrug"}, "'refuse' or 'pass'"),
+        ({"threshold": 0}, "greater than 0"),
+    ],
+)
+def test_moderation_that_cannot_work_is_refused(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(rule)):
+        settings.load(moderation=given)
+
+
+def test_keys_of_services_are_not_shown_and_reach_the_processes_that_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = settings.load(
+        prompting={"model": "a", "url": "http://127.0.0.1/v1", "api_key": "s3cret-1"},
+        moderation={
+            "url": "http://127.0.0.1/v1",
+            "api_key": "s3cret-2",
+            "categories": ["sexual", "violence"],
+        },
+    )
+    assert "s3cret" not in repr(loaded)
+    for name, value in settings.environment_of_engine(loaded).items():
+        if name.startswith("VITASCOPE_"):
+            monkeypatch.setenv(name, value)
+    again = settings.load()
+    assert (again.prompting, again.moderation) == (loaded.prompting, loaded.moderation)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vitascope.domain.request import GenerationRequest
 from vitascope.settings import Settings
 from vitascope.worker.opening import Guards
 
 if TYPE_CHECKING:
     from vitascope.engine.writer import LocalWriter
+    from vitascope.moderation import FrameCheck
     from vitascope.prompting import Enhancer, Message, Stop, Writer
 
 
@@ -19,7 +22,24 @@ def open_guards(settings: Settings) -> Guards:
     Raises:
         SettingsError: it cannot be made.
     """
-    return Guards(enhancer=_enhancer(settings))
+    return Guards(enhancer=_enhancer(settings), frames=_frame_check(settings))
+
+
+def check_prompt(settings: Settings, request: GenerationRequest) -> None:
+    """Do what a server does before it queues a request; raises ContentRejected or ModerationUnavailable."""
+    check = settings.moderation.prompt_check()
+    if check is not None:
+        asyncio.run(check.check(request.texts))
+
+
+def _frame_check(settings: Settings) -> FrameCheck | None:
+    wanted = settings.moderation
+    if not wanted.frames:
+        return None
+    wanted.check_installed()
+    from vitascope.moderation import FrameCheck
+
+    return FrameCheck(wanted.threshold, wanted.frames_per_second)
 
 
 def _enhancer(settings: Settings) -> Enhancer | None:
@@ -28,11 +48,13 @@ def _enhancer(settings: Settings) -> Enhancer | None:
         return None
     from vitascope.prompting import Enhancer
 
+    check = settings.moderation.prompt_check()
     return Enhancer(
         _writer(settings, wanted.model),
         instructions=settings.prompting_instructions,
         seconds=wanted.timeout_seconds,
         max_chars=wanted.max_chars,
+        check=None if check is None else check.check_now,
     )
 
 

@@ -156,6 +156,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     if plan_only:
         _tell(planned, as_json=as_json)
         return
+    from ._guards import check_prompt
+
+    check_prompt(settings, request)
     targets = _numbered(out or Path(_name_after(planned)), planned.num_videos)
     for target in targets:
         _check_writable(target)

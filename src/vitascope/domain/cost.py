@@ -120,7 +120,7 @@ def measured(effort: Effort, seconds_by_stage: Mapping[str, float]) -> Speed | N
     return Speed(effort.model, effort.work, denoise / effort.num_steps, other / effort.num_windows)
 
 
-_NOT_OTHER = ("enhance_prompt", "load", "denoise")
+_NOT_OTHER = ("check_inputs", "enhance_prompt", "load", "denoise")
 
 
 def learn(old: Speed | None, new: Speed) -> Speed:

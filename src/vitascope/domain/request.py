@@ -153,6 +153,13 @@ class GenerationRequest:
         return cls(**{**values, **rows, **objects})
 
     @property
+    def texts(self) -> dict[str, str]:
+        """What it says that a video shall show, by parameter; not what it shall not show, nor what is only given back."""
+        shots = {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(self.shots)}
+        drawn = None if self.watermark is None else self.watermark.text
+        return {"prompt": self.prompt, **shots, **({"watermark.text": drawn} if drawn else {})}
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """All pictures and videos that it names."""
         watermark = None if self.watermark is None else self.watermark.image

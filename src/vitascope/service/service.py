@@ -40,6 +40,7 @@ from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.webhook import Backlog
+from vitascope.moderation import PromptCheck
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -114,6 +115,8 @@ class Service:
         expire_seconds: how long files are kept whose request does not say; None for as long as their job.
         space: the disk's; None takes jobs however full it is.
         prompt_rules: whether prompts are written out.
+        prompt_check: looks at requests' texts; None lets all pass.
+        shows_previews: whether what is not finished may be seen.
         clock: tells what has expired.
     """
 
@@ -137,6 +140,8 @@ class Service:
         expire_seconds: int | None = None,
         space: Space | None = None,
         prompt_rules: PromptRules = NO_PROMPT_RULES,
+        prompt_check: PromptCheck | None = None,
+        shows_previews: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -167,6 +172,8 @@ class Service:
         self._expire_seconds = expire_seconds
         self._space = space
         self._prompt_rules = prompt_rules
+        self._prompt_check = prompt_check
+        self._shows_previews = shows_previews
         self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
@@ -235,8 +242,15 @@ class Service:
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
         request, followed = inputs.following_kept(request, sent, spec.fps)
         request, told = prompting.settled(request, spec, self._prompt_rules)
-        choices = (*choices, *followed, *told)
+        request, hidden = self._with_previews(request)
+        choices = (*choices, *followed, *told, *hidden)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _with_previews(self, request: GenerationRequest) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+        if self._shows_previews or not request.preview_every:
+            return request, ()
+        reason = "this server looks at frames before anybody sees them, and previews come before that"
+        return dataclasses.replace(request, preview_every=0), (Choice("preview_every", "0", reason),)
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
         planned = plan(request, spec, self._marks)
@@ -268,6 +282,20 @@ class Service:
             IdempotencyConflict: the request's name was another request's.
         """
         return self._store.made_before(once, key_id=caller.key_id)
+
+    @property
+    def checks_texts(self) -> bool:
+        return self._prompt_check is not None
+
+    async def check_texts(self, texts: Mapping[str, str]) -> None:
+        """Find out whether texts, by the names of their parameters, are allowed here. May wait for another server.
+
+        Raises:
+            ContentRejected: one of them is not.
+            ModerationUnavailable: nobody can say.
+        """
+        if self._prompt_check is not None:
+            await self._prompt_check.check(texts)
 
     async def check_webhook(self, draft: Draft) -> None:
         """Find out whether the draft's webhook may be called, while its client can still be told.

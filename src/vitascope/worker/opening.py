@@ -1,18 +1,21 @@
-"""What comes before the making of a job's videos, once for all of them: the prompt is written out. Knows nothing of jobs."""
+"""What comes before the making of a job's videos, once for all of them: pictures are looked at, the prompt is written out. Knows nothing of jobs."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitascope.domain.choice import Choice
+from vitascope.domain.marks import OPERATORS_IMAGE
 from vitascope.domain.plan import Plan
 from vitascope.domain.prompting import ENHANCE, texts_of, with_texts
 from vitascope.domain.step import Step
 
 if TYPE_CHECKING:
+    from vitascope.moderation import FrameCheck
     from vitascope.prompting import Enhancer
 
 
@@ -21,6 +24,7 @@ class Guards:
     """What stands around the making on this machine; None where the operator has not set it up."""
 
     enhancer: Enhancer | None = None
+    frames: FrameCheck | None = None
 
 
 NO_GUARDS = Guards()
@@ -38,10 +42,50 @@ def opened(plan: Plan, guards: Guards) -> Generator[Step | Enhanced, None, Plan]
 
     Yields:
         Steps, and an Enhanced if the prompt was written out.
+
+    Raises:
+        ContentRejected: what was sent is not allowed.
+        GenerationError: it cannot be read.
     """
+    if guards.frames is not None:
+        yield from _checked(plan, guards.frames)
+        plan = dataclasses.replace(plan, preview_every=0)  # nobody would have looked at them
     if plan.enhance_prompt:
         plan = yield from _enhanced(plan, guards.enhancer)
     return plan
+
+
+def _checked(plan: Plan, check: FrameCheck) -> Generator[Step, None, None]:
+    """Look at all pictures and videos that the job starts from."""
+    if not _is_given(plan):
+        return
+    from vitascope import media
+
+    from . import given
+
+    yield Step("check_inputs")
+    inputs = given.read_inputs(plan)
+    pictures = {"image": inputs.image, "last_image": inputs.last_image}
+    pictures |= {f"references[{index}]": picture for index, picture in enumerate(inputs.references)}
+    mark = plan.watermark and plan.watermark.image
+    if mark and mark != OPERATORS_IMAGE:
+        pictures["watermark.image"] = media.read_image(Path(mark))
+    for name, picture in pictures.items():
+        if picture is not None:
+            check.check_picture(name, picture)
+            yield Step("check_inputs")
+    if inputs.video is not None:
+        for _ in check.check("video", inputs.video, plan.native_fps):
+            yield Step("check_inputs")
+    if plan.continues is not None:
+        for _ in check.check_stream("continues", given.continued_frames(plan, plan.continues), plan.fps):
+            yield Step("check_inputs")
+
+
+def _is_given(plan: Plan) -> bool:
+    mark = plan.watermark and plan.watermark.image
+    starts = (plan.image, plan.last_image, plan.video, plan.continues, *plan.references)
+    return any(starts) or bool(mark and mark != OPERATORS_IMAGE)
 
 
 def _enhanced(plan: Plan, enhancer: Enhancer | None) -> Generator[Step | Enhanced, None, Plan]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from vitascope.domain.step import Step
 from vitascope.engine import Engine
 
 from .opening import NO_GUARDS, Enhanced, Guards, opened
-from .produce import NO_MARKS, Marks, Product, produce
+from .produce import NO_MARKS, Marks, Product, StageClock, produce
 
 if TYPE_CHECKING:
     from vitascope.media.resample import Between
@@ -61,15 +60,29 @@ def produce_all(
         Steps that never fall back over all of it, an Enhanced if the prompt was written out, and a Product or a Failed for
         each video.
     """
-    begun = time.monotonic()
-    plan = yield from opened(plan, guards)
-    opening = {"enhance_prompt": time.monotonic() - begun} if plan.enhance_prompt else {}
+    clock = StageClock()
+    try:
+        for_all = yield from clock.over(opened(plan, guards))
+    except Exception as error:  # noqa: BLE001  as below: nothing was made
+        yield Failed(0, error)
+        return
+    opening = clock.stop()
     for index, out in enumerate(outs):
         key = "" if folder is None else f"{folder}/{out.name}"
-        one = plan.of_video(index)
+        one = for_all.of_video(index)
         try:
             with closing(
-                produce(engine, one, spec, out, key, between, marks, with_pictures=folder is not None)
+                produce(
+                    engine,
+                    one,
+                    spec,
+                    out,
+                    key,
+                    between,
+                    marks,
+                    with_pictures=folder is not None,
+                    check=guards.frames,
+                )
             ) as making:
                 for event in making:
                     if isinstance(event, Product):
