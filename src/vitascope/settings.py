@@ -31,7 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .domain.errors import InvalidParameter, SettingsError
+from .domain.errors import InvalidParameter, SettingsError, UrlRefused
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
 from .domain.plan import MAX_PROMPT_CHARS
 from .domain.prompting import PromptRules
@@ -326,7 +326,7 @@ class PromptingSettings(_Section):
         if self.api_key is not None and self.url is None:
             message = "`api_key` is set, but there is no `url` to show it to"
             raise ValueError(message)
-        _check_service_url(self.url)
+        _check_service(self.url, self.api_key)
         return self
 
 
@@ -360,7 +360,7 @@ class ModerationSettings(_Section):
             if getattr(self, name) and self.url is None:
                 message = f"`{name}` is set, but there is no `url`"
                 raise ValueError(message)
-        _check_service_url(self.url)
+        _check_service(self.url, self.api_key)
         return self
 
     def prompt_check(self) -> PromptCheck | None:
@@ -394,9 +394,17 @@ class ModerationSettings(_Section):
             check_installed()
 
 
-def _check_service_url(url: str | None) -> None:
-    if url is not None and re.match(r"https?://[^/]", url) is None:
-        message = f"`url` is {url!r}, but it must begin with https:// or http://"
+def _check_service(url: str | None, key: SecretStr | None) -> None:
+    if url is not None:
+        from .outbound.target import read  # only where there is one: it takes a tenth of a second
+
+        try:
+            read(url)
+        except UrlRefused as error:
+            message = f"`url` is {url!r}, but {error.rule}"
+            raise ValueError(message) from None
+    if key is not None and re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
+        message = "`api_key` holds characters that no key has"
         raise ValueError(message)
 
 

@@ -226,7 +226,9 @@ def test_a_bucket_is_described_by_settings_and_by_aws_variables(monkeypatch: pyt
         ({"url": "http://127.0.0.1/v1"}, "there is no `model`"),
         ({"by_default": True}, "there is no `model`"),
         ({"model": "a", "api_key": "k"}, "there is no `url`"),
-        ({"model": "a", "url": "ftp://127.0.0.1"}, "must begin with https:// or http://"),
+        ({"model": "a", "url": "ftp://127.0.0.1"}, "must begin with http:// or https://"),
+        ({"model": "a", "url": "http://me:pass@127.0.0.1/v1"}, "must not hold a user name or password"),
+        ({"model": "a", "url": "http://127.0.0.1/v1", "api_key": "a b"}, "holds characters that no key has"),
         ({"model": "a", "timeout_seconds": 0}, "greater than 0"),
     ],
 )
@@ -255,7 +257,7 @@ def test_instructions_are_read_from_a_file(tmp_path: Path) -> None:
     [
         ({"api_key": "k"}, "there is no `url`"),
         ({"categories": ["sexual"]}, "there is no `url`"),
-        ({"url": "127.0.0.1"}, "must begin with https:// or http://"),
+        ({"url": "127.0.0.1"}, "must begin with http:// or https://"),
         ({"when_away": "shrug"}, "'refuse' or 'pass'"),
         ({"threshold": 0}, "greater than 0"),
     ],

@@ -6,15 +6,18 @@ No gate stands before it: what the operator has written may lead anywhere. What 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-import logging
-import ssl
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
+from vitascope.domain.errors import UrlRefused
+
+from .addresses import Address
+from .allow import AllowList
+from .connection import Connections, body_of
+from .gate import Gate, NotConnected
+from .resolver import Resolver
+from .target import Target, read
 
 MAX_ANSWER_BYTES = 1 << 20
 """A prompt or a verdict is a few kilobytes."""
@@ -34,21 +37,41 @@ class Unanswered(Exception):
         super().__init__(reason)
 
 
+class _NoGate(Gate):
+    """Lets everything through; one for each event loop, as a resolver belongs to its own."""
+
+    def __init__(self) -> None:
+        self._own_resolver = Resolver()
+        self.loop = asyncio.get_running_loop()
+        super().__init__(AllowList.of(()), self._own_resolver)
+
+    async def addresses_of(self, target: Target) -> Sequence[Address]:
+        if target.address is not None:
+            return [target.address]
+        addresses = await self._own_resolver.resolve(target.host, target.port)
+        if not addresses:
+            raise NotConnected
+        return addresses
+
+
 class OwnService:
     """Sends JSON and reads JSON. Redirects are not followed: the key goes where the operator has said, and nowhere else.
 
     Args:
         url: what all its paths begin with.
         api_key: sent as a bearer token.
+
+    Raises:
+        UrlRefused: it is not plainly an http or https URL.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"accept": "application/json", "accept-encoding": "identity"}
+        read(self._url)
+        self._headers = [(b"Accept", b"application/json"), (b"Content-Type", b"application/json")]
         if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
-        for name in ("httpx", "httpcore"):  # their lines hold addresses and headers
-            logging.getLogger(name).setLevel(logging.WARNING)
+            self._headers.append((b"Authorization", f"Bearer {api_key}".encode("ascii")))
+        self._connections: tuple[_NoGate, Connections] | None = None
 
     async def post(self, path: str, body: Mapping[str, Any], *, seconds: float) -> Any:
         """Send `body` and return what came back, decoded.
@@ -63,45 +86,32 @@ class OwnService:
         """
         try:
             async with asyncio.timeout(seconds):
-                data = await self._exchange(path, body)
+                data = await self._exchange(path, json.dumps(body).encode("ascii"), seconds)
         except TimeoutError:
             raise Unanswered("gave no answer in time") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise Unanswered("cannot be reached, or broke off") from error
+        except NotConnected as error:
+            raise Unanswered("cannot be reached") from error
+        except UrlRefused as error:
+            raise Unanswered("gave no whole answer") from error
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
             raise Unanswered("answered with something that is no JSON") from None
 
-    async def _exchange(self, path: str, body: Mapping[str, Any]) -> bytes:
-        data = bytearray()
-        async with (
-            # the time limit is the caller's: this one is only between bytes
-            httpx.AsyncClient(
-                verify=self._verify,
-                headers=self._headers,
-                timeout=None,
-                trust_env=not self._is_here,  # a proxy does not know the way to this machine
-            ) as client,
-            client.stream("POST", self._url + path, json=dict(body)) as response,
-        ):
-            if response.status_code != 200:
-                raise Unanswered(f"answered {response.status_code}", response.status_code)
-            async for chunk in response.aiter_bytes():
-                data += chunk
-                if len(data) > MAX_ANSWER_BYTES:
-                    raise Unanswered(f"answered with more than {MAX_ANSWER_BYTES} bytes")
-        return bytes(data)
+    async def _exchange(self, path: str, content: bytes, seconds: float) -> bytes:
+        headers = [*self._headers, (b"Content-Length", str(len(content)).encode("ascii"))]
+        async with self._opened().exchange(
+            "POST", read(self._url + path), headers, content, silence_seconds=seconds
+        ) as response:
+            if response.status != 200:
+                raise Unanswered(f"answered {response.status}", response.status)
+            data = await body_of(response, MAX_ANSWER_BYTES)
+        if len(data) > MAX_ANSWER_BYTES:
+            raise Unanswered(f"answered with more than {MAX_ANSWER_BYTES} bytes")
+        return data
 
-    @cached_property
-    def _is_here(self) -> bool:
-        host = httpx.URL(self._url).host
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-    @cached_property
-    def _verify(self) -> ssl.SSLContext | bool:
-        """Certificates take 20 ms to read: once, and only where they are needed."""
-        return httpx.create_ssl_context() if self._url.startswith("https:") else False
+    def _opened(self) -> Connections:
+        if self._connections is None or self._connections[0].loop is not asyncio.get_running_loop():
+            gate = _NoGate()
+            self._connections = gate, Connections(gate)
+        return self._connections[1]
