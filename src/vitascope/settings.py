@@ -308,6 +308,8 @@ class PromptingSettings(_Section):
     """Base URL of an OpenAI-compatible chat endpoint, such as `http://127.0.0.1:11434/v1`."""
     api_key: SecretStr | None = None
     """Bearer token for `url`. Engine processes get it: they ask."""
+    device: str | None = None
+    """torch device of a model on this machine; by default `engine.device`. `cpu` where the video's model needs all of the GPU."""
     by_default: bool = False
     """Write out the prompts of requests that do not say whether (`enhance_prompt`)."""
     timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0

@@ -74,15 +74,15 @@ def test_whatever_is_sent_is_looked_at(tmp_path: Path, every: ModelSpec, name: s
     good, bad = (tmp_path / part for part in ("good", "bad"))
     good.mkdir()
     bad.mkdir()
-    steps = list(opened(planned(every, **GIVEN[name](good, RED)), Guards(frames=CHECK)))
+    steps = list(opened(planned(every, **GIVEN[name](good, RED)), every, Guards(frames=CHECK)))
     assert {step.stage for step in steps} == {"check_inputs"}  # type: ignore[union-attr]
     with pytest.raises(ContentRejected) as refusal:
-        list(opened(planned(every, **GIVEN[name](bad, SKIN)), Guards(frames=CHECK)))
+        list(opened(planned(every, **GIVEN[name](bad, SKIN)), every, Guards(frames=CHECK)))
     assert refusal.value.parameter == name
 
 
 def test_a_request_of_words_alone_has_nothing_to_be_looked_at(every: ModelSpec) -> None:
-    assert list(opened(planned(every), Guards(frames=CHECK))) == []
+    assert list(opened(planned(every), every, Guards(frames=CHECK))) == []
 
 
 def test_one_bad_video_of_several_is_not_given_out(tmp_path: Path, small_spec: ModelSpec) -> None:

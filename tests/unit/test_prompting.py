@@ -250,6 +250,19 @@ class TestEndpoint:
             names = [thread.name for thread in threading.enumerate()]
         assert "enhance-prompt" not in names
 
+    @pytest.mark.parametrize(
+        ("call", "words"), [({}, 90), ({"max_sequence_length": 64}, 44), ({"max_sequence_length": 8}, 10)]
+    )
+    def test_it_is_told_how_much_the_video_model_reads(
+        self, small_spec: ModelSpec, call: dict[str, int], words: int
+    ) -> None:
+        for instructions in (None, "In {words} words."):
+            with endpoints.serving(chat(LONG)) as service:
+                writer = ChatEndpoint(OwnService(service.url), "talker")
+                spec = replace(small_spec, call=call)
+                list(opened(planned(spec), spec, Guards(Enhancer(writer, instructions=instructions))))
+            assert f"{words} words" in " ".join(service.asked[0]["messages"][0]["content"].split())
+
     def test_a_picture_is_told_of(self, small_spec: ModelSpec) -> None:
         with endpoints.serving(chat(LONG)) as service:
             outcome_of(self.enhancer(service.url), planned(small_spec, image="a.png"))
@@ -277,8 +290,8 @@ class Parrot:
 
 
 class TestStage:
-    def run(self, of: Plan, guards: Guards) -> tuple[Plan, list[Enhanced]]:
-        found, stage = [], opened(of, guards)
+    def run(self, of: Plan, guards: Guards, spec: ModelSpec) -> tuple[Plan, list[Enhanced]]:
+        found, stage = [], opened(of, spec, guards)
         while True:
             try:
                 event = next(stage)
@@ -289,7 +302,7 @@ class TestStage:
 
     def test_the_plan_has_the_new_text_and_says_so(self, small_spec: ModelSpec) -> None:
         parrot = Parrot(LONG)
-        made, found = self.run(planned(small_spec), Guards(Enhancer(parrot)))
+        made, found = self.run(planned(small_spec), Guards(Enhancer(parrot)), small_spec)
         assert (made.prompt, found) == (LONG, [Enhanced((LONG,))])
         assert [(c.name, c.value) for c in made.choices][-1] == ("enhance_prompt", "on")
         assert parrot.is_closed
@@ -297,22 +310,22 @@ class TestStage:
     def test_off_is_off(self, small_spec: ModelSpec) -> None:
         parrot = Parrot(LONG)
         of = planned(small_spec, enhance_prompt=False)
-        assert self.run(of, Guards(Enhancer(parrot))) == (of, [])
+        assert self.run(of, Guards(Enhancer(parrot)), small_spec) == (of, [])
         assert parrot.num_asked == 0
 
     def test_another_try_asks_nobody(self, small_spec: ModelSpec) -> None:
         parrot = Parrot("something else")
         of = planned(small_spec, enhanced_prompts=(LONG,))
-        made, found = self.run(of, Guards(Enhancer(parrot)))
+        made, found = self.run(of, Guards(Enhancer(parrot)), small_spec)
         assert (made.prompt, found, parrot.num_asked) == (LONG, [Enhanced((LONG,))], 0)
 
     def test_what_was_kept_of_other_texts_is_not_taken(self, small_spec: ModelSpec) -> None:
         of = planned(small_spec, enhanced_prompts=("one", "two"))
-        made, _ = self.run(of, Guards(Enhancer(Parrot(LONG))))
+        made, _ = self.run(of, Guards(Enhancer(Parrot(LONG))), small_spec)
         assert made.prompt == LONG
 
     def test_a_machine_without_a_model_says_so(self, small_spec: ModelSpec) -> None:
-        made, found = self.run(planned(small_spec), Guards())
+        made, found = self.run(planned(small_spec), Guards(), small_spec)
         assert (made.prompt, found, made.choices[-1].value) == ("a dog", [], "off")
 
     @pytest.mark.parametrize("error", [RuntimeError("surprise"), NotWritten("is away")])
@@ -320,7 +333,7 @@ class TestStage:
         self, small_spec: ModelSpec, error: Exception, caplog: pytest.LogCaptureFixture
     ) -> None:
         parrot = Parrot(error)
-        made, found = self.run(planned(small_spec), Guards(Enhancer(parrot)))
+        made, found = self.run(planned(small_spec), Guards(Enhancer(parrot)), small_spec)
         assert (made.prompt, found, made.choices[-1].value) == ("a dog", [], "off")
         assert parrot.is_closed
 
@@ -328,6 +341,6 @@ class TestStage:
         def check(text: str) -> None:
             raise InvalidParameter("prompt", text, "it may not")
 
-        made, found = self.run(planned(small_spec), Guards(Enhancer(Parrot(LONG), check=check)))
+        made, found = self.run(planned(small_spec), Guards(Enhancer(Parrot(LONG), check=check)), small_spec)
         assert (made.prompt, found) == ("a dog", [])
         assert "content check" in made.choices[-1].reason

@@ -92,6 +92,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "model": None,
             "url": None,
             "api_key": None,
+            "device": None,
             "by_default": False,
             "timeout_seconds": 30.0,
             "max_chars": 2000,

@@ -61,7 +61,7 @@ def _enhancer(settings: Settings) -> Enhancer | None:
 def _writer(settings: Settings, model: str) -> Writer:
     wanted = settings.prompting
     if wanted.url is None:
-        return _Local(model, settings.engine.device)
+        return _Local(model, wanted.device or settings.engine.device)
     from vitascope.outbound import OwnService
     from vitascope.prompting import ChatEndpoint
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.marks import OPERATORS_IMAGE
+from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.prompting import ENHANCE, texts_of, with_texts
 from vitascope.domain.step import Step
@@ -37,7 +38,7 @@ class Enhanced:
     texts: tuple[str, ...]
 
 
-def opened(plan: Plan, guards: Guards) -> Generator[Step | Enhanced, None, Plan]:
+def opened(plan: Plan, spec: ModelSpec, guards: Guards) -> Generator[Step | Enhanced, None, Plan]:
     """Do what comes before the making; returns the plan that is made then. Closing the generator cancels.
 
     Yields:
@@ -51,7 +52,7 @@ def opened(plan: Plan, guards: Guards) -> Generator[Step | Enhanced, None, Plan]
         yield from _checked(plan, guards.frames)
         plan = dataclasses.replace(plan, preview_every=0)  # nobody would have looked at them
     if plan.enhance_prompt:
-        plan = yield from _enhanced(plan, guards.enhancer)
+        plan = yield from _enhanced(plan, spec, guards.enhancer)
     return plan
 
 
@@ -88,7 +89,9 @@ def _is_given(plan: Plan) -> bool:
     return any(starts) or bool(mark and mark != OPERATORS_IMAGE)
 
 
-def _enhanced(plan: Plan, enhancer: Enhancer | None) -> Generator[Step | Enhanced, None, Plan]:
+def _enhanced(
+    plan: Plan, spec: ModelSpec, enhancer: Enhancer | None
+) -> Generator[Step | Enhanced, None, Plan]:
     texts = plan.enhanced_prompts
     if len(texts) == len(texts_of(plan)):
         choice = Choice(ENHANCE, "on", "as it was written out for an earlier try")
@@ -96,12 +99,17 @@ def _enhanced(plan: Plan, enhancer: Enhancer | None) -> Generator[Step | Enhance
         reason = "there is no language model where the video is made: the prompt is used as it was sent"
         return _with_choice(plan, Choice(ENHANCE, "off", reason))
     else:
-        outcome = yield from enhancer.enhance(plan)
+        outcome = yield from enhancer.enhance(plan, _max_tokens(spec))
         texts, choice = outcome.texts, outcome.choice
     if texts:
         yield Enhanced(texts)
         plan = with_texts(plan, texts)
     return _with_choice(plan, choice)
+
+
+def _max_tokens(spec: ModelSpec) -> int | None:
+    limit = spec.call.get("max_sequence_length")
+    return limit if isinstance(limit, int) else None
 
 
 def _with_choice(plan: Plan, choice: Choice) -> Plan:

@@ -62,7 +62,7 @@ def produce_all(
     """
     clock = StageClock()
     try:
-        for_all = yield from clock.over(opened(plan, guards))
+        for_all = yield from clock.over(opened(plan, spec, guards))
     except Exception as error:  # noqa: BLE001  as below: nothing was made
         yield Failed(0, error)
         return

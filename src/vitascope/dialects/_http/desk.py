@@ -208,7 +208,8 @@ class Desk:
     async def with_inputs(self, caller: Caller, draft: Draft, base_url: str = "") -> Draft:
         """Fetch what a draft names by URL, and store what came with it; raises what `submit` does, before there is a job."""
         self.service.check_space()
-        await self.service.check_texts(draft.request.texts)
+        if self.service.checks_texts:
+            await self.service.check_texts(draft.request.texts)
         if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
         if draft.sent.has_urls:
