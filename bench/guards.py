@@ -45,15 +45,18 @@ def words() -> None:
     """Print how long a list takes for a short prompt and the longest."""
     draw = random.Random(0)
 
-    def word() -> str:
-        return "".join(draw.choices(string.ascii_lowercase, k=draw.randint(4, 10)))
+    def word(shortest: int = 4, longest: int = 8) -> str:
+        return "".join(draw.choices(string.ascii_lowercase, k=draw.randint(shortest, longest)))
 
     for count in (1_000, 10_000):
         found = WordList(word() + ("*" if index % 10 == 0 else "") for index in range(count))
-        for length in (200, 32_000):
-            text = " ".join(word() for _ in range(length // 6))[:length]
+        for length, letter in ((200, ""), (32_000, ""), (32_000, "\u00e9")):
+            text = " ".join(word(9, 12) for _ in range(length // 10))[:length]  # none of them
+            text += letter  # anything beyond ASCII is folded character by character
             milliseconds = median_ms(partial(found.found, text))
-            print(f"words: {count} entries, {length} characters: {milliseconds:.2f} ms")
+            print(
+                f"words: {count} entries, {length} characters{' beyond ASCII' * bool(letter)}: {milliseconds:.2f} ms"
+            )
 
 
 def frames() -> None:

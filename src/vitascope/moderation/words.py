@@ -6,6 +6,7 @@ then are whole words; in scripts that write none apart, single characters.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ MAX_BYTES = 4 << 20
 
 WILDCARD = "*"
 
+KNOWN_LETTERS = 2
+"""By so many letters entries are found that end in a wildcard; an entry may have fewer, that is one."""
+
 _NO_SPACES = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -27,11 +31,15 @@ _NO_SPACES = (
 )
 """Scripts that put no spaces between words: there each character counts as one."""
 
+_ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
+
 _ACCENTS = range(0x0300, 0x0370)
 
 
 def folded(text: str) -> str:
     """Return a text with all differences gone that do not matter here."""
+    if text.isascii():
+        return text.lower()
     plain = unicodedata.normalize("NFKD", text).casefold()
     seen = (c for c in plain if ord(c) not in _ACCENTS and unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFKC", "".join(seen))
@@ -39,6 +47,8 @@ def folded(text: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """Split a folded text into words: letters, digits and the marks on them, or one character of a script without spaces."""
+    if text.isascii():
+        return _ASCII_WORDS.findall(text)
     words: list[str] = []
     is_open = False
     for character in text:
@@ -102,7 +112,9 @@ class WordList:
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._by_first_word: dict[str, list[_Entry]] = {}
-        #: Those whose first word is not known whole.
+        #: Those of whose first word only the beginning is known, by its first letters.
+        self._by_beginning: dict[str, list[_Entry]] = {}
+        #: Those of whose first word only the end is known.
         self._others: list[_Entry] = []
         self.num_entries = 0
         for line in lines:
@@ -145,7 +157,13 @@ class WordList:
         # a search in the whole text is quick, and leaves few of them
         others = [entry for entry in self._others if entry.words[0] in plain]
         for at, word in enumerate(words):
-            candidates: list[_Entry] = [*self._by_first_word.get(word, ()), *others]
+            begun = self._by_beginning
+            candidates: list[_Entry] = [
+                *self._by_first_word.get(word, ()),
+                *begun.get(word[:KNOWN_LETTERS], ()),
+                *(begun.get(word[:1], ()) if len(word) > 1 else ()),
+                *others,
+            ]
             for entry in candidates:
                 if entry.is_at(words, at):
                     return entry.text
@@ -153,11 +171,13 @@ class WordList:
 
     def _add(self, entry: _Entry) -> None:
         self.num_entries += 1
-        is_whole = not entry.opens and not (entry.closes and len(entry.words) == 1)
-        if is_whole:
-            self._by_first_word.setdefault(entry.words[0], []).append(entry)
-        else:
+        first = entry.words[0]
+        if entry.opens:
             self._others.append(entry)
+        elif entry.closes and len(entry.words) == 1:
+            self._by_beginning.setdefault(first[:KNOWN_LETTERS], []).append(entry)
+        else:
+            self._by_first_word.setdefault(first, []).append(entry)
 
 
 def _entry_of(text: str) -> _Entry | None:
