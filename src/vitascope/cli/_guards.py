@@ -11,18 +11,23 @@ from vitascope.settings import Settings
 from vitascope.worker.opening import Guards
 
 if TYPE_CHECKING:
+    from vitascope.engine import Engine
     from vitascope.engine.writer import LocalWriter
     from vitascope.moderation import FrameCheck
     from vitascope.prompting import Enhancer, Message, Stop, Writer
 
 
-def open_guards(settings: Settings) -> Guards:
+def open_guards(settings: Settings, engine: Engine) -> Guards:
     """Make what the settings ask for; of a room that they do not ask for, nothing is imported.
+
+    Args:
+        settings: all of them.
+        engine: of this process, beside which a language model may work.
 
     Raises:
         SettingsError: it cannot be made.
     """
-    return Guards(enhancer=_enhancer(settings), frames=_frame_check(settings))
+    return Guards(enhancer=_enhancer(settings, engine), frames=_frame_check(settings))
 
 
 def check_prompt(settings: Settings, request: GenerationRequest) -> None:
@@ -42,7 +47,7 @@ def _frame_check(settings: Settings) -> FrameCheck | None:
     return FrameCheck(wanted.threshold, wanted.frames_per_second)
 
 
-def _enhancer(settings: Settings) -> Enhancer | None:
+def _enhancer(settings: Settings, engine: Engine) -> Enhancer | None:
     wanted = settings.prompting
     if wanted.model is None:
         return None
@@ -50,7 +55,7 @@ def _enhancer(settings: Settings) -> Enhancer | None:
 
     check = settings.moderation.prompt_check()
     return Enhancer(
-        _writer(settings, wanted.model),
+        _writer(settings, wanted.model, engine),
         instructions=settings.prompting_instructions,
         seconds=wanted.timeout_seconds,
         max_chars=wanted.max_chars,
@@ -58,10 +63,10 @@ def _enhancer(settings: Settings) -> Enhancer | None:
     )
 
 
-def _writer(settings: Settings, model: str) -> Writer:
+def _writer(settings: Settings, model: str, engine: Engine) -> Writer:
     wanted = settings.prompting
     if wanted.url is None:
-        return _Local(model, wanted.device or settings.engine.device)
+        return _Local(model, wanted.device or settings.engine.device, engine)
     from vitascope.outbound import OwnService
     from vitascope.prompting import ChatEndpoint
 
@@ -72,9 +77,9 @@ def _writer(settings: Settings, model: str) -> Writer:
 class _Local:
     """The engine's writer as `prompting` wants it: the rooms do not know each other. Torch comes with the first text."""
 
-    def __init__(self, source: str, device: str) -> None:
+    def __init__(self, source: str, device: str, engine: Engine) -> None:
         self.name = source.rstrip("/").rpartition("/")[2]
-        self._source, self._device = source, device
+        self._source, self._device, self._engine = source, device, engine
         self._writer: LocalWriter | None = None
 
     def write(self, messages: Sequence[Message], *, seed: int, seconds: float, stop: Stop) -> str:
@@ -85,9 +90,12 @@ class _Local:
         if self._writer is None:
             self._writer = LocalWriter(self._source, device=self._device)
         try:
-            return self._writer.write(
-                [{"role": m["role"], "content": m["content"]} for m in messages], seconds=seconds, stop=stop
-            )
+            with self._engine.aside():
+                return self._writer.write(
+                    [{"role": m["role"], "content": m["content"]} for m in messages],
+                    seconds=seconds,
+                    stop=stop,
+                )
         except WriterFailed as error:
             raise NotWritten(error.reason) from error
 

@@ -209,7 +209,7 @@ def _produce(
         from ._guards import open_guards
         from ._marks import open_marks
 
-        marks, guards = open_marks(settings), open_guards(settings)
+        marks = open_marks(settings)
 
         engine = open_engine(
             settings.engine.kind,
@@ -219,6 +219,7 @@ def _produce(
             slots=settings.engine.slots,
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
+        guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation
         making = produce_all(engine, planned, spec, targets, between=between, marks=marks, guards=guards)
         for event in making:

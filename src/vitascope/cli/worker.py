@@ -72,5 +72,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         nice=settings.worker.nice,
         between=settings.worker.frame_interpolation,
         marks=open_marks(settings),
-        guards=open_guards(settings),
+        make_guards=lambda opened: open_guards(settings, opened),
     )

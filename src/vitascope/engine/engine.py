@@ -91,6 +91,9 @@ class DiffusersEngine:
         self.close()
         return True
 
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        return TorchState(0, self._device).entered()
+
     def clear_caches(self) -> None:
         gc.collect()
         if self._device.type == "cuda":

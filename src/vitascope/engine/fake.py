@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +75,9 @@ class FakeEngine:
             return False
         self.close()
         return True
+
+    def aside(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def clear_caches(self) -> None:
         """Nothing is held."""

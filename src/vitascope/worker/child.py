@@ -45,7 +45,7 @@ def run(
     nice: int,
     between: Between = "motion",
     marks: Marks = NO_MARKS,
-    guards: Guards = NO_GUARDS,
+    make_guards: Callable[[Engine], Guards] = lambda _engine: NO_GUARDS,
 ) -> None:
     """Serve the parent until it closes the pipe.
 
@@ -54,7 +54,7 @@ def run(
         make_engine: opens the engine, in this process.
         resolve: finds a model's card by its id.
         marks: what files are marked with.
-        guards: what stands around the making.
+        make_guards: what stands around the making; some of it works beside the engine.
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
@@ -65,7 +65,7 @@ def run(
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between, marks, guards)
+    child = _Child(Pipe(fd), engine, resolve, between, marks, make_guards(engine))
     child.serve()
 
 
