@@ -11,6 +11,8 @@ import torch
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
 
+from .placement import Machine
+
 
 def choose_device(asked: str) -> tuple[torch.device, Choice]:
     """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
@@ -42,18 +44,43 @@ def device_kind(device: torch.device) -> str:
     return str(device.type)
 
 
-def choose_dtype(asked: str, device: torch.device) -> tuple[torch.dtype, Choice]:
-    """Take the card's dtype, or with "auto" bfloat16 where the device computes it fast, else float32.
+def measure(device: torch.device, budget_bytes: int | None = None) -> Machine:
+    """Measure what models can be placed on. What this process takes counts as free: its models make room for each other.
 
-    float16 is never chosen on a CPU: measured 100 to 400 times slower than bfloat16 (docs/experiments.md).
+    Args:
+        budget_bytes: what the operator lets models take; None is what is free.
     """
-    if asked != "auto":
-        return getattr(torch, asked), Choice("dtype", asked, "the model's card says so")
-    if device.type != "cpu":
-        return torch.bfloat16, Choice("dtype", "bfloat16", f"{device.type} computes it at full rate")
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16, Choice("dtype", "bfloat16", "this CPU has bfloat16 instructions")
-    return torch.float32, Choice("dtype", "float32", "this CPU has no bfloat16 instructions")
+    return Machine(
+        kind=device.type,
+        name=_name(device),
+        free_bytes=min(free_bytes(device) + _own_bytes(device), total_bytes(device)),
+        total_bytes=total_bytes(device),
+        free_host_bytes=free_host_bytes(),
+        has_bfloat16=_has_bfloat16(device),
+        budget_bytes=budget_bytes,
+    )
+
+
+def _own_bytes(device: torch.device) -> int:
+    """What this process takes of the device's memory, but for files that are mapped: those are dropped when it is needed."""
+    if device.type in ("cuda", "xpu"):
+        return int(torch.get_device_module(device).memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    usage = psutil.Process().memory_info()
+    return int(usage.rss - getattr(usage, "shared", 0))
+
+
+def _name(device: torch.device) -> str:
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
+    return {"cpu": "this machine", "mps": "Apple's GPU"}.get(str(device.type), str(device.type))
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def choose_threads(asked: int) -> Choice:

@@ -1,35 +1,45 @@
-"""The diffusers engine: one model loaded, a few generations open at a time, each in a slot of its own."""
+"""The diffusers engine: the models that fit are loaded, a few generations open at a time, each in a slot of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
+import functools
+import logging
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import diffusers
-import torch
 import transformers
 
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import OutOfMemory
+from vitascope.domain.cost import work_of
+from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
 
+from . import shortage
+from .attention import check_attention
+from .background import Background, Turn
 from .contract import NO_INPUTS, Clip, Inputs, Locate
-from .device import choose_device, choose_threads, device_kind
+from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
-from .loading import LoadedModel, load_model
+from .keeper import Models
+from .loading import LoadedModel
+from .meter import Meter
+from .placement import NO_WISHES, Wishes, check
 from .places import Places
+from .residence import Residence
 from .slots import Slot
-from .torch_state import TorchState
 
-if TYPE_CHECKING:
-    from .contract import Frames
+logger = logging.getLogger(__name__)
 
 _ORDER = list(STAGE_STARTS)
+
+WAIT_SECONDS = 0.1
+"""A generation that waits for its model can be cancelled so often."""
 
 
 class DiffusersEngine:
@@ -40,9 +50,20 @@ class DiffusersEngine:
         device: torch device, or "auto".
         threads: CPU threads of torch; 0 is one per physical core.
         slots: generations that may be open at the same time.
+        memory_gb: what models and their work may take; 0 is what is free, but for a reserve.
+        wishes: how models are to be loaded, where the operator does not leave it to what fits.
     """
 
-    def __init__(self, locate: Locate, *, device: str = "auto", threads: int = 0, slots: int = 4) -> None:
+    def __init__(
+        self,
+        locate: Locate,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        slots: int = 4,
+        memory_gb: float = 0.0,
+        wishes: Wishes = NO_WISHES,
+    ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -50,8 +71,14 @@ class DiffusersEngine:
         self._locate = locate
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
+        check(measure(self._device), wishes)
+        check_attention(wishes.attention, self._device)
         self._places = Places(slots)
-        self._loaded: LoadedModel | None = None
+        self._meter = Meter(self._device)
+        self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
+        self._residence: Residence[LoadedModel] = Residence(self._models)
+        self._turn = Turn()
+        self._background = Background(self._turn, self._device)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -63,85 +90,223 @@ class DiffusersEngine:
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
-        return () if self._loaded is None else (self._loaded.spec.id,)
+        with self._turn:
+            return self._residence.ids
+
+    @property
+    def residency(self) -> Residency:
+        with self._turn:
+            return self._residence.state()
+
+    @property
+    def _loaded(self) -> LoadedModel | None:
+        """The model that was used last: measurements look at its modules."""
+        return self._residence.latest
 
     def capacity(self, spec: ModelSpec) -> int:
-        return self._places.free(spec)
+        with self._turn:
+            if self._models.takes_turns(spec):
+                is_open = self._places.open(spec.id) > 0
+                return 0 if is_open else self._residence.room_for(spec, min(1, self._places.free))
+            return self._residence.room_for(spec, self._places.free)
 
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
-        with self._places.take(spec), _memory_errors(spec):
-            yield Step("load")
-            model = self._load(spec)
-            with model.slots.take(plan.seed) as slot:
-                yield Step("load", 1)
-                frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
-                choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
-                choices += generic.prompt_choice(plan, spec, slot)
-        yield Clip(frames, choices)
+        with self._places.take(spec.id):
+            rising = _Rising(self._turn)
+            if spec.id not in self.loaded_models:
+                yield from self._without_background(rising)
+            clip = yield from self._attempt(plan, spec, inputs, rising)
+            if isinstance(clip, OutOfMemory):
+                yield from self._without_background(rising)
+                if self._has_evicted_for(spec):
+                    clip = yield from self._attempt(plan, spec, inputs, rising)
+            if isinstance(clip, OutOfMemory):
+                self._residence.note_out_of_memory()
+                raise clip
+        yield clip
 
-    def load(self, spec: ModelSpec) -> None:
-        with self._places.take(spec), _memory_errors(spec):
-            self._load(spec)
+    def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
+        """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
+        while not self._background.wait(WAIT_SECONDS):
+            yield rising.reached
 
-    def unload(self, model_id: str) -> bool:
-        if model_id not in self.loaded_models:
+    def _attempt(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising
+    ) -> Generator[Step, None, Clip | OutOfMemory]:
+        """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
+        self._meter.forget_peak()
+        try:
+            return (yield from rising.of(self._make(plan, spec, inputs)))
+        except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
+            if not shortage.is_shortage(error):
+                raise
+            with self._turn:
+                short = self._short(error, spec, plan, rising.stage)
+        shortage.reclaim(self._device)
+        return short
+
+    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> Generator[Step | None, None, Clip]:
+        yield Step("load")
+        self._make_way(plan, spec)
+        with (
+            self._residence.use(spec) as model,
+            model.slots.take(plan.seed) as slot,
+            self._meter.reading() as reading,
+        ):
+            yield Step("load", 1)
+            tiling = model.choose_tiling(plan, slot)
+            frames = yield from generic.generate(plan, spec, slot, inputs)
+            choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
+            choices += generic.prompt_choice(plan, spec, slot)
+            if reading.is_alone:
+                self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
+        return Clip(frames, choices)
+
+    def _make_way(self, plan: Plan, spec: ModelSpec) -> None:
+        """Unload a model whose weights leave this plan too little memory: it is loaded again with some of them elsewhere."""
+        if spec.id in self._residence.idle_ids and self._models.outgrows(plan, spec):
+            self._residence.evict(spec.id)
+
+    def prepare(self, spec: ModelSpec) -> bool:
+        if self._background.is_busy:
             return False
-        self.close()
+        with self._turn:
+            if spec.id in self._residence.ids:
+                return False
+            try:
+                files = self._models.files(spec)
+            except ModelUnavailable:
+                return False
+            has_room = self._residence.reserve(spec)
+        self._background.begin(
+            files, functools.partial(self._residence.bring_ahead, spec) if has_room else None
+        )
         return True
 
     def aside(self) -> contextlib.AbstractContextManager[None]:
-        return TorchState(0, self._device).entered()
+        return self._background.aside()
+
+    def load(self, spec: ModelSpec) -> None:
+        with self._places.take(spec.id), self._alone():
+            short = self._bring(spec)
+            if short is not None and self._has_evicted_for(spec):
+                short = self._bring(spec)
+            if short is not None:
+                self._residence.note_out_of_memory()
+                raise short
+
+    def _bring(self, spec: ModelSpec) -> OutOfMemory | None:
+        """Load a model, or tell that the memory was not enough."""
+        self._meter.forget_peak()
+        try:
+            self._residence.bring(spec)
+        except (RuntimeError, OSError, MemoryError, ModelUnavailable) as error:
+            if not shortage.is_shortage(error):
+                raise
+            short = self._short(error, spec, None, "load")
+        else:
+            return None
+        shortage.reclaim(self._device)
+        return short
+
+    def _has_evicted_for(self, spec: ModelSpec) -> bool:
+        """Unload what is only kept for others: it must not cost this model its video."""
+        gone = self._residence.evict_idle(but=spec.id)
+        if gone:
+            logger.info(
+                "once more, with the memory of other models", extra={"model": spec.id, "unloaded": gone}
+            )
+        return bool(gone)
+
+    def unload(self, model_id: str) -> bool:
+        with self._alone():
+            return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
-        self._unload()
+        with self._alone():
+            self._residence.clear()
 
-    def _load(self, spec: ModelSpec) -> LoadedModel:
-        """Load the model if it is not there. All open generations are of it, so that none loses its weights."""
-        if self._loaded is None or self._loaded.spec != spec:
-            self._unload()  # before the next one comes: two large models rarely fit
-            location = self._locate(spec)
-            parts = {name: self._locate(part) for name, part in spec.parts.items()}
-            with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
-                self._loaded = load_model(spec, location, self._device, self._choices[0], parts)
-        return self._loaded
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until nothing is loaded beside, and have the turn."""
+        while not self._background.wait(WAIT_SECONDS):
+            pass
+        with self._turn:
+            yield
 
-    def _unload(self) -> None:
-        self._loaded = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _short(self, error: BaseException, spec: ModelSpec, plan: Plan | None, stage: str) -> OutOfMemory:
+        """Say what is known of a lack of memory, and let go of all that the error holds."""
+        state = self._residence.state()
+        held = state.models.get(spec.id)
+        idle = tuple(name for name, memory in state.models.items() if name != spec.id and not memory.num_open)
+        found = shortage.describe(
+            spec,
+            plan,
+            stage,
+            peak_bytes=self._meter.peak_bytes(),
+            asked=shortage.asked_bytes(error),
+            weights_bytes=self._models.estimate(spec) if held is None else held.weights_bytes,
+            total_bytes=total_bytes(self._device),
+            others=idle,
+        )
+        said = shortage.forget(error)
+        logger.warning("out of memory", extra={"model": spec.id, "stage": stage, "traceback": said})
+        return found
 
 
-def _rising(steps: Generator[Step | None, None, Frames]) -> Generator[Step, None, Frames]:
-    """Pass pauses on, but never let the stage fall back.
+class _Rising:
+    """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes the
-    text again: such a pause repeats the step that was reached, so that cancelling works there too.
-    """
-    reached = Step("encode_prompt")
-    with contextlib.closing(steps):
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as finished:
-                frames: Frames = finished.value
-                return frames
-            if step is not None and _is_ahead(step, reached):
-                reached = dataclasses.replace(step, preview=None)  # told once
-                yield step
-            else:
-                yield reached
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.reached = self._latest = Step("load")
+
+    @property
+    def stage(self) -> str:
+        """What is being done now, also where that was done before."""
+        is_denoised = self._latest.stage == "denoise" and self._latest.index == self._latest.of
+        return "decode_latents" if is_denoised else self._latest.stage
+
+    def of(self, steps: Generator[Step | None, None, Clip]) -> Generator[Step, None, Clip]:
+        """Pass pauses on, but never let the stage fall back.
+
+        The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes
+        the text again: such a pause repeats the step that was reached, so that cancelling works there too.
+        """
+        with self._closed_in_turn(steps):
+            while True:
+                try:
+                    with self._turn:
+                        step = next(steps)
+                except StopIteration as finished:
+                    clip: Clip = finished.value
+                    return clip
+                self._latest = step or self._latest
+                if step is not None and _is_ahead(step, self.reached):
+                    self.reached = dataclasses.replace(step, preview=None)  # told once
+                    yield step
+                    continue
+                if self.reached == Step("load", 1):
+                    self.reached = Step("encode_prompt")  # something works, before it has said what
+                yield self.reached
+
+    @contextlib.contextmanager
+    def _closed_in_turn(self, steps: Generator[Any, None, Any]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._turn:
+                steps.close()
 
 
 def _is_ahead(step: Step, reached: Step) -> bool:
-    is_early = step.stage == "decode_latents" and reached.index < reached.of
+    is_early = step.stage == "decode_latents" and (reached.index < reached.of or reached.stage == "load")
     return not is_early and _ORDER.index(step.stage) >= _ORDER.index(reached.stage)
 
 
@@ -150,16 +315,3 @@ def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:
         return ()
     name = type(slot.pipelines[plan.mode].scheduler).__name__
     return (Choice("scheduler", name, "the checkpoint's own"),)
-
-
-@contextlib.contextmanager
-def _memory_errors(spec: ModelSpec) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
-        message = f"the device ran out of memory with model `{spec.id}` (peak {peak:.1f} GiB)"
-        raise OutOfMemory(message, hint="a smaller size or fewer frames need less") from error
-    except MemoryError as error:
-        message = f"this machine ran out of memory with model `{spec.id}`"
-        raise OutOfMemory(message, hint="a smaller size or fewer frames need less") from error

@@ -23,6 +23,7 @@ from PIL import Image
 from vitascope.domain.plan import Plan
 from vitascope.domain.windows import Window
 
+from .offloading import device_of
 from .slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -301,7 +302,7 @@ def made_up_clip(num_frames: int, side: int, numbers: torch.Generator) -> torch.
 
 
 def _encode(vae: Any, clip: torch.Tensor, is_of_video: bool) -> torch.Tensor:
-    pixels = (clip * 2 - 1).to(vae.device, vae.dtype)
+    pixels = (clip * 2 - 1).to(device_of(vae), vae.dtype)
     encoded = vae.encode(pixels[None] if is_of_video else pixels)
     if hasattr(encoded, "latent_dist"):
         encoded = encoded.latent_dist.mode()

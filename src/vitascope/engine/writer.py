@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from . import background
 from .device import choose_device
 
 logger = logging.getLogger(__name__)
@@ -128,4 +129,5 @@ class _Until(transformers.StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_more: Any) -> torch.Tensor:
         self.is_met = self.is_met or self._is_over()
+        background.rest()
         return torch.full((input_ids.shape[0],), self.is_met, dtype=torch.bool, device=input_ids.device)
