@@ -79,6 +79,10 @@ class Plan:
     loras: tuple[Lora, ...] = ()
     clip_skip: int | None = None
     preview_every: int = 0
+    #: Whether a language model writes the prompt out first; here it is as it was sent.
+    enhance_prompt: bool = False
+    #: What it has written before, in the place of the texts that the windows show.
+    enhanced_prompts: tuple[str, ...] = ()
 
     native_height: int
     native_width: int
@@ -163,13 +167,14 @@ class Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        rows: dict[str, Any] = {
-            name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")
-        }
+        rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
         rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark = values.get("watermark")
         marks = {"watermark": watermark and Watermark(**watermark)}
         return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
+
+
+_ROWS = ("references", "shot_num_frames", "enhanced_prompts")
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -222,6 +227,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         loras=loras_of(request),
         clip_skip=_clip_skip(request, spec),
         preview_every=request.preview_every,
+        enhance_prompt=bool(request.enhance_prompt),
+        enhanced_prompts=request.enhanced_prompts,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,

@@ -147,6 +147,10 @@ class Job(BaseModel):
     model: str
     mode: Mode
     prompt: str
+    #: Whether a language model writes the prompt out first; where that came to nothing, `choices` say why.
+    enhance_prompt: bool
+    #: What it has written; null until it has, or if it has not.
+    enhanced_prompt: str | None
     negative_prompt: str
     #: Empty where there is only one.
     shots: list[Shot]
@@ -584,6 +588,10 @@ _FIELDS = {
         "`GET /api/v1/models/{model_id}` lists those that fit.",
     ),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "enhance_prompt": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether a language model writes the prompt out first. By default what the operator wants.",
+    ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
     ),
