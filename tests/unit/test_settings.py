@@ -69,6 +69,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
             "slots": 4,
+            "loras_folder": None,
+            "lora_cache_gb": 2.0,
             "memory_gb": 0.0,
             "dtype": "auto",
             "attention": "auto",

@@ -14,13 +14,14 @@ import typer
 from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate, pull, weights_of
+from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
 from vitascope.domain import prompting
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
+    Lora,
     OutputFormat,
     Position,
     Shot,
@@ -79,6 +80,12 @@ def generate(  # one parameter per option: typer reads them off the signature
     scheduler: Annotated[
         str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of the folder `engine.loras_folder`, as NAME or NAME:SCALE; may be given several times."
+        ),
+    ] = None,
     enhance_prompt: Annotated[
         bool | None,
         typer.Option(
@@ -121,7 +128,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     """Make a video from a prompt and write it to a file."""
     started_at = time.monotonic()
     settings = settings_module.load()
-    catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+    catalog = Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
     spec = catalog.resolve_local(model)
     request = GenerationRequest(
         prompt=prompt,
@@ -141,6 +150,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         strength=strength,
+        loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
         enhance_prompt=enhance_prompt,
         seed=secrets.randbits(31) if seed is None else seed,
@@ -152,6 +162,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     request, told = prompting.settled(request, spec, settings.prompt_rules)
     planned = plan(request, spec, settings.mark_rules)
+    catalog.loras.check(planned.loras, spec)
     planned = replace(planned, choices=choices + told + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
@@ -164,7 +175,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         _check_writable(target)
     _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
-    products, enhanced = _produce(settings, spec, planned, targets, quiet=quiet)
+    products, enhanced = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
     seconds = time.monotonic() - started_at
     if as_json:
         _report_json(products, planned, enhanced, seconds)
@@ -180,13 +191,19 @@ def _numbered(target: Path, num_videos: int) -> list[Path]:
 
 def _download(spec: ModelSpec, *, quiet: bool) -> None:
     """Fetch a hub's model at its first use: the person at the machine has named it, and sees the bar."""
-    if spec.source.startswith("hub:") and not weights_of(spec).is_downloaded:
+    if lacks_adapters(spec) or (spec.source.startswith("hub:") and not weights_of(spec).is_downloaded):
         with TransferLine(quiet=quiet) as line:
             pull(spec, line)
 
 
 def _produce(
-    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, targets: list[Path], *, quiet: bool
+    settings: settings_module.Settings,
+    catalog: Catalog,
+    spec: ModelSpec,
+    planned: Plan,
+    targets: list[Path],
+    *,
+    quiet: bool,
 ) -> tuple[list[Product], tuple[str, ...]]:
     """Make the videos; the first one that fails ends it, and those before it stay.
 
@@ -220,6 +237,8 @@ def _produce(
             memory_gb=settings.engine.memory_gb,
             wishes=Wishes(**settings.engine.wishes),
             fake_step_seconds=settings.engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation
@@ -321,6 +340,17 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
             rule = f"it cannot be used: {error.message}"
             raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
     return mark
+
+
+def _lora(text: str) -> Lora:
+    """Read NAME or NAME:SCALE."""
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return Lora(text)
+    try:
+        return Lora(name, float(scale))
+    except ValueError:
+        raise InvalidParameter("--lora", text, "what follows the colon must be a number") from None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:

@@ -17,6 +17,7 @@ from typing import Any
 from . import schedulers
 from .choice import Choice
 from .errors import InvalidParameter
+from .loras import loras_of
 from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec, Size
 from .request import (
@@ -27,6 +28,7 @@ from .request import (
     MIN_EXPIRES_SECONDS,
     OUTPUT_FORMATS,
     GenerationRequest,
+    Lora,
     OutputFormat,
     Watermark,
 )
@@ -73,6 +75,8 @@ class Plan:
     scheduler: str | None
     flow_shift: float | None = None
     strength: float | None = None
+    #: Beside those of the model's card.
+    loras: tuple[Lora, ...] = ()
     clip_skip: int | None = None
     preview_every: int = 0
     #: Whether a language model writes the prompt out first; here it is as it was sent.
@@ -163,7 +167,8 @@ class Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        rows = {name: tuple(values.get(name, ())) for name in _ROWS}
+        rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
+        rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark = values.get("watermark")
         marks = {"watermark": watermark and Watermark(**watermark)}
         return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
@@ -219,6 +224,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         scheduler=scheduler,
         flow_shift=_flow_shift(request, spec),
         strength=_strength(request, spec, mode, steps),
+        loras=loras_of(request),
         clip_skip=_clip_skip(request, spec),
         preview_every=request.preview_every,
         enhance_prompt=bool(request.enhance_prompt),

@@ -46,6 +46,16 @@ class Shot:
     num_frames: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """One of the operator's adapters, which changes the model for this video."""
+
+    #: Of its file, without the ending.
+    name: str
+    #: How strong it is: 0 nothing, 1 as it was trained.
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
     """What can be seen on each frame: text or a picture. One with neither asks for none, not even the operator's."""
@@ -100,6 +110,8 @@ class GenerationRequest:
     flow_shift: float | None = None
     #: How much of a given video is changed: 0 nothing, 1 all.
     strength: float | None = None
+    #: Beside those of the model's card.
+    loras: tuple[Lora, ...] = ()
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
     #: Whether a language model writes the prompt out first; None is what the operator wants.
@@ -143,8 +155,11 @@ class GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
         continued = values.get("continued_watermark")
-        rows = {name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")}
+        rows: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")
+        }
         rows["shots"] = shots
+        rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
