@@ -23,6 +23,7 @@ from vitascope.domain.request import (
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -81,6 +82,25 @@ def generate(  # one parameter per option: typer reads them off the signature
     clip_skip: Annotated[
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
     ] = None,
+    upscale: Annotated[
+        bool, typer.Option("--upscale", help="Make a second pass over the clip at a larger size.")
+    ] = False,
+    upscale_width: Annotated[
+        int | None, typer.Option(help="Of the file, in the second pass; by default twice the width.")
+    ] = None,
+    upscale_height: Annotated[int | None, typer.Option(help="The same, of the height.")] = None,
+    upscale_strength: Annotated[
+        float | None, typer.Option(help="How much of the first result is made anew: 0 nothing, 1 all.")
+    ] = None,
+    upscale_guidance_scale: Annotated[float | None, typer.Option(help="Of the second pass.")] = None,
+    upscale_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--upscale-num-inference-steps",
+            "--upscale-steps",
+            help="Of the second pass; its strength's share runs.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     num_videos: Annotated[
         int,
@@ -134,6 +154,16 @@ def generate(  # one parameter per option: typer reads them off the signature
         scheduler=scheduler,
         strength=strength,
         clip_skip=clip_skip,
+        upscale=_upscale(
+            Upscale(
+                height=upscale_height,
+                width=upscale_width,
+                strength=upscale_strength,
+                guidance_scale=upscale_guidance_scale,
+                num_inference_steps=upscale_steps,
+            ),
+            is_asked=upscale,
+        ),
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),
@@ -151,6 +181,8 @@ def generate(  # one parameter per option: typer reads them off the signature
         _check_writable(target)
     _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
+    if planned.upscale is not None and spec.second is not None:
+        _download(spec.second, quiet=quiet)
     products = _produce(settings, spec, planned, targets, quiet=quiet)
     _report(products, planned, time.monotonic() - started_at, as_json=as_json)
 
@@ -249,6 +281,11 @@ def _tell(planned: Plan, *, as_json: bool) -> None:
     windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
     native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
     typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
+    if planned.upscale is not None:
+        this = planned.upscale
+        each = "" if len(planned.windows) == 1 else " for each of them"
+        by = this.model or planned.model
+        typer.echo(f"A second pass at {planned.made} by {by} is {this.num_steps} of these steps{each}")
     if planned.num_videos > 1:
         typer.echo(f"It does so {planned.num_videos} times, from seed {planned.seed} on")
     for choice in planned.choices:
@@ -291,6 +328,11 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
             rule = f"it cannot be used: {error.message}"
             raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
     return mark
+
+
+def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
+    """Any of its options asks for the second pass."""
+    return asked if is_asked or asked != Upscale() else None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:

@@ -59,6 +59,19 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upscale:
+    """A second pass over the finished clip, at a larger size. `None` means that the model's card decides."""
+
+    #: Of the file, as width is; the request's own height and width are those of the first pass.
+    height: int | None = None
+    width: int | None = None
+    #: How much of the first result is made anew: 0 nothing, 1 all.
+    strength: float | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One video or several alike, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
 
@@ -102,6 +115,8 @@ class GenerationRequest:
     strength: float | None = None
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
+    #: A second pass at a larger size; None makes none.
+    upscale: Upscale | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -138,12 +153,13 @@ class GenerationRequest:
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
-        continued = values.get("continued_watermark")
+        continued, upscale = values.get("continued_watermark"), values.get("upscale")
         rows = {"shots": shots, "references": tuple(values.get("references", ()))}
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
             "webhook": webhook and Webhook(**webhook),
+            "upscale": None if upscale is None else Upscale(**upscale),
         }
         return cls(**{**values, **rows, **objects})
 

@@ -15,6 +15,7 @@ from vitascope.domain.request import (
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -43,6 +44,7 @@ PARAMETERS = (
     "scheduler",
     "strength",
     "clip_skip",
+    "upscale",
     "preview_every",
     "seed",
     "num_videos",
@@ -56,6 +58,7 @@ PARAMETERS = (
     "webhook",
     "track_id",
 )
+UPSCALE_PARAMETERS = ("height", "width", "strength", "guidance_scale", "num_inference_steps")
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
 WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
@@ -93,6 +96,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
         strength=fields.number("strength"),
         clip_skip=fields.integer("clip_skip"),
+        upscale=_upscale(fields),
         preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
         num_videos=1 if num_videos is None else num_videos,
@@ -190,6 +194,29 @@ def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
     if mark.text is None and image is None:
         raise InvalidParameter("watermark", "an object", "it must hold `text` or `image`")
     return mark, image
+
+
+def _upscale(fields: Fields) -> Upscale | None:
+    """True for a second pass as the model's card says, false for none, or an object with what shall be otherwise."""
+    value = fields.raw("upscale")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return Upscale() if fields.boolean("upscale") else None
+        except InvalidParameter as error:
+            raise InvalidParameter("upscale", error.value, "it must be true, false or an object") from None
+    inner = Fields(fields.mapping("upscale"))
+    try:
+        inner.check_names(UPSCALE_PARAMETERS)
+        return Upscale(
+            height=inner.integer("height"),
+            width=inner.integer("width"),
+            strength=inner.number("strength"),
+            guidance_scale=inner.number("guidance_scale"),
+            num_inference_steps=inner.integer("num_inference_steps"),
+        )
+    except InvalidParameter as error:
+        name = f"upscale.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
 
 
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:

@@ -100,6 +100,23 @@ class Watermark(BaseModel):
     opacity: float
 
 
+class Upscale(BaseModel):
+    """The second pass, over the first result."""
+
+    #: Of the file.
+    height: int
+    width: int
+    #: At which the pass works.
+    native_height: int
+    native_width: int
+    strength: float
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str | None
+    #: The model that makes it.
+    model: str
+
+
 class Provenance(BaseModel):
     """What a file says of its origin; true only if `state` is `valid`."""
 
@@ -157,6 +174,7 @@ class Job(BaseModel):
     #: Id of the job whose video it is made from.
     source: str | None
     clip_skip: int | None
+    upscale: Upscale | None
     preview_every: int
     #: Of the first video; each further one has the next.
     seed: int
@@ -215,7 +233,7 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows of one video.
+    #: Denoising steps of all windows of one video, in both passes if there are two.
     total_steps: int
     num_videos: int
     guidance_scale: float
@@ -223,6 +241,7 @@ class Plan(BaseModel):
     strength: float | None
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
+    upscale: Upscale | None
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -260,6 +279,16 @@ class Bounds(BaseModel):
     maximum: float
 
 
+class UpscaleRule(BaseModel):
+    """How a model makes a second pass over its own clips."""
+
+    #: The model that makes it.
+    model: str
+    #: Largest picture that it denoises; a larger file is resized.
+    max_pixels: int
+    strength: Bounds
+
+
 class ModelDescription(BaseModel):
     """A model and what it accepts."""
 
@@ -280,6 +309,8 @@ class ModelDescription(BaseModel):
     scheduler_family: Literal["flow", "discrete", "cogvideox", "edm"]
     #: Null where it changes no videos.
     strength: Bounds | None
+    #: Null where it makes no second pass.
+    upscale: UpscaleRule | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
     takes_prompt: bool
@@ -523,6 +554,29 @@ _FIELDS = {
     ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "upscale": _field(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "height": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "width": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "strength": _field(_NUMBER, "How much of the first result is made anew, up to 1."),
+                        "guidance_scale": _field(_NUMBER, "Of the second pass."),
+                        "num_inference_steps": _field(
+                            _INTEGER, "Of the second pass; `strength` of them run."
+                        ),
+                    },
+                    "additionalProperties": False,
+                },
+                {"type": "boolean"},
+                _TEXT,
+            ]
+        },
+        "A second pass over the finished clip, at a larger size: true, or an object. What it does not say, the model's card does; "
+        "without a size the file is twice as high and wide.",
+    ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
     ),
