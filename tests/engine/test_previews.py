@@ -131,8 +131,7 @@ def test_without_previews_the_scheduler_is_left_alone(engine: Engine, models: Mo
     (slot,) = engine._loaded.slots._idle
     pipe = slot.pipelines["text"]
     before = type(pipe.scheduler)
-    [window] = make_plan(spec).windows
-    none = previews.Previews(slot, pipe, make_plan(spec), window)
+    none = previews.Previews(slot, pipe, make_plan(spec), (9, 32, 32))
     assert type(pipe.scheduler) is before
     assert [none.after(step) for step in range(10)] == [None] * 10
     assert slot.shared == {}, "nothing was fitted"

@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 
 from vitascope.domain.plan import Plan
-from vitascope.domain.windows import Window
 
 from .slots import Slot
 
@@ -75,21 +74,21 @@ class Projection:
 
 
 class Previews:
-    """Makes the previews of one window of one request; where the plan wants none it does nothing and costs nothing.
+    """Makes the previews of one pass of one request; where the plan wants none it does nothing and costs nothing.
 
     Args:
         slot: where the request runs; its model keeps the projection.
         pipe: the slot's pipeline, with the scheduler of this request.
         plan: what is made.
-        window: the pass.
+        size: frames, height and width of what this pass of it makes.
     """
 
-    def __init__(self, slot: Slot, pipe: Any, plan: Plan, window: Window) -> None:
+    def __init__(self, slot: Slot, pipe: Any, plan: Plan, size: tuple[int, int, int]) -> None:
         self._slot: Slot | None = slot
         self._pipe: Any = pipe
         self._every = plan.preview_every
-        self._size = (window.num_frames, plan.native_height, plan.native_width)
-        self._seconds = window.num_frames / plan.native_fps
+        self._size = size
+        self._seconds = size[0] / plan.native_fps
         self._shown = 0
         self._latents: torch.Tensor | None = None
         if self._every:
