@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,9 +172,39 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
     assert answer.json()["prompt"] == "a dog runs / it sleeps / it wakes"
 
 
+def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
+    assert create(client)["upscale"] is None
+    assert create(client, upscale=False)["upscale"] is None
+    job = create(client, upscale=True, num_inference_steps=20, guidance_scale=2)
+    schema.Job.model_validate(job, extra="forbid")
+    assert (job["width"], job["height"], job["num_inference_steps"]) == (192, 128, 20)
+    assert job["upscale"] == {
+        "height": 128, "width": 192, "native_height": 128, "native_width": 192, "strength": 0.4, "guidance_scale": 2.0,
+        "num_inference_steps": 20, "scheduler": None, "model": "every",
+    }  # fmt: skip
+    assert choice(job, "upscale_size")["value"] == "192x128"
+    said = {"width": "200", "strength": "0.5", "guidance_scale": 3, "num_inference_steps": 8}
+    for body in (said, json.dumps(said)):
+        asked = create(client, upscale=body)["upscale"]
+        assert (asked["width"], asked["native_width"], asked["strength"]) == (200, 192, 0.5)
+        assert (asked["guidance_scale"], asked["num_inference_steps"]) == (3.0, 8)
+    plan = client.post("/api/v1/plan", json={"prompt": "a", "model": "every", "upscale": {}}).json()
+    schema.Plan.model_validate(plan, extra="forbid")
+    assert plan["total_steps"] == 12 + 4
+    (model,) = [each for each in client.get("/api/v1/models").json()["models"] if each["id"] == "every"]
+    assert model["upscale"]["max_pixels"] == 4 * 96 * 64
+    assert (model["upscale"]["model"], model["upscale"]["strength"]["default"]) == ("every", 0.4)
+
+
 @pytest.mark.parametrize(
     ("body", "parameter", "words"),
     [
+        ({"upscale": {"width": 64}}, "upscale.width", "from 96, which the first pass has"),
+        ({"upscale": {"strength": 2}}, "upscale.strength", "from 0 to 1"),
+        ({"upscale": {"steps": 2}}, "upscale.steps", "no such parameter"),
+        ({"upscale": {"width": "wide"}}, "upscale.width", "whole number"),
+        ({"upscale": "please"}, "upscale", "true, false or an object"),
+        ({"upscale": [1]}, "upscale", "must be an object"),
         ({"model": "small", "last_image": "PNG", "image": "PNG"}, "last_image", "from text or an image only"),
         ({"model": "short", "image": "PNG"}, "image", "from text only"),
         ({"last_image": "PNG"}, "last_image", "also needs `image`"),
@@ -225,13 +256,15 @@ def test_bad_input_is_refused_exactly(
         {"strength": 0.1, "num_inference_steps": 5, "video": "MP4"},
         {"clip_skip": 12},
         {"preview_every": 5000},
+        {"upscale": {"width": 64}},
         {"shots": ["a", "b"], "num_frames": 1},
     ],
 )
 def test_the_nearest_legal_value_is_accepted(client: httpx.Client, mp4: bytes, body: dict[str, Any]) -> None:
     body = {name: text_of(mp4) if value == "MP4" else value for name, value in body.items()}
     error = refused(client, **body)
-    create(client, **{**body, error["parameter"]: error["nearest"]})
+    name, _, inner = error["parameter"].partition(".")
+    create(client, **{**body, name: {**body[name], inner: error["nearest"]} if inner else error["nearest"]})
 
 
 def test_a_plan_tells_how_it_would_be_made_and_stores_nothing(serve: Any) -> None:

@@ -142,8 +142,14 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Denoising steps of all windows, in both passes if there are two."""
-        steps = self.steps_per_window * len(self.windows)
-        return steps if self.upscale is None else steps + self.upscale.num_steps * len(self.windows)
+        if self.upscale is None:
+            return self.first_steps
+        return self.first_steps + self.upscale.num_steps * len(self.windows)
+
+    @property
+    def first_steps(self) -> int:
+        """Those before the second pass."""
+        return self.steps_per_window * len(self.windows)
 
     @property
     def made(self) -> Size:
@@ -176,7 +182,6 @@ class Plan:
             num_inference_steps=this.num_inference_steps,
             scheduler=this.scheduler,
             flow_shift=None if this.model else self.flow_shift,
-            clip_skip=None if this.model else self.clip_skip,
             upscale=None,
         )
 

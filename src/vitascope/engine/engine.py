@@ -26,7 +26,7 @@ from .slots import Slot
 from .torch_state import TorchState
 
 if TYPE_CHECKING:
-    from .contract import Frames
+    pass
 
 _ORDER = list(STAGE_STARTS)
 
@@ -72,13 +72,29 @@ class DiffusersEngine:
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec), _memory_errors(spec):
             yield Step("load")
-            model = self._load(spec)
-            with model.slots.take(plan.seed) as slot:
-                yield Step("load", 1)
-                frames = yield from _rising(generic.generate(plan, spec, slot, inputs))
-                choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
-                choices += generic.prompt_choice(plan, spec, slot)
-        yield Clip(frames, choices)
+            if spec.second is not None and plan.upscale is not None:
+                self._locate(spec.second)  # one that is not there shall not be missed after half of the work
+            self._load(spec)
+            yield Step("load", 1)
+            clip = yield from _rising(self._passes(plan, spec, inputs))
+        yield clip
+
+    def _passes(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> Generator[Step | None, None, Clip]:
+        """Run one pass or two; the second in the first one's slot, unless another checkpoint makes it."""
+        larger = NO_INPUTS if inputs.larger is None else inputs.larger
+        model = self._load(spec)
+        with model.slots.take(plan.seed) as slot:
+            frames = yield from generic.generate(plan, spec, slot, inputs)
+            choices = (*model.choices, *self._choices[1:], *_scheduler_choice(plan, slot))
+            choices += generic.prompt_choice(plan, spec, slot)
+            if plan.upscale is not None and plan.upscale.model is None:
+                frames = yield from generic.upscale(plan, spec, slot, larger, frames)
+        if spec.second is not None and plan.upscale is not None and plan.upscale.model is not None:
+            del model, slot  # its weights may go, if another generation does not hold them
+            yield None
+            with self._load(spec.second).slots.take(plan.seed) as slot:
+                frames = yield from generic.upscale(plan, spec.second, slot, larger, frames)
+        return Clip(frames, choices)
 
     def load(self, spec: ModelSpec) -> None:
         with self._places.take(spec), _memory_errors(spec):
@@ -115,7 +131,7 @@ class DiffusersEngine:
             torch.cuda.empty_cache()
 
 
-def _rising(steps: Generator[Step | None, None, Frames]) -> Generator[Step, None, Frames]:
+def _rising(steps: Generator[Step | None, None, Clip]) -> Generator[Step, None, Clip]:
     """Pass pauses on, but never let the stage fall back.
 
     The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes the
@@ -127,8 +143,8 @@ def _rising(steps: Generator[Step | None, None, Frames]) -> Generator[Step, None
             try:
                 step = next(steps)
             except StopIteration as finished:
-                frames: Frames = finished.value
-                return frames
+                clip: Clip = finished.value
+                return clip
             if step is not None and _is_ahead(step, reached):
                 reached = dataclasses.replace(step, preview=None)  # told once
                 yield step

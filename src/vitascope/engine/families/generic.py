@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vitascope.domain.choice import Choice
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import ModelSpec, Size
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine.contract import Inputs
@@ -40,6 +42,59 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generat
         done = frames if done is None else _joined(done, frames, window.overlap)
     assert done is not None, "a plan has at least one window"
     return done[num_given:]
+
+
+def upscale(
+    plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs, first: Frames
+) -> Generator[Step | None, None, Frames]:
+    """Run the second pass: the same windows over the first result, resized.
+
+    Args:
+        plan: with a second pass.
+        spec: of the model that makes it, which is in the slot.
+        slot: of the request.
+        inputs: what it starts from, at its size.
+        first: of the first pass.
+
+    Returns:
+        uint8 (native_num_frames, *plan.made, 3), without what was there before
+    """
+    second = plan.second
+    assert second is not None
+    generator = torch.Generator("cpu").manual_seed(_second_seed(plan.seed))
+    done = inputs.before
+    num_given = 0 if done is None else len(done)
+    base = enlarged(first, plan.shown, plan.made)
+    if done is not None:
+        base = np.concatenate([done, base])
+    for index, window in enumerate(second.windows):
+        at = 0 if done is None else len(done) - window.overlap
+        part = base[at : at + window.num_frames]
+        start = start_of(window, dataclasses.replace(inputs, video=base), done, at)
+        this = dataclasses.replace(Pass.of_window(second, index, start), base=part)
+        this = dataclasses.replace(this, steps_before=this.steps_before + plan.first_steps)
+        frames = yield from run_pass(this, plan, spec, slot, generator)
+        done = frames if done is None else _joined(done, frames, window.overlap)
+    assert done is not None, "a plan has at least one window"
+    return done[num_given:]
+
+
+def _second_seed(seed: int) -> int:
+    """Another number for each seed: with the same one, the second pass's noise would be the first one's, laid out otherwise.
+
+    Source: the step of Knuth's linear congruential generator MMIX.
+    """
+    return (seed * 6364136223846793005 + 1442695040888963407) % 2**63
+
+
+def enlarged(frames: Frames, shown: Size, size: Size) -> Frames:
+    """Cut frames to what of them is shown, and resize that."""
+    height, width = frames.shape[1:3]
+    top, left = (height - shown.height) // 2, (width - shown.width) // 2
+    box = (left, top, left + shown.width, top + shown.height)
+    asked = (size.width, size.height)
+    pictures = (Image.fromarray(frame).resize(asked, Image.Resampling.LANCZOS, box=box) for frame in frames)
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def _joined(before: Frames, after: Frames, overlap: int) -> Frames:

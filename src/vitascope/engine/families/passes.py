@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,17 @@ import numpy as np
 import torch
 
 from vitascope.domain.errors import InvalidOutput
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import ModelSpec, SchedulerFamily
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
-from vitascope.engine.schedulers import make_scheduler, on_each_step
+from vitascope.engine.schedulers import family_of, make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
 
 from .clip import without_last_layers
 from .conditions import Start, arguments_of
+from .middle import beginning_in
 from .quirks import no_picture
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Pass:
     #: Steps that run, and how many of the plan's ran before them.
     num_steps: int
     steps_before: int
+    #: Frames that it goes on with, of `shape`: its steps are the last ones, over these as they are with noise.
+    base: Frames | None = None
 
     @classmethod
     def of_window(cls, plan: Plan, index: int, start: Start) -> Pass:
@@ -109,10 +113,14 @@ def run_pass(
         pause(Step("denoise", index, plan.total_steps, previews.after(done_steps)))
 
     arguments = _arguments(pipe, this, plan, spec, generator)
-    clip_skip = without_last_layers(getattr(pipe, "text_encoder", None), plan.clip_skip)
+    skipped = (
+        plan.clip_skip if spec.clip_layers > (plan.clip_skip or 0) else None
+    )  # another checkpoint may have none
+    clip_skip = without_last_layers(getattr(pipe, "text_encoder", None), skipped)
     with (
-        _own_state(pipe, this),
+        _own_state(pipe, this) as family,
         clip_skip,
+        _beginning(pipe, this, family, generator),
         contextlib.closing(Previews(slot, pipe, plan, this.shape[:3])) as previews,
     ):
         on_each_step(pipe.scheduler, after_step, generator)
@@ -122,15 +130,23 @@ def run_pass(
     return frames
 
 
+def _beginning(
+    pipe: Any, this: Pass, family: SchedulerFamily, generator: torch.Generator
+) -> AbstractContextManager[None]:
+    if this.base is None or this.start.video is not None:
+        return contextlib.nullcontext()
+    return beginning_in(pipe, this.base, this.num_steps, family, generator)
+
+
 @contextlib.contextmanager
-def _own_state(pipe: Any, this: Pass) -> Iterator[None]:
+def _own_state(pipe: Any, this: Pass) -> Iterator[SchedulerFamily]:
     """Lend the pipeline a scheduler, and a guider where it has one, for this pass only: both keep their position."""
     checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
     pipe.scheduler = make_scheduler(pipe.scheduler, this.scheduler, this.flow_shift)
     if "guider" in checkpoint:
         pipe.guider = pipe.guider.new(guidance_scale=this.guidance_scale)
     try:
-        yield
+        yield family_of(checkpoint["scheduler"])
     finally:
         for name, component in checkpoint.items():
             setattr(pipe, name, component)
