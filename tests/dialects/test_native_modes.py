@@ -179,20 +179,20 @@ def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
     schema.Job.model_validate(job, extra="forbid")
     assert (job["width"], job["height"], job["num_inference_steps"]) == (192, 128, 20)
     assert job["upscale"] == {
-        "height": 128, "width": 192, "native_height": 128, "native_width": 192, "strength": 0.4, "guidance_scale": 2.0,
+        "height": 128, "width": 192, "native_height": 64, "native_width": 96, "strength": 0.4, "guidance_scale": 2.0,
         "num_inference_steps": 20, "scheduler": None, "model": "every",
     }  # fmt: skip
     assert choice(job, "upscale_size")["value"] == "192x128"
     said = {"width": "200", "strength": "0.5", "guidance_scale": 3, "num_inference_steps": 8}
     for body in (said, json.dumps(said)):
         asked = create(client, upscale=body)["upscale"]
-        assert (asked["width"], asked["native_width"], asked["strength"]) == (200, 192, 0.5)
+        assert (asked["width"], asked["native_width"], asked["strength"]) == (200, 96, 0.5)
         assert (asked["guidance_scale"], asked["num_inference_steps"]) == (3.0, 8)
     plan = client.post("/api/v1/plan", json={"prompt": "a", "model": "every", "upscale": {}}).json()
     schema.Plan.model_validate(plan, extra="forbid")
     assert plan["total_steps"] == 12 + 4
     (model,) = [each for each in client.get("/api/v1/models").json()["models"] if each["id"] == "every"]
-    assert model["upscale"]["max_pixels"] == 4 * 96 * 64
+    assert model["upscale"]["max_pixels"] == 96 * 64, "of its own sizes only"
     assert (model["upscale"]["model"], model["upscale"]["strength"]["default"]) == ("every", 0.4)
 
 

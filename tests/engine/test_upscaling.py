@@ -373,8 +373,8 @@ def test_the_embedded_model_keeps_its_first_result_the_more_the_lower_the_streng
     spec = Catalog.open().resolve("pocket")
     asked = {"prompt": "a red car drives in a city", "width": 192, "height": 192, "num_inference_steps": 6}
     first = run(engine, spec, make_plan(spec, **asked))[1].frames
-    larger = enlarged(first, Size(192, 192), Size(256, 256))
-    size = Upscale(height=256, width=256)
+    larger = enlarged(first, Size(192, 192), Size(192, 192))  # which it stays with
+    size = Upscale(height=384, width=384)
     little, much = (
         differs(
             larger, run(engine, spec, make_plan(spec, **asked, upscale=replace(size, strength=s)))[1].frames

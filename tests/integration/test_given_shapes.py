@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vitascope import media
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import ModelSpec, UpscaleRule
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest, Upscale
 from vitascope.engine import Clip, Inputs
@@ -80,7 +80,8 @@ def test_a_picture_is_as_sharp_as_the_second_pass(
         prompt="a", model="small", seed=1, image="inputs/a.png", width=width, height=height, num_frames=5,
         upscale=Upscale(height=2 * height, width=2 * width),
     )  # fmt: skip
-    planned = plan(asked, small_spec)
+    spec = replace(small_spec, upscale=UpscaleRule(max_pixels=4 * 96 * 64))
+    planned = plan(asked, spec)
     files = LocalStorage(tmp_path / "files")
     Image.fromarray(framed(2 * width, 2 * height)).save(tmp_path / "a.png")
     sent_inputs.store(Sent(image=(tmp_path / "a.png").read_bytes()), asked, planned, files)
@@ -88,7 +89,7 @@ def test_a_picture_is_as_sharp_as_the_second_pass(
         assert planned.second is not None
         assert stored.size == (planned.second.shown.width, planned.second.shown.height)
     here = replace(planned, image=str(files.path_for("inputs/a.png")))
-    check_whole(made(here, small_spec, tmp_path), 2 * width, 2 * height)
+    check_whole(made(here, spec, tmp_path), 2 * width, 2 * height)
 
 
 @pytest.mark.parametrize(("width", "height"), SHAPES)

@@ -22,12 +22,14 @@ SPEC = ModelSpec(
     pipelines={"text": "WanPipeline", "image": "WanImageToVideoPipeline"},
     sizes=(Size(192, 192),),
     size_multiple=32,
+    max_pixels=192 * 192,
     frames=FrameRule(4, 1, 5, 17),
     default_num_frames=17,
     fps=8,
     num_inference_steps=Bounds(12, 1, 100),
     guidance_scale=Bounds(4.0, 1.0, 20.0),
 )
+FIXED = replace(SPEC, max_pixels=0)
 WIDE = replace(SPEC, sizes=(Size(480, 832), Size(832, 480)), size_multiple=16, max_pixels=480 * 832)
 XL = replace(
     SPEC,
@@ -112,9 +114,12 @@ def test_everything_can_be_said() -> None:
         (WIDE, {"height": 240, "width": 416}, {}, ["416x240", "832x480", "832x480", "none"]),
         (SPEC, {"height": 512, "width": 512}, {}, ["192x192", "384x384", "512x512", "scale"]),
         (SPEC, {"height": 512, "width": 512}, {"width": 1024}, ["192x192", "384x384", "1024x1024", "scale"]),
-        (SPEC, {"height": 64, "width": 64}, {}, ["192x192", "192x192", "128x128", "scale"]),
-        (SPEC, {"height": 128, "width": 192}, {}, ["192x192", "256x256", "384x256", "pad"]),
-        (SPEC, {"height": 1280, "width": 720}, {}, ["192x192", "384x384", "720x1280", "pad"]),
+        (SPEC, {"height": 64, "width": 64}, {}, ["64x64", "128x128", "128x128", "none"]),
+        (FIXED, {}, {}, ["192x192", "192x192", "384x384", "scale"]),
+        (FIXED, {"height": 64, "width": 64}, {}, ["192x192", "192x192", "128x128", "scale"]),
+        (FIXED, {"height": 1280, "width": 720}, {}, ["192x192", "192x192", "1440x2560", "pad"]),
+        (SPEC, {"height": 128, "width": 192}, {}, ["192x128", "384x256", "384x256", "none"]),
+        (SPEC, {"height": 1280, "width": 720}, {}, ["128x256", "288x512", "720x1280", "scale"]),
         (ZEROSCOPE, {}, {}, ["576x320", "1024x576", "1024x576", "none"]),
         (ZEROSCOPE, {}, {"height": 640, "width": 1024}, ["576x320", "1024x640", "1024x640", "none"]),
     ],
@@ -125,8 +130,15 @@ def test_the_pass_works_at_a_size_that_suits_its_model(
     assert sizes_of(planned(spec, Upscale(**upscale), **asked)) == sizes
 
 
+def test_a_card_can_say_that_other_sizes_look_right() -> None:
+    said = replace(FIXED, upscale=UpscaleRule(max_pixels=256 * 256))
+    made = planned(said)
+    assert sizes_of(made) == ["192x192", "256x256", "256x256", "none"]
+    assert "own sizes only" in planned(FIXED).choices[-1].reason
+
+
 def test_every_size_is_legal_and_within_what_the_pass_denoises() -> None:
-    for spec in (SPEC, WIDE, ZEROSCOPE):
+    for spec in (SPEC, FIXED, WIDE, ZEROSCOPE):
         maker = spec.second or spec
         for width in range(16, 1600, 62):
             for height in (16, 50, 192, 480, 700, 1400):

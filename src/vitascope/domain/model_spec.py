@@ -73,7 +73,8 @@ class UpscaleRule:
     #: Defaults; None are the first pass's, or those of the other checkpoint.
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
-    #: Largest picture that it denoises; 0 is four times what the model makes at once, or the other checkpoint's own largest.
+    #: Largest picture that it denoises; 0 is four times what the model makes at once, or the other checkpoint's own largest. A model
+    #: that makes good pictures of its own sizes only stays with these.
     max_pixels: int = 0
 
 

@@ -14,7 +14,7 @@ from .choice import Choice
 from .errors import InvalidParameter
 from .model_spec import Mode, ModelSpec, Size, UpscaleRule
 from .request import GenerationRequest, Upscale
-from .sizes import MAX_SIDE, SAME_SHAPE, Fit, fit_of, nearest_side, shown_part
+from .sizes import MAX_SIDE, SAME_SHAPE, Fit, fit_of, native_size, nearest_side, shown_part
 from .windows import Window
 
 FACTOR = 2
@@ -86,7 +86,7 @@ def upscaled(request: GenerationRequest, spec: ModelSpec, first: FirstPass) -> U
     maker, most_pixels = _maker(spec, rule), max_pixels(spec)
     modes = _modes(first.windows, maker)
     size, size_choices = _file_size(asked, spec, maker, first.asked, most_pixels)
-    worked, fit, worked_choices = _size_of_pass(size, maker, most_pixels, first)
+    worked, fit, worked_choices = _size_of_pass(size, spec, maker, most_pixels, first)
     steps = _steps(asked, maker, rule, first)
     scheduler, scheduler_choices = _scheduler(request, maker, modes, steps)
     made = UpscalePass(
@@ -112,7 +112,12 @@ def max_pixels(spec: ModelSpec) -> int:
         return rule.max_pixels
     maker = spec.second or spec
     largest = max(maker.max_pixels, *(size.pixels for size in maker.sizes))
-    return largest if rule.model else MAX_GROWTH * largest
+    return largest if rule.model or _has_own_sizes_only(spec, maker) else MAX_GROWTH * largest
+
+
+def _has_own_sizes_only(spec: ModelSpec, maker: ModelSpec) -> bool:
+    """Whether pictures of other sizes than its own do not look right, and the card does not say that they do."""
+    return not maker.max_pixels and not (spec.upscale and spec.upscale.max_pixels)
 
 
 def _maker(spec: ModelSpec, rule: UpscaleRule) -> ModelSpec:
@@ -190,7 +195,8 @@ def _default_size(
         is_alike = abs(own.width * first.height / (own.height * first.width) - 1) <= SAME_SHAPE
         if is_alike and own.pixels > first.pixels and own.height >= first.height and own.width >= first.width:
             return own, (Choice("upscale_size", str(own), f"model `{maker.id}` is made for this size"),)
-    room = (most_pixels / first.pixels) ** 0.5
+    # a model of its own sizes only works at one of them, whatever the file's size is
+    room = FACTOR if _has_own_sizes_only(spec, maker) else (most_pixels / first.pixels) ** 0.5
     longest = MAX_SIDE / max(first.height, first.width)
     factor = max(1.0, min(FACTOR, room, longest))
     size = Size(*(max(side, nearest_side(int(side * factor))) for side in (first.height, first.width)))
@@ -201,7 +207,7 @@ def _default_size(
 
 
 def _size_of_pass(
-    file: Size, maker: ModelSpec, most_pixels: int, first: FirstPass
+    file: Size, spec: ModelSpec, maker: ModelSpec, most_pixels: int, first: FirstPass
 ) -> tuple[Size, Fit, tuple[Choice, ...]]:
     """Tell the size at which the pass works: what the file shows of the first result, as large as in the file if it can.
 
@@ -215,12 +221,16 @@ def _size_of_pass(
         wanted = Size(round(seen.height * scale), round(seen.width * scale))
     if wanted.pixels < seen.pixels:
         wanted = seen
-    size = _legal(wanted, maker.size_multiple, max(most_pixels, seen.pixels))
+    if _has_own_sizes_only(spec, maker):
+        size, _, _ = native_size(wanted, maker)
+        reason = f"model `{maker.id}` makes good pictures of its own sizes only"
+    else:
+        size = _legal(wanted, maker.size_multiple, max(most_pixels, seen.pixels))
+        reason = f"of multiples of {maker.size_multiple} and at most {most_pixels} pixels this is the nearest to {file}"
     if size == file:
         return size, "none", ()
     fit = "pad" if fit == "pad" else fit_of(size, file)
-    reason = f"of multiples of {maker.size_multiple} and at most {most_pixels} pixels this is the nearest to {file}: frames are resized"
-    return size, fit, (Choice("upscale_native_size", str(size), reason),)
+    return size, fit, (Choice("upscale_native_size", str(size), f"{reason}: frames are resized"),)
 
 
 def _legal(wanted: Size, multiple: int, most_pixels: int) -> Size:
