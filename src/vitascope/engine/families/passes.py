@@ -19,6 +19,7 @@ from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
+from vitascope.engine.courses import begin_at
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import make_scheduler, on_each_step
@@ -56,6 +57,10 @@ class Pass:
     #: Steps that run, and how many of the plan's ran before them.
     num_steps: int
     steps_before: int
+    #: What it begins from instead of noise of its own, as the pipeline takes them; at the noise level of `first_step`.
+    latents: torch.Tensor | None = None
+    #: The first step that runs; for a given video `strength` says it.
+    first_step: int = 0
 
     @classmethod
     def of_window(cls, plan: Plan, index: int, start: Start) -> Pass:
@@ -127,6 +132,8 @@ def _own_state(pipe: Any, this: Pass) -> Iterator[None]:
     """Lend the pipeline a scheduler, and a guider where it has one, for this pass only: both keep their position."""
     checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
     pipe.scheduler = make_scheduler(pipe.scheduler, this.scheduler, this.flow_shift)
+    if this.first_step:
+        begin_at(pipe.scheduler, this.first_step)
     if "guider" in checkpoint:
         pipe.guider = pipe.guider.new(guidance_scale=this.guidance_scale)
     try:
@@ -155,6 +162,8 @@ def _arguments(
     }
     arguments |= {other: arguments[name] for other, name in ALSO_CALLED.items()}
     arguments |= spec.call
+    if this.latents is not None:
+        arguments["latents"] = this.latents
     arguments |= arguments_of(this.start, parameters, this.strength)
     return {name: value for name, value in arguments.items() if name in parameters}
 
