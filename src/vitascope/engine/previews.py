@@ -131,15 +131,17 @@ class Previews:
         The first is left out where there are others: most autoencoders give it one frame and not several, so that it has
         other colours; and some pipelines that start from an image put that over it at the end.
         """
-        frames = unpack(type(self._pipe).__name__, latents, self._token_grid())
+        frames = unpack(type(self._pipe).__name__, latents, token_grid(self._pipe, self._size))
         frames = frames[1:] if len(frames) > 1 else frames
         chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
         return frames[torch.from_numpy(chosen).to(frames.device)].float().cpu()
 
-    def _token_grid(self) -> tuple[int, int, int]:
-        num_frames, height, width = self._size
-        spatial, temporal = ratios(self._pipe)
-        return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
+
+def token_grid(pipe: Any, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tell T, H and W of the latents of frames, height and width, where they are a row of tokens."""
+    num_frames, height, width = size
+    spatial, temporal = ratios(pipe)
+    return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
 
 
 def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
@@ -160,6 +162,24 @@ def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> 
         raise NoPreview(f"latents of the shape {tuple(latents.shape)}")
     layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
     return latents.permute([layout.index(dimension) for dimension in "BTHWC"])[0]
+
+
+def pack(pipeline: str, frames: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Bring latents from the order (T, H, W, C) into that in which a pipeline has them: the other way round than `unpack`.
+
+    Args:
+        pipeline: name of its class.
+        frames: of one video.
+        like: what they replace; what is not of the video's frames stays as it is.
+    """
+    frames = frames.to(like)
+    if like.ndim == 4:
+        return frames.permute(0, 3, 1, 2)
+    if like.ndim == 3:
+        tokens = frames.flatten(0, 2)
+        return torch.cat([like[:, : -len(tokens)], tokens[None]], dim=1)
+    layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
+    return frames[None].permute(["BTHWC".index(dimension) for dimension in layout])
 
 
 def ratios(pipe: Any) -> tuple[int, int]:

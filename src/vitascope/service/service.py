@@ -13,6 +13,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from vitascope import media
+from vitascope.domain import improved_sampling
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -63,6 +64,10 @@ from .webhooks import Webhooks
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
+
+
+def _drawn_seed() -> int:
+    return secrets.randbits(SEED_BITS)
 
 
 REDIRECT_SECONDS = 3600
@@ -159,6 +164,7 @@ class Service:
         public_url: str | None = None,
         link_seconds: float = LINK_SECONDS,
         marks: MarkRules = DEFAULT_RULES,
+        improved_sampling_iterations: int = improved_sampling.DEFAULT_ITERATIONS,
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
@@ -182,6 +188,7 @@ class Service:
         self._sends_to_storage = sends_to_storage
         self.links = Links(lambda: store.derived_keys(PURPOSE), public_url, link_seconds)
         self._marks = marks
+        self._improved_sampling_iterations = improved_sampling_iterations
         self._certificates = certificates
         self._expire_seconds = expire_seconds
         self._space = space
@@ -232,7 +239,7 @@ class Service:
         """Check and plan a request.
 
         Args:
-            request: what is asked for; a missing seed is drawn here.
+            request: what is asked for; missing seeds are drawn here.
             caller: who asks.
             sent: pictures and videos that came with it. The request's fields for them are then set.
             choices: what the dialect decided on its own; kept with the job.
@@ -244,7 +251,8 @@ class Service:
         """
         job_id = ids.new_id()
         if request.seed is None:
-            request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+            request = dataclasses.replace(request, seed=_drawn_seed())
+        request = improved_sampling.drawn(request, self._improved_sampling_iterations, _drawn_seed)
         if request.expires_in_seconds is None:
             request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)

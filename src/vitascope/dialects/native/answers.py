@@ -55,6 +55,7 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "continued_frames": plan.continued_frames,
         "source": job.request.source,
         "clip_skip": plan.clip_skip,
+        "improved_sampling": _improved_sampling(plan),
         "preview_every": plan.preview_every,
         "seed": plan.seed,
         "num_videos": plan.num_videos,
@@ -80,6 +81,10 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
             {"index": index, **dataclasses.asdict(error)} for index, error in job.failed_videos.items()
         ],
     }
+
+
+def _improved_sampling(plan: Plan) -> dict[str, Any] | None:
+    return None if plan.improved_sampling is None else dataclasses.asdict(plan.improved_sampling)
 
 
 def _watermark(plan: Plan) -> dict[str, Any] | None:
@@ -169,6 +174,7 @@ def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
         "scheduler": plan.scheduler,
         "strength": plan.strength,
         "continued_frames": plan.continued_frames,
+        "improved_sampling": _improved_sampling(plan),
         "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }

@@ -100,6 +100,14 @@ class Watermark(BaseModel):
     opacity: float
 
 
+class ImprovedSampling(BaseModel):
+    """Denoising in rounds, each from the low frequencies of what the one before made."""
+
+    #: Of the first video; each further one has the next.
+    seed: int
+    iterations: int
+
+
 class Provenance(BaseModel):
     """What a file says of its origin; true only if `state` is `valid`."""
 
@@ -157,6 +165,7 @@ class Job(BaseModel):
     #: Id of the job whose video it is made from.
     source: str | None
     clip_skip: int | None
+    improved_sampling: ImprovedSampling | None
     preview_every: int
     #: Of the first video; each further one has the next.
     seed: int
@@ -215,7 +224,7 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows of one video.
+    #: Denoising steps of all windows of one video, in all rounds of improved sampling.
     total_steps: int
     num_videos: int
     guidance_scale: float
@@ -223,6 +232,7 @@ class Plan(BaseModel):
     strength: float | None
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
+    improved_sampling: ImprovedSampling | None
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -523,6 +533,17 @@ _FIELDS = {
     ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "improved_sampling": _field(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "object", "properties": {"seed": _INTEGER}, "additionalProperties": False},
+                _TEXT,
+            ]
+        },
+        "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
+        "or an object with the `seed` of the noise that the further rounds get.",
+    ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
     ),
