@@ -11,7 +11,7 @@ import torch
 
 from perfect import STOCHASTIC, PerfectDiscrete, discrete, distance, end_of, flow, noise, run, velocity
 from vitascope.domain.schedulers import table
-from vitascope.engine.courses import begin_at, in_rounds
+from vitascope.engine.courses import End, begin_at, in_rounds
 from vitascope.engine.schedulers import make_scheduler, on_each_step
 
 FAMILIES = {
@@ -30,26 +30,64 @@ def model_of(family: str) -> Any:
     return velocity if family == "flow" else PerfectDiscrete(FAMILIES[family])
 
 
+class Renewing:
+    """Rounds that begin alike, at any step; the ends of the rounds before are kept."""
+
+    def __init__(self, count: int, start: torch.Tensor, begin: int = 0) -> None:
+        self.count = count
+        self.ends: list[End] = []
+        self._start, self._begin = start, begin
+
+    def first_step(self, _scheduler: Any) -> int:
+        return self._begin
+
+    def renewed(self, end: End) -> torch.Tensor:
+        self.ends.append(end)
+        return self._start
+
+
+def is_exact(name: str) -> bool:
+    """Whether two runs from the same start end alike."""
+    return name not in STOCHASTIC and "LCM" not in name
+
+
 @pytest.mark.parametrize(("family", "name"), SCHEDULERS)
 def test_a_round_leaves_nothing_behind_for_the_next(family: str, name: str) -> None:
     """Rounds that begin alike end alike: no scheduler remembers a round's steps in the next."""
     once = run(made(family, name), model_of(family), 4)
-    scheduler, renewed, seen = made(family, name), [], []
-
-    def again(number: int, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        renewed.append(number)
-        if name not in STOCHASTIC and "LCM" not in name:
-            assert torch.equal(last, once)
-        return first
-
-    in_rounds(scheduler, 3, again)
+    scheduler = made(family, name)
+    scheduler.set_timesteps(4)
+    start = noise() * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    renewing, seen = Renewing(3, start), []
+    in_rounds(scheduler, renewing)
     on_each_step(scheduler, lambda done, total, _: seen.append((done, total)))
     end = run(scheduler, model_of(family), 4)
-    assert renewed == [1, 2]
+    assert [each.number for each in renewing.ends] == [1, 2]
     total = 3 * len(made_timesteps(family, name, 4))
     assert seen == [(done, total) for done in range(1, total + 1)]
-    if name not in STOCHASTIC and "LCM" not in name:
+    assert all(torch.equal(each.first, start) for each in renewing.ends)
+    if is_exact(name):
         assert torch.equal(end, once)
+        assert all(torch.equal(each.last, once) for each in renewing.ends)
+
+
+@pytest.mark.parametrize(("family", "name"), SCHEDULERS)
+def test_further_rounds_may_begin_at_a_later_step(family: str, name: str) -> None:
+    once = made(family, name)
+    begin_at(once, 2)
+    last = run(once, model_of(family), 5, start=noise())
+    scheduler, renewing, seen = made(family, name), Renewing(3, noise(), begin=2), []
+    in_rounds(scheduler, renewing)
+    on_each_step(scheduler, lambda done, total, _: seen.append((done, total)))
+    end = run(scheduler, model_of(family), 5)
+    row = made_timesteps(family, name, 5)
+    later = row[2 * scheduler.order :]
+    assert torch.equal(scheduler.timesteps, torch.cat([row, later, later]))
+    total = len(row) + 2 * len(later)
+    assert seen == [(done, total) for done in range(1, total + 1)]
+    assert {each.position for each in renewing.ends} == {2 * scheduler.order}
+    if is_exact(name):
+        assert torch.equal(end, last)
 
 
 def made_timesteps(family: str, name: str, steps: int) -> torch.Tensor:
@@ -60,7 +98,7 @@ def made_timesteps(family: str, name: str, steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("family", "name"), SCHEDULERS)
 def test_a_later_step_takes_latents_of_its_own_noise_level_to_the_end(family: str, name: str) -> None:
-    if name in STOCHASTIC or "LCM" in name:
+    if not is_exact(name):
         pytest.skip("where it ends depends on what it draws")
     model = model_of(family)
     scheduler = made(family, name)
@@ -86,16 +124,11 @@ def test_a_later_step_takes_latents_of_its_own_noise_level_to_the_end(family: st
     assert distance(end, end_of(start, share, level)) < (0.1 if family == "cogvideox" else 0.04)
 
 
-def test_copies_walk_all_rounds_too_and_begin_each_as_they_began() -> None:
+def test_copies_walk_all_rounds_too_and_are_told_apart() -> None:
     """LTX-2 steps its sound with a copy: that has no frames whose frequencies could be exchanged."""
     scheduler = make_scheduler(flow(shift=3.0), "UniPCMultistepScheduler")
-    begun: list[torch.Tensor] = []
-
-    def renew(_number: int, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        begun.append(first + last)
-        return begun[-1]
-
-    in_rounds(scheduler, 2, renew)
+    renewing = Renewing(2, noise())
+    in_rounds(scheduler, renewing)
     other = copy.deepcopy(scheduler)
     for each in (scheduler, other):
         each.set_timesteps(3)
@@ -105,15 +138,17 @@ def test_copies_walk_all_rounds_too_and_begin_each_as_they_began() -> None:
         x = scheduler.step(velocity(x, t), t, x, return_dict=False)[0]
         y = other.step(velocity(y, t), t, y, return_dict=False)[0]
         ends.append((x, y))
-    assert len(begun) == 1
-    assert torch.equal(ends[2][0], begun[0])
-    assert torch.equal(ends[2][1], noise())
+    assert [(end.is_of_copy, end.number) for end in renewing.ends] == [(False, 1), (True, 1)]
+    assert torch.equal(renewing.ends[0].last, renewing.ends[1].last)
+    assert all(torch.equal(x, y) for x, y in ends)
+    assert torch.equal(ends[2][0], noise())
+    assert not torch.equal(ends[5][0], noise())
 
 
 def test_a_step_that_is_taken_twice_ends_a_round_once() -> None:
     """Cosmos asks for the clean video, sets the scheduler back, and steps; and it writes into the last noise level."""
     scheduler = diffusers.EDMEulerScheduler()
-    in_rounds(scheduler, 2, lambda _number, first, _last: first)
+    in_rounds(scheduler, Renewing(2, noise()))
     seen: list[tuple[int, int]] = []
     on_each_step(scheduler, lambda done, total, _: seen.append((done, total)))
     scheduler.set_timesteps(3)

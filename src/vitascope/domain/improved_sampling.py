@@ -18,7 +18,9 @@ MAX_ITERATIONS = 10
 _FRAME_BY_FRAME = (
     "denoises each frame by a schedule of its own, so that no step has the frequencies of the whole clip"
 )
+_JUMPS = "jumps from each step to a noise level that it is told of, which it must not leave for another round"
 _NOT_OF = {
+    "AnyFlowPipeline": _JUMPS,
     "SkyReelsV2DiffusionForcingPipeline": _FRAME_BY_FRAME,
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": _FRAME_BY_FRAME,
 }

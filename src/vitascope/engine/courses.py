@@ -11,15 +11,43 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 from weakref import ref
 
 import torch
 
-Renew = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Makes what a round begins with, from its number (1 is the second round), what the first one began with, and what the one
-before ended with; all as the scheduler steps them."""
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a round after which another one comes; latents are as the scheduler steps them."""
+
+    scheduler: Any
+    #: Number of the next round: 1 is the second.
+    number: int
+    #: Place in the scheduler's own row of timesteps at which it begins.
+    position: int
+    #: What the first round began with.
+    first: torch.Tensor
+    #: What this round ended with.
+    last: torch.Tensor
+    #: Whether it is of what steps beside the video with a copy of its scheduler: LTX-2's sound.
+    is_of_copy: bool
+
+
+class Rounds(Protocol):
+    """How a pipeline walks its timesteps several times."""
+
+    @property
+    def count(self) -> int:
+        """How often."""
+
+    def first_step(self, scheduler: Any) -> int:
+        """Tell the inference step at which rounds after the first begin; called when the timesteps are set."""
+
+    def renewed(self, end: End) -> torch.Tensor:
+        """Make what the next round begins with; asked twice where a pipeline takes its last step twice (Cosmos)."""
 
 
 def begin_at(scheduler: Any, first_step: int) -> None:
@@ -29,23 +57,20 @@ def begin_at(scheduler: Any, first_step: int) -> None:
         scheduler: changed in place, before its timesteps are set.
         first_step: counted from 0, in inference steps.
     """
-    _lead(scheduler, first_step, 1, None)
+    _lead(scheduler, first_step, None)
 
 
-def in_rounds(scheduler: Any, rounds: int, renew: Renew) -> None:
-    """Let a pipeline walk all timesteps several times; only what the last round ends with is its result.
-
-    What steps beside it with a copy of the scheduler (LTX-2's sound) begins each round with what it began with at first.
+def in_rounds(scheduler: Any, rounds: Rounds) -> None:
+    """Let a pipeline walk its timesteps several times; only what the last round ends with is its result.
 
     Args:
         scheduler: changed in place, before its timesteps are set.
-        rounds: how many times.
-        renew: called after each round but the last; for one round more than once where a pipeline takes its last step twice.
+        rounds: how.
     """
-    _lead(scheduler, 0, rounds, renew)
+    _lead(scheduler, 0, rounds)
 
 
-def _lead(scheduler: Any, first_step: int, rounds: int, renew: Renew | None) -> None:
+def _lead(scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
     own = type(scheduler)
     signature = inspect.signature(own.step)
     original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
@@ -66,13 +91,10 @@ def _lead(scheduler: Any, first_step: int, rounds: int, renew: Renew | None) -> 
                 course.note_start(self, given.arguments)
                 result = super().step(*given.args[1:], **given.kwargs)
                 course.calls += 1
-                if not course.is_over(self) or course.round + 1 == rounds:
+                if not course.is_over(self) or rounds is None or course.round + 1 == rounds.count:
                     return result
-            assert renew is not None
-            latents = course.initial
-            if self is original():
-                latents = renew(course.round + 1, latents, result[0])
-            return _with_sample(result, latents)
+                end = course.end(self, result[0], is_of_copy=self is not original())
+                return _with_sample(result, rounds.renewed(end))
 
         @property
         def step_index(self) -> int | None:
@@ -103,32 +125,34 @@ def _in_own_row(method: Any) -> Any:
 class _Course:
     """Where a scheduler is, and the two rows: its own, and the one that its pipeline walks."""
 
-    def __init__(self, scheduler: Any, first_step: int, rounds: int) -> None:
-        first = first_step * scheduler.order
+    def __init__(self, scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
         self.length = len(scheduler.timesteps)
-        if first and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
         self.round = 0
-        #: Of the scheduler in this round.
-        self.calls = first
-        self.offset = 0
-        self._first = first
+        #: Place in the scheduler's own row at which this round began, and at which the others do.
+        self._begin = first_step * scheduler.order
+        self._again = 0 if rounds is None else rounds.first_step(scheduler) * scheduler.order
+        if self._begin and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self._begin)
+        #: Of the scheduler in this round, as if none had been left out.
+        self.calls = self._begin
+        #: From the place in its own row to that in the one that is walked.
+        self.offset = -self._begin
         self._start: dict[str, Any] = {}
-        self._own: dict[str, torch.Tensor] = {}
-        rows = {"timesteps": scheduler.timesteps}
+        self._own = {"timesteps": scheduler.timesteps}
         levels: Any = getattr(scheduler, "sigmas", None)
         if isinstance(levels, torch.Tensor) and len(levels) == self.length + 1:
-            rows["sigmas"] = levels  # some pipelines read the level of the step that they are at
-        for name, own in rows.items():
-            row = torch.cat([*[own[: self.length]] * (rounds - 1), own])
-            # Parts of one tensor: Cosmos writes into the last level
-            self._own[name] = row[-len(own) :]
-            setattr(scheduler, name, row[first:])
+            self._own["sigmas"] = levels  # some pipelines read the level of the step that they are at
+        for name, own in self._own.items():
+            steps = own[: self.length]
+            others = [steps[self._again :]] * (0 if rounds is None else rounds.count - 1)
+            setattr(scheduler, name, torch.cat([steps[self._begin :], *others, own[self.length :]]))
 
     @contextlib.contextmanager
     def own_row(self, scheduler: Any) -> Iterator[None]:
         """Put the scheduler's own row in place: it looks its position and its last step up in it."""
         walked = {name: getattr(scheduler, name) for name in self._own}
+        if "sigmas" in walked:
+            self._own["sigmas"][-1] = walked["sigmas"][-1]  # Cosmos writes into the last level
         for name, row in self._own.items():
             setattr(scheduler, name, row)
         self.offset = 0
@@ -137,12 +161,12 @@ class _Course:
         finally:
             for name, row in walked.items():
                 setattr(scheduler, name, row)
-            self.offset = self.round * self.length - self._first
+            self.offset = self.round * (self.length - self._again) - (0 if self.round else self._begin)
 
     def note_start(self, scheduler: Any, given: dict[str, Any]) -> None:
         """Remember what the first round begins with."""
         if self._start:
-            if self.calls == 0:
+            if self.calls == self._again:
                 # CogVideoX hands its scheduler what it kept of the step before
                 given |= {
                     name: None for name in ("old_pred_original_sample", "timestep_back") if name in given
@@ -159,8 +183,14 @@ class _Course:
     def begin_next_if_over(self, scheduler: Any) -> None:
         if self.is_over(scheduler):
             self.round += 1
-            self.calls = 0
+            self.calls = self._again
             vars(scheduler).update(_copied(self._start))
+            if self._again and hasattr(scheduler, "_step_index"):
+                scheduler._step_index = self._again
+
+    def end(self, scheduler: Any, last: torch.Tensor, *, is_of_copy: bool) -> End:
+        """Tell what the round that is over comes to."""
+        return End(scheduler, self.round + 1, self._again, self.initial, last, is_of_copy)
 
 
 def _state(scheduler: Any) -> dict[str, Any]:

@@ -9,12 +9,13 @@ The constants are those of the authors' code: https://github.com/TianxingWu/Free
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
+from vitascope.engine.courses import End
 from vitascope.engine.previews import pack, token_grid, unpack
+from vitascope.engine.schedulers import levels
 
 STOP_FREQUENCY = 0.25
 """Where the low frequencies end, as a share of the highest one, in time as in space."""
@@ -23,38 +24,52 @@ ORDER = 4
 """Of the Butterworth filter: how steeply they end."""
 
 LEAST_CLIP_SHARE = 0.0016
-"""Share of a round's first latents that is the clip's, as a variance: what AnimateDiff's schedule leaves at its last timestep.
+"""Of the variance of latents with which a round after the first begins, what must be the clip's: as much as AnimateDiff's schedule
+leaves at its last timestep, for which FreeInit was made.
 
-A schedule of betas has a share of its own, which FreeInit takes. Flow matching, EDM and schedules that end at zero would leave
-nothing: those get this one (docs/experiments.md).
+Such a schedule never hides the clip altogether, so rounds begin at its first step, as FreeInit's do. Flow matching, EDM and schedules that
+end at zero do: there they begin at the first step that leaves so much, at that step's own level of noise, and are shorter.
 """
 
 
-class Rounds:
-    """Makes what each round after the first begins with: for `courses.in_rounds`.
+class FreeInit:
+    """The rounds of one pass: for `courses.in_rounds`.
 
     Args:
-        pipe: the pipeline, with the scheduler of this pass.
+        pipe: the pipeline.
         size: frames, height and width of what the pass makes.
-        generator: draws the high frequencies.
+        count: rounds in all.
+        generator: draws the high frequencies of those after the first.
     """
 
-    def __init__(self, pipe: Any, size: tuple[int, int, int], generator: torch.Generator) -> None:
+    def __init__(self, pipe: Any, size: tuple[int, int, int], count: int, generator: torch.Generator) -> None:
+        self.count = count
         self._pipeline = type(pipe).__name__
         self._grid = token_grid(pipe, size)
-        self._clip_share = clip_share(pipe.scheduler)
-        self._deviation = pipe.scheduler.config.get("sigma_data") or 1.0
         self._generator = generator
         self._drawn: tuple[int, torch.Tensor] | None = None
 
-    def __call__(self, number: int, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Make what the round of this number begins with; see `courses.Renew`."""
-        level = first.float().square().mean().sqrt().item()  # EDM's first noise has a deviation of 80 or more
-        clip, noise = (unpack(self._pipeline, latents, self._grid).float().cpu() for latents in (last, first))
-        share = self._clip_share
-        diffused = math.sqrt(share) * clip / self._deviation + math.sqrt(1 - share) * noise / level
-        mixed = level * exchange(diffused, self._high(number, clip.shape))
-        return pack(self._pipeline, mixed, last)
+    def first_step(self, scheduler: Any) -> int:
+        """Find the first step that leaves enough of the clip, or the last one if none does."""
+        steps = range(0, len(scheduler.timesteps), scheduler.order)
+        deviation = scheduler.config.get("sigma_data") or 1.0
+        enough = (
+            step for step in steps if clip_share(*levels(scheduler, step), deviation) >= LEAST_CLIP_SHARE
+        )
+        return next(enough, steps[-1]) // int(scheduler.order)
+
+    def renewed(self, end: End) -> torch.Tensor:
+        """Put the clip under the noise of the step, and new noise in the place of their high frequencies."""
+        clip_level, noise_level = levels(end.scheduler, end.position)
+        noise = end.first.float()
+        noise = noise / noise.square().mean().sqrt()  # EDM's first noise has a deviation of 80 or more
+        clip = end.last.float()
+        if end.is_of_copy:  # sound has no frames
+            return (clip_level * clip + noise_level * noise).to(end.last)
+        clip, noise = (unpack(self._pipeline, latents, self._grid).cpu() for latents in (clip, noise))
+        low = clip_level * clip + noise_level * noise
+        mixed = exchange(low, noise_level * self._high(end.number, clip.shape))
+        return pack(self._pipeline, mixed, end.last)
 
     def _high(self, number: int, shape: torch.Size) -> torch.Tensor:
         """Draw a round's noise once: it may be asked for twice."""
@@ -81,10 +96,7 @@ def low_pass(shape: tuple[int, ...]) -> torch.Tensor:
     return 1 / (1 + (squares / STOP_FREQUENCY**2) ** ORDER)
 
 
-def clip_share(scheduler: Any) -> float:
-    """Tell the share of the data's variance in latents at the first timestep, or what stands in for it."""
-    shares = getattr(scheduler, "alphas_cumprod", None)
-    config = scheduler.config
-    is_flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    own = 0.0 if shares is None or is_flow else float(shares[-1])
-    return max(own, LEAST_CLIP_SHARE)
+def clip_share(clip_level: float, noise_level: float, deviation: float = 1.0) -> float:
+    """Tell the share of the variance of noisy latents that is of a clip of that standard deviation."""
+    signal = (clip_level * deviation) ** 2
+    return signal / (signal + noise_level**2)

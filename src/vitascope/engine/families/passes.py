@@ -27,7 +27,7 @@ from vitascope.engine.slots import Slot
 
 from .clip import without_last_layers
 from .conditions import Start, arguments_of
-from .improved_sampling import Rounds
+from .improved_sampling import FreeInit
 from .quirks import no_picture
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _own_state(pipe: Any, this: Pass) -> Iterator[None]:
         begin_at(pipe.scheduler, this.first_step)
     if this.rounds > 1:
         assert this.round_noise is not None
-        in_rounds(pipe.scheduler, this.rounds, Rounds(pipe, this.shape[:3], this.round_noise))
+        in_rounds(pipe.scheduler, FreeInit(pipe, this.shape[:3], this.rounds, this.round_noise))
     if "guider" in checkpoint:
         pipe.guider = pipe.guider.new(guidance_scale=this.guidance_scale)
     try:
