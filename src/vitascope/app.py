@@ -405,7 +405,7 @@ def _links() -> APIRouter:
     async def linked_file(token: str, request: Request) -> Response:
         """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
         desk = _http.desk_of(request)
-        job, linked = await desk.read(desk.service.linked, token)
+        job, linked = await desk.read(desk.service.results.linked, token)
         stored = await desk.open_video(job, linked.output, linked.variant)
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
 

@@ -98,10 +98,10 @@ def check_truth(store: Store, files: LocalStorage, service: Service, job_ids: st
             assert not own, f"{job_id} is told expired, and {own} is there"
         if job.video is None:
             with pytest.raises(VideoFailed):
-                service.open_video(job)
+                service.results.open_video(job)
         elif job.video.key not in there_now:
             with pytest.raises(VideoExpired):
-                service.open_video(job)
+                service.results.open_video(job)
 
 
 class TestStore:
@@ -335,7 +335,7 @@ class TestSweeper:
         check_truth(store, files, service, "abcd")
         assert there(files) == {"inputs/d.png", "videos/d.1.mp4"}
         assert [store.get(job_id).expired_at is not None for job_id in "abcd"] == [True] * 3 + [False]
-        service.open_video(store.get("d"))  # which is not refused
+        service.results.open_video(store.get("d"))  # which is not refused
 
     def test_a_failed_jobs_files_go_too(
         self, store: Store, files: LocalStorage, make: Callable[..., Job], clock: Any
@@ -434,7 +434,7 @@ class TestSweeper:
         assert store.count_overdue() == 6
         check_truth(store, files, service, "abcdef")
         with pytest.raises(VideoExpired):
-            service.open_video(store.get("a"))
+            service.results.open_video(store.get("a"))
         Expiry(store, files).advance()
         assert store.count_overdue() == 6, "not at once again"
         clock.advance(AGAIN_SECONDS)
@@ -526,7 +526,7 @@ class TestSweeper:
         make("a")
         clock.advance(-100 * GONE_SECONDS)
         Expiry(store, files).advance()
-        service.open_video(store.get("a"))  # which is not refused
+        service.results.open_video(store.get("a"))  # which is not refused
         clock.advance(101 * GONE_SECONDS)
         Expiry(store, files).advance()
         told = store.get("a").expired_at
@@ -535,7 +535,7 @@ class TestSweeper:
         Expiry(store, files).advance()
         assert store.get("a").expired_at == told
         with pytest.raises(VideoExpired):
-            service.open_video(store.get("a"))
+            service.results.open_video(store.get("a"))
         check_truth(store, files, service, "a")
 
     @pytest.mark.parametrize("sweep_first", [False, True])

@@ -105,7 +105,7 @@ def test_a_sweeper_that_is_killed_leaves_nothing_untold(
             assert not (is_there and job.expired_at)
             if not is_there:
                 with pytest.raises(VideoExpired):
-                    service.open_video(job)
+                    service.results.open_video(job)
     with closing(Store.open(url, lambda: datetime.now(UTC) + TRY_AGAIN)) as later:
         Expiry(later, files).advance()
         assert [file.key for folder in ("inputs", "videos") for file in files.files_in(folder)] == []

@@ -259,8 +259,8 @@ import os, signal
 from pathlib import Path
 from vitascope import media
 media.open_picture(Path({str(tmp_path / "photo")!r}).read_bytes())
-from vitascope.media import opener
-print(opener._shared._idle[0]._process.pid, flush=True)
+from vitascope.media import reading
+print(reading._shared._idle[0]._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120, capture_output=True)

@@ -112,7 +112,7 @@ def test_a_stored_video_has_time_for_each_of_its_frames(
     tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = media.Opener(media.Limits(processes=1, seconds=1))
-    monkeypatch.setattr("vitascope.media.opener._shared", hasty)
+    monkeypatch.setattr("vitascope.media.reading._shared", hasty)
     (tmp_path / "sent").write_bytes(mp4)
     limits = {"max_frames": 20, "max_seconds": 10}
     clip = media.read_video(tmp_path / "sent", size=(1080, 1920), fps=30, num_frames=40, **limits)  # type: ignore[arg-type]

@@ -164,16 +164,27 @@ def test_unknown_and_malformed_ids_are_the_same(service: Service, job_id: str) -
 def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store, tmp_path: Path) -> None:
     job = service.submit(REQUEST, OPEN)
     with pytest.raises(VideoNotReady, match="queued"):
-        service.open_video(job)
+        service.results.open_video(job)
     finish(store, tmp_path)
     job = service.get(job.id, OPEN)
-    found = service.open_video(job)
+    found = service.results.open_video(job)
     assert (found.num_bytes, found.suffix, found.url) == (5, ".mp4", None)
     assert b"".join(found.read(1, 4)) == b"ide"
+    (tmp_path / "files" / job.videos[0].key).unlink()
+    with pytest.raises(StorageError):
+        service.results.open_video(job)
+
+
+def test_a_job_that_is_deleted_before_its_video_is_opened_is_not_there(
+    service: Service, store: Store, tmp_path: Path
+) -> None:
+    job = service.submit(REQUEST, OPEN)
+    finish(store, tmp_path)
+    job = service.get(job.id, OPEN)
     service.remove(service.delete(job.id, OPEN))
     assert stored(tmp_path) == []
-    with pytest.raises(StorageError):
-        service.open_video(job)
+    with pytest.raises(JobNotFound):
+        service.results.open_video(job)
 
 
 def test_a_job_without_a_video_says_why(service: Service, store: Store) -> None:
@@ -182,10 +193,10 @@ def test_a_job_without_a_video_says_why(service: Service, store: Store) -> None:
     assert lease is not None
     store.fail(lease, JobError("out_of_memory", "The device ran out of memory."))
     with pytest.raises(VideoFailed, match="ran out of memory"):
-        service.open_video(service.get(failed.id, OPEN))
+        service.results.open_video(service.get(failed.id, OPEN))
     assert service.cancel(cancelled.id, OPEN).status is JobStatus.CANCELLED
     with pytest.raises(VideoFailed, match="cancelled"):
-        service.open_video(service.get(cancelled.id, OPEN))
+        service.results.open_video(service.get(cancelled.id, OPEN))
 
 
 def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: Any) -> None:

@@ -24,14 +24,9 @@ if TYPE_CHECKING:
     from .frames import Frame, Frames
     from .image import contact_sheet, image_to_png, save_image
     from .measure import VideoInfo, probe, read_frames
-    from .opener import (
-        MAX_IMAGE_PIXELS,
-        MAX_VIDEO_PIXELS,
-        Limits,
-        Opener,
-        Picture,
-        SentVideo,
-        ShownPicture,
+    from .opened import Picture, SentVideo, ShownPicture
+    from .opener import MAX_IMAGE_PIXELS, MAX_VIDEO_PIXELS, Limits, Opener
+    from .reading import (
         measure_video,
         open_picture,
         picture_of_video,
@@ -51,21 +46,16 @@ _MODULES = {
     "fit": ("fit_frame", "fit_frames"),
     "frames": ("Frame", "Frames"),
     "image": ("contact_sheet", "image_to_png", "save_image"),
-    "opener": (
-        "MAX_IMAGE_PIXELS",
-        "MAX_VIDEO_PIXELS",
-        "Limits",
-        "Opener",
-        "Picture",
-        "SentVideo",
-        "ShownPicture",
+    "opened": ("Picture", "SentVideo", "ShownPicture"),
+    "opener": ("MAX_IMAGE_PIXELS", "MAX_VIDEO_PIXELS", "Limits", "Opener"),
+    "reading": (
         "measure_video",
         "open_picture",
+        "picture_of_video",
         "read_image",
         "read_overlay",
-        "picture_of_video",
-        "stream_video",
         "read_video",
+        "stream_video",
     ),
     "measure": ("VideoInfo", "probe", "read_frames"),
     "resample": ("resample_frames",),

@@ -6,33 +6,28 @@ users read are made here from codes and numbers, so that nothing from a decoder 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
-import math
 import os
-import queue
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vitascope.domain.errors import QueueFull, StorageError, UnreadableImage, UnreadableVideo
 
 from .exchange import Broken, Header, Line, TooSlow
+from .opened import Picture, SentVideo, ShownPicture
 from .refusal import Refusal
 from .signature import PictureKind, VideoKind, name_of, picture_kind, video_kind
 
 if TYPE_CHECKING:
-    from .frames import Frame, Frames
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +46,6 @@ MEMORY_BYTES = 1280 * 1024 * 1024
 PNG and 1,280 as WebP (docs/experiments.md)."""
 SECONDS = 20
 """Time for one file, of the processor and of the clock: 50 megapixels take 1 to 5 s on a busy core."""
-
-SECONDS_AS_LONG_AS_IT_IS_WRITTEN = 2.0
-"""For each frame of a stored video whose frames are written to a file as they come: the reader waits for the writer then."""
-
-SECONDS_A_FRAME = 0.25
-"""Beside that, for each frame of a stored video: to shape one and to hand it over takes 20 ms at 832x480 on a busy core, and an
-engine's reader is nice. What is stored was decoded within SECONDS once, so this is no way to hold a worker."""
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 2.0
@@ -90,60 +78,6 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     "memory": ("reading the {what} takes more memory than is allowed", _SMALLER),
     "time": ("reading the {what} takes longer than is allowed", _SMALLER),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What came back: pixels, upright, row by row."""
-
-    height: int
-    width: int
-    pixels: bytes | bytearray
-    #: 3 for RGB, 4 where opacity was asked for.
-    channels: int = 3
-
-    def frame(self) -> Frame:
-        """Return the pixels as a frame of its own."""
-        import numpy as np
-
-        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, self.channels).copy()
-
-    def to_png(self) -> bytes:
-        """Pack the picture as PNG, with the standard library alone: of a file that we wrote we know what is in it."""
-        stride = self.channels * self.width
-        rows = b"".join(
-            b"\0" + self.pixels[start : start + stride] for start in range(0, len(self.pixels), stride)
-        )
-        header = struct.pack(">IIBBBBB", self.width, self.height, 8, 2 if self.channels == 3 else 6, 0, 0, 0)
-        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
-        return b"\x89PNG\r\n\x1a\n" + b"".join(
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in chunks
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ShownPicture:
-    """One picture of a video, and when it is shown."""
-
-    seconds: float
-    picture: Picture
-
-
-@dataclass(frozen=True, slots=True)
-class SentVideo:
-    """What a video is that somebody sent, upright."""
-
-    height: int
-    width: int
-    num_frames: int
-    #: From its first picture to its last.
-    seconds: float
-
-    @property
-    def fps(self) -> float:
-        """Mean rate of its pictures; 0 if it has only one."""
-        return (self.num_frames - 1) / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,198 +439,3 @@ def _sentence(refusal: Refusal, what: str) -> tuple[str, str | None]:
     message, hint = _SENTENCES.get(refusal.code, _SENTENCES["damaged"])
     message = message.format_map({**numbers, "what": what, "megapixels": numbers["limit"] / 1e6})
     return message, hint.format(what=what)
-
-
-_shared = Opener()
-atexit.register(_shared.close)
-
-
-def open_picture(
-    content: bytes,
-    *,
-    size: tuple[int, int] | None = None,
-    max_side: int | None = None,
-    with_opacity: bool = False,
-) -> Picture:
-    """Read a picture that somebody sent, with the opener that this process has for all; see `Opener.open_picture`."""
-    return _shared.open_picture(content, size=size, max_side=max_side, with_opacity=with_opacity)
-
-
-def read_overlay(path: Path) -> Frame:
-    """Read a picture with its opacity: (height, width, 4).
-
-    Raises:
-        UnreadableImage: there is no such file, or the picture is not read.
-        QueueFull: too many others wait.
-    """
-    return _shared.open_picture(_content(path), with_opacity=True).frame()
-
-
-def read_image(
-    source: Path | bytes, *, size: tuple[int, int] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
-) -> Frame:
-    """Read a picture from a file or from its bytes; see `Opener.open_picture`.
-
-    Raises:
-        UnreadableImage: there is no such file, or the picture is not read.
-        QueueFull: too many others wait.
-    """
-    content = source if isinstance(source, bytes) else _content(source)
-    return _shared.open_picture(content, size=size, max_pixels=max_pixels).frame()
-
-
-def _content(path: Path) -> bytes:
-    if not path.is_file():  # nor a device, which would never end
-        raise UnreadableImage("there is no such picture file", hint="check the path")
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_IMAGE_BYTES + 1)
-    except PermissionError:
-        raise UnreadableImage("the picture file may not be read", hint="check its permissions") from None
-
-
-def measure_video(content: bytes, *, max_frames: int, max_seconds: float) -> SentVideo:
-    """Tell what a video is that somebody sent; see `Opener.measure_video`."""
-    return _shared.measure_video(content, max_frames=max_frames, max_seconds=max_seconds)
-
-
-def read_video(
-    path: Path, *, size: tuple[int, int], fps: float, num_frames: int, max_frames: int, max_seconds: float
-) -> Frames:
-    """Read a stored video that somebody sent, at a rate of our own; its last picture is held where it is too short.
-
-    Args:
-        path: of the file.
-        size: (height, width) that the frames are to cover.
-        fps: of the result.
-        num_frames: of the result.
-        max_frames: see `Opener.open_video`.
-        max_seconds: see `Opener.open_video`.
-
-    Raises:
-        UnreadableVideo: it cannot be read.
-        QueueFull: too many others wait.
-    """
-    import numpy as np
-
-    content = _video_content(path)
-    shown = _shared.open_video(
-        content,
-        size=size,
-        max_frames=max_frames,
-        max_seconds=max_seconds,
-        fps=fps,
-        num_pictures=num_frames,
-        seconds=SECONDS + math.ceil(num_frames * SECONDS_A_FRAME),
-    )
-    frames = [np.frombuffer(each.picture.pixels, np.uint8).reshape(*size, 3) for each in shown]
-    return np.stack(frames + frames[-1:] * (num_frames - len(frames)))
-
-
-def picture_of_video(
-    content: bytes, *, size: tuple[int, int], at_seconds: float, max_frames: int, max_seconds: float
-) -> Picture:
-    """Read the one picture of a video that is shown at an instant; its first one, where it has ended by then.
-
-    Args:
-        content: the file.
-        size: (height, width) that the picture is to cover.
-        at_seconds: after the first picture.
-        max_frames: see `Opener.open_video`.
-        max_seconds: see `Opener.open_video`.
-
-    Raises:
-        UnreadableVideo: it cannot be read.
-        QueueFull: too many others wait.
-    """
-    fps, num_pictures = (1 / at_seconds, 2) if at_seconds > 0 else (0.0, 1)
-    shown = _shared.open_video(
-        content, size=size, fps=fps, num_pictures=num_pictures, max_frames=max_frames, max_seconds=max_seconds
-    )
-    return shown[-1].picture
-
-
-def stream_video(
-    path: Path, *, size: tuple[int, int], fps: float, num_frames: int, max_frames: int, max_seconds: float
-) -> Iterator[Frame]:
-    """Read a stored video as `read_video` does, frame by frame: only a few are in memory at a time.
-
-    Close the iterator if it is not read to its end; the file is read as fast as its frames are taken, within reason.
-
-    Raises:
-        UnreadableVideo: it cannot be read.
-        QueueFull: too many others wait.
-    """
-    import numpy as np
-
-    content = _video_content(path)
-    seconds = SECONDS + math.ceil(num_frames * SECONDS_AS_LONG_AS_IT_IS_WRITTEN)
-    reader = _Streaming(
-        lambda take: _shared.open_video(
-            content,
-            size=size,
-            fps=fps,
-            num_pictures=num_frames,
-            max_frames=max_frames,
-            max_seconds=max_seconds,
-            seconds=seconds,
-            take=take,
-        )
-    )
-    frame: Frame | None = None
-    with contextlib.closing(reader):
-        for index in range(num_frames):
-            picture = reader.next()
-            if picture is not None:
-                frame = np.frombuffer(picture.pixels, np.uint8).reshape(*size, 3)
-            assert frame is not None, f"a video has a picture: {index}"
-            yield frame
-
-
-def _video_content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise UnreadableVideo("there is no such video file", hint="check the path") from None
-
-
-class _Streaming:
-    """Reads a video in a thread, a few pictures ahead of who takes them."""
-
-    def __init__(self, open_video: Callable[[Callable[[ShownPicture], None]], object]) -> None:
-        self._open_video = open_video
-        self._pictures: queue.Queue[Picture | Exception | None] = queue.Queue(maxsize=4)
-        self._is_closed = self._is_over = False
-        self._thread = threading.Thread(target=self._run, name="read-video", daemon=True)
-        self._thread.start()
-
-    def next(self) -> Picture | None:
-        """Return the next picture; None after the last one."""
-        if self._is_over:
-            return None
-        item = self._pictures.get()
-        self._is_over = not isinstance(item, Picture)
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """Read no further."""
-        self._is_closed = True
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._pictures.get(timeout=0.05)
-
-    def _run(self) -> None:
-        end: Exception | None = None
-        try:
-            self._open_video(self._take)
-        except Exception as error:  # noqa: BLE001  raised again where the pictures are taken
-            end = error
-        if not self._is_closed:
-            self._pictures.put(end)
-
-    def _take(self, shown: ShownPicture) -> None:
-        if self._is_closed:
-            raise Broken  # as if the other side were gone, which it then is
-        self._pictures.put(shown.picture)

@@ -11,7 +11,8 @@ from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
 from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
-from .service import REFUSALS, Draft, Models, Service, StoredVideo
+from .results import StoredVideo
+from .service import REFUSALS, Draft, Models, Service
 
 __all__ = [
     "NOTHING",

@@ -1,8 +1,7 @@
-"""Webhooks: who receives them, what is still to be sent, and what came of it."""
+"""Webhooks: what is still to be sent, and what came of it."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -14,9 +13,7 @@ import sqlalchemy as sa
 from vitascope.domain.errors import (
     DeliveryConflict,
     DeliveryNotFound,
-    EndpointNotFound,
     InvalidParameter,
-    SecretUnreadable,
 )
 from vitascope.domain.job import Job
 from vitascope.domain.secret import Secret
@@ -26,7 +23,6 @@ from vitascope.domain.webhook import (
     Delivery,
     DeliveryPage,
     Due,
-    Endpoint,
     EventType,
     MessageStatus,
     Outcome,
@@ -34,18 +30,15 @@ from vitascope.domain.webhook import (
 )
 
 from . import outbox as messages
-from .for_secrets import ENDPOINT, ForSecrets, opened
+from .for_endpoints import ForEndpoints, one_endpoint
 from .outbox import is_pending
 from .rows import Row, job_of
-from .tables import attempts, endpoints, jobs, keys, outbox, secrets, storable
+from .tables import attempts, endpoints, jobs, keys, outbox, storable
 
 logger = logging.getLogger(__name__)
 
 #: Writes a message's body: of its format and event, and its job; or tells as a text why there can be none.
 Render = Callable[[str, EventType, Job], bytes | str]
-
-MAX_ENDPOINTS = 16
-"""Of a key: each end of a job is told to all of them."""
 
 CANDIDATES = 512
 """Due messages that a sender chooses from at once."""
@@ -54,169 +47,12 @@ PRUNED_AT_ONCE = 1000
 
 UNREADABLE = "its job could not be read, by an error on the server"
 
-HINT_CHARS = 4
-"""Of a secret that are shown, so that its holder can tell which one it is."""
-
 SENDER_LOST = "the server stopped before it knew the answer"
 DEAD = "nothing has arrived there for {0.days} days: {1}"
 
 
-class ForWebhooks(ForSecrets):
-    """Endpoints and messages. Where an `owner` is asked for, another's is no other case than an unknown one."""
-
-    # endpoints
-
-    def add_endpoint(self, endpoint: Endpoint, secret: str) -> None:
-        """Keep a new endpoint with what its messages are signed with.
-
-        Raises:
-            InvalidParameter: its key has as many as it may.
-        """
-        self.check_key()
-        is_its_keys = endpoints.c.key_id == endpoint.key_id
-        with self._database.write() as connection:
-            count = sa.select(sa.func.count()).where(is_its_keys)
-            if connection.scalars(count).one() >= MAX_ENDPOINTS:
-                rule = f"an API key may have {MAX_ENDPOINTS} endpoints"
-                raise InvalidParameter("url", endpoint.url, rule, hint="remove one first")
-            connection.execute(sa.insert(endpoints).values(asdict(endpoint)))
-            self._add(connection, ENDPOINT, endpoint.id, secret)
-
-    def endpoints(self, owner: str | None) -> list[Endpoint]:
-        """Return a key's endpoints, or everybody's, oldest first."""
-        query = sa.select(endpoints).order_by(endpoints.c.created_at, endpoints.c.id)
-        if owner is not None:
-            query = query.where(endpoints.c.key_id == owner)
-        with self._database.read() as connection:
-            return [_endpoint_of(row) for row in connection.execute(query)]
-
-    def endpoint(self, endpoint_id: str, owner: str | None) -> Endpoint:
-        """Return an endpoint.
-
-        Raises:
-            EndpointNotFound: there is none of that id.
-        """
-        with self._database.read() as connection:
-            return _endpoint_of(_one_endpoint(connection, endpoint_id, owner))
-
-    def change_endpoint(
-        self,
-        endpoint_id: str,
-        owner: str | None,
-        *,
-        name: str | None = None,
-        url: str | None = None,
-        events: Sequence[EventType] | None = None,
-    ) -> Endpoint:
-        """Change what is given and not as it was.
-
-        Another URL is another receiver: what is still to be sent goes there, and what the old one has said of itself does not
-        count any more.
-
-        Raises:
-            EndpointNotFound: there is none of that id.
-        """
-        wanted: dict[str, Any] = {"name": name, "url": url}
-        wanted["events"] = None if events is None else list(events)
-        with self._database.write() as connection:
-            _one_endpoint(connection, endpoint_id, owner)
-            if url is not None:  # messages before their endpoint, as `end_attempt` locks them
-                messages.lock_pending(connection, outbox.c.endpoint_id == endpoint_id)
-            row = _one_endpoint(connection, endpoint_id, owner, lock=True)
-            values = {
-                key: value
-                for key, value in wanted.items()
-                if value is not None and value != getattr(row, key)
-            }
-            if not values:
-                return _endpoint_of(row)
-            if "url" in values:
-                pending = sa.update(outbox).where(is_pending, outbox.c.endpoint_id == endpoint_id)
-                connection.execute(pending.values(url=url))
-                values |= {"disabled_at": None, "disabled_reason": None}
-            values["updated_at"] = self._now()
-            update = sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values)
-            return _endpoint_of(connection.execute(update.returning(endpoints)).one())
-
-    def endpoint_hints(self, endpoint_ids: Collection[str]) -> dict[str, str]:
-        """Return the last characters of what the messages to each are signed with; nothing of one that cannot be read."""
-        current = (secrets.c.purpose == ENDPOINT) & secrets.c.expires_at.is_(None)
-        query = sa.select(secrets).where(current, secrets.c.owner.in_(endpoint_ids))
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        found = {}
-        for row in rows:
-            with contextlib.suppress(SecretUnreadable):
-                found[row.owner] = opened(self._cipher, row)[-HINT_CHARS:]
-        return found
-
-    def remove_endpoint(self, endpoint_id: str, owner: str | None) -> None:
-        """Forget an endpoint and its secrets; what was still to be sent there is not.
-
-        Raises:
-            EndpointNotFound: there is none of that id.
-        """
-        with self._database.write() as connection:
-            _one_endpoint(connection, endpoint_id, owner)
-            of_it = outbox.c.endpoint_id == endpoint_id
-            # messages before their endpoint, as `end_attempt` locks them
-            messages.end_pending(connection, of_it, messages.ENDPOINT_REMOVED, self._now())
-            _one_endpoint(connection, endpoint_id, owner, lock=True)
-            connection.execute(
-                sa.delete(secrets).where(secrets.c.purpose == ENDPOINT, secrets.c.owner == endpoint_id)
-            )
-            connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint_id))
-
-    def enable_endpoint(self, endpoint_id: str, owner: str | None) -> Endpoint:
-        """Let an endpoint that was disabled be told again, of what happens from now on.
-
-        Raises:
-            EndpointNotFound: there is none of that id.
-        """
-        values = {"disabled_at": None, "disabled_reason": None}
-        update = sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values)
-        with self._database.write() as connection:
-            _one_endpoint(connection, endpoint_id, owner, lock=True)
-            return _endpoint_of(connection.execute(update.returning(endpoints)).one())
-
-    def endpoint_secrets(
-        self,
-        endpoint_id: str,
-        owner: str | None,
-        make: Callable[[], str],
-        *,
-        replace: bool = False,
-        keep_old: bool = True,
-    ) -> tuple[Secret, ...]:
-        """Return what an endpoint's messages are signed with now, the current secret first.
-
-        Args:
-            endpoint_id: of the endpoint.
-            owner: whose it must be.
-            make: a new secret, for one whose secret was lost with the key that it was encrypted with.
-            replace: give it another one.
-            keep_old: let the one that it had stay good for OVERLAP beside it; else it ends now.
-
-        Raises:
-            EndpointNotFound: there is none of that id.
-        """
-        self.check_key()
-        with self._database.read() as connection:
-            _one_endpoint(connection, endpoint_id, owner)
-            rows = self._active(connection, ENDPOINT, endpoint_id)
-        if replace or not rows or rows[0].expires_at is not None:
-            with self._database.write() as connection:
-                _one_endpoint(connection, endpoint_id, owner, lock=True)
-                if replace:
-                    end = self._retire if keep_old else self._end_now
-                    end(connection, ENDPOINT, endpoint_id)
-                    changed = sa.update(endpoints).where(endpoints.c.id == endpoint_id)
-                    connection.execute(changed.values(updated_at=self._now()))
-                rows = self._active(connection, ENDPOINT, endpoint_id)
-                if not rows or rows[0].expires_at is not None:
-                    self._add(connection, ENDPOINT, endpoint_id, make())
-                    rows = self._active(connection, ENDPOINT, endpoint_id)
-        return tuple(self._shown(row) for row in rows)
+class ForWebhooks(ForEndpoints):
+    """Messages. Where an `owner` is asked for, another's is no other case than an unknown one."""
 
     def add_test_message(
         self,
@@ -241,7 +77,7 @@ class ForWebhooks(ForSecrets):
             DeliveryConflict: it is disabled, or its key was revoked.
         """
         with self._database.write() as connection:
-            row = _one_endpoint(connection, endpoint_id, owner, lock=True)
+            row = one_endpoint(connection, endpoint_id, owner, lock=True)
             _must_be_sendable(connection, row.key_id, row.id)
             values = {"event": event.value, "key_id": row.key_id, "body": body}
             values["tries"] = messages.NO_MORE_TRIES if once else 0
@@ -381,7 +217,7 @@ class ForWebhooks(ForSecrets):
         """Let others send at once what this process will not finish. It may have arrived all the same."""
         with self._database.write() as connection:
             values = {"due_at": messages.AT_ONCE, "claimed_at": None, "token": outbox.c.token + 1}
-            for message in sent:
+            for message in sorted(sent, key=lambda message: message.number):  # rows in one order for all
                 if connection.execute(_held(message).values(values)).rowcount:
                     lost = Outcome(is_delivered=False, reason=SENDER_LOST)
                     self._log(connection, message.number, message.attempt, lost)
@@ -471,18 +307,6 @@ class ForWebhooks(ForSecrets):
     def _log(self, connection: sa.Connection, message_number: int, number: int, outcome: Outcome) -> None:
         values = {"message_number": message_number, "number": number, "ended_at": self._now()}
         connection.execute(sa.insert(attempts).values({**values, **asdict(outcome)}))
-
-
-def _one_endpoint(
-    connection: sa.Connection, endpoint_id: str, owner: str | None, *, lock: bool = False
-) -> Row:
-    query = sa.select(endpoints).where(endpoints.c.id == storable(endpoint_id))
-    if owner is not None:
-        query = query.where(endpoints.c.key_id == owner)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    if row is None:
-        raise EndpointNotFound
-    return row
 
 
 def _one_message(connection: sa.Connection, message_id: str, owner: str | None, *, lock: bool = False) -> Row:
@@ -579,20 +403,6 @@ def _delivery_of(row: Row, log: Sequence[Attempt] = ()) -> Delivery:
         next_attempt_at=waits_since,
         reason=row.reason,
         attempts=tuple(log),
-    )
-
-
-def _endpoint_of(row: Row) -> Endpoint:
-    return Endpoint(
-        id=row.id,
-        key_id=row.key_id,
-        url=row.url,
-        events=tuple(EventType(name) for name in row.events),
-        created_at=row.created_at,
-        disabled_at=row.disabled_at,
-        disabled_reason=row.disabled_reason,
-        name=row.name or "",
-        updated_at=row.updated_at,
     )
 
 

@@ -152,6 +152,14 @@ def test_what_the_client_says_of_a_remix_wins(sources: Sources) -> None:
     assert "strength" not in choices_of(answer)
 
 
+def test_an_extension_takes_a_sources_one_step_as_it_is(sources: Sources) -> None:
+    source_id = sources.finished(num_inference_steps=1)
+    body = {"prompt": "a cat runs", "video": {"id": source_id}, "seconds": 1}
+    answer = sources.post("/extensions", body)
+    assert sources.job(answer).plan.num_inference_steps == 1
+    assert "num_inference_steps" not in choices_of(answer)
+
+
 def test_a_source_of_one_step_passes_on_two(sources: Sources) -> None:
     source = sources.finished(num_inference_steps=1)
     made = sources.post(f"/{source}/remix", {"prompt": "a cat runs"}).raise_for_status().json()

@@ -215,7 +215,7 @@ class Desk:
 
     async def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files; raises what the service's function of that name raises."""
-        return await asyncio.to_thread(self.service.open_video, job, index, variant)
+        return await asyncio.to_thread(self.service.results.open_video, job, index, variant)
 
     def _store_inputs(self, draft: Draft, caller: Caller) -> Draft:
         if draft.sent.has_file_ids:
@@ -300,7 +300,7 @@ class Desk:
 
     async def open_file(self, file: File) -> StoredVideo:
         """Find what is in a file; raises what the service's function of that name raises."""
-        return await asyncio.to_thread(self.service.open_file, file)
+        return await asyncio.to_thread(self.service.results.open_file, file)
 
     async def read_much(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that only reads the store, but so much that it would keep all others waiting."""

@@ -183,7 +183,7 @@ class NativeDialect:
         query.check_names(("index", "variant"))
         job = await desk.find(_http.caller_of(request), _own(job_id))
         index, variant = _http.file_asked(query)
-        found = await asyncio.to_thread(desk.service.provenance, job, index, variant)
+        found = await asyncio.to_thread(desk.service.results.provenance, job, index, variant)
         return JSONResponse(provenance_object(found))
 
     async def queue(self, request: Request) -> Response:
@@ -207,7 +207,7 @@ async def _job_object(request: Request, job: Job) -> dict[str, Any]:
     base_url = _http.base_url_of(request)
 
     def link_to(index: int, variant: Variant) -> Link | None:
-        return desk.service.link_for(job, base_url, index, variant) if is_there else None
+        return desk.service.results.link_for(job, base_url, index, variant) if is_there else None
 
     return job_object(job, await desk.expectation(job), link_to)
 

@@ -47,6 +47,8 @@ class Order:
     values: dict[str, Any] = field(default_factory=dict)
     #: How the client spoke; given back in the reply.
     notes: dict[str, Any] = field(default_factory=dict)
+    #: Parameters that a video from which another is made has said, and not the client.
+    inherited: frozenset[str] = frozenset()
     is_length_given: bool = True
     frames_per_second: int = 1
 

@@ -39,7 +39,7 @@ LENGTHS = ("seconds", "duration", "num_frames")
 INHERITED = ("num_inference_steps", "guidance_scale", "scheduler", "flow_shift")
 
 LEAST_STEPS = 2
-"""Of one step, none would run at the strengths of remixes and edits: a source of one step passes on two."""
+"""Of one step, none would run at the strengths of remixes and edits: they take two of a source of one step."""
 
 Arrange = Callable[[Order, Service, Content], None]
 """Puts the source into an order."""
@@ -187,10 +187,8 @@ def _take_from(source: Job | None, order: Order) -> None:
         order.names.update(width="size", height="size")
     if asked.model in (plan.model, source.request.model):
         given = source.request
-        order.change(**{name: getattr(given, name) for name in INHERITED if getattr(asked, name) is None})
-        if asked.num_inference_steps is None and given.num_inference_steps == 1:
-            order.change(num_inference_steps=LEAST_STEPS)
-            order.tell("num_inference_steps", LEAST_STEPS, "the source's one step cannot be run in part")
+        order.inherited = frozenset(name for name in INHERITED if getattr(asked, name) is None)
+        order.change(**{name: getattr(given, name) for name in order.inherited})
         if not asked.negative_prompt:
             order.change(negative_prompt=given.negative_prompt)
 
@@ -214,6 +212,9 @@ def _remixed(order: Order, service: Service, source: Content) -> None:
 
 def _set_strength(order: Order, spec: ModelSpec, strength: float, what: str) -> None:
     """Say how much is changed where the client does not: what the model takes, and enough for one step."""
+    if "num_inference_steps" in order.inherited and order.request.num_inference_steps == 1:
+        order.change(num_inference_steps=LEAST_STEPS)
+        order.tell("num_inference_steps", LEAST_STEPS, "the source's one step cannot be run in part")
     if order.request.strength is not None:
         return
     steps = max(1, order.request.num_inference_steps or int(spec.num_inference_steps.default))

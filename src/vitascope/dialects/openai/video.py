@@ -167,7 +167,9 @@ def linked(job: Job, service: Service, manner: Manner, base_url: str) -> dict[st
     """Show a job with its files' addresses: signed links, which anyone can fetch for a while."""
     body = video_object(job, manner)
     if job.video is not None and not service.is_expired(job):
-        links = [(video.index, service.link_for(job, base_url, video.index).url) for video in job.videos]
+        links = [
+            (video.index, service.results.link_for(job, base_url, video.index).url) for video in job.videos
+        ]
         body["url"] = links[0][1]
         body["data"] = [{"index": index, "url": url} for index, url in links]
     return body
@@ -185,7 +187,9 @@ async def poll_headers(request: Request, job: Job) -> dict[str, str]:
 async def _with_files(request: Request, job: Job, body: dict[str, Any]) -> Response:
     """Put the files themselves in the place of their addresses."""
     service = _http.desk_of(request).service
-    files = [await asyncio.to_thread(service.open_video, job, entry["index"]) for entry in body["data"]]
+    files = [
+        await asyncio.to_thread(service.results.open_video, job, entry["index"]) for entry in body["data"]
+    ]
     data = [
         {"index": entry["index"], "b64_json": file} for entry, file in zip(body["data"], files, strict=True)
     ]
