@@ -257,6 +257,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             public_url=settings.server.public_url,
             link_seconds=settings.storage.link_seconds,
             marks=marks,
+            improved_sampling_iterations=settings.engine.improved_sampling_iterations,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),

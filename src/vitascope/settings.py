@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from .domain.errors import InvalidParameter, SettingsError
+from .domain.improved_sampling import DEFAULT_ITERATIONS, MAX_ITERATIONS
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
@@ -213,6 +214,8 @@ class EngineSettings(_Section):
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
     """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
+    """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
 
 
 def _json_list(value: object) -> object:

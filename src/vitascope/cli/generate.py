@@ -16,10 +16,12 @@ from rich.text import Text
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate, pull, weights_of
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
+from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
+    ImprovedSampling,
     OutputFormat,
     Position,
     Shot,
@@ -101,6 +103,16 @@ def generate(  # one parameter per option: typer reads them off the signature
             help="Of the second pass; its strength's share runs.",
         ),
     ] = None,
+    improved_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--improved-sampling",
+            help="Denoise in several rounds, each from the large shapes of the one before.",
+        ),
+    ] = False,
+    improved_sampling_seed: Annotated[
+        int | None, typer.Option(help="Of the noise that the further rounds get; drawn when not given.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     num_videos: Annotated[
         int,
@@ -164,12 +176,14 @@ def generate(  # one parameter per option: typer reads them off the signature
             ),
             is_asked=upscale,
         ),
+        improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),
         provenance=provenance,
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
+    request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     planned = plan(request, spec, settings.mark_rules)
     planned = replace(planned, choices=choices + planned.choices)
@@ -333,6 +347,11 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
 def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
     """Any of its options asks for the second pass."""
     return asked if is_asked or asked != Upscale() else None
+
+
+def _improved_sampling(is_asked: bool, seed: int | None) -> ImprovedSampling | None:
+    """Its seed asks for it too."""
+    return ImprovedSampling(seed=seed) if is_asked or seed is not None else None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:

@@ -17,6 +17,7 @@ from . import schedulers
 from .bounds import steps_that_run, strength_within, within
 from .choice import Choice
 from .errors import InvalidParameter
+from .improved_sampling import improved_sampling_of
 from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec, Size
 from .request import (
@@ -27,6 +28,7 @@ from .request import (
     MIN_EXPIRES_SECONDS,
     OUTPUT_FORMATS,
     GenerationRequest,
+    ImprovedSampling,
     OutputFormat,
     Watermark,
 )
@@ -75,6 +77,8 @@ class Plan:
     flow_shift: float | None = None
     strength: float | None = None
     clip_skip: int | None = None
+    #: With its seed and number of rounds; None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     preview_every: int = 0
     #: The second pass, if there is one.
     upscale: UpscalePass | None = None
@@ -134,7 +138,9 @@ class Plan:
 
     @property
     def steps_per_window(self) -> int:
-        """Denoising steps of one pass: of a video that is changed only, the last part of them, as diffusers counts it."""
+        """Denoising steps of one pass, in all its rounds: of a video that is changed only the last part, as diffusers counts it."""
+        if self.improved_sampling is not None:
+            return self.num_inference_steps * (self.improved_sampling.iterations or 1)
         if self.strength is None:
             return self.num_inference_steps
         return steps_that_run(self.num_inference_steps, self.strength)
@@ -182,6 +188,7 @@ class Plan:
             num_inference_steps=this.num_inference_steps,
             scheduler=this.scheduler,
             flow_shift=None if this.model else self.flow_shift,
+            improved_sampling=None,
             upscale=None,
         )
 
@@ -191,11 +198,16 @@ class Plan:
 
     def seed_of(self, index: int) -> int:
         """Return a video's seed, by its index from 0: they count up, and after the highest from 0 again."""
-        return (self.seed + index) % (MAX_SEED + 1)
+        return _seed_after(self.seed, index)
 
     def of_video(self, index: int) -> Plan:
         """Return the plan of one of the videos alone, as if it had been asked for with its seed."""
-        return dataclasses.replace(self, seed=self.seed_of(index), num_videos=1)
+        improved = self.improved_sampling
+        if improved is not None:
+            seed = _seed_after(improved.seed or 0, index)
+            improved = dataclasses.replace(improved, seed=seed)
+        seed = self.seed_of(index)
+        return dataclasses.replace(self, seed=seed, improved_sampling=improved, num_videos=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store and the pipe to the engine process."""
@@ -208,11 +220,17 @@ class Plan:
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
         watermark, upscale = values.get("watermark"), values.get("upscale")
-        marks = {
+        improved = values.get("improved_sampling")
+        objects = {
             "watermark": watermark and Watermark(**watermark),
+            "improved_sampling": improved and ImprovedSampling(**improved),
             "upscale": upscale and UpscalePass(**{**upscale, "modes": tuple(upscale["modes"])}),
         }
-        return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
+        return cls(**{**values, **rows, **objects, "windows": windows, "choices": choices})
+
+
+def _seed_after(seed: int, index: int) -> int:
+    return (seed + index) % (MAX_SEED + 1)
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -256,6 +274,9 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
     if larger is not None:
         size, fit = larger.size, larger.fit
         size_choices += larger.choices
+    improved, improved_choices = improved_sampling_of(
+        request, spec, (window.mode for window in windows), steps
+    )
     watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
@@ -276,6 +297,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         flow_shift=_flow_shift(request, spec),
         strength=_strength(request, spec, mode, steps),
         clip_skip=_clip_skip(request, spec),
+        improved_sampling=improved,
         preview_every=request.preview_every,
         upscale=None if larger is None else larger.upscale,
         native_height=native.height,
@@ -292,7 +314,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         provenance=is_signed(request, rules),
         watermark=watermark,
         watermark_from=_watermark_from(request, watermark),
-        choices=size_choices + length_choices + scheduler_choices + mark_choices,
+        choices=size_choices + length_choices + scheduler_choices + improved_choices + mark_choices,
     )
 
 

@@ -72,6 +72,16 @@ class Upscale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImprovedSampling:
+    """Denoising in rounds, each from the low frequencies of what the one before made (FreeInit)."""
+
+    #: Of the noise that each further round gets; drawn at submit like `GenerationRequest.seed`.
+    seed: int | None = None
+    #: Rounds in all: the operator's, filled in at submit so that a retry makes the same video.
+    iterations: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One video or several alike, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
 
@@ -117,6 +127,8 @@ class GenerationRequest:
     clip_skip: int | None = None
     #: A second pass at a larger size; None makes none.
     upscale: Upscale | None = None
+    #: None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -154,12 +166,14 @@ class GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
         continued, upscale = values.get("continued_watermark"), values.get("upscale")
+        improved = values.get("improved_sampling")
         rows = {"shots": shots, "references": tuple(values.get("references", ()))}
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
             "webhook": webhook and Webhook(**webhook),
             "upscale": None if upscale is None else Upscale(**upscale),
+            "improved_sampling": improved and ImprovedSampling(**improved),
         }
         return cls(**{**values, **rows, **objects})
 

@@ -23,6 +23,13 @@ class OtherLatents(Exception):
     """This pipeline's latents are of a kind that is not known here."""
 
 
+def token_grid(pipe: Any, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tell T, H and W of the latents of frames, height and width, where they are a row of tokens."""
+    num_frames, height, width = size
+    spatial, temporal = ratios(pipe)
+    return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
+
+
 def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """Bring a pipeline's latents into the order (T, H, W, C): of the first video, if they are of several.
 
@@ -41,6 +48,20 @@ def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> 
         raise OtherLatents(f"latents of the shape {tuple(latents.shape)}")
     layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
     return latents.permute([layout.index(dimension) for dimension in "BTHWC"])[0]
+
+
+def pack(pipeline: str, frames: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Bring latents from the order (T, H, W, C) into that in which a pipeline has them: the other way round than `unpack`.
+
+    Args:
+        pipeline: name of its class.
+        frames: of one video.
+        like: what they replace; what is not of the video's frames stays as it is.
+    """
+    whole = like.clone()
+    part, ordered = place_in(pipeline, frames, whole)
+    part.copy_(ordered)
+    return whole
 
 
 def ratios(pipe: Any) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vitascope.domain.plan import Plan
 
-from .latents import OtherLatents, encode, is_of_video, normalised, ratios, unpack
+from .latents import OtherLatents, encode, is_of_video, normalised, ratios, token_grid, unpack
 from .slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -119,15 +119,10 @@ class Previews:
         The first is left out where there are others: most autoencoders give it one frame and not several, so that it has
         other colours; and some pipelines that start from an image put that over it at the end.
         """
-        frames = unpack(type(self._pipe).__name__, latents, self._token_grid())
+        frames = unpack(type(self._pipe).__name__, latents, token_grid(self._pipe, self._size))
         frames = frames[1:] if len(frames) > 1 else frames
         chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
         return frames[torch.from_numpy(chosen).to(frames.device)].float().cpu()
-
-    def _token_grid(self) -> tuple[int, int, int]:
-        num_frames, height, width = self._size
-        spatial, temporal = ratios(self._pipe)
-        return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
 
 
 # From what a scheduler's step was given to what it believes the clean latents to be

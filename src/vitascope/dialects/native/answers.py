@@ -57,6 +57,7 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "source": job.request.source,
         "clip_skip": plan.clip_skip,
         "upscale": _upscale(plan),
+        "improved_sampling": _improved_sampling(plan),
         "preview_every": plan.preview_every,
         "seed": plan.seed,
         "num_videos": plan.num_videos,
@@ -100,6 +101,10 @@ def _upscale(plan: Plan) -> dict[str, Any] | None:
         "scheduler": this.scheduler,
         "model": this.model or plan.model,
     }
+
+
+def _improved_sampling(plan: Plan) -> dict[str, Any] | None:
+    return None if plan.improved_sampling is None else dataclasses.asdict(plan.improved_sampling)
 
 
 def _watermark(plan: Plan) -> dict[str, Any] | None:
@@ -190,6 +195,7 @@ def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
         "strength": plan.strength,
         "continued_frames": plan.continued_frames,
         "upscale": _upscale(plan),
+        "improved_sampling": _improved_sampling(plan),
         "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }

@@ -12,6 +12,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import (
     GenerationRequest,
+    ImprovedSampling,
     OutputFormat,
     Position,
     Shot,
@@ -45,6 +46,7 @@ PARAMETERS = (
     "strength",
     "clip_skip",
     "upscale",
+    "improved_sampling",
     "preview_every",
     "seed",
     "num_videos",
@@ -97,6 +99,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         strength=fields.number("strength"),
         clip_skip=fields.integer("clip_skip"),
         upscale=_upscale(fields),
+        improved_sampling=_improved_sampling(fields),
         preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
         num_videos=1 if num_videos is None else num_videos,
@@ -216,6 +219,24 @@ def _upscale(fields: Fields) -> Upscale | None:
         )
     except InvalidParameter as error:
         name = f"upscale.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+
+
+def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
+    """True, false, or an object with the seed of its own noise."""
+    value = fields.raw("improved_sampling")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return ImprovedSampling() if fields.boolean("improved_sampling") else None
+        except InvalidParameter as error:
+            rule = "it must be true, false, or an object with `seed`"
+            raise InvalidParameter("improved_sampling", error.value, rule) from None
+    inner = Fields(fields.mapping("improved_sampling"))
+    try:
+        inner.check_names(("seed",))
+        return ImprovedSampling(seed=inner.integer("seed"))
+    except InvalidParameter as error:
+        name = f"improved_sampling.{error.parameter}"
         raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
 
 

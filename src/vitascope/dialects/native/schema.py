@@ -117,6 +117,14 @@ class Upscale(BaseModel):
     model: str
 
 
+class ImprovedSampling(BaseModel):
+    """Denoising in rounds, each from the low frequencies of what the one before made."""
+
+    #: Of the first video; each further one has the next.
+    seed: int
+    iterations: int
+
+
 class Provenance(BaseModel):
     """What a file says of its origin; true only if `state` is `valid`."""
 
@@ -175,6 +183,7 @@ class Job(BaseModel):
     source: str | None
     clip_skip: int | None
     upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     preview_every: int
     #: Of the first video; each further one has the next.
     seed: int
@@ -233,7 +242,7 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows of one video, in both passes if there are two.
+    #: Denoising steps of all windows of one video, in both passes if there are two and in all rounds of improved sampling.
     total_steps: int
     num_videos: int
     guidance_scale: float
@@ -242,6 +251,7 @@ class Plan(BaseModel):
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
     upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -576,6 +586,17 @@ _FIELDS = {
         },
         "A second pass over the finished clip, at a larger size: true, or an object. What it does not say, the model's card does; "
         "without a size the file is twice as high and wide.",
+    ),
+    "improved_sampling": _field(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "object", "properties": {"seed": _INTEGER}, "additionalProperties": False},
+                _TEXT,
+            ]
+        },
+        "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
+        "or an object with the `seed` of the noise that the further rounds get.",
     ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."

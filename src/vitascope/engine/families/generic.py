@@ -33,12 +33,15 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generat
     """
     # Noise is drawn on the CPU, so that a seed means the same on every device; the windows share one stream of it.
     generator = torch.Generator("cpu").manual_seed(plan.seed)
+    improved = plan.improved_sampling
+    round_noise = None if improved is None else torch.Generator("cpu").manual_seed(improved.seed or 0)
     done = inputs.before
     num_given = 0 if done is None else len(done)
     for index, window in enumerate(plan.windows):
         at = 0 if done is None else len(done) - window.overlap
         start = start_of(window, inputs, done, at)
-        frames = yield from run_pass(Pass.of_window(plan, index, start), plan, spec, slot, generator)
+        this = Pass.of_window(plan, index, start, round_noise)
+        frames = yield from run_pass(this, plan, spec, slot, generator)
         done = frames if done is None else _joined(done, frames, window.overlap)
     assert done is not None, "a plan has at least one window"
     return done[num_given:]

@@ -20,6 +20,7 @@ from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec, SchedulerFamily
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
+from vitascope.engine.courses import begin_at, in_rounds
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import family_of, make_scheduler, on_each_step
@@ -27,6 +28,7 @@ from vitascope.engine.slots import Slot
 
 from .clip import without_last_layers
 from .conditions import Start, arguments_of
+from .improved_sampling import FreeInit
 from .middle import beginning_in
 from .quirks import no_picture
 
@@ -60,10 +62,21 @@ class Pass:
     steps_before: int
     #: Frames that it goes on with, of `shape`: its steps are the last ones, over these as they are with noise.
     base: Frames | None = None
+    #: What it begins from instead of noise of its own, as the pipeline takes them; at the noise level of `first_step`.
+    latents: torch.Tensor | None = None
+    #: How often all its steps run, each time from the low frequencies of what the time before made.
+    rounds: int = 1
+    #: Draws the high frequencies, of the rounds after the first.
+    round_noise: torch.Generator | None = None
+    #: The first step that runs; for a given video `strength` says it.
+    first_step: int = 0
 
     @classmethod
-    def of_window(cls, plan: Plan, index: int, start: Start) -> Pass:
+    def of_window(
+        cls, plan: Plan, index: int, start: Start, round_noise: torch.Generator | None = None
+    ) -> Pass:
         """Make the pass of the plan's window with this index, at its native size."""
+        improved = plan.improved_sampling
         return cls(
             start=start,
             height=plan.native_height,
@@ -75,6 +88,8 @@ class Pass:
             flow_shift=plan.flow_shift,
             num_steps=plan.steps_per_window,
             steps_before=index * plan.steps_per_window,
+            rounds=1 if improved is None else improved.iterations or 1,
+            round_noise=round_noise,
         )
 
     @property
@@ -143,6 +158,11 @@ def _own_state(pipe: Any, this: Pass) -> Iterator[SchedulerFamily]:
     """Lend the pipeline a scheduler, and a guider where it has one, for this pass only: both keep their position."""
     checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
     pipe.scheduler = make_scheduler(pipe.scheduler, this.scheduler, this.flow_shift)
+    if this.first_step:
+        begin_at(pipe.scheduler, this.first_step)
+    if this.rounds > 1:
+        assert this.round_noise is not None
+        in_rounds(pipe.scheduler, FreeInit(pipe, this.shape[:3], this.rounds, this.round_noise))
     if "guider" in checkpoint:
         pipe.guider = pipe.guider.new(guidance_scale=this.guidance_scale)
     try:
@@ -171,6 +191,8 @@ def _arguments(
     }
     arguments |= {other: arguments[name] for other, name in ALSO_CALLED.items()}
     arguments |= spec.call
+    if this.latents is not None:
+        arguments["latents"] = this.latents
     arguments |= arguments_of(this.start, parameters, this.strength)
     return {name: value for name, value in arguments.items() if name in parameters}
 
