@@ -69,6 +69,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
             "slots": 4,
+            "improved_sampling_iterations": 5,
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "webhooks": {"keep_days": 30.0},
