@@ -213,9 +213,28 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
-    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    memory_gb: Annotated[float, Field(ge=0)] = 0.0
+    """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What models compute in. `auto` takes what a card says, else bfloat16 where the device has it. float16 is refused on a CPU, which takes 100 times as long for it."""
+    attention: Literal["auto", "native", "cudnn", "flash", "flash3", "sage", "xformers"] = "auto"
+    """Attention kernels of the denoiser. `auto` takes the quickest that pass a try on this device and compute the same as torch's own (`native`); `sage` computes in fewer bits. All but `native` and `cudnn` are packages of their own."""
+    vae_tiling: Literal["auto", "on", "off"] = "auto"
+    """Decode frames in tiles, which takes less memory and blends seams. `auto` does where a clip does not fit otherwise."""
+    offload: Literal["auto", "none", "model", "group", "sequential"] = "auto"
+    """Where weights wait that do not work: `none` keeps them on the device, `model` brings each part when it is used, `group` each block, `sequential` each layer. `auto` takes the first of these that fits; then one video is made at a time."""
+    quantization: Literal["auto", "none", "int8", "fp8"] = "auto"
+    """Keep the matrices of denoisers and text encoders in one byte a value. `auto` takes what a card says, else `int8` where a model does not fit otherwise."""
+
     improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
     """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
+
+    @property
+    def wishes(self) -> dict[str, str]:
+        """How models are to be loaded, by the engine's names."""
+        names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
+        return {name: getattr(self, name) for name in names}
 
 
 def _json_list(value: object) -> object:

@@ -12,8 +12,10 @@ from tiny import make_plan, run
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Upscale
+from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step, percent
-from vitascope.engine import Engine, Inputs, open_engine
+from vitascope.engine import Engine, EngineBusy, Inputs, open_engine
+from waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,32 @@ class TestEngineContract:
         assert engine.loaded_models == ()
         assert not engine.unload(spec.id)
         run(engine, spec, make_plan(spec))
+
+    def test_it_tells_what_became_of_its_models(self, engine: Engine, spec: ModelSpec) -> None:
+        assert engine.residency == Residency()
+        engine.load(spec)
+        run(engine, spec, make_plan(spec))
+        state = engine.residency
+        assert (state.loads, state.hits, state.evictions, state.out_of_memory) == (1, 1, 0, 0)
+        assert state.models[spec.id].weights_bytes > 0
+        generation = engine.generate(make_plan(spec), spec)
+        next(generation)
+        while engine.residency.models[spec.id].num_open == 0:
+            next(generation)
+        with pytest.raises(EngineBusy):
+            engine.unload(spec.id)
+        generation.close()
+        assert engine.residency.models[spec.id].num_open == 0
+        engine.unload(spec.id)
+        assert engine.residency.models == {}
+
+    def test_what_is_prepared_comes_by_itself(self, engine: Engine, spec: ModelSpec) -> None:
+        assert engine.prepare(spec)
+        eventually(lambda: engine.loaded_models == (spec.id,))
+        eventually(lambda: not engine.prepare(spec))
+        run(engine, spec, make_plan(spec))
+        state = engine.residency
+        assert (state.loads, state.loads_ahead, state.hits) == (1, 1, 1)
 
     def test_closing_twice_is_fine(self, engine: Engine) -> None:
         engine.close()

@@ -9,6 +9,7 @@ import pytest
 
 from vitascope.domain.command import WITH_FILES, CommandKind, CommandStatus
 from vitascope.domain.errors import CommandNotFound, NoWorker
+from vitascope.domain.residency import ModelMemory, Residency
 from vitascope.store import Store
 
 EVERY = frozenset(CommandKind)
@@ -129,4 +130,10 @@ class TestCommands:
         clock.advance(20)
         store.worker_seen("w1")
         store.worker_stopped("w2")
+        assert store.worker_states(30)[0].residency == Residency()
+        told = Residency({"small": ModelMemory(5, 3, 1)}, 100, 2, 1.5, 7, 1, 0)
+        store.worker_seen("w1", "cpu", ["small"], told)
+        store.worker_seen("w1")
+        assert store.worker_states(30)[0].residency == told
+        store.worker_seen("w1", "cpu", [], Residency())
         assert [(state.id, state.loaded) for state in store.worker_states(30)] == [("w1", ())]

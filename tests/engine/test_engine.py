@@ -46,8 +46,10 @@ def test_each_pipeline_class_makes_frames_step_by_step(engine: Engine, models: M
         "decode_latents",
     ]
     assert {choice.name for choice in clip.choices} - {"decode"} == {
+        "attention",
         "device",
         "dtype",
+        "offload",
         "threads",
         "scheduler",
     }

@@ -291,19 +291,19 @@ class TestPlaces:
             if isinstance(event, Clip):
                 assert engine.capacity(spec) == 2
 
-    def test_another_model_waits_and_nothing_is_unloaded(self, engine: Engine, models: Models) -> None:
-        spec, other = models["WanPipeline"], models["LTXPipeline"]
+    def test_an_open_generation_keeps_its_model_loaded(self, engine: Engine, models: Models) -> None:
+        spec = models["WanPipeline"]
         running = engine.generate(make_plan(spec), spec)
         next(running)
-        assert engine.capacity(other) == 0
-        with pytest.raises(EngineBusy, match=f"cannot generate with model `{other.id}`"):
-            next(engine.generate(make_plan(other), other))
-        with pytest.raises(EngineBusy, match="cannot unload"):
+        next(running)
+        with pytest.raises(EngineBusy, match=f"cannot unload `{spec.id}`: 1 of its generations"):
+            engine.unload(spec.id)
+        with pytest.raises(EngineBusy, match="cannot unload: 1 of 2 places run"):
             engine.close()
+        assert engine.loaded_models == (spec.id,)
         finish(running)
-        assert engine.capacity(other) == 2
-        finish(engine.generate(make_plan(other), other))
         engine.close()
+        assert engine.loaded_models == ()
 
     def test_an_error_gives_the_place_back(self, models: Models, tmp_path: Any) -> None:
         from vitascope.domain.errors import ModelUnavailable

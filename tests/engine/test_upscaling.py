@@ -53,7 +53,9 @@ class Passes:
 
     def distance(self, spec: ModelSpec, **asked: Any) -> torch.Tensor:
         """Make a clip; how far its latents are from those of the first result, by latent frame."""
-        vae = next(iter(self._engine._load(spec).pipelines.values())).vae
+        self._engine.load(spec)
+        assert self._engine._loaded is not None
+        vae = next(iter(self._engine._loaded.pipelines.values())).vae
         kind, self.decoded = type(vae), []
         decode = kind.decode
 
@@ -357,7 +359,7 @@ def test_another_checkpoint_makes_the_second_pass(tmp_path: Path) -> None:
     def made(upscale: Upscale) -> tuple[list[Any], Any]:
         planned = make_plan(spec, num_inference_steps=4, upscale=upscale)
         steps, clip = run(engine, spec, planned, Inputs(larger=Inputs()))
-        assert engine.loaded_models[-1] == "second"
+        assert engine.loaded_models[-1] == "second", "the most recent one"
         return steps, clip.frames
 
     size = Upscale(height=64, width=64)

@@ -31,7 +31,7 @@ from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video, sheet_frames, stored_keys
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
-from vitascope.worker import patience
+from vitascope.worker import ahead, patience
 from vitascope.worker.engine_process import EngineProcess
 from vitascope.worker.parent import Worker, WorkerConfig
 from waiting import eventually
@@ -650,6 +650,73 @@ def test_a_worker_loads_and_unloads_what_it_is_told_to(bench: Bench) -> None:
     assert failed.message.startswith("there is no model `no-such-model`")
     assert obeyed(bench, CommandKind.PULL, "pocket").status is CommandStatus.FAILED
     assert bench.ended(bench.submit()).status is JobStatus.SUCCEEDED
+
+
+def submit_another_model(bench: Bench, **asked: Any) -> Job:
+    spec = Catalog.open().resolve("ltx-video")
+    request = GenerationRequest(prompt="a dog", model=spec.id, seed=1, num_inference_steps=2, **asked)
+    return bench.store.create("another", request, plan(request, spec), max_queued=100)
+
+
+def test_the_next_jobs_model_is_loaded_while_a_job_is_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.0)
+    bench.step_seconds = 0.1
+    first = bench.submit(width=64, height=64, num_frames=5)
+    other = submit_another_model(bench, width=256, height=256, num_frames=9)
+    bench.start_worker()
+    assert bench.ended(first).status is JobStatus.SUCCEEDED
+    assert bench.ended(other).status is JobStatus.SUCCEEDED
+    state = eventually(
+        lambda: found if (found := bench.store.worker_states(30)[0].residency).hits == 1 else None
+    )
+    assert state is not None
+    assert (state.loads, state.loads_ahead) == (2, 1)
+    assert list(state.models) == ["pocket", "ltx-video"]
+
+
+def test_a_model_is_loaded_for_an_operator_while_a_job_is_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.0)
+    bench.step_seconds = 0.2
+    job = bench.submit(width=64, height=64, num_frames=5, num_inference_steps=100)
+    bench.start_worker()
+    bench.wait(job, lambda found: found.stage == "denoise")
+    assert obeyed(bench, CommandKind.LOAD, "ltx-video").message == "loaded"
+    assert bench.store.get(job.id).status is JobStatus.RUNNING, "it was not waited for"
+    failing_errand = "no-such-model"
+    bench.store.add_command("late", CommandKind.LOAD, ["w1"], failing_errand)
+    eventually(lambda: bench.store.command("late").status is CommandStatus.RUNNING)
+    bench.store.request_cancel(job.id)
+    assert bench.ended(job).status is JobStatus.CANCELLED
+    late = eventually(
+        lambda: found if (found := bench.store.command("late")).status is CommandStatus.FAILED else None
+    )
+    assert late is not None
+    assert late.errands[0].message.startswith("there is no model `no-such-model`")
+    assert bench.store.worker_states(30)[0].loaded == ("ltx-video", "pocket")
+
+
+def test_an_operators_wish_ends_with_the_engine_that_had_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.0)
+    bench.step_seconds = 0.2
+    job = bench.submit(width=64, height=64, num_frames=5, num_inference_steps=100)
+    bench.start_worker()
+    bench.wait(job, lambda found: found.stage == "denoise")
+    bench.store.add_command("wish", CommandKind.LOAD, ["w1"], "no-such-model")  # waits for the job's end
+    eventually(lambda: bench.store.command("wish").status is CommandStatus.RUNNING)
+    os.kill(bench.engines[-1].pid, signal.SIGKILL)
+    wish = eventually(
+        lambda: found if (found := bench.store.command("wish")).status is CommandStatus.FAILED else None
+    )
+    assert wish is not None
+    assert "engine process" in wish.errands[0].message
+    bench.store.request_cancel(job.id)
+    assert bench.ended(job).status is JobStatus.CANCELLED
 
 
 def test_a_restart_gives_another_engine_process_and_keeps_the_worker(bench: Bench) -> None:

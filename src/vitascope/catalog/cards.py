@@ -29,12 +29,13 @@ MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components",
+    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components", "quantization",
     "upscale",
 }  # fmt: skip
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "none", "int8", "fp8")
 
 
 @cache
@@ -121,6 +122,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         memory_gb=values.get("memory", 0.0),
         price_class=values.get("price", "standard"),
         dtype=values.get("dtype", "auto"),
+        quantization=values.get("quantization", "auto"),
         aliases=tuple(values.get("aliases", ())),
     )
 
@@ -193,8 +195,9 @@ def _check_names(values: Mapping[str, Any]) -> None:
     if family not in get_args(SchedulerFamily):
         known = ", ".join(get_args(SchedulerFamily))
         raise ValueError(f"`scheduler_family` is {family!r}, but it must be one of {known}")
-    if values.get("dtype", "auto") not in DTYPES:
-        raise ValueError(f"`dtype` is {values['dtype']!r}, but it must be one of {', '.join(DTYPES)}")
+    for key, legal in {"dtype": DTYPES, "quantization": QUANTIZATIONS}.items():
+        if values.get(key, "auto") not in legal:
+            raise ValueError(f"`{key}` is {values[key]!r}, but it must be one of {', '.join(legal)}")
 
 
 def _size(text: str) -> Size:

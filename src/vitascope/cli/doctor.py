@@ -19,6 +19,7 @@ from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError, VitascopeError
+from vitascope.domain.model_spec import ModelSpec
 
 GIB = 2**30
 NEEDED_MEMORY_BYTES = 2 * GIB
@@ -26,10 +27,13 @@ NEEDED_DISK_BYTES = GIB
 
 
 def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Say how this model would be loaded here, without loading it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine: each finding with what it means. Exits 1 if videos cannot be made."""
-    findings = _findings()
+    findings = _findings(model)
     if as_json:
         typer.echo(
             json.dumps(
@@ -46,7 +50,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _findings() -> list[tuple[Choice, bool]]:
+def _findings(model: str | None) -> list[tuple[Choice, bool]]:
     settings = settings_module.load()
     findings = [
         (Choice("vitascope", __version__, "this program"), True),
@@ -54,7 +58,7 @@ def _findings() -> list[tuple[Choice, bool]]:
     ]
     findings += _engine_findings(settings)
     findings += [_memory(), _folder(settings.home), *_storage(settings), _provenance(settings)]
-    findings += _models(settings)
+    findings += _models(settings, model)
     return findings
 
 
@@ -75,12 +79,14 @@ def _storage(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
 
 def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
     try:
+        from vitascope.engine import Wishes
         from vitascope.engine.doctor import describe
     except ImportError as error:
         reason = f"the engine cannot be imported ({error.name}); install again"
         return [(Choice("torch", "not found", reason), False)]
     try:
-        return [(choice, True) for choice in describe(settings.engine.device, settings.engine.threads)]
+        engine = settings.engine
+        return [(choice, True) for choice in describe(engine.device, engine.threads, Wishes(**engine.wishes))]
     except SettingsError as error:
         return [(Choice("device", settings.engine.device, error.message), False)]
 
@@ -127,15 +133,32 @@ def _provenance(settings: settings_module.Settings) -> tuple[Choice, bool]:
     return Choice("provenance", credentials.name, "files are signed with this certificate"), True
 
 
-def _models(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+def _placement(
+    settings: settings_module.Settings, spec: ModelSpec, location: str
+) -> list[tuple[Choice, bool]]:
+    """How a model would be loaded."""
+    from vitascope.engine import Wishes
+    from vitascope.engine.doctor import describe_model
+
+    engine = settings.engine
+    parts = {name: locate(part) for name, part in spec.parts.items()}
+    budget = round(engine.memory_gb * 10**9) or None
+    found = describe_model(spec, location, parts, engine.device, Wishes(**engine.wishes), budget)
+    return [(choice, True) for choice in found]
+
+
+def _models(settings: settings_module.Settings, asked: str | None) -> list[tuple[Choice, bool]]:
     try:
         catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
-        spec = catalog.resolve(None)
-        locate(spec)
+        spec = catalog.resolve(asked)
+        location = locate(spec)
+        placement = _placement(settings, spec, location) if settings.engine.kind == "diffusers" else []
     except VitascopeError as error:
-        return [(Choice("model", settings.engine.default_model, error.message), False)]
+        return [(Choice("model", asked or settings.engine.default_model, error.message), False)]
+    except ImportError:
+        placement = []  # the finding for torch says it
     kind, _, name = spec.source.partition(":")
     meaning = "will be downloaded at first use" if kind == "hub" else "its files are complete"
     if kind == "embedded":
         meaning = "ships with Vitascope; every file matches its checksum"
-    return [(Choice("model", f"{spec.id} ({name})" if kind == "hub" else spec.id, meaning), True)]
+    return [(Choice("model", f"{spec.id} ({name})" if kind == "hub" else spec.id, meaning), True), *placement]

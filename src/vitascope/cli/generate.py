@@ -225,7 +225,7 @@ def _produce(
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
-        from vitascope.engine import open_engine
+        from vitascope.engine import Wishes, open_engine
         from vitascope.worker.outputs import Failed, produce_all
         from vitascope.worker.produce import Product
 
@@ -239,6 +239,8 @@ def _produce(
             device=settings.engine.device,
             threads=settings.engine.threads,
             slots=settings.engine.slots,
+            memory_gb=settings.engine.memory_gb,
+            wishes=Wishes(**settings.engine.wishes),
             fake_step_seconds=settings.engine.fake_step_seconds,
         )
         between = settings.worker.frame_interpolation

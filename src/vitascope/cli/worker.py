@@ -42,7 +42,7 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     """Run the engine for a worker; started by the worker only."""
-    from vitascope.engine import open_engine
+    from vitascope.engine import Wishes, open_engine
     from vitascope.worker import child
 
     from ._marks import open_marks
@@ -65,6 +65,8 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             device=engine.device,
             threads=engine.threads,
             slots=engine.slots,
+            memory_gb=engine.memory_gb,
+            wishes=Wishes(**engine.wishes),
             fake_step_seconds=engine.fake_step_seconds,
         ),
         catalog.resolve,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from .residency import Residency
 
 
 class CommandKind(StrEnum):
@@ -109,3 +111,5 @@ class WorkerState:
     #: Ids of the models that would start at once.
     loaded: tuple[str, ...]
     started_at: datetime
+    #: What these take, and counts since the worker's engine was started.
+    residency: Residency = field(default_factory=Residency)

@@ -35,7 +35,8 @@
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
-    │   ├── OutOfMemory
+    │   ├── ModelTooLarge           its weights have no room, however they are placed
+    │   ├── OutOfMemory             .peak_bytes
     │   ├── InvalidOutput
     │   ├── UnreadableImage
     │   ├── UnreadableVideo
@@ -268,8 +269,20 @@ class ModelUnavailable(GenerationError):
     """The model's files could not be loaded."""
 
 
+class ModelTooLarge(GenerationError):
+    """The model is larger than this machine can hold."""
+
+
 class OutOfMemory(GenerationError):
-    """The device ran out of memory."""
+    """The device ran out of memory.
+
+    Args:
+        peak_bytes: most that was in use; 0 if that was not measured.
+    """
+
+    def __init__(self, message: str = "", *, peak_bytes: int = 0, hint: str | None = None) -> None:
+        self.peak_bytes = peak_bytes
+        super().__init__(message, hint=hint)
 
 
 class InvalidOutput(GenerationError):

@@ -130,6 +130,8 @@ class ModelSpec:
     license: str = "unknown"
     #: torch dtype by name, or "auto" for the best that the device has.
     dtype: str = "auto"
+    #: How its matrices are kept: "none" as they compute, "int8" or "fp8" in one byte a value, "auto" as they fit.
+    quantization: str = "auto"
     description: str = ""
     #: GB of device memory in bfloat16 without offloading, for 81 frames or so of the default size; 0 if unknown.
     memory_gb: float = 0.0

@@ -9,6 +9,7 @@ Shapes in this room: `B` batch, `C` latent channels, `T` latent frames, `H` `W` 
 """
 
 from .contract import Clip, Engine, Inputs, open_engine
+from .placement import Wishes
 from .places import EngineBusy
 
-__all__ = ["Clip", "Engine", "EngineBusy", "Inputs", "open_engine"]
+__all__ = ["Clip", "Engine", "EngineBusy", "Inputs", "Wishes", "open_engine"]

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from vitascope.domain.choice import Choice
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
+
+from .placement import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +62,9 @@ class Engine(Protocol):
     exactly what it makes alone. What is between two pauses belongs to one generation only, so the caller decides how the
     device's time is shared; a generation that stands still while it decodes holds the most memory.
 
-    Not in turn run generations of different models, since one would have to unload the other's. Nor will those be whose
-    weights change with the request: under offloading, where modules come and go, or with different LoRA sets.
+    Several models may be loaded, and have generations open, as far as their memory and that of the work goes; where another
+    one needs room, the least recently used one goes that has no open generation. Not in turn run generations whose weights
+    change with the request: under offloading, where modules come and go.
     """
 
     @property
@@ -75,11 +79,16 @@ class Engine(Protocol):
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
-        """Ids of the models that would start at once."""
+        """Ids of the models that would start at once, the least recently used one first."""
+        ...
+
+    @property
+    def residency(self) -> Residency:
+        """What is loaded with what it takes, and what became of it so far."""
         ...
 
     def capacity(self, spec: ModelSpec) -> int:
-        """How many more generations of this model may be begun now; 0 while another model runs."""
+        """How many more generations of this model may be begun now; 0 where it has no room beside those that run."""
         ...
 
     def generate(
@@ -99,17 +108,30 @@ class Engine(Protocol):
             Steps in the order of `domain.step.STAGE_STARTS`, with one for each denoising step; last the Clip.
 
         Raises:
-            GenerationError: the model could not be loaded, ran out of memory, or gave no picture.
+            GenerationError: the model could not be loaded, or gave no picture.
+            OutOfMemory: the memory was not enough, not even without the models that nothing runs of. All that the
+                generation took is free again.
             EngineBusy: there is no `capacity` for it; nothing else has changed.
         """
         ...
 
     def load(self, spec: ModelSpec) -> None:
-        """Load a model, so that its next generation starts at once; what is in its way is unloaded.
+        """Load a model, so that its next generation starts at once; what is in its way and not in use is unloaded.
 
         Raises:
             GenerationError: it could not be loaded, or the memory was not enough.
-            EngineBusy: a generation of another model is open, or there is no place.
+            EngineBusy: it has no room beside what runs, or there is no place.
+        """
+        ...
+
+    def prepare(self, spec: ModelSpec) -> bool:
+        """Begin to load a model beside what runs, for its next generation to begin sooner; does not wait for it.
+
+        What runs makes what it makes alone, and can be cancelled as quickly. Where the model has no room beside it, its
+        files are read into main memory only. Whatever goes wrong is told by the generation or the `load` that needs it.
+
+        Returns:
+            Whether it was begun: it was not there, and nothing else is being prepared.
         """
         ...
 
@@ -141,13 +163,17 @@ def open_engine(
     device: str = "auto",
     threads: int = 0,
     slots: int = 4,
+    memory_gb: float = 0.0,
+    wishes: Wishes = NO_WISHES,
     fake_step_seconds: float = 0.0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
         from .fake import FakeEngine
 
-        return FakeEngine(step_seconds=fake_step_seconds, slots=slots)
+        return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
     from .engine import DiffusersEngine
 
-    return DiffusersEngine(locate, device=device, threads=threads, slots=slots)
+    return DiffusersEngine(
+        locate, device=device, threads=threads, slots=slots, memory_gb=memory_gb, wishes=wishes
+    )

@@ -14,10 +14,12 @@ from PIL import Image
 from vitascope.domain.choice import Choice
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
 
 from .contract import NO_INPUTS, Clip, Inputs
 from .places import Places
+from .residence import GB, Residence
 
 if TYPE_CHECKING:
     from .contract import Frames
@@ -31,12 +33,13 @@ class FakeEngine:
     Args:
         step_seconds: how long one denoising step takes.
         slots: generations that may be open at the same time.
+        memory_gb: what models may take, each of which counts as 1 GB; 0 sets no bound.
     """
 
-    def __init__(self, step_seconds: float = 0.0, slots: int = 4) -> None:
+    def __init__(self, step_seconds: float = 0.0, slots: int = 4, memory_gb: float = 0.0) -> None:
         self.step_seconds = step_seconds
         self._places = Places(slots)
-        self.loaded_models: tuple[str, ...] = ()
+        self._residence = Residence(_NoModels(round(memory_gb * GB)))
 
     runs_on_cpu = True
 
@@ -44,13 +47,21 @@ class FakeEngine:
     def device(self) -> str:
         return f"fake {self.step_seconds:g} s a step"
 
+    @property
+    def loaded_models(self) -> tuple[str, ...]:
+        return self._residence.ids
+
+    @property
+    def residency(self) -> Residency:
+        return self._residence.state()
+
     def capacity(self, spec: ModelSpec) -> int:
-        return self._places.free(spec)
+        return self._residence.room_for(spec, self._places.free)
 
     def generate(
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
-        with self._places.take(spec):
+        with self._places.take(spec.id), self._residence.use(spec):
             yield Step("load", 1)
             yield Step("encode_prompt", 1)
             yield Step("denoise", 0, plan.total_steps)
@@ -65,21 +76,53 @@ class FakeEngine:
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
     def load(self, spec: ModelSpec) -> None:
-        with self._places.take(spec):
-            self.loaded_models = (spec.id,)
+        with self._places.take(spec.id):
+            self._residence.bring(spec)
+
+    def prepare(self, spec: ModelSpec) -> bool:
+        if not self._residence.reserve(spec):
+            return False
+        self._residence.bring_ahead(spec)
+        return True
 
     def unload(self, model_id: str) -> bool:
-        if model_id not in self.loaded_models:
-            return False
-        self.close()
-        return True
+        return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
         """Nothing is held."""
 
     def close(self) -> None:
         self._places.require_idle("unload")
-        self.loaded_models = ()
+        self._residence.clear()
+
+
+class _NoModels:
+    """Models that are nothing but a size.
+
+    Args:
+        budget_bytes: what they may take; 0 sets no bound.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes or None
+
+    def free_bytes(self, _weights_bytes: int) -> int:
+        return 10**6 * GB
+
+    def estimate(self, _spec: ModelSpec) -> int:
+        return GB
+
+    def guess_work(self, _spec: ModelSpec, _weights_bytes: int) -> int:
+        return 0
+
+    def load(self, _spec: ModelSpec) -> None:
+        """There is nothing to load."""
+
+    def weigh(self, _model: None) -> int:
+        return GB
+
+    def reclaim(self) -> None:
+        """There is nothing to give back."""
 
 
 def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .offloading import device_of
+
 #: Order of the dimensions of latents as the scheduler steps them, by the beginning of the pipeline's class name.
 #: Elsewhere five are (B, C, T, H, W), four are frames as a batch (B T, C, H, W), and three are tokens (B, T H W, C).
 LAYOUTS = {
@@ -124,7 +126,7 @@ def encode(vae: Any, clip: torch.Tensor) -> torch.Tensor:
     """Encode a clip (3, T, height, width) in [0, 1]: the latents' mean (T, H, W, C), float32, as the autoencoder scales them."""
     is_one = is_of_video(vae)
     clip = clip if is_one else clip.transpose(0, 1)
-    pixels = (clip * 2 - 1).to(vae.device, vae.dtype)
+    pixels = (clip * 2 - 1).to(device_of(vae), vae.dtype)
     encoded = vae.encode(pixels[None] if is_one else pixels)
     if hasattr(encoded, "latent_dist"):
         encoded = encoded.latent_dist.mode()

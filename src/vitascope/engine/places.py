@@ -1,11 +1,10 @@
-"""How many generations may be open at the same time. Knows nothing of torch."""
+"""How many generations may be open at the same time. Knows nothing of torch, nor of memory."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
-
-from vitascope.domain.model_spec import ModelSpec
 
 
 class EngineBusy(RuntimeError):
@@ -13,7 +12,7 @@ class EngineBusy(RuntimeError):
 
 
 class Places:
-    """The places for open generations: all of one model, since another one would have to unload it.
+    """The places for open generations, of whatever models.
 
     Args:
         number: how many there are.
@@ -21,28 +20,31 @@ class Places:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._taken = 0
-        self._spec: ModelSpec | None = None
+        self._taken: Counter[str] = Counter()
 
-    def free(self, spec: ModelSpec) -> int:
-        """How many more generations of this model may be opened now."""
-        return 0 if self._taken and self._spec != spec else self._number - self._taken
+    @property
+    def free(self) -> int:
+        """How many more generations may be opened now."""
+        return self._number - self._taken.total()
+
+    def open(self, model_id: str) -> int:
+        """How many generations of a model are open."""
+        return self._taken[model_id]
 
     @contextlib.contextmanager
-    def take(self, spec: ModelSpec) -> Iterator[None]:
+    def take(self, model_id: str) -> Iterator[None]:
         """Hold a place.
 
         Raises:
-            EngineBusy: all are taken, or another model runs.
+            EngineBusy: all are taken.
         """
-        if not self.free(spec):
-            self.require_idle(f"generate with model `{spec.id}`")
-        self._spec = spec
-        self._taken += 1
+        if not self.free:
+            self.require_idle(f"generate with model `{model_id}`")
+        self._taken[model_id] += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self._taken -= Counter([model_id])
 
     def require_idle(self, wish: str) -> None:
         """Make sure that no generation is open.
@@ -51,5 +53,6 @@ class Places:
             EngineBusy: one is.
         """
         if self._taken:
-            assert self._spec is not None
-            raise EngineBusy(f"cannot {wish}: {self._taken} of {self._number} places run `{self._spec.id}`")
+            models = ", ".join(f"`{model_id}`" for model_id in sorted(self._taken))
+            message = f"cannot {wish}: {self._taken.total()} of {self._number} places run {models}"
+            raise EngineBusy(message)

@@ -18,6 +18,7 @@ from diffusers import ConfigMixin
 from vitascope.domain.model_spec import Mode
 
 from .generation import pause_at_blocks
+from .offloading import Offloading
 from .torch_state import TorchState
 
 
@@ -84,12 +85,16 @@ class Slots:
 
     Args:
         pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
-        device: where they are.
+        device: where they work.
+        offloading: brings their weights there, where they wait elsewhere. Then only one slot may be lent at a time.
     """
 
-    def __init__(self, pipelines: dict[Mode, Any], device: torch.device) -> None:
+    def __init__(
+        self, pipelines: dict[Mode, Any], device: torch.device, offloading: Offloading | None = None
+    ) -> None:
         self._pipelines = pipelines
         self._device = device
+        self._offloading = offloading
         self._idle: list[Slot] = []
         self._shared: dict[str, Any] = {}
 
@@ -100,11 +105,18 @@ class Slots:
         A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs some tens of
         milliseconds and no weights (docs/experiments.md).
         """
-        slot = self._idle.pop() if self._idle else Slot(self._pipelines, self._shared)
+        slot = self._idle.pop() if self._idle else self._make()
         slot.state = TorchState(seed, self._device)
-        yield slot
+        with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
+            yield slot
         slot.state = None
         self._idle.append(slot)
+
+    def _make(self) -> Slot:
+        slot = Slot(self._pipelines, self._shared)
+        if self._offloading is not None:
+            self._offloading.arrange(slot.modules())
+        return slot
 
 
 def build_pipeline(pipeline_class: Any, components: dict[str, Any], config: Any) -> Any:

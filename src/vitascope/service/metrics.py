@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from vitascope.domain.access import OPEN
+from vitascope.domain.command import WorkerState
 from vitascope.domain.job import JobStatus
 
 from .service import Service
@@ -63,6 +64,32 @@ class _Queue(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        yield from _memory(self._service.commands.workers())
         if (free_bytes := self._service.free_bytes) is not None:
             text = "Free bytes on the disk of the data folder."
             yield GaugeMetricFamily("vitascope_disk_free_bytes", text, value=free_bytes)
+
+
+_COUNTED = {
+    "loads": "Models that were loaded.",
+    "load_seconds": "Seconds that loading took.",
+    "loads_ahead": "Models that were loaded while something else ran.",
+    "hits": "Videos whose model was loaded already.",
+    "evictions": "Models that were unloaded because another needed the room.",
+    "out_of_memory": "Videos and loads that failed because the memory was not enough.",
+}
+
+
+def _memory(workers: Sequence[WorkerState]) -> Iterator[Metric]:
+    """What each worker's engine has loaded; counters begin again with each engine process, as Prometheus expects."""
+    for name, text in _COUNTED.items():
+        total = CounterMetricFamily(f"vitascope_model_{name}", text, labels=["worker"])
+        for worker in workers:
+            total.add_metric([worker.id], getattr(worker.residency, name))
+        yield total
+    labels = ["worker", "model"]
+    weights = GaugeMetricFamily("vitascope_model_bytes", "Memory of a loaded model's weights.", labels=labels)
+    for worker in workers:
+        for model, memory in worker.residency.models.items():
+            weights.add_metric([worker.id, model], memory.weights_bytes)
+    yield weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -164,11 +164,14 @@ def see_worker(
     now: datetime,
     device: str | None = None,
     loaded: Collection[str] | None = None,
+    residency: Mapping[str, Any] | None = None,
 ) -> None:
     """Note that a worker is alive; forgets those that were not seen for long when a new one comes."""
     values: dict[str, Any] = {} if device is None else {"device": device}
     if loaded is not None:
         values["loaded"] = sorted(loaded)
+    if residency is not None:
+        values["residency"] = dict(residency)
     seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None, **values)
     if connection.execute(seen).rowcount == 0:
         connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGET_WORKERS_AFTER))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from vitascope.domain.command import Command, CommandKind, CommandStatus, Errand, WorkerState
 from vitascope.domain.errors import CommandNotFound, NoWorker
+from vitascope.domain.residency import Residency
 
 from . import changes
 from .base import Base
@@ -34,7 +35,9 @@ class ForCommands(Base):
             is_alive = (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None)
             query = sa.select(workers).where(is_alive).order_by(workers.c.started_at, workers.c.id)
             return [
-                WorkerState(row.id, row.device, tuple(row.loaded), row.started_at)
+                WorkerState(
+                    row.id, row.device, tuple(row.loaded), row.started_at, Residency.from_dict(row.residency)
+                )
                 for row in connection.execute(query)
             ]
 

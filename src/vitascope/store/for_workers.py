@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from vitascope.domain.cost import Speed
 from vitascope.domain.job import JobError, JobStatus, Lease
+from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
@@ -62,6 +63,17 @@ class ForWorkers(Base):
                 connection, row, JobStatus.RUNNING, now, started_at=started_at, **values, **counts
             )
         return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
+
+    def next_model(self, *, device: str = "", warm_models: frozenset[str] = frozenset()) -> str | None:
+        """Tell the model of the job that `claim` would give now, with the same arguments; None if none waits.
+
+        By the time of the claim another may be first. Costs a read.
+        """
+        with self._database.read() as connection:
+            if queue.is_empty(connection):
+                return None
+            lease_now = self._lease_time(connection)
+            return queue.next_model(connection, self._now(), lease_now, device, warm_models)
 
     def renew(self, lease: Lease, lease_seconds: float) -> bool:
         """Keep the job for `lease_seconds` from now, and be seen as a worker.
@@ -244,7 +256,11 @@ class ForWorkers(Base):
         }
 
     def worker_seen(
-        self, worker_id: str, device: str | None = None, loaded: Collection[str] | None = None
+        self,
+        worker_id: str,
+        device: str | None = None,
+        loaded: Collection[str] | None = None,
+        residency: Residency | None = None,
     ) -> None:
         """Note that a worker is alive; the first time makes it known.
 
@@ -252,9 +268,11 @@ class ForWorkers(Base):
             worker_id: who.
             device: its kind of device, once that is known.
             loaded: ids of the models that it has loaded, once that is known.
+            residency: what they take, and counts, once that is known.
         """
+        told = None if residency is None else residency.to_dict()
         with self._database.write_soon() as connection:
-            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded)
+            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded, told)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose; what it was told to do and has not done fails."""

@@ -7,7 +7,7 @@ shortest ones, so that its cost does not grow with the queue.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,9 +63,29 @@ def lock_next(
         device: of the asking worker.
         warm_models: that the asking worker has loaded.
     """
+    for chosen in _in_turn(connection, now, lease_now, device, warm_models):
+        query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
+        row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+        if row is not None:
+            return row
+    return None
+
+
+def next_model(
+    connection: sa.Connection, now: datetime, lease_now: datetime, device: str, warm_models: frozenset[str]
+) -> str | None:
+    """Tell the model of the job that goes next on a device, as things stand; None if nobody waits. Arguments as of `lock_next`."""
+    chosen = next(_in_turn(connection, now, lease_now, device, warm_models), None)
+    return None if chosen is None else chosen.model
+
+
+def _in_turn(
+    connection: sa.Connection, now: datetime, lease_now: datetime, device: str, warm_models: frozenset[str]
+) -> Iterator[Candidate]:
+    """Choose the job that goes next, then who would go instead of it, and so on; of a bounded number."""
     lines = _lines(connection, now)
     if not lines:
-        return None
+        return
     estimate = estimate_on(connection, [device])
     served: Mapping[str, float] = {}
     if len({line.key_id for line in lines}) > 1:
@@ -74,12 +94,8 @@ def lock_next(
     rows = [row for line in _due(lines, served, top) for row in _window(connection, line)]
     candidates = [candidate_of(row, now, estimate) for row in sorted(rows, key=lambda row: int(row.number))]
     while (chosen := arbiter.next_of(candidates, served, warm_models, top)) is not None:
-        query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
-        row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
-        if row is not None:
-            return row
+        yield chosen
         candidates.remove(chosen)
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import queue
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,7 +19,9 @@ from typing import NoReturn
 
 from vitascope.domain.errors import (
     InternalError,
+    ModelTooLarge,
     ModelUnavailable,
+    OutOfMemory,
     UnknownModel,
     UnreadableImage,
     UnreadableVideo,
@@ -66,7 +70,7 @@ def run(
     child.serve()
 
 
-SAME_FOR_ALL = (ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
+SAME_FOR_ALL = (ModelTooLarge, ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
 """Whatever keeps one video of a job from being made like this keeps all of them: the others are not tried."""
 
 
@@ -89,18 +93,47 @@ class _Child:
         self._engine = engine
         self._resolve = resolve
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        #: Orders that came while a job was made, and wait for its end.
+        self._later: deque[Message] = deque()
         self._cancelled: set[str] = set()
 
     def serve(self) -> NoReturn:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         self._pipe.send({"is": "ready", **self._engine_now()})
         while True:
-            order = self._orders.get()
+            order = self._later.popleft() if self._later else self._orders.get()
+            if order["do"] == "prepare":
+                self._prepare(order["model"])
+                continue
             answer = self._make(order) if order["do"] == "make" else self._obey(order)
             self._pipe.send({**answer, **self._engine_now()})
 
+    def _beside(self) -> None:
+        """Do what can be done while a job is made: begin to load models, and say of those that were to be that they are."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._later.append(self._orders.get_nowait())
+        for order in tuple(self._later):
+            if order["do"] == "prepare":
+                self._later.remove(order)
+                self._prepare(order["model"])
+            elif order["do"] == "load" and self._prepare(order["model"]):
+                self._later.remove(order)
+                self._pipe.send({**self._obey(order), **self._engine_now()})
+
+    def _prepare(self, model: str) -> bool:
+        """Have a model loaded beside what runs; returns whether it is."""
+        with contextlib.suppress(VitascopeError):  # who needs it hears why
+            spec = self._resolve(model)
+            if spec.id in self._engine.loaded_models:
+                return True
+            self._engine.prepare(spec)
+        return False
+
     def _engine_now(self) -> Message:
-        return {"device": self._engine.device, "loaded": self._engine.loaded_models}
+        engine = self._engine
+        residency = engine.residency.to_dict()
+        return {"device": engine.device, "loaded": engine.loaded_models, "residency": residency}
 
     def _listen(self) -> None:
         """Take messages while the engine works; a closed pipe means that the parent is gone."""
@@ -184,6 +217,7 @@ class _Child:
         )
         with closing(making):
             for event in making:
+                self._beside()
                 if job_id in self._cancelled:
                     raise _Cancelled
                 if isinstance(event, Step):
@@ -195,7 +229,11 @@ class _Child:
 def _told_error(failed: Failed, job_id: str) -> JobError:
     """Log why a video was not made, and say as much of it as its client may know."""
     extra = {"job_id": job_id, "video": failed.index}
-    error = failed.error
+    error = (
+        OutOfMemory("this machine ran out of memory")
+        if isinstance(failed.error, MemoryError)
+        else failed.error
+    )
     if not isinstance(error, VitascopeError):
         logger.error("video failed", extra=extra, exc_info=error)
         return JobError(InternalError.code, InternalError().message)

@@ -76,6 +76,10 @@ class Errands:
         """Take the next errand that the caller does, with the engine."""
         return self._store.take_errand(self._worker_id, THROUGH_ENGINE)
 
+    def next_load(self) -> Errand | None:
+        """Take the next wish that a model be loaded: the engine does it beside a job."""
+        return self._store.take_errand(self._worker_id, {CommandKind.LOAD})
+
     def stop(self) -> None:
         """Let a download stop where it is; it goes on from there when it is asked for again."""
         self._is_stopping = True

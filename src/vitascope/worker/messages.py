@@ -2,6 +2,7 @@
 
 parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": PATH, "key": KEY}
                  {"do": "cancel", "job": ID}
+                 {"do": "prepare", "model": ID}              beside a job; has no answer
                  {"do": "load" | "unload", "errand": NUMBER, "model": ID}
                  {"do": "clear_caches", "errand": NUMBER}
 child → parent   {"is": "ready"}
@@ -10,7 +11,7 @@ child → parent   {"is": "ready"}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
-               All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …]
+               A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
 """
 
 from __future__ import annotations

@@ -26,16 +26,17 @@ from vitascope.domain.errors import (
     JobNotFound,
     LeaseLost,
     ModelInUse,
-    ModelUnavailable,
     StorageError,
     StoreUnavailable,
 )
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.marks import OPERATORS_IMAGE
+from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, stored_keys
 from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
+from .ahead import Ahead, result_of
 from .engine_process import EngineProcess
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
@@ -131,10 +132,12 @@ class Worker:
         #: Kind of the engine's device; empty until it has told.
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
+        self._residency = Residency()
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
         self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
+        self._ahead: Ahead | None = None
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
 
@@ -175,6 +178,9 @@ class Worker:
     def _work_once(self) -> None:
         """Run the next job, or wait a moment for one."""
         self._tidy()
+        if self._ahead is not None:
+            self._ahead.settle(self._await_answer)
+            self._ahead = None
         self._hear_idle_engine(self._ready_engine())
         self._errands.begin()
         if (errand := self._errands.next_for_engine()) is not None:
@@ -207,8 +213,11 @@ class Worker:
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
-        loaded = self._warm_models if self._device else None
-        self._store.worker_seen(self._config.worker_id, self._device or None, loaded)
+        if self._device:
+            told = (self._device, self._warm_models, self._residency)
+            self._store.worker_seen(self._config.worker_id, *told)
+        else:
+            self._store.worker_seen(self._config.worker_id)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
@@ -220,6 +229,7 @@ class Worker:
             self._drop_engine()
         if self._engine is None:
             self._engine = self._start_engine()
+            self._residency = Residency()
             if self._warm_models:
                 self._warm_models = frozenset()
                 self._tidied_at = float("-inf")
@@ -235,6 +245,7 @@ class Worker:
 
     def _know_engine(self, message: Message) -> None:
         """Note on what kind of device the engine works, and which models it has loaded."""
+        self._residency = Residency.from_dict(message["residency"])
         loaded = frozenset(message["loaded"])
         if (self._device, self._warm_models) != (message["device"], loaded):
             self._device, self._warm_models = message["device"], loaded
@@ -260,6 +271,11 @@ class Worker:
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:
         engine = self._ready_engine()
         engine.send({"do": kind.value, "errand": errand.number, "model": errand.model})
+        return self._await_answer(engine, errand)
+
+    def _await_answer(self, engine: EngineProcess, errand: Errand) -> str:
+        if engine is not self._engine:
+            raise InternalError("The engine process ended before it was done.")
         silent_seconds = 0.0
         while silent_seconds < self._config.hang_seconds and not self._is_time_over():
             try:
@@ -276,11 +292,9 @@ class Worker:
                 continue
             self._know_engine(message)
             if message["is"] == "obeyed" and message["errand"] == errand.number:
-                if message["problem"] is not None:
-                    raise ModelUnavailable(message["message"])
                 with contextlib.suppress(StoreUnavailable):
                     self._tidy()  # who waits for this shall find it so
-                return str(message["message"])
+                return result_of(message)
         self._drop_engine()
         reason = "the worker stops" if self._stop_at is not None else "the engine said nothing for too long"
         raise InternalError(f"It was not done: {reason}.")
@@ -329,6 +343,7 @@ class Worker:
         known_step_seconds = self._step_times.of(plan)
         patience = Patience(runs_of(plan), known_step_seconds, self._config.hang_seconds)
         watch = Watch(heartbeat, engine, patience)
+        self._ahead = ahead = Ahead(self._store, self._errands, engine)
         while True:
             self._check_time()
             try:
@@ -339,10 +354,14 @@ class Worker:
                 raise EngineDied from None
             if message is not None and message["is"] != "step":
                 self._know_engine(message)
-                if message["is"] != "ready":
+                if message["is"] == "obeyed":
+                    ahead.heard(message)
+                elif message["is"] != "ready":
                     self._step_times.learn(plan, patience.step_seconds)
                     return message
             watch.tick(message)
+            if message is not None:
+                ahead.look(self._device, self._warm_models)
 
     def _is_time_over(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at

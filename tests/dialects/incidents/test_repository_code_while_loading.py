@@ -9,7 +9,8 @@ import pytest
 
 from vitascope.catalog.sources import spec_of_folder
 from vitascope.domain.errors import ModelUnavailable, UnknownModel
-from vitascope.engine.memory import choose_device, load_model
+from vitascope.engine.device import choose_device
+from vitascope.engine.loading import load_model
 
 EVIL = "import pathlib\npathlib.Path(__file__).with_name('pwned').touch()\n"
 

@@ -213,5 +213,6 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
         "id": state.id,
         "device": state.device,
         "loaded": list(state.loaded),
+        "memory": state.residency.to_dict(),
         "started_at": state.started_at.isoformat(),
     }

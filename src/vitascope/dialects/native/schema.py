@@ -377,12 +377,42 @@ class CommandList(BaseModel):
     commands: list[Command]
 
 
+class ModelMemory(BaseModel):
+    """What a loaded model takes."""
+
+    #: Of its weights.
+    weights_bytes: int
+    #: Most that its work has taken beside them; null before that was measured.
+    work_bytes: int | None
+    #: Generations that are open.
+    num_open: int
+
+
+class WorkerMemory(BaseModel):
+    """What a worker's engine has in memory, and counts since it was started."""
+
+    models: dict[str, ModelMemory]
+    #: What models and their work may take; null where what is free decides.
+    budget_bytes: int | None
+    loads: int
+    load_seconds: float
+    #: How many of the loads were done while something else ran.
+    loads_ahead: int
+    #: Generations whose model was there already.
+    hits: int
+    #: Models that went because another needed the room.
+    evictions: int
+    #: Generations and loads that failed because the memory was not enough.
+    out_of_memory: int
+
+
 class Worker(BaseModel):
     """A worker that lives."""
 
     id: str
     device: str
     loaded: list[str]
+    memory: WorkerMemory
     started_at: datetime
 
 

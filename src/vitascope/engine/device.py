@@ -1,0 +1,148 @@
+"""What the work runs on: a GPU or the CPU, what it computes fast, and how much memory it has free."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+from vitascope.domain.choice import Choice
+from vitascope.domain.errors import SettingsError
+
+from .placement import Machine
+
+
+def choose_device(asked: str) -> tuple[torch.device, Choice]:
+    """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
+    if asked != "auto":
+        try:
+            device = torch.empty(0, device=asked).device
+        except (RuntimeError, AssertionError):
+            message = f"setting `engine.device`: there is no device `{asked[:40]}` here"
+            raise SettingsError(message, hint="`auto` takes the best one that there is") from None
+        return device, Choice("device", asked, "set by engine.device")
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return torch.device("cuda:0"), Choice("device", "cuda:0", f"found {name}")
+    if torch.xpu.is_available():
+        return torch.device("xpu:0"), Choice("device", "xpu:0", "found an Intel GPU")
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), Choice("device", "mps", "found Apple's GPU")
+    return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
+
+
+def device_kind(device: torch.device) -> str:
+    """Name the kind of a device, for speeds that were measured on it: a GPU by its model, a CPU by its threads."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device.type == "xpu":
+        return f"xpu {torch.xpu.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu {platform.machine()} with {torch.get_num_threads()} threads"
+    return str(device.type)
+
+
+def measure(device: torch.device, budget_bytes: int | None = None) -> Machine:
+    """Measure what models can be placed on. What this process takes counts as free: its models make room for each other.
+
+    Args:
+        budget_bytes: what the operator lets models take; None is what is free.
+    """
+    return Machine(
+        kind=device.type,
+        name=_name(device),
+        free_bytes=min(free_bytes(device) + _own_bytes(device), total_bytes(device)),
+        total_bytes=total_bytes(device),
+        free_host_bytes=free_host_bytes(),
+        has_bfloat16=_has_bfloat16(device),
+        budget_bytes=budget_bytes,
+    )
+
+
+def _own_bytes(device: torch.device) -> int:
+    """What this process takes of the device's memory, but for files that are mapped: those are dropped when it is needed."""
+    if device.type in ("cuda", "xpu"):
+        return int(torch.get_device_module(device).memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    usage = psutil.Process().memory_info()
+    return int(usage.rss - getattr(usage, "shared", 0))
+
+
+def _name(device: torch.device) -> str:
+    if device.type in ("cuda", "xpu"):
+        return str(torch.get_device_module(device).get_device_name(device))
+    return {"cpu": "this machine", "mps": "Apple's GPU"}.get(str(device.type), str(device.type))
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def choose_threads(asked: int) -> Choice:
+    """Set torch's CPU threads: as asked, or one per physical core (a second one on a core only adds traffic)."""
+    if asked:
+        torch.set_num_threads(asked)
+        return Choice("threads", str(asked), "set by engine.threads")
+    cores = psutil.cpu_count(logical=False) or 1
+    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else cores
+    threads = max(1, min(cores, usable))
+    torch.set_num_threads(threads)
+    return Choice("threads", str(threads), "one per physical core that this process may use")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Measure how much more memory a process can take now: of the GPU, or of this machine or its container.
+
+    What torch's allocator of this process keeps for later counts as free: it is used first.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + kept)
+    if device.type == "xpu":
+        free, _ = torch.xpu.mem_get_info(device)
+        kept = torch.xpu.memory_reserved(device) - torch.xpu.memory_allocated(device)
+        return int(free + kept)
+    if device.type == "mps":
+        most = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return int(min(most, psutil.virtual_memory().available))
+    return free_host_bytes()
+
+
+def total_bytes(device: torch.device) -> int:
+    """Tell how much memory the device has altogether."""
+    if device.type in ("cuda", "xpu"):
+        return int(torch.get_device_module(device).get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    limit = _container_limit()
+    total = int(psutil.virtual_memory().total)
+    return total if limit is None else min(total, limit[0])
+
+
+def free_host_bytes() -> int:
+    """Measure the main memory that processes can still take: a container's limit counts, swap does not."""
+    available = int(psutil.virtual_memory().available)
+    limit = _container_limit()
+    return available if limit is None else max(0, min(available, limit[0] - limit[1]))
+
+
+def _container_limit(folder: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
+    """Read a container's memory limit and what counts against it, without what the kernel would give back; None if it has none."""
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None  # no limits here, or of an older kind that such kernels no longer enforce for containers
+    cached = sum(
+        int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file "))
+    )
+    return int(limit), max(0, used - cached)

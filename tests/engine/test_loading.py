@@ -1,0 +1,219 @@
+"""Each way of loading, with tiny real models on the CPU: what it keeps, and how near it comes to the plain way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tiny import make_plan, run
+from vitascope.catalog import locate
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.engine import EngineBusy, activations, offloading
+from vitascope.engine.activations import Extent, largest_extent
+from vitascope.engine.compact import compact
+from vitascope.engine.device import measure
+from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.loading import LoadedModel, load_model
+from vitascope.engine.placement import OFFLOADS, Machine, Wishes
+from vitascope.engine.slots import Slot
+
+CPU = torch.device("cpu")
+PIPELINES = ["LTXPipeline", "TextToVideoSDPipeline", "WanPipeline"]
+Models = dict[str, ModelSpec]
+
+
+@pytest.fixture
+def open_engine() -> Iterator[Callable[..., DiffusersEngine]]:
+    opened: list[DiffusersEngine] = []
+
+    def make(**wishes: str) -> DiffusersEngine:
+        opened.append(DiffusersEngine(locate, device="cpu", threads=1, wishes=Wishes(**wishes)))
+        return opened[-1]
+
+    yield make
+    for engine in opened:
+        engine.close()
+
+
+def psnr(ours: Any, theirs: Any) -> float:
+    error = np.mean((ours.astype(np.float64) - theirs.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def chosen(clip: Any, name: str) -> tuple[str, str] | None:
+    return next(((c.value, c.reason) for c in clip.choices if c.name == name), None)
+
+
+@pytest.mark.parametrize("name", ["CogVideoXPipeline", "Wan 2.2 T2V-A14B", *PIPELINES])
+def test_the_files_tell_how_large_each_component_is(models: Models, name: str) -> None:
+    """Values by component from headers alone are those of the modules, and none is left out."""
+    spec = models[name]
+    parts = {part: locate(where) for part, where in spec.parts.items()}
+    loaded = load_model(spec, locate(spec), CPU, None, parts)  # type: ignore[arg-type]
+    modules = Slot(loaded.pipelines).modules()
+    for component in loaded.sizes.components:
+        module = modules[component.name]
+        parameters = sum(p.numel() for p in module.parameters())
+        assert component.num_values == pytest.approx(parameters, rel=0.02, abs=64)
+        assert component.num_block_values <= component.num_values
+    assert {part.name for part in loaded.sizes.components} == {
+        name for name, module in modules.items() if any(True for _ in module.parameters())
+    }
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_weights_in_bytes_stay_near_the_whole_ones(
+    models: Models, open_engine: Callable[..., DiffusersEngine], name: str, quantization: str
+) -> None:
+    spec = models[name]
+    plain, small = open_engine(), open_engine(quantization=quantization)
+    _, whole = run(plain, spec, make_plan(spec))
+    _, kept = run(small, spec, make_plan(spec))
+    assert chosen(kept, "quantization") == (quantization, "set by engine.quantization")
+    assert chosen(whole, "quantization") is None
+    assert psnr(kept.frames, whole.frames) > (30 if quantization == "int8" else 20)
+    assert not np.array_equal(kept.frames, whole.frames)
+    assert small.residency.models[spec.id].weights_bytes < plain.residency.models[spec.id].weights_bytes
+    _, again = run(small, spec, make_plan(spec))
+    np.testing.assert_array_equal(again.frames, kept.frames)
+
+
+def test_int8_is_nearer_than_float8() -> None:
+    """Why `auto` takes int8: of two ways in one byte the one that changes weights less."""
+    torch.manual_seed(0)
+    errors = {}
+    for kind in ("int8", "fp8"):
+        layer = torch.nn.Linear(256, 256, bias=False).requires_grad_(requires_grad=False)
+        weight = layer.weight.data.clone()
+        holder = torch.nn.ModuleDict({"layer": layer})
+        compact(holder, kind)  # type: ignore[arg-type]
+        assert layer.weight.element_size() == 1
+        errors[kind] = float((layer(torch.eye(256)) - weight.T).norm() / weight.norm())
+    assert errors["int8"] < errors["fp8"] / 3
+    assert errors["fp8"] < 0.03
+
+
+def test_a_layer_that_fails_keeps_its_bytes() -> None:
+    layer = torch.nn.Linear(8, 8)
+    holder = torch.nn.ModuleDict({"layer": layer})
+    compact(holder, "int8")
+    kept = layer.weight.data_ptr()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.zeros(1, 9))
+    assert layer.weight.data_ptr() == kept
+    assert torch.equal(layer(torch.zeros(1, 8)), layer.bias[None])
+
+
+def test_interleaved_requests_share_weights_in_bytes(
+    models: Models, open_engine: Callable[..., DiffusersEngine]
+) -> None:
+    spec = models["WanPipeline"]
+    engine = open_engine(quantization="int8")
+    alone = [run(engine, spec, make_plan(spec, seed=seed))[1].frames for seed in (1, 2)]
+    running = {index: engine.generate(make_plan(spec, seed=index + 1), spec) for index in range(2)}
+    together: dict[int, Any] = {}
+    while running:
+        for index, generation in list(running.items()):
+            event = next(generation, None)
+            if event is None:
+                del running[index]
+            else:
+                together[index] = event
+    for index in range(2):
+        np.testing.assert_array_equal(together[index].frames, alone[index])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_tiles_give_nearly_the_same_frames(
+    models: Models, open_engine: Callable[..., DiffusersEngine], name: str
+) -> None:
+    spec = models[name]
+    _, whole = run(open_engine(vae_tiling="off"), spec, make_plan(spec, height=64, width=64))
+    engine = open_engine(vae_tiling="on")
+    _, tiled = run(engine, spec, make_plan(spec, height=64, width=64))
+    assert chosen(tiled, "vae tiling") == ("on", "set by engine.vae_tiling")
+    assert engine._loaded is not None
+    with engine._loaded.slots.take(0) as slot:
+        vae: Any = slot.modules()["vae"]
+        assert vae.use_tiling
+    assert psnr(tiled.frames, whole.frames) > 20
+
+
+@pytest.mark.parametrize("offload", [each for each in OFFLOADS if each != "none"])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_offloaded_weights_make_the_same_frames_and_come_home(
+    models: Models,
+    name: str,
+    offload: str,
+    open_engine: Callable[..., DiffusersEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The CPU stands for a device of its own: what is brought there is a copy."""
+    monkeypatch.setattr(offloading, "fetch", lambda tensor, _device: tensor.clone())
+    spec = models[name]
+    _, plain = run(open_engine(), spec, make_plan(spec))
+    engine = open_engine()
+    machine = Machine("cuda", "a GPU", 10**12, 10**12, 10**12, measure(CPU).has_bfloat16)
+    monkeypatch.setattr("vitascope.engine.engine.measure", lambda *_: machine)
+    engine._models._wishes = Wishes(offload=offload)
+    assert engine.capacity(spec) == 1
+    engine.load(spec)
+    model: LoadedModel = engine._loaded  # type: ignore[assignment]
+    before = {id(p): p.data_ptr() for p in parameters_of(model)}
+    for _ in range(2):
+        _, clip = run(engine, spec, make_plan(spec))
+        np.testing.assert_array_equal(clip.frames, plain.frames)
+        assert {id(p): p.data_ptr() for p in parameters_of(model)} == before
+    assert chosen(clip, "offload") == (offload, "set by engine.offload")
+    running = engine.generate(make_plan(spec), spec)
+    while next(running).stage != "denoise":  # type: ignore[union-attr]
+        pass
+    assert engine.capacity(spec) == 0
+    with pytest.raises(EngineBusy, match="one at a time"):
+        list(engine.generate(make_plan(spec), spec))
+    running.close()
+    assert {id(p): p.data_ptr() for p in parameters_of(model)} == before
+    assert engine.capacity(spec) == 1
+
+
+def parameters_of(model: LoadedModel) -> list[torch.nn.Parameter]:
+    pipe = next(iter(model.pipelines.values()))
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def test_a_larger_clip_has_its_model_placed_anew(
+    models: Models, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was loaded for small clips makes room for a large one, and nothing of the picture changes."""
+    monkeypatch.setattr(offloading, "fetch", lambda tensor, _device: tensor.clone())
+    spec = models["WanPipeline"]
+    engine = open_engine()
+    free = 2**30 + 2**20
+    machine = Machine("cuda", "a GPU", free, free, 10**12, measure(CPU).has_bfloat16)
+    monkeypatch.setattr("vitascope.engine.engine.measure", lambda *_: machine)
+    monkeypatch.setattr(
+        "vitascope.engine.engine.largest_extent",
+        lambda _spec, plan=None: Extent(9, 64, 64) if plan is None else largest_extent(_spec, plan),
+    )
+    _, small = run(engine, spec, make_plan(spec))
+    assert chosen(small, "offload")[0] == "none"  # type: ignore[index]
+    assert engine.residency.loads == 1
+
+    def much(*_given: Any, **_more: Any) -> activations.Work:
+        weights = engine._models._placements[spec.id].placement.weights_bytes
+        return activations.Work(machine.usable_bytes - weights // 2, 0, 0)
+
+    monkeypatch.setattr("vitascope.engine.engine.memory_of", much)
+    monkeypatch.setattr("vitascope.engine.placement.work_of", much)
+    _, large = run(engine, spec, make_plan(spec))
+    assert chosen(large, "offload")[0] != "none"  # type: ignore[index]
+    assert engine.residency.loads == 2
+    np.testing.assert_array_equal(large.frames, small.frames)
+    run(engine, spec, make_plan(spec))
+    assert engine.residency.loads == 2, "it stays so"
