@@ -115,6 +115,18 @@ class TestTurns:
         create("warmer", plan_model="warm")
         assert order(store, clock, warm_models=frozenset({"warm"})) == ["warm", "cold", "warmer"]
 
+    def test_the_next_model_is_that_of_the_next_claim(self, store: Store, create: Create, clock: Any) -> None:
+        warm = {"warm_models": frozenset({"warm"})}
+        assert store.next_model() is None
+        create("cold", plan_model="cold")
+        clock.advance(60)
+        create("warm", plan_model="warm")
+        assert (store.next_model(), store.next_model(**warm)) == ("cold", "warm")
+        clock.advance(60)
+        assert store.next_model(**warm) == "cold", "it has waited long enough"
+        assert store.get("cold").status == "queued", "nothing is claimed"
+        assert order(store, clock, **warm) == ["cold", "warm"]
+
     def test_a_higher_priority_goes_first(self, store: Store, create: Create, clock: Any) -> None:
         create("later", priority=-1)
         for number in range(40):

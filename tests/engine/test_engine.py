@@ -64,7 +64,7 @@ def test_a_seed_reproduces(engine: Engine, models: Models, name: str) -> None:
 
 
 def test_frames_equal_the_plain_pipelines(engine: Engine, models: Models) -> None:
-    """What the engine adds (slot, greenlet, scheduler of its own) changes no pixel."""
+    """What the engine adds (slot, thread, scheduler of its own) changes no pixel."""
     import diffusers
 
     spec = dataclasses.replace(models["WanPipeline"], dtype="float32")

@@ -201,7 +201,7 @@ def test_a_failing_allocation_fails_the_generation_and_leaves_nothing(
     during = "while denoising" if component == "transformer" else "while decoding"
     assert f"model `{spec.id}` ran out of memory {during}: " in short.message
     assert short.peak_bytes > 32 * 2**20
-    assert f"{short.peak_bytes / 2**30:.2f} GiB of " in short.message
+    assert f"the peak was {short.peak_bytes / 2**30:.2f} GiB of " in short.message
     assert short.hint is not None
     assert "5 frames instead of 9" in short.hint
     assert ("engine.vae_tiling" in short.hint) == (component == "vae")

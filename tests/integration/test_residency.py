@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 import tiny
@@ -43,19 +44,65 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "cards").mkdir()
     for model, name in MODELS.items():
         folder = tiny.build(name, root / model, _with_a_large_text_encoder(name))
-        card = f'id = "{model}"\nsource = "folder:{folder}"\npipeline = "{name}"\n{tiny.SMALL}\n'
+        card = f'id = "{model}"\nsource = "folder:{folder}"\npipeline = "{name}"\n'
+        card += 'size = { native = ["32x32"], multiple = 32, max_pixels = 1_048_576 }\n'
         card += "frames = { multiple = 8, offset = 1, minimum = 9, maximum = 17, default = 9 }\n"
         (root / "cards" / f"{model}.toml").write_text(card)
     return root / "cards"
 
 
+FAILING = """
+import importlib.abc, importlib.util, sys
+
+def fail_at(module, name, call):
+    import torch
+    work, calls = getattr(module, name), []
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) < call:
+            return work(*args, **kwargs)
+        module.kept = [torch.ones(2**20) for _ in range(32)]  # 128 MB in blocks that the C library likes to keep
+        held = [torch.ones(2**20) for _ in range(32)]
+        return torch.empty(2**60)
+    setattr(module, name, failing)
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "vitascope.engine.slots":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        spec.loader.exec_module = lambda module, run=spec.loader.exec_module: (run(module), patch(module.Slots))
+        return spec
+
+def patch(slots):
+    import contextlib
+    lend = slots.take
+    @contextlib.contextmanager
+    def take(self, seed, *more):
+        with lend(self, seed, *more) as slot:
+            if seed == 1001:
+                fail_at(slot.modules()["transformer"], "forward", 4)
+            if seed == 1002:
+                fail_at(slot.modules()["vae"], "decode", 1)
+            yield slot
+    slots.take = take
+
+sys.meta_path.insert(0, Finder())
+"""
+"""For every Python process of the server: with the seeds 1001 and 1002, denoising and decoding run out of memory."""
+
+
 @pytest.fixture
 def url(tmp_path: Path, cards: Path) -> Iterator[str]:
     """A server with memory for two of them."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FAILING)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path]),
         "VITASCOPE_HOME": str(tmp_path / "home"),
         "VITASCOPE_CARDS": str(cards),
         "VITASCOPE_ENGINE__MEMORY_GB": str(FOR_TWO),
@@ -83,12 +130,12 @@ def url(tmp_path: Path, cards: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-    assert "Traceback" not in log.read_text()
+    assert "unexpected error" not in log.read_text()
 
 
-def submit(url: str, model: str, seed: int) -> str:
+def submit(url: str, model: str, seed: int, **other: Any) -> str:
     asked = {"prompt": "a dog", "model": model, "seed": seed, "num_frames": 9, "num_inference_steps": 2}
-    answer = httpx.post(f"{url}/api/v1/jobs", json={**asked, "width": 32, "height": 32})
+    answer = httpx.post(f"{url}/api/v1/jobs", json={**asked, "width": 32, "height": 32, **other})
     assert answer.status_code < 300, answer.text
     return str(answer.json()["id"])
 
@@ -130,3 +177,56 @@ def test_three_models_share_the_memory_of_two(url: str) -> None:
     counted = {name: memory[name] for name in ("loads", "hits", "evictions", "out_of_memory")}
     assert {name: float(told[name]) for name in counted} == counted
     assert metrics.count("vitascope_model_bytes{") == 2
+
+
+def ended(url: str, job: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = httpx.get(f"{url}/api/v1/jobs/{job}").json()
+        return None if found["status"] in ("queued", "running") else found
+
+    found = eventually(look, timeout_seconds=120, pause_seconds=0.1)
+    assert found is not None
+    return found
+
+
+def engine_of(url: str) -> psutil.Process:
+    """The engine's process: the one that has torch."""
+    (listening,) = [
+        c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and f":{c.laddr.port}" in url
+    ]
+    server = psutil.Process(listening.pid)
+    family = [server, *server.parents()[:2], *server.children(recursive=True)]
+    for member in {child.pid: child for one in family[:3] for child in one.children(recursive=True)}.values():
+        if "engine-process" in member.cmdline():
+            return member
+    raise AssertionError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
+def test_a_failing_allocation_fails_its_job_only(url: str) -> None:
+    assert ended(url, submit(url, "wan", 1, num_inference_steps=4))["status"] == "succeeded"
+    engine = engine_of(url)
+    for seed, during in ((1001, "while denoising"), (1002, "while decoding")):
+        level = engine.memory_info().rss
+        error = _failure(url, submit(url, "wan", seed, num_inference_steps=4, num_frames=17))
+        assert f"model `wan` ran out of memory {during}: the peak was " in error
+        assert "what would help: 9 frames instead of 17" in error
+        peak = float(re.findall(r"the peak was (\d+\.\d+) GiB", error)[0])
+        assert peak * 2**30 > level + 200 * 2**20
+        eventually(lambda level=level: engine.memory_info().rss < level + 40 * 2**20, timeout_seconds=5)
+        assert ended(url, submit(url, "wan", 2))["status"] == "succeeded"
+    # a real one: the process may take 110 MB more than it has
+    engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + 110 * 10**6, psutil.RLIM_INFINITY))
+    assert "ran out of memory" in _failure(url, submit(url, "wan", 3, width=480, height=480, num_frames=17))
+    engine.rlimit(psutil.RLIMIT_AS, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    assert ended(url, submit(url, "wan", 4))["status"] == "succeeded"
+    assert engine_of(url).pid == engine.pid, "nothing was restarted"
+    memory = eventually(lambda: found if (found := memory_of(url))["out_of_memory"] == 3 else None)
+    assert memory is not None
+    assert (memory["loads"], memory["evictions"]) == (1, 0)
+
+
+def _failure(url: str, job: str) -> str:
+    found = ended(url, job)
+    assert (found["status"], found["error"]["code"]) == ("failed", "out_of_memory"), found["error"]
+    return str(found["error"]["message"])

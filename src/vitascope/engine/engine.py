@@ -7,61 +7,41 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
+from typing import Any
 
 import diffusers
-import torch
 import transformers
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
-from vitascope.domain.errors import ModelTooLarge, ModelUnavailable, OutOfMemory
+from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.residency import Residency
-from vitascope.domain.step import Step
+from vitascope.domain.step import STAGE_STARTS, Step
 
 from . import shortage
-from .activations import Extent, largest_extent
-from .activations import work_of as memory_of
 from .attention import check_attention
 from .background import Background, Turn
 from .contract import NO_INPUTS, Clip, Inputs, Locate
-from .device import (
-    choose_device,
-    choose_threads,
-    device_kind,
-    free_bytes,
-    free_host_bytes,
-    measure,
-    total_bytes,
-)
+from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
-from .loading import LoadedModel, load_model
+from .keeper import Models
+from .loading import LoadedModel
 from .meter import Meter
-from .placement import NO_WISHES, VALUE_BYTES, Placement, Wishes, check, place
+from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
-from .residence import GB, Residence
-from .rising import Rising
-from .sizes import Sizes, read_sizes
+from .residence import Residence
 from .slots import Slot
-from .torch_state import TorchState
 
 logger = logging.getLogger(__name__)
 
-_Making = Generator[Step | None, None, Clip]
+_ORDER = list(STAGE_STARTS)
 
-RESERVE_SHARE, LEAST_RESERVE, MOST_RESERVE = 0.1, GB // 2, 4 * GB
-"""Memory that is left free where what is free decides: for other programs, and for what an allocator cannot join."""
+_Making = Generator[Step | None, None, Clip]
 
 WAIT_SECONDS = 0.1
 """A generation that waits for its model can be cancelled so often."""
-
-SHARE_READ_AHEAD = 0.5
-"""Files that take more of the free main memory are not read ahead: they would drive out what is needed now."""
-
-UNKNOWN_WORK_SHARE = 0.2
-"""Memory that a model's work takes beside its weights, as a share of these, until it was measured or its card tells."""
 
 
 class DiffusersEngine:
@@ -97,7 +77,7 @@ class DiffusersEngine:
         check_attention(wishes.attention, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
-        self._models = _Models(locate, self._device, device_choice, memory_gb, wishes)
+        self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
         self._residence: Residence[LoadedModel] = Residence(self._models)
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
@@ -136,7 +116,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = Rising(self._turn)
+            rising = _Rising(self._turn)
             clip = yield from self._insist(plan, spec, rising, lambda: self._make(plan, spec, inputs))
             second, larger = plan.second, spec.second
             if second is not None and larger is not None and second.model != spec.id:
@@ -147,7 +127,7 @@ class DiffusersEngine:
         yield clip
 
     def _insist(
-        self, plan: Plan, spec: ModelSpec, rising: Rising, make: Callable[[], _Making]
+        self, plan: Plan, spec: ModelSpec, rising: _Rising, make: Callable[[], _Making]
     ) -> Generator[Step, None, Clip]:
         """Make a clip with a model; where the memory is not enough, once more without the models that nothing runs of."""
         if spec.id not in self.loaded_models:
@@ -162,13 +142,13 @@ class DiffusersEngine:
             raise clip
         return clip
 
-    def _without_background(self, rising: Rising) -> Generator[Step, None, None]:
+    def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
         """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
         while not self._background.wait(WAIT_SECONDS):
             yield rising.reached
 
     def _attempt(
-        self, plan: Plan, spec: ModelSpec, making: _Making, rising: Rising
+        self, plan: Plan, spec: ModelSpec, making: _Making, rising: _Rising
     ) -> Generator[Step, None, Clip | OutOfMemory]:
         """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
         self._meter.forget_peak()
@@ -312,7 +292,7 @@ class DiffusersEngine:
             peak_bytes=self._meter.peak_bytes(),
             asked=shortage.asked_bytes(error),
             weights_bytes=self._models.estimate(spec) if held is None else held.weights_bytes,
-            total_bytes=state.budget_bytes or total_bytes(self._device),
+            total_bytes=total_bytes(self._device),
             others=idle,
         )
         said = shortage.forget(error)
@@ -320,142 +300,54 @@ class DiffusersEngine:
         return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Placed:
-    """How a model is placed, and what for."""
+class _Rising:
+    """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    spec: ModelSpec
-    sizes: Sizes
-    extent: Extent
-    placement: Placement
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.reached = self._latest = Step("load")
 
-    def leaves_room_for(self, extent: Extent) -> bool:
-        work = memory_of(self.sizes, extent, value_bytes=VALUE_BYTES[self.placement.dtype])
-        return self.placement.leaves_room_for(work)
+    @property
+    def stage(self) -> str:
+        """What is being done now, also where that was done before."""
+        is_denoised = self._latest.stage == "denoise" and self._latest.index == self._latest.of
+        return "decode_latents" if is_denoised else self._latest.stage
 
+    def of(self, steps: Generator[Step | None, None, Clip]) -> Generator[Step, None, Clip]:
+        """Pass pauses on, but never let the stage fall back.
 
-class _Models:
-    """How this engine's models are loaded, and what they weigh: what `Residence` needs to know of them."""
-
-    def __init__(
-        self,
-        locate: Locate,
-        device: torch.device,
-        device_choice: Choice,
-        memory_gb: float,
-        wishes: Wishes,
-    ) -> None:
-        self._locate = locate
-        self._device = device
-        self._device_choice = device_choice
-        self._wishes = wishes
-        self._found: dict[str, tuple[ModelSpec, str, dict[str, str]]] = {}
-        self._placements: dict[str, _Placed] = {}
-        self.budget_bytes = round(memory_gb * GB) or None
-
-    def free_bytes(self, weights_bytes: int) -> int:
-        total = total_bytes(self._device)
-        reserve = min(max(round(total * RESERVE_SHARE), LEAST_RESERVE), MOST_RESERVE)
-        # what is mapped from files counts as free until it is read: so not more than all without the weights
-        return min(free_bytes(self._device), total - weights_bytes) - reserve
-
-    def estimate(self, spec: ModelSpec) -> int:
-        placement = self._placement(spec)
-        return 0 if placement is None else placement.device_bytes
-
-    def guess_work(self, spec: ModelSpec, weights_bytes: int) -> int:
-        placement = self._placement(spec)
-        if placement is not None and placement.peak_bytes > placement.device_bytes:
-            return placement.peak_bytes - placement.device_bytes
-        by_card = round(spec.memory_gb * GB) - weights_bytes if spec.memory_gb else 0
-        return max(by_card, round(weights_bytes * UNKNOWN_WORK_SHARE))
-
-    def takes_turns(self, spec: ModelSpec) -> bool:
-        """Whether only one generation of a model can be open, because its weights come and go."""
-        placement = self._placement(spec)
-        return placement is not None and placement.takes_turns
-
-    def outgrows(self, plan: Plan, spec: ModelSpec) -> bool:
-        """Whether a plan needs more memory than its model, as it is placed, leaves, and another way to place it is known.
-
-        That changes where weights wait, and nothing that a picture shows.
+        The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes
+        the text again: such a pause repeats the step that was reached, so that cancelling works there too.
         """
-        found = self._placed(spec)
-        extent = largest_extent(spec, plan)
-        if found is None or found.leaves_room_for(extent):
-            return False
-        better = self._place(spec, found.sizes, extent, found.placement.quantization)
-        if better.placement.offload == found.placement.offload:
-            return False
-        self._placements[spec.id] = better
-        return True
+        with self._closed_in_turn(steps):
+            while True:
+                try:
+                    with self._turn:
+                        step = next(steps)
+                except StopIteration as finished:
+                    clip: Clip = finished.value
+                    return clip
+                self._latest = step or self._latest
+                if step is not None and _is_ahead(step, self.reached):
+                    self.reached = dataclasses.replace(step, preview=None)  # told once
+                    yield step
+                    continue
+                if self.reached == Step("load", 1):
+                    self.reached = Step("encode_prompt")  # something works, before it has said what
+                yield self.reached
 
-    def load(self, spec: ModelSpec) -> LoadedModel:
-        location, parts = self._where(spec)
-        placed = self._placed(spec)
-        if placed is None:
-            placed = self._place(spec, read_sizes(location, parts))
-        else:  # what is free may have changed; what the pictures depend on stays
-            placed = self._place(spec, placed.sizes, placed.extent, placed.placement.quantization)
-        self._placements[spec.id] = placed
-        del self._found[spec.id]  # the next time the files are looked at again
-        with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
-            return load_model(
-                spec, location, self._device, self._device_choice, parts,
-                placement=placed.placement, attention=self._wishes.attention,
-            )  # fmt: skip
+    @contextlib.contextmanager
+    def _closed_in_turn(self, steps: Generator[Any, None, Any]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._turn:
+                steps.close()
 
-    def weigh(self, model: LoadedModel) -> int:
-        return model.placement.device_bytes if model.placement.takes_turns else model.num_bytes
 
-    def _placement(self, spec: ModelSpec) -> Placement | None:
-        placed = self._placed(spec)
-        return None if placed is None else placed.placement
-
-    def _placed(self, spec: ModelSpec) -> _Placed | None:
-        """How a model is or would be placed; None where it cannot be, which loading it says why."""
-        found = self._placements.get(spec.id)
-        if found is None or found.spec != spec:
-            try:
-                found = self._place(spec, read_sizes(*self._where(spec)))
-            except (ModelUnavailable, ModelTooLarge):
-                return None
-            self._placements[spec.id] = found
-        return found
-
-    def _place(
-        self, spec: ModelSpec, sizes: Sizes, extent: Extent | None = None, quantization: str = "auto"
-    ) -> _Placed:
-        extent = extent or largest_extent(spec)
-        machine = measure(self._device, self.budget_bytes)
-        return _Placed(spec, sizes, extent, place(spec, sizes, machine, self._wishes, extent, quantization))
-
-    def reclaim(self) -> None:
-        shortage.reclaim(self._device)
-
-    def files(self, spec: ModelSpec) -> list[Path]:
-        """Find the files that hold a model's weights, if main memory has room for them.
-
-        Raises:
-            ModelUnavailable: they are not there.
-        """
-        location, parts = self._where(spec)
-        folders = [Path(folder) for folder in (location, *parts.values())]
-        found = [
-            path
-            for folder in folders
-            for path in (*folder.glob("*/*.safetensors"), *folder.glob("*.safetensors"))
-        ]
-        num_bytes = sum(path.stat().st_size for path in found)
-        return found if num_bytes < free_host_bytes() * SHARE_READ_AHEAD else []
-
-    def _where(self, spec: ModelSpec) -> tuple[str, dict[str, str]]:
-        """Find a model's files; a moment later again from memory."""
-        found = self._found.get(spec.id)
-        if found is None or found[0] != spec:
-            parts = {name: self._locate(part) for name, part in spec.parts.items()}
-            self._found[spec.id] = found = (spec, self._locate(spec), parts)
-        return found[1:]
+def _is_ahead(step: Step, reached: Step) -> bool:
+    is_early = step.stage == "decode_latents" and (reached.index < reached.of or reached.stage == "load")
+    return not is_early and _ORDER.index(step.stage) >= _ORDER.index(reached.stage)
 
 
 def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:

@@ -1,44 +1,27 @@
 """One request's life inside a pipeline, as a generator of steps.
 
-A diffusers pipeline is one long call. It runs here in a greenlet: at each of the scheduler's steps, and at each block of the
-text encoder and the autoencoder, the call stands still while its Step goes to whoever iterates. Closing the iteration raises
-inside the pipeline at that point, so that nothing further runs and nothing is decoded.
+A diffusers pipeline is one long call. It runs here in turns with whoever iterates (`turns`): at each of the scheduler's
+steps, and at each block of the text encoder and the autoencoder, the call stands still while its Step is handed over.
+Closing the iteration raises inside the pipeline at that point, so that nothing further runs and nothing is decoded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import torch
-from greenlet import getcurrent, greenlet
 
 from vitascope.domain.step import Step
 
-from .torch_state import TorchState
+from .torch_state import CallersMode, TorchState
+from .turns import Pausing, current
 
 Result = TypeVar("Result")
 
 LONG_SECONDS = 0.25
 """A denoising step that takes longer stands still between its blocks too: so late may a cancel take effect, plus one block."""
-
-
-class Cancelled(BaseException):
-    """Raised inside a pipeline whose generation was closed. Not an Exception: no pipeline's `except` may catch it."""
-
-
-class _PipelineCall(greenlet):
-    """The greenlet of one pipeline call."""
-
-    resumed_at = 0.0
-
-    def pause(self, step: Step | None) -> None:
-        """Hand a step to the iterating side and wait for its turn."""
-        assert self.parent is not None
-        self.parent.switch(step)
-        self.resumed_at = time.monotonic()
 
 
 def pause(step: Step | None) -> None:
@@ -47,9 +30,9 @@ def pause(step: Step | None) -> None:
     Args:
         step: what has been reached; None where that is what it was before.
     """
-    current = getcurrent()
-    if isinstance(current, _PipelineCall):
-        current.pause(step)
+    call = current()
+    if call is not None:
+        call.pause(step)
 
 
 def run_in_steps(
@@ -59,29 +42,19 @@ def run_in_steps(
 
     Args:
         call: the pipeline's.
-        state: its own part of what torch keeps per thread; without it the call shares the thread's.
+        state: its own part of what torch keeps for all; without it the call shares the process's.
     """
-    running = _PipelineCall(call)
+    running = Pausing(call, state or CallersMode())
+    del call  # what it holds is free again when it has ended
     try:
         while True:
-            outcome = _resume(running, state)
-            if running.dead:
+            outcome = running.resume()
+            if running.is_over:
                 result: Result = outcome
                 return result
             yield outcome
     finally:
-        if not running.dead:
-            with contextlib.suppress(Cancelled):
-                _resume(running, state, Cancelled)
-
-
-def _resume(
-    running: _PipelineCall, state: TorchState | None, error: type[BaseException] | None = None
-) -> Any:
-    """Let the call go on to its next pause or to its end; or let `error` rise where it stands."""
-    running.parent = getcurrent()  # whoever iterates now; a generator may be resumed from elsewhere
-    with state.entered() if state else contextlib.nullcontext():
-        return running.throw(error) if error else running.switch()
+        running.cancel()
 
 
 #: The stage that a component's work belongs to. Others, such as the denoiser, work at the stage that was reached.
@@ -137,6 +110,6 @@ def _pausing_hook(step: Step) -> Callable[..., None]:
 
 
 def _pause_if_long(_module: torch.nn.Module, _inputs: Any) -> None:
-    current = getcurrent()
-    if isinstance(current, _PipelineCall) and time.monotonic() - current.resumed_at >= LONG_SECONDS:
-        current.pause(None)
+    call = current()
+    if call is not None and time.monotonic() - call.resumed_at >= LONG_SECONDS:
+        call.pause(None)

@@ -129,7 +129,7 @@ def describe(
     """
     more = "" if asked is None else f", and {_gib(asked)} more were asked for"
     when = _DURING.get(stage, "while it worked")
-    message = f"model `{spec.id}` ran out of memory {when}: {_gib(peak_bytes)} of {_gib(total_bytes)} were in use{more}"
+    message = f"model `{spec.id}` ran out of memory {when}: the peak was {_gib(peak_bytes)} of {_gib(total_bytes)}{more}"
     helps = [f"unload {' and '.join(f'`{name}`' for name in others)}"] if others else []
     if plan is not None and stage != "load":
         helps += _smaller(spec, plan, peak_bytes + (asked or 0) - weights_bytes, total_bytes - weights_bytes)
@@ -137,7 +137,8 @@ def describe(
         helps.append("set `engine.vae_tiling`, which decodes a part of the picture at a time")
     if stage == "load" or weights_bytes > total_bytes / 2:
         helps.append(f"set `engine.offload` or `engine.quantization`: the weights take {_gib(weights_bytes)}")
-    hint = "what would help: " + ", or ".join(helps) if helps else None
+    helps = helps or ["a device with more memory: this is the smallest video that the model makes"]
+    hint = "what would help: " + ", or ".join(helps)
     return OutOfMemory(message, peak_bytes=peak_bytes, hint=hint)
 
 
@@ -170,4 +171,6 @@ def _at_most(spec: ModelSpec, num_frames: int) -> int:
 
 
 def _gib(num_bytes: int) -> str:
+    if num_bytes < GIB / 10:
+        return f"{num_bytes / 2**20:.0f} MiB"
     return f"{num_bytes / GIB:.2f} GiB" if num_bytes < 100 * GIB else f"{num_bytes / GIB:.0f} GiB"

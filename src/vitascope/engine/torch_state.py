@@ -1,8 +1,7 @@
-"""What torch keeps for the whole thread, kept for each pipeline call instead.
+"""What torch keeps for a whole thread or process, kept for each pipeline call instead.
 
-Greenlets share their thread's gradient mode and random numbers. A pipeline that stands still inside its own `no_grad` must
-not turn gradients off for others; and what a module draws without being given a generator (LTX's autoencoder does) must
-depend on the request's seed, not on who else runs.
+What a module draws without being given a generator (LTX's autoencoder does) must depend on the request's seed, not on who
+else runs; and no pipeline may turn gradients off, or on, for others.
 """
 
 from __future__ import annotations
@@ -26,18 +25,26 @@ class TorchState:
         # Apple's and other backends wait for the device to read this state, so there it stays shared
         self._devices = [device] if device.type in ("cuda", "xpu") else []
         generators = [torch.Generator(kind).manual_seed(seed) for kind in ["cpu", *self._devices]]
-        self._kept = (False, [generator.get_state() for generator in generators])
+        self._kept = self._outside = (False, [generator.get_state() for generator in generators])
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Put this state in place of the thread's; afterwards keep what became of it, and put the thread's back."""
-        outside = self._read()
-        self._write(self._kept)
+        """Put this state in place of the process's; afterwards keep what became of it, and put the other back."""
+        self.enter()
         try:
             yield
         finally:
-            self._kept = self._read()
-            self._write(outside)
+            self.leave()
+
+    def enter(self) -> None:
+        """Put this state in place of the process's."""
+        self._outside = self._read()
+        self._write(self._kept)
+
+    def leave(self) -> None:
+        """Keep what became of this state, and put the other back."""
+        self._kept = self._read()
+        self._write(self._outside)
 
     def _read(self) -> tuple[bool, list[Any]]:
         of_devices = [torch.get_device_module(device).get_rng_state(device) for device in self._devices]
@@ -49,3 +56,16 @@ class TorchState:
         torch.set_rng_state(of_cpu)
         for device, numbers in zip(self._devices, of_devices, strict=True):
             torch.get_device_module(device).set_rng_state(numbers, device)
+
+
+class CallersMode:
+    """The gradient mode of the thread that makes this, for a call in another thread; the random numbers are the process's."""
+
+    def __init__(self) -> None:
+        self._is_grad_enabled = torch.is_grad_enabled()
+
+    def enter(self) -> None:
+        torch.set_grad_enabled(self._is_grad_enabled)
+
+    def leave(self) -> None:
+        self._is_grad_enabled = torch.is_grad_enabled()

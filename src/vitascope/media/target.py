@@ -16,7 +16,7 @@ from pathlib import Path
 
 import av
 
-from vitascope.domain.errors import WriteFailed
+from vitascope.domain.errors import OutOfMemory, WriteFailed
 
 _ELSEWHERE = "check the folder or write to another place"
 
@@ -71,9 +71,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing_errors() -> Iterator[None]:
-    """Say what the system's errors mean, as `WriteFailed`."""
+    """Say what the system's errors mean, as `WriteFailed`, or as `OutOfMemory` if it was that."""
     try:
         yield
+    except av.error.MemoryError as error:
+        message = "this machine ran out of memory while the file was written"
+        raise OutOfMemory(message, hint="a smaller size or fewer frames need less") from error
     except (OSError, av.FFmpegError) as error:
         message, hint = _REASONS.get(error.errno or 0, ("the file could not be written", _ELSEWHERE))
         raise WriteFailed(message, hint=hint) from error
