@@ -158,7 +158,9 @@ def open_catalog(settings: Settings) -> Catalog:
     Raises:
         SettingsError: a card cannot be read, or there is no such default model.
     """
-    return Catalog.open(settings.cards_folder, settings.engine.default_model)
+    return Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
 
 
 def open_outbound(settings: Settings) -> Outbound | None:

@@ -213,6 +213,11 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
+    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    loras_folder: Path | None = None
+    """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
+    lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
+    """Memory of the device for adapters that were used, so that the next request of one starts at once. Two: an adapter of rank 64 for a model of 14B has 0.6 GB."""
     """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
@@ -414,6 +419,10 @@ class Settings(BaseSettings):
     @property
     def cards_folder(self) -> Path:
         return self.cards or self.home / "cards"
+
+    @property
+    def loras_folder(self) -> Path:
+        return self.engine.loras_folder or self.home / "loras"
 
 
 def load(**overrides: Any) -> Settings:

@@ -290,11 +290,30 @@ def test_models_doctor_and_version(tmp_path: Path) -> None:
     assert rows[0]["id"] == "pocket"
     assert rows[0]["is_default"]
     assert "wan2.1-t2v-1.3b" in vitascope("models", "list", cwd=tmp_path).stdout
-    done = vitascope("doctor", "--json", cwd=tmp_path)
+    done = vitascope(
+        "doctor", "--model", "pocket", "--json", cwd=tmp_path, VITASCOPE_ENGINE__KIND="diffusers"
+    )
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert "weights 0.03 GiB, with the work" in findings["offload"]["meaning"]
     assert {"python", "torch", "device", "dtype", "memory", "data folder", "model"} <= set(findings)
     assert all(finding["meaning"] for finding in findings.values())
     assert done.returncode == 0, findings
+
+
+def test_doctor_says_what_a_device_cannot_do(tmp_path: Path) -> None:
+    """A setting that this machine cannot follow, and a model that it cannot hold."""
+    done = vitascope(
+        "doctor", "--json", cwd=tmp_path, VITASCOPE_ENGINE__OFFLOAD="group", VITASCOPE_ENGINE__DEVICE="cpu"
+    )
+    assert done.returncode == 1
+    finding = next(f for f in json.loads(done.stdout) if f["name"] == "device")
+    assert "setting `engine.offload` is `group`" in finding["meaning"]
+    assert "The nearest legal value is `none`" in finding["meaning"]
+    done = vitascope("doctor", "--model", "wan2.1-t2v-14b", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    finding = next(f for f in json.loads(done.stdout) if f["name"] == "model")
+    assert (finding["value"], finding["ok"]) == ("wan2.1-t2v-14b", False)
+    assert "is not downloaded" in finding["meaning"]
 
 
 def test_an_unwritable_data_folder_is_said_by_doctor(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "threads": 0,
             "slots": 4,
             "improved_sampling_iterations": 5,
+            "loras_folder": None,
+            "lora_cache_gb": 2.0,
             "memory_gb": 0.0,
             "dtype": "auto",
             "attention": "auto",

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vitascope.domain.errors import SettingsError
+from vitascope.domain.lora_names import ADAPTED
+from vitascope.domain.loras import LORA_SCALES
 from vitascope.domain.model_spec import (
     MODES,
     Bounds,
+    CardLora,
     FrameRule,
     ModelSpec,
     SchedulerFamily,
@@ -26,10 +29,12 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 """Of a card. It is a part of paths of the API, and at most a hub's OWNER/NAME."""
 
+_LORA_SOURCE = re.compile(r"file:.+\.safetensors|hub:[\w.-]+/[\w.-]+/.+\.safetensors")
+
 _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
-    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components", "quantization",
+    "clip_layers", "prompt", "negative_prompt", "memory", "price", "components", "loras", "quantization",
     "upscale",
 }  # fmt: skip
 
@@ -112,6 +117,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         schedulers=tuple(values.get("schedulers", ())),
         call=dict(values.get("call", {})),
         components=dict(values.get("components", {})),
+        loras=tuple(_lora(lora) for lora in values.get("loras", ())),
         scheduler_family=values.get("scheduler_family", "flow"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
         upscale=_upscale(values.get("upscale", True)),
@@ -198,6 +204,29 @@ def _check_names(values: Mapping[str, Any]) -> None:
     for key, legal in {"dtype": DTYPES, "quantization": QUANTIZATIONS}.items():
         if values.get(key, "auto") not in legal:
             raise ValueError(f"`{key}` is {values[key]!r}, but it must be one of {', '.join(legal)}")
+
+
+def _lora(values: Mapping[str, Any]) -> CardLora:
+    source = values.get("source")
+    if not isinstance(source, str) or not _LORA_SOURCE.fullmatch(source):
+        raise ValueError(
+            f"`loras` has the source {source!r}, but it must be file:PATH.safetensors or "
+            "hub:OWNER/NAME/FILE.safetensors"
+        )
+    unknown = sorted(set(values) - {"source", "scale", "component", "revision"})
+    if unknown:
+        raise ValueError(f"`loras` has the unknown key `{unknown[0]}`")
+    scale = float(values.get("scale", LORA_SCALES.default))
+    if not LORA_SCALES.minimum <= scale <= LORA_SCALES.maximum:
+        raise ValueError(
+            f"`loras` has the scale {scale:g}, but it must be from {LORA_SCALES.minimum:g} to {LORA_SCALES.maximum:g}"
+        )
+    component = values.get("component")
+    if component not in (None, *ADAPTED):
+        raise ValueError(
+            f"`loras` has the component {component!r}, but it must be one of {', '.join(ADAPTED)}"
+        )
+    return CardLora(source, scale, component, values.get("revision"))
 
 
 def _size(text: str) -> Size:

@@ -12,13 +12,18 @@ from vitascope.domain.errors import SettingsError, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
 
 from .cards import read_card
+from .loras import Loras
 from .sources import HUB_ID, spec_of_folder, spec_of_hub
 
 
 class Catalog:
     """Cards that ship with Vitascope, then the operator's own; an own card of the same id replaces ours."""
 
-    def __init__(self, specs: Iterable[ModelSpec], default_model: str) -> None:
+    def __init__(
+        self, specs: Iterable[ModelSpec], default_model: str, loras_folder: Path | None = None
+    ) -> None:
+        #: The operator's adapters.
+        self.loras = Loras(loras_folder)
         self._specs = {spec.id: spec for spec in specs}
         self._by_alias = {alias: spec for spec in self._specs.values() for alias in spec.aliases}
         self.default_model = default_model
@@ -29,6 +34,7 @@ class Catalog:
         cards_folder: Path | None = None,
         default_model: str = "pocket",
         on_problem: Callable[[SettingsError], None] | None = None,
+        loras_folder: Path | None = None,
     ) -> Catalog:
         """Read all cards.
 
@@ -36,6 +42,7 @@ class Catalog:
             cards_folder: the operator's own.
             default_model: may also be a local diffusers folder: the operator names it, not a client.
             on_problem: told of each card that cannot be read, which is then left out; None raises it.
+            loras_folder: the operator's adapters.
 
         Raises:
             SettingsError: a card cannot be read, or there is no such default model.
@@ -43,7 +50,7 @@ class Catalog:
         shipped = Path(str(resources.files(__package__).joinpath("cards")))
         folders = [shipped] if cards_folder is None else [shipped, cards_folder]
         paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-        catalog = cls(_specs(paths, on_problem), default_model)
+        catalog = cls(_specs(paths, on_problem), default_model, loras_folder)
         try:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate, pull, weights_of
+from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
@@ -22,6 +22,7 @@ from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
     ImprovedSampling,
+    Lora,
     OutputFormat,
     Position,
     Shot,
@@ -80,6 +81,12 @@ def generate(  # one parameter per option: typer reads them off the signature
     guidance_scale: Annotated[float | None, typer.Option(help="How closely the prompt is followed.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of the folder `engine.loras_folder`, as NAME or NAME:SCALE; may be given several times."
+        ),
     ] = None,
     clip_skip: Annotated[
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
@@ -145,7 +152,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     """Make a video from a prompt and write it to a file."""
     started_at = time.monotonic()
     settings = settings_module.load()
-    catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+    catalog = Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
     spec = catalog.resolve_local(model)
     request = GenerationRequest(
         prompt=prompt,
@@ -165,6 +174,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         strength=strength,
+        loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
         upscale=_upscale(
             Upscale(
@@ -186,6 +196,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     planned = plan(request, spec, settings.mark_rules)
+    catalog.loras.check(planned.loras, spec)
     planned = replace(planned, choices=choices + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
@@ -197,7 +208,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     _download(spec, quiet=quiet)
     if planned.upscale is not None and spec.second is not None:
         _download(spec.second, quiet=quiet)
-    products = _produce(settings, spec, planned, targets, quiet=quiet)
+    products = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
     _report(products, planned, time.monotonic() - started_at, as_json=as_json)
 
 
@@ -209,13 +220,19 @@ def _numbered(target: Path, num_videos: int) -> list[Path]:
 
 def _download(spec: ModelSpec, *, quiet: bool) -> None:
     """Fetch a hub's model at its first use: the person at the machine has named it, and sees the bar."""
-    if spec.source.startswith("hub:") and not weights_of(spec).is_downloaded:
+    if lacks_adapters(spec) or (spec.source.startswith("hub:") and not weights_of(spec).is_downloaded):
         with TransferLine(quiet=quiet) as line:
             pull(spec, line)
 
 
 def _produce(
-    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, targets: list[Path], *, quiet: bool
+    settings: settings_module.Settings,
+    catalog: Catalog,
+    spec: ModelSpec,
+    planned: Plan,
+    targets: list[Path],
+    *,
+    quiet: bool,
 ) -> list[Product]:
     """Make the videos; the first one that fails ends it, and those before it stay."""
     products: list[Product] = []
@@ -242,6 +259,8 @@ def _produce(
             memory_gb=settings.engine.memory_gb,
             wishes=Wishes(**settings.engine.wishes),
             fake_step_seconds=settings.engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
         )
         between = settings.worker.frame_interpolation
         for event in produce_all(engine, planned, spec, targets, between=between, marks=marks):
@@ -354,6 +373,17 @@ def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
 def _improved_sampling(is_asked: bool, seed: int | None) -> ImprovedSampling | None:
     """Its seed asks for it too."""
     return ImprovedSampling(seed=seed) if is_asked or seed is not None else None
+
+
+def _lora(text: str) -> Lora:
+    """Read NAME or NAME:SCALE."""
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return Lora(text)
+    try:
+        return Lora(name, float(scale))
+    except ValueError:
+        raise InvalidParameter("--lora", text, "what follows the colon must be a number") from None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:

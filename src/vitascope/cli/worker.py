@@ -56,6 +56,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         settings.cards_folder,
         engine.default_model,
         on_problem=lambda error: logger.error("%s", error.message),
+        loras_folder=settings.loras_folder,
     )
     child.run(
         fd,
@@ -68,6 +69,8 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             memory_gb=engine.memory_gb,
             wishes=Wishes(**engine.wishes),
             fake_step_seconds=engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
         ),
         catalog.resolve,
         nice=settings.worker.nice,

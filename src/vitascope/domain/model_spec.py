@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 Mode = Literal["text", "image", "last_image", "video", "reference"]
@@ -79,6 +80,23 @@ class UpscaleRule:
 
 
 @dataclass(frozen=True, slots=True)
+class CardLora:
+    """An adapter (LoRA) that a model's card always applies."""
+
+    #: Where its file is: "file:PATH", from the operator's folder of adapters on, or "hub:OWNER/NAME/FILE".
+    source: str
+    scale: float = 1.0
+    #: The only component that it changes, such as `transformer_2`; None for all that it fits.
+    component: str | None = None
+    #: Pinned commit of a hub source.
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.source.partition(":")[2]).stem
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model that the server can run. Read from a card or derived from a diffusers folder by `catalog`."""
 
@@ -123,6 +141,8 @@ class ModelSpec:
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     #: Parts of the pipeline that other repositories hold, such as AnimateDiff's motion adapter, as a `source` each.
     components: Mapping[str, str] = field(default_factory=dict)
+    #: Adapters that are always applied.
+    loras: tuple[CardLora, ...] = ()
     #: Names that vendors use for it.
     aliases: tuple[str, ...] = ()
     #: Pinned commit of a hub source.
@@ -145,7 +165,7 @@ class ModelSpec:
     @property
     def parts(self) -> dict[str, ModelSpec]:
         """What other repositories hold, by component: specs of a source alone, which make nothing by themselves."""
-        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "revision": None}
+        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "loras": (), "revision": None}
         return {name: replace(self, source=source, **alone) for name, source in self.components.items()}
 
     @property

@@ -18,6 +18,7 @@ from .bounds import steps_that_run, strength_within, within
 from .choice import Choice
 from .errors import InvalidParameter
 from .improved_sampling import improved_sampling_of
+from .loras import loras_of
 from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec, Size
 from .request import (
@@ -29,6 +30,7 @@ from .request import (
     OUTPUT_FORMATS,
     GenerationRequest,
     ImprovedSampling,
+    Lora,
     OutputFormat,
     Watermark,
 )
@@ -76,6 +78,8 @@ class Plan:
     scheduler: str | None
     flow_shift: float | None = None
     strength: float | None = None
+    #: Beside those of the model's card.
+    loras: tuple[Lora, ...] = ()
     clip_skip: int | None = None
     #: With its seed and number of rounds; None denoises once.
     improved_sampling: ImprovedSampling | None = None
@@ -188,6 +192,7 @@ class Plan:
             num_inference_steps=this.num_inference_steps,
             scheduler=this.scheduler,
             flow_shift=None if this.model else self.flow_shift,
+            loras=() if this.model else self.loras,
             improved_sampling=None,
             upscale=None,
         )
@@ -218,7 +223,10 @@ class Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        rows = {name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")}
+        rows: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")
+        }
+        rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark, upscale = values.get("watermark"), values.get("upscale")
         improved = values.get("improved_sampling")
         objects = {
@@ -296,6 +304,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         scheduler=scheduler,
         flow_shift=_flow_shift(request, spec),
         strength=_strength(request, spec, mode, steps),
+        loras=loras_of(request),
         clip_skip=_clip_skip(request, spec),
         improved_sampling=improved,
         preview_every=request.preview_every,

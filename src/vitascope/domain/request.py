@@ -46,6 +46,16 @@ class Shot:
     num_frames: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """One of the operator's adapters, which changes the model for this video."""
+
+    #: Of its file, without the ending.
+    name: str
+    #: How strong it is: 0 nothing, 1 as it was trained.
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
     """What can be seen on each frame: text or a picture. One with neither asks for none, not even the operator's."""
@@ -123,6 +133,8 @@ class GenerationRequest:
     flow_shift: float | None = None
     #: How much of a given video is changed: 0 nothing, 1 all.
     strength: float | None = None
+    #: Beside those of the model's card.
+    loras: tuple[Lora, ...] = ()
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
     #: A second pass at a larger size; None makes none.
@@ -167,7 +179,8 @@ class GenerationRequest:
         watermark, webhook = values.get("watermark"), values.get("webhook")
         continued, upscale = values.get("continued_watermark"), values.get("upscale")
         improved = values.get("improved_sampling")
-        rows = {"shots": shots, "references": tuple(values.get("references", ()))}
+        loras = tuple(Lora(**lora) for lora in values.get("loras", ()))
+        rows = {"shots": shots, "loras": loras, "references": tuple(values.get("references", ()))}
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),

@@ -21,9 +21,10 @@ from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
 
 from . import shortage
+from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
-from .contract import NO_INPUTS, Clip, Inputs, Locate
+from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, no_loras
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
 from .keeper import Models
@@ -54,6 +55,8 @@ class DiffusersEngine:
         slots: generations that may be open at the same time.
         memory_gb: what models and their work may take; 0 is what is free, but for a reserve.
         wishes: how models are to be loaded, where the operator does not leave it to what fits.
+        find_loras: tells which adapters are applied.
+        lora_cache_bytes: of adapters, what is kept between requests.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class DiffusersEngine:
         slots: int = 4,
         memory_gb: float = 0.0,
         wishes: Wishes = NO_WISHES,
+        find_loras: FindLoras = no_loras,
+        lora_cache_bytes: int = 0,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
@@ -81,6 +86,7 @@ class DiffusersEngine:
         self._residence: Residence[LoadedModel] = Residence(self._models)
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
+        self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -160,6 +166,7 @@ class DiffusersEngine:
             with self._turn:
                 is_in_second = plan.second is not None and rising.reached.index > plan.first_steps
                 short = self._short(error, spec, plan.second if is_in_second else plan, rising.stage)
+        self._adapters.clear()
         shortage.reclaim(self._device)
         return short
 
@@ -171,13 +178,14 @@ class DiffusersEngine:
         with (
             self._residence.use(spec) as model,
             model.slots.take(plan.seed) as slot,
+            self._adapters.attached(plan.loras, spec, slot) as lora_choices,
             self._meter.reading() as reading,
         ):
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
-            choices += generic.prompt_choice(plan, spec, slot)
+            choices += generic.prompt_choice(plan, spec, slot) + lora_choices
             if plan.second is not None and plan.second.model == spec.id:
                 choices += _named_second(model.choose_tiling(plan.second, slot))
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
@@ -200,8 +208,9 @@ class DiffusersEngine:
                 except EngineBusy:  # what else runs has all the memory: it goes on meanwhile
                     yield None
             slot = held.enter_context(model.slots.take(plan.seed))
+            adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
-            choices = _named_second((*model.choices, *model.choose_tiling(second, slot)))
+            choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(second), reading.work_bytes)
@@ -265,12 +274,14 @@ class DiffusersEngine:
             return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
+        self._adapters.clear()
         shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
         with self._alone():
             self._residence.clear()
+            self._adapters.clear()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

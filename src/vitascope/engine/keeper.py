@@ -114,7 +114,7 @@ class Models:
         with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
-                placement=placed.placement, attention=self._wishes.attention,
+                sizes=placed.sizes, placement=placed.placement, attention=self._wishes.attention,
             )  # fmt: skip
 
     def weigh(self, model: LoadedModel) -> int:

@@ -75,6 +75,7 @@ def load_model(
     device_choice: Choice,
     parts: Mapping[str, str] = MappingProxyType({}),
     *,
+    sizes: Sizes | None = None,
     placement: Placement | None = None,
     attention: str = "auto",
 ) -> LoadedModel:
@@ -86,6 +87,7 @@ def load_model(
         device: where it works.
         device_choice: why there.
         parts: folders of the components that are not in `location`, by their names.
+        sizes: of its components, where they were read before.
         placement: how it is loaded; by default what fits now.
         attention: kernels that the operator asks for.
 
@@ -93,7 +95,7 @@ def load_model(
         ModelUnavailable: the files are not there, not complete, or not what the card says.
         ModelTooLarge: its weights have no room.
     """
-    sizes = read_sizes(location, parts)
+    sizes = sizes or read_sizes(location, parts)
     placement = placement or place(spec, sizes, measure(device))
     classes = {mode: _pipeline_class(name) for mode, name in spec.pipelines.items()}
     first = "text" if "text" in classes else next(iter(classes))

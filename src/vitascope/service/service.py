@@ -37,7 +37,7 @@ from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
-from vitascope.domain.request import GenerationRequest
+from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
@@ -74,6 +74,19 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Loras(Protocol):
+    """What the service needs of the operator's adapters."""
+
+    def check(self, asked: Sequence[Lora], spec: ModelSpec) -> None:
+        """Find out whether they are there and fit. Raises InvalidParameter."""
+
+    def of(self, spec: ModelSpec) -> list[str]:
+        """Name those that fit a model."""
+
+    def problem_of_card(self, spec: ModelSpec) -> str | None:
+        """Say what is wrong with those that the model's card names."""
+
+
 class Models(Protocol):
     """What the service needs of the catalog."""
 
@@ -81,6 +94,9 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model; None is the default. Raises UnknownModel."""
+
+    @property
+    def loras(self) -> Loras: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +219,10 @@ class Service:
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
+    def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
+        """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""
+        return self._models.loras.of(spec), self._models.loras.problem_of_card(spec)
+
     # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
     # enqueue writes to the database
 
@@ -270,6 +290,18 @@ class Service:
             IdempotencyConflict: the request's name was another request's.
         """
         return self._store.made_before(once, key_id=caller.key_id)
+
+    def has_loras(self, draft: Draft) -> bool:
+        """Whether adapters are applied, which `check_loras` is to look at."""
+        return bool(draft.request.loras or self._models.resolve(draft.request.model).loras)
+
+    def check_loras(self, draft: Draft) -> None:
+        """Find out whether the draft's adapters are there and were made for its model. Looks at files.
+
+        Raises:
+            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of its model's card.
+        """
+        self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
 
     async def check_webhook(self, draft: Draft) -> None:
         """Find out whether the draft's webhook may be called, while its client can still be told.
@@ -476,7 +508,10 @@ class Service:
 
     def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
-        return self._finish_submit(self.store_inputs(self.prepare(request, caller, sent)), caller)
+        draft = self.prepare(request, caller, sent)
+        if self.has_loras(draft):
+            self.check_loras(draft)
+        return self._finish_submit(self.store_inputs(draft), caller)
 
     def _finish_submit(self, draft: Draft, caller: Caller) -> Job:
         try:

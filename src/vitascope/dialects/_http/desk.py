@@ -162,8 +162,9 @@ class Desk:
             DiskFull: there is no room for its files.
         """
         is_repeatable = draft.sent.has_urls or draft.sent.has_file_ids or draft.request.webhook is not None
+        is_repeatable = is_repeatable or bool(draft.request.loras)
         if once is not None and (is_repeatable or self.service.is_disk_full):
-            # looked for before the URL is: it may be good for one time only, and a file be deleted since
+            # looked for before the URL is: it may be good for one time only, and a file or adapter be gone since
             first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
@@ -207,6 +208,8 @@ class Desk:
         self.service.check_space()
         if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
+        if self.service.has_loras(draft):
+            await asyncio.to_thread(self.service.check_loras, draft)
         if draft.sent.has_urls:
             draft = await self.service.fetch_inputs(draft)
         if any(draft.sent.items()):

@@ -8,11 +8,13 @@ from typing import cast
 
 from vitascope.dialects._http import Fields, picture_of, shown
 from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.loras import MAX_LORAS
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import (
     GenerationRequest,
     ImprovedSampling,
+    Lora,
     OutputFormat,
     Position,
     Shot,
@@ -44,6 +46,7 @@ PARAMETERS = (
     "guidance_scale",
     "scheduler",
     "strength",
+    "loras",
     "clip_skip",
     "upscale",
     "improved_sampling",
@@ -61,6 +64,7 @@ PARAMETERS = (
     "track_id",
 )
 UPSCALE_PARAMETERS = ("height", "width", "strength", "guidance_scale", "num_inference_steps")
+LORA_PARAMETERS = ("name", "scale")
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
 WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
@@ -97,6 +101,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         guidance_scale=fields.number("guidance_scale"),
         scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
         strength=fields.number("strength"),
+        loras=_loras(fields),
         clip_skip=fields.integer("clip_skip"),
         upscale=_upscale(fields),
         improved_sampling=_improved_sampling(fields),
@@ -256,6 +261,27 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
                 f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
             ) from None
     return tuple(shots)
+
+
+def _loras(fields: Fields) -> tuple[Lora, ...]:
+    """Each entry is a name, or an object with `name` and `scale`."""
+    loras = []
+    for index, value in enumerate(fields.listing("loras", MAX_LORAS)):
+        name = f"loras[{index}]"
+        if not isinstance(value, str | dict):
+            raise InvalidParameter(name, shown(value), "it must be a name or an object with `name`")
+        inner = Fields({"name": value} if isinstance(value, str) else value)
+        try:
+            inner.check_names(LORA_PARAMETERS)
+            asked, scale = inner.text("name", max_chars=MAX_NAME_CHARS), inner.number("scale")
+        except InvalidParameter as error:
+            raise InvalidParameter(
+                f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
+            ) from None
+        if not asked:
+            raise InvalidParameter(f"{name}.name", "missing", "it must be an adapter's name")
+        loras.append(Lora(asked) if scale is None else Lora(asked, scale))
+    return tuple(loras)
 
 
 def _num_frames(fields: Fields, fps: int) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from vitascope.domain.loras import MAX_LORAS
 from vitascope.domain.request import MAX_NUM_VIDEOS
 from vitascope.domain.video import VARIANTS
 
@@ -147,6 +148,13 @@ class Provenance(BaseModel):
     message: str
 
 
+class Lora(BaseModel):
+    """An adapter, and how strong it is."""
+
+    name: str
+    scale: float
+
+
 class Job(BaseModel):
     """A job: what was asked for and how it is made, where it stands, and its file."""
 
@@ -181,6 +189,8 @@ class Job(BaseModel):
     continued_frames: int
     #: Id of the job whose video it is made from.
     source: str | None
+    #: Beside those of the model's card.
+    loras: list[Lora]
     clip_skip: int | None
     upscale: Upscale | None
     improved_sampling: ImprovedSampling | None
@@ -248,6 +258,7 @@ class Plan(BaseModel):
     guidance_scale: float
     scheduler: str | None
     strength: float | None
+    loras: list[Lora]
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
     upscale: Upscale | None
@@ -323,6 +334,10 @@ class ModelDescription(BaseModel):
     upscale: UpscaleRule | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
+    #: Adapters that its card always applies.
+    card_loras: list[Lora]
+    #: Names of the operator's adapters that fit it; empty while it is not on the server's machine.
+    loras: list[str]
     takes_prompt: bool
     takes_negative_prompt: bool
     #: Of the device, in bfloat16; 0 if unknown.
@@ -593,6 +608,22 @@ _FIELDS = {
         "A noise scheduler by its diffusers class name; what stands in for one that the model has not is among `choices`.",
     ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
+    "loras": _field(
+        {
+            "anyOf": [
+                {
+                    "type": "array",
+                    "maxItems": MAX_LORAS,
+                    "items": {
+                        "anyOf": [_TEXT, {"type": "object", "properties": {"name": _TEXT, "scale": _NUMBER}}]
+                    },
+                },
+                _TEXT,
+            ]
+        },
+        "Adapters of the server's operator, which change the model: each a name, or an object with `name` and `scale` (1). "
+        "`GET /api/v1/models/{model_id}` lists those that fit.",
+    ),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
     "upscale": _field(
         {

@@ -18,6 +18,7 @@ from vitascope.domain.sizes import nearest_side
 from vitascope.service import Draft, Sent, Service
 
 from . import shapes, superset
+from .adapters import read_loras
 from .parameters import MAX_STYLE_CHARS, QUALITY_LEVELS
 from .pictures import read_pictures
 
@@ -139,6 +140,7 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
     _read_number(order, fields)
     _read_seed(order, fields)
     _read_response_format(order, fields)
+    read_loras(order, fields)
     order.sent = read_pictures(order, fields, spec)
     shapes.read_length(order, fields, spec)
     shapes.read_size(order, fields, spec)

@@ -91,6 +91,10 @@ FOLLOWED: dict[str, Schema] = {
     "guidance_scale": _number,
     "scheduler": _as(_text, "A noise scheduler that the model accepts, by diffusers' name."),
     "flow_shift": _as(_number, "How far a flow-matching model's noise levels are moved towards noise."),
+    "lora": _as(
+        {"anyOf": [{"type": "object"}, {"type": "array", "items": {}, "maxItems": 4}, _text]},
+        "An adapter of the server's operator, as its name or `{name, scale}`; or a list of them. A path is not followed.",
+    ),
     "strength": _as(_number, "How much of a given video is changed, from 0 to 1."),
     "seed": _as(
         {"anyOf": [*_integer["anyOf"], {"type": "array", "items": {"type": "integer"}}]},
@@ -176,7 +180,6 @@ _NO_PATH = "nothing on the server's disk is opened for a client"
 REFUSED: dict[str, str] = {
     "generate_sound": _NO_SOUND,
     "audio_reference": _NO_SOUND,
-    "lora": "adapters are not loaded by requests",
     "control_reference": "no model here follows a control video",
     "control_type": "no model here follows a control video",
     "video": "videos are made from videos by `/v1/videos/edits`, `/v1/videos/extensions` and `video_reference`",
