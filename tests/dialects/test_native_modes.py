@@ -172,6 +172,27 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
     assert answer.json()["prompt"] == "a dog runs / it sleeps / it wakes"
 
 
+@pytest.mark.parametrize("asked", [True, "true", {}, {"seed": None}, '{"seed": ""}'])
+def test_improved_sampling_draws_a_seed_of_its_own(client: httpx.Client, asked: Any) -> None:
+    job = create(client, improved_sampling=asked, seed=5)
+    schema.Job.model_validate(job, extra="forbid")
+    improved = job["improved_sampling"]
+    assert (improved["iterations"], improved["seed"] != 5) == (5, True)
+    assert choice(job, "improved_sampling")["value"] == "5 rounds of 12 steps"
+    client.post(f"/api/v1/jobs/{job['id']}/cancel")
+    again = client.post(f"/api/v1/jobs/{job['id']}/retry").json()
+    assert again["improved_sampling"] == improved
+
+
+def test_improved_sampling_is_told_and_costs_all_its_steps(client: httpx.Client) -> None:
+    for nothing in (None, False, "false"):
+        assert create(client, improved_sampling=nothing)["improved_sampling"] is None
+    body = {"prompt": "a dog", "model": "every", "improved_sampling": {"seed": "7"}, "num_videos": 2}
+    made = client.post("/api/v1/plan", json=body).json()
+    assert made["improved_sampling"] == {"seed": 7, "iterations": 5}
+    assert made["total_steps"] == 5 * made["num_inference_steps"]
+
+
 def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
     assert create(client)["upscale"] is None
     assert create(client, upscale=False)["upscale"] is None
@@ -219,6 +240,11 @@ def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
         ({"video": "MP4", "strength": 0.1, "num_inference_steps": 5}, "strength", "none would run"),
         ({"clip_skip": 12}, "clip_skip", "from 0 to 11"),
         ({"model": "small", "clip_skip": 1}, "clip_skip", "no CLIP text encoder"),
+        ({"improved_sampling": "often"}, "improved_sampling", "true, false, or an object with `seed`"),
+        ({"improved_sampling": {"iterations": 3}}, "improved_sampling.iterations", "no such parameter"),
+        ({"improved_sampling": {"seed": -1}}, "improved_sampling.seed", "from 0"),
+        ({"improved_sampling": {"seed": "x"}}, "improved_sampling.seed", "whole number"),
+        ({"improved_sampling": True, "video": "MP4"}, "improved_sampling", "starts from its own frames"),
         ({"preview_every": -1}, "preview_every", "from 0"),
         ({"shots": [{"prompt": "a", "seconds": 3}]}, "shots[0].seconds", "no such parameter"),
         ({"shots": [{"prompt": ""}]}, "shots[0].prompt", "what the shot shows"),
@@ -257,6 +283,7 @@ def test_bad_input_is_refused_exactly(
         {"clip_skip": 12},
         {"preview_every": 5000},
         {"upscale": {"width": 64}},
+        {"improved_sampling": {"seed": -1}},
         {"shots": ["a", "b"], "num_frames": 1},
     ],
 )
