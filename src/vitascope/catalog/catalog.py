@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -11,13 +12,18 @@ from vitascope.domain.errors import SettingsError, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
 
 from .cards import read_card
+from .loras import Loras
 from .sources import HUB_ID, spec_of_folder, spec_of_hub
 
 
 class Catalog:
     """Cards that ship with Vitascope, then the operator's own; an own card of the same id replaces ours."""
 
-    def __init__(self, specs: Iterable[ModelSpec], default_model: str) -> None:
+    def __init__(
+        self, specs: Iterable[ModelSpec], default_model: str, loras_folder: Path | None = None
+    ) -> None:
+        #: The operator's adapters.
+        self.loras = Loras(loras_folder)
         self._specs = {spec.id: spec for spec in specs}
         self._by_alias = {alias: spec for spec in self._specs.values() for alias in spec.aliases}
         self.default_model = default_model
@@ -28,6 +34,7 @@ class Catalog:
         cards_folder: Path | None = None,
         default_model: str = "pocket",
         on_problem: Callable[[SettingsError], None] | None = None,
+        loras_folder: Path | None = None,
     ) -> Catalog:
         """Read all cards.
 
@@ -35,6 +42,7 @@ class Catalog:
             cards_folder: the operator's own.
             default_model: may also be a local diffusers folder: the operator names it, not a client.
             on_problem: told of each card that cannot be read, which is then left out; None raises it.
+            loras_folder: the operator's adapters.
 
         Raises:
             SettingsError: a card cannot be read, or there is no such default model.
@@ -42,7 +50,7 @@ class Catalog:
         shipped = Path(str(resources.files(__package__).joinpath("cards")))
         folders = [shipped] if cards_folder is None else [shipped, cards_folder]
         paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-        catalog = cls(_specs(paths, on_problem), default_model)
+        catalog = cls(_specs(paths, on_problem), default_model, loras_folder)
         try:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:
@@ -56,7 +64,8 @@ class Catalog:
         return catalog
 
     def all(self) -> list[ModelSpec]:
-        return sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
+        specs = sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
+        return [self._with_second(spec) for spec in specs]
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model by its id or by a vendor's name for it; no name is the default model.
@@ -72,7 +81,7 @@ class Catalog:
             near = difflib.get_close_matches(name[:60], [*self._specs, *self._by_alias], n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(s.id for s in self.all())}"
             raise UnknownModel(f"there is no model `{name[:60]}`", hint=hint)
-        return spec
+        return self._with_second(spec)
 
     def resolve_local(self, name: str | None) -> ModelSpec:
         """Find a model for the person at the machine: a name, else a diffusers folder, else a hub id.
@@ -84,13 +93,19 @@ class Catalog:
             return self.resolve(name)
         try:
             if name.startswith((".", "/", "~")) or Path(name).is_dir():
-                return spec_of_folder(Path(name).expanduser())
+                return self._with_second(spec_of_folder(Path(name).expanduser()))
         except (OSError, RuntimeError):  # a name that no file can have; a home of nobody
             raise UnknownModel(f"there is no model `{name[:60]}`") from None
         if not HUB_ID.fullmatch(name):
             return self.resolve(name)
         of_card = (spec for spec in self._specs.values() if spec.source == f"hub:{name}")
-        return next(of_card, None) or spec_of_hub(name)
+        return self._with_second(next(of_card, None) or spec_of_hub(name))
+
+    def _with_second(self, spec: ModelSpec) -> ModelSpec:
+        """Put the card of the checkpoint beside the one that names it for the second pass."""
+        if spec.upscale is None or spec.upscale.model is None:
+            return spec
+        return replace(spec, second=self._find(spec.upscale.model))
 
     def _find(self, name: str) -> ModelSpec | None:
         return self._specs.get(name) or self._by_alias.get(name)

@@ -123,6 +123,11 @@ def files_with_pickles(model_id: str, index: Mapping[str, Any], names: Collectio
     return chosen
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file holds weights that are loaded, and is no second copy of them."""
+    return name.endswith(".safetensors") and _WEIGHTS.fullmatch(name) is not None
+
+
 def _is_needed(name: str) -> bool:
     return _WEIGHTS.fullmatch(name) is not None or _SMALL.fullmatch(name) is not None
 
@@ -160,7 +165,7 @@ def _check_component(model_id: str, component: str, inside: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         check_config(model_id, f"{component}/{name}", inside / name)
     names = [path.name for path in inside.iterdir()]
-    weights = [name for name in names if name.endswith(".safetensors") and _WEIGHTS.fullmatch(name)]
+    weights = [name for name in names if is_weights(name)]
     if (inside / "config.json").is_file() and not weights:
         check_no_pickle(model_id, component, names)
         message = f"model `{model_id}` is not complete: `{component}` has no weights (*.safetensors)"

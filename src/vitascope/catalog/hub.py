@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from vitascope.domain.errors import InvalidParameter, ModelInUse, ModelUnavailable, StorageError
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import CardLora, ModelSpec
 
 from . import checkpoint, manifest
 from .manifest import Manifest, ManifestFile
@@ -114,11 +114,59 @@ def pull(spec: ModelSpec, report: Report, *, repair: bool = False, with_pickles:
             is not the one that the hub lists.
         StorageError: the disk has no room for it.
     """
+    adapters = [lora for lora in spec.loras if lora.source.startswith("hub:")]
+    if adapters and not spec.source.startswith("hub:"):
+        return _pull_adapters(spec, adapters, report)
     made = _pull_one(spec, report, repair=repair, with_pickles=with_pickles)
     for part in spec.parts.values():
         if part.source.startswith("hub:"):
             _pull_one(part, report, repair=repair, with_pickles=False)
+    _pull_adapters(spec, adapters, report)
     return made
+
+
+def lacks_adapters(spec: ModelSpec) -> bool:
+    """Whether an adapter of the model's card is still to be downloaded."""
+    return any(adapter(lora) is None for lora in spec.loras if lora.source.startswith("hub:"))
+
+
+def adapter(lora: CardLora) -> Path | None:
+    """Return where the file of a card's adapter is; None if it is not downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, name = _adapter_of(lora)
+    found = try_to_load_from_cache(repository, name, revision=lora.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _adapter_of(lora: CardLora) -> tuple[str, str]:
+    owner, repository, name = lora.source.removeprefix("hub:").split("/", 2)
+    return f"{owner}/{repository}", name
+
+
+def _pull_adapters(spec: ModelSpec, adapters: Sequence[CardLora], report: Report) -> Manifest:
+    """Download the adapters of a card; the manifest that tells of it is not kept."""
+    return Manifest(
+        source=spec.source,
+        asked=None,
+        commit="",
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=tuple(_pull_adapter(spec, lora, report) for lora in adapters),
+        folder="",
+    )
+
+
+def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> ManifestFile:
+    """Download one file, in the hub's own way: adapters are small."""
+    from huggingface_hub import hf_hub_download
+
+    repository, name = _adapter_of(lora)
+    report(Progress("downloading", file=name))
+    with _hub_errors(spec):
+        path = Path(hf_hub_download(repository, name, revision=lora.revision))
+    if problem := checkpoint.cut(path):
+        raise ModelUnavailable(f"the adapter `{lora.name}` of model `{spec.id}` {problem}")
+    return ManifestFile(name, path.stat().st_size, manifest.sha256(path))
 
 
 def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bool) -> Manifest:

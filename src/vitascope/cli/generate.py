@@ -14,15 +14,20 @@ import typer
 from rich.text import Text
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate, pull, weights_of
+from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
+from vitascope.domain import prompting
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
+from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
+    ImprovedSampling,
+    Lora,
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -78,8 +83,50 @@ def generate(  # one parameter per option: typer reads them off the signature
     scheduler: Annotated[
         str | None, typer.Option(help="Noise scheduler, by its diffusers class name.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of the folder `engine.loras_folder`, as NAME or NAME:SCALE; may be given several times."
+        ),
+    ] = None,
+    enhance_prompt: Annotated[
+        bool | None,
+        typer.Option(
+            "--enhance-prompt/--no-enhance-prompt",
+            help="Let the language model of the settings write the prompt out first; by default as they say.",
+        ),
+    ] = None,
     clip_skip: Annotated[
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
+    ] = None,
+    upscale: Annotated[
+        bool, typer.Option("--upscale", help="Make a second pass over the clip at a larger size.")
+    ] = False,
+    upscale_width: Annotated[
+        int | None, typer.Option(help="Of the file, in the second pass; by default twice the width.")
+    ] = None,
+    upscale_height: Annotated[int | None, typer.Option(help="The same, of the height.")] = None,
+    upscale_strength: Annotated[
+        float | None, typer.Option(help="How much of the first result is made anew: 0 nothing, 1 all.")
+    ] = None,
+    upscale_guidance_scale: Annotated[float | None, typer.Option(help="Of the second pass.")] = None,
+    upscale_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--upscale-num-inference-steps",
+            "--upscale-steps",
+            help="Of the second pass; its strength's share runs.",
+        ),
+    ] = None,
+    improved_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--improved-sampling",
+            help="Denoise in several rounds, each from the large shapes of the one before.",
+        ),
+    ] = False,
+    improved_sampling_seed: Annotated[
+        int | None, typer.Option(help="Of the noise that the further rounds get; drawn when not given.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     num_videos: Annotated[
@@ -113,7 +160,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     """Make a video from a prompt and write it to a file."""
     started_at = time.monotonic()
     settings = settings_module.load()
-    catalog = Catalog.open(settings.cards_folder, settings.engine.default_model)
+    catalog = Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
     spec = catalog.resolve_local(model)
     request = GenerationRequest(
         prompt=prompt,
@@ -133,26 +182,51 @@ def generate(  # one parameter per option: typer reads them off the signature
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         strength=strength,
+        loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
+        enhance_prompt=enhance_prompt,
+        upscale=_upscale(
+            Upscale(
+                height=upscale_height,
+                width=upscale_width,
+                strength=upscale_strength,
+                guidance_scale=upscale_guidance_scale,
+                num_inference_steps=upscale_steps,
+            ),
+            is_asked=upscale,
+        ),
+        improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),
         provenance=provenance,
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
+    request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
+    request, told = prompting.settled(request, spec, settings.prompt_rules)
     planned = plan(request, spec, settings.mark_rules)
-    planned = replace(planned, choices=choices + planned.choices)
+    catalog.loras.check(planned.loras, spec)
+    planned = replace(planned, choices=choices + told + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
         return
+    from ._guards import check_prompt
+
+    check_prompt(settings, request)
     targets = _numbered(out or Path(_name_after(planned)), planned.num_videos)
     for target in targets:
         _check_writable(target)
     _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
-    products = _produce(settings, spec, planned, targets, quiet=quiet)
-    _report(products, planned, time.monotonic() - started_at, as_json=as_json)
+    if planned.upscale is not None and spec.second is not None:
+        _download(spec.second, quiet=quiet)
+    products, enhanced = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
+    seconds = time.monotonic() - started_at
+    if as_json:
+        _report_json(products, planned, enhanced, seconds)
+    else:
+        _report(products, planned, enhanced, seconds)
 
 
 def _numbered(target: Path, num_videos: int) -> list[Path]:
@@ -163,16 +237,27 @@ def _numbered(target: Path, num_videos: int) -> list[Path]:
 
 def _download(spec: ModelSpec, *, quiet: bool) -> None:
     """Fetch a hub's model at its first use: the person at the machine has named it, and sees the bar."""
-    if spec.source.startswith("hub:") and not weights_of(spec).is_downloaded:
+    if lacks_adapters(spec) or (spec.source.startswith("hub:") and not weights_of(spec).is_downloaded):
         with TransferLine(quiet=quiet) as line:
             pull(spec, line)
 
 
 def _produce(
-    settings: settings_module.Settings, spec: ModelSpec, planned: Plan, targets: list[Path], *, quiet: bool
-) -> list[Product]:
-    """Make the videos; the first one that fails ends it, and those before it stay."""
+    settings: settings_module.Settings,
+    catalog: Catalog,
+    spec: ModelSpec,
+    planned: Plan,
+    targets: list[Path],
+    *,
+    quiet: bool,
+) -> tuple[list[Product], tuple[str, ...]]:
+    """Make the videos; the first one that fails ends it, and those before it stay.
+
+    Returns:
+        They, and what the model has read in the place of the prompt, if that was written out.
+    """
     products: list[Product] = []
+    enhanced: tuple[str, ...] = ()
     with ProgressLine(quiet=quiet) as line:
         from vitascope.domain.step import Step
 
@@ -180,9 +265,11 @@ def _produce(
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
         from vitascope.engine import Wishes, open_engine
+        from vitascope.worker.opening import Enhanced
         from vitascope.worker.outputs import Failed, produce_all
         from vitascope.worker.produce import Product
 
+        from ._guards import open_guards
         from ._marks import open_marks
 
         marks = open_marks(settings)
@@ -196,16 +283,22 @@ def _produce(
             memory_gb=settings.engine.memory_gb,
             wishes=Wishes(**settings.engine.wishes),
             fake_step_seconds=settings.engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
         )
+        guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation
-        for event in produce_all(engine, planned, spec, targets, between=between, marks=marks):
+        making = produce_all(engine, planned, spec, targets, between=between, marks=marks, guards=guards)
+        for event in making:
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Product):
                 products.append(event)
+            elif isinstance(event, Enhanced):
+                enhanced = event.texts
             else:
                 line.show(event)
-    return products
+    return products, enhanced
 
 
 def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationRequest, tuple[Choice, ...]]:
@@ -251,6 +344,11 @@ def _tell(planned: Plan, *, as_json: bool) -> None:
     windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
     native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
     typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
+    if planned.upscale is not None:
+        this = planned.upscale
+        each = "" if len(planned.windows) == 1 else " for each of them"
+        by = this.model or planned.model
+        typer.echo(f"A second pass at {planned.made} by {by} is {this.num_steps} of these steps{each}")
     if planned.num_videos > 1:
         typer.echo(f"It does so {planned.num_videos} times, from seed {planned.seed} on")
     for choice in planned.choices:
@@ -293,6 +391,27 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
             rule = f"it cannot be used: {error.message}"
             raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
     return mark
+
+
+def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
+    """Any of its options asks for the second pass."""
+    return asked if is_asked or asked != Upscale() else None
+
+
+def _improved_sampling(is_asked: bool, seed: int | None) -> ImprovedSampling | None:
+    """Its seed asks for it too."""
+    return ImprovedSampling(seed=seed) if is_asked or seed is not None else None
+
+
+def _lora(text: str) -> Lora:
+    """Read NAME or NAME:SCALE."""
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return Lora(text)
+    try:
+        return Lora(name, float(scale))
+    except ValueError:
+        raise InvalidParameter("--lora", text, "what follows the colon must be a number") from None
 
 
 def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:
@@ -346,15 +465,19 @@ def _warn_of_space(target: Path, min_free_bytes: int) -> None:
         stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
 
 
-def _report(products: list[Product], planned: Plan, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        from vitascope.worker.outputs import details_of
+def _report_json(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
+    from vitascope.worker.outputs import details_of
 
-        files = [_file(product, planned) for product in products]
-        whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
-        typer.echo(json.dumps({**files[0], **whole, "videos": files}))
-        return
-    for choice in planned.choices:
+    files = [_file(product, planned) for product in products]
+    whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
+    written = {"enhanced_prompt": " / ".join(enhanced)} if enhanced else {}
+    typer.echo(json.dumps({**files[0], **whole, **written, "videos": files}))
+
+
+def _report(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
+    if enhanced:
+        stderr.print(Text(f"prompt: {printable(' / '.join(enhanced))}", "dim"), soft_wrap=True)
+    for choice in _told(products[0], planned):
         stderr.print(Text(f"{choice.name}: {choice.value} ({choice.reason})", "dim"), soft_wrap=True)
     for product in products:
         video = product.video
@@ -365,6 +488,12 @@ def _report(products: list[Product], planned: Plan, seconds: float, *, as_json: 
         )
     if len(products) > 1:
         stderr.print(f"made in {seconds:.1f} s", highlight=False)
+
+
+def _told(product: Product, planned: Plan) -> list[Choice]:
+    """What was planned, and what has become of the prompt since; the engine's own choices are for `--json`."""
+    later = [choice for choice in product.choices if choice.name == prompting.ENHANCE]
+    return [*planned.choices, *(choice for choice in later if choice not in planned.choices)]
 
 
 def _file(product: Product, planned: Plan) -> dict[str, object]:

@@ -56,7 +56,9 @@ Loaded = dict[str, list[str]] | None
 
 def _open() -> tuple[settings_module.Settings, Catalog]:
     settings = settings_module.load()
-    return settings, Catalog.open(settings.cards_folder, settings.engine.default_model)
+    return settings, Catalog.open(
+        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+    )
 
 
 def _found(name: str) -> tuple[settings_module.Settings, ModelSpec]:
@@ -101,7 +103,7 @@ def _row(spec: ModelSpec, models: Catalog, loaded: Loaded) -> dict[str, Any]:
         "downloaded": weights.is_downloaded,
         "num_bytes_on_disk": weights.num_bytes,
         "revision": weights.revision,
-        "problem": weights.problem,
+        "problem": weights.problem or models.loras.problem_of_card(spec),
         "loaded_on": None if loaded is None else loaded.get(spec.id, []),
     }
 
@@ -133,6 +135,27 @@ def show(name: Name, as_json: Json = False, server: ServerOption = None) -> None
 
 
 @app.command()
+def loras(name: Name, as_json: Json = False) -> None:
+    """List the adapters (LoRA) of this machine: which fit a model, and why the others do not. See docs/lora.md."""
+    settings, models = _open()
+    spec = models.resolve_local(name)
+    catalog.locate(spec)  # without its files nothing can be told
+    rows = [
+        {"name": found, "fits": problem is None, "problem": problem, "num_bytes": path.stat().st_size}
+        for found, path in sorted(models.loras.names().items())
+        for problem in (models.loras.problem_of(found, path, spec),)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        stderr.print(Text(f"there are none in {settings.loras_folder}"), soft_wrap=True)
+    for row in rows:
+        does_not = "" if row["fits"] else f"  does not fit: the file {row['problem']}"
+        typer.echo(printable(f"{row['name']}{does_not}"))
+
+
+@app.command()
 def pull(
     name: Name,
     repair: Annotated[
@@ -152,7 +175,8 @@ def pull(
         done = {"event": "done", "model": spec.id, "revision": made.commit, "num_bytes": made.num_bytes}
         typer.echo(json.dumps({**done, "files": len(made.files)}))
         return
-    typer.echo(f"{spec.id}  {len(made.files)} files, {made.num_bytes / 1e9:.2f} GB, revision {made.commit}")
+    revision = f", revision {made.commit}" if made.commit else ""  # adapters alone have none
+    typer.echo(f"{spec.id}  {len(made.files)} files, {made.num_bytes / 1e9:.2f} GB{revision}")
 
 
 @app.command()

@@ -45,6 +45,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     from vitascope.engine import Wishes, open_engine
     from vitascope.worker import child
 
+    from ._guards import open_guards
     from ._marks import open_marks
 
     settings = settings_module.load()
@@ -56,6 +57,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         settings.cards_folder,
         engine.default_model,
         on_problem=lambda error: logger.error("%s", error.message),
+        loras_folder=settings.loras_folder,
     )
     child.run(
         fd,
@@ -68,9 +70,12 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             memory_gb=engine.memory_gb,
             wishes=Wishes(**engine.wishes),
             fake_step_seconds=engine.fake_step_seconds,
+            find_loras=catalog.loras.files,
+            lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
         ),
         catalog.resolve,
         nice=settings.worker.nice,
         between=settings.worker.frame_interpolation,
         marks=open_marks(settings),
+        make_guards=lambda opened: open_guards(settings, opened),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 Mode = Literal["text", "image", "last_image", "video", "reference"]
@@ -63,6 +64,39 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscaleRule:
+    """How a model makes the second, larger pass over its own clips."""
+
+    #: Id of the checkpoint that makes it; None is the same one.
+    model: str | None = None
+    #: Share of the steps that run over the resized first result.
+    strength: Bounds = Bounds(0.4, 0.0, 1.0)
+    #: Defaults; None are the first pass's, or those of the other checkpoint.
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    #: Largest picture that it denoises; 0 is four times what the model makes at once, or the other checkpoint's own largest. A model
+    #: that makes good pictures of its own sizes only stays with these.
+    max_pixels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CardLora:
+    """An adapter (LoRA) that a model's card always applies."""
+
+    #: Where its file is: "file:PATH", from the operator's folder of adapters on, or "hub:OWNER/NAME/FILE".
+    source: str
+    scale: float = 1.0
+    #: The only component that it changes, such as `transformer_2`; None for all that it fits.
+    component: str | None = None
+    #: Pinned commit of a hub source.
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.source.partition(":")[2]).stem
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model that the server can run. Read from a card or derived from a diffusers folder by `catalog`."""
 
@@ -92,6 +126,10 @@ class ModelSpec:
     scheduler_family: SchedulerFamily = "flow"
     #: Share of the steps that run over a given video.
     strength: Bounds = Bounds(0.7, 0.0, 1.0)
+    #: Its second pass; None if it can make none.
+    upscale: UpscaleRule | None = UpscaleRule()
+    #: The checkpoint that `upscale` names, where this server has it.
+    second: ModelSpec | None = None
     #: Frames that a continuing window shares with the one before; they are blended.
     overlap: int = 1
     #: Layers of the CLIP text encoder, of which the last can be skipped; 0 if there is none.
@@ -103,6 +141,8 @@ class ModelSpec:
     call: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     #: Parts of the pipeline that other repositories hold, such as AnimateDiff's motion adapter, as a `source` each.
     components: Mapping[str, str] = field(default_factory=dict)
+    #: Adapters that are always applied.
+    loras: tuple[CardLora, ...] = ()
     #: Names that vendors use for it.
     aliases: tuple[str, ...] = ()
     #: Pinned commit of a hub source.
@@ -125,7 +165,7 @@ class ModelSpec:
     @property
     def parts(self) -> dict[str, ModelSpec]:
         """What other repositories hold, by component: specs of a source alone, which make nothing by themselves."""
-        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "revision": None}
+        alone: dict[str, Any] = {"pipelines": {}, "components": {}, "loras": (), "revision": None}
         return {name: replace(self, source=source, **alone) for name, source in self.components.items()}
 
     @property

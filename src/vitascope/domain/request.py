@@ -46,6 +46,16 @@ class Shot:
     num_frames: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """One of the operator's adapters, which changes the model for this video."""
+
+    #: Of its file, without the ending.
+    name: str
+    #: How strong it is: 0 nothing, 1 as it was trained.
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
     """What can be seen on each frame: text or a picture. One with neither asks for none, not even the operator's."""
@@ -56,6 +66,29 @@ class Watermark:
     position: Position = "bottom-right"
     #: Up to 1, which is opaque.
     opacity: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upscale:
+    """A second pass over the finished clip, at a larger size. `None` means that the model's card decides."""
+
+    #: Of the file, as width is; the request's own height and width are those of the first pass.
+    height: int | None = None
+    width: int | None = None
+    #: How much of the first result is made anew: 0 nothing, 1 all.
+    strength: float | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImprovedSampling:
+    """Denoising in rounds, each from the low frequencies of what the one before made (FreeInit)."""
+
+    #: Of the noise that each further round gets; drawn at submit like `GenerationRequest.seed`.
+    seed: int | None = None
+    #: Rounds in all: the operator's, filled in at submit so that a retry makes the same video.
+    iterations: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +133,18 @@ class GenerationRequest:
     flow_shift: float | None = None
     #: How much of a given video is changed: 0 nothing, 1 all.
     strength: float | None = None
+    #: Beside those of the model's card.
+    loras: tuple[Lora, ...] = ()
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
+    #: Whether a language model writes the prompt out first; None is what the operator wants.
+    enhance_prompt: bool | None = None
+    #: What it has written for an earlier job of this request, in the place of the texts that the model would read.
+    enhanced_prompts: tuple[str, ...] = ()
+    #: A second pass at a larger size; None makes none.
+    upscale: Upscale | None = None
+    #: None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -138,14 +181,28 @@ class GenerationRequest:
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
-        continued = values.get("continued_watermark")
-        rows = {"shots": shots, "references": tuple(values.get("references", ()))}
+        continued, upscale = values.get("continued_watermark"), values.get("upscale")
+        improved = values.get("improved_sampling")
+        rows: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")
+        }
+        rows["shots"] = shots
+        rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
             "webhook": webhook and Webhook(**webhook),
+            "upscale": None if upscale is None else Upscale(**upscale),
+            "improved_sampling": improved and ImprovedSampling(**improved),
         }
         return cls(**{**values, **rows, **objects})
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What it says that a video shall show, by parameter; not what it shall not show, nor what is only given back."""
+        shots = {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(self.shots)}
+        drawn = None if self.watermark is None else self.watermark.text
+        return {"prompt": self.prompt, **shots, **({"watermark.text": drawn} if drawn else {})}
 
     @property
     def inputs(self) -> tuple[str, ...]:

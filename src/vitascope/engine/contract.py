@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope.domain.choice import Choice
+from vitascope.domain.loras import LoraFile
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
+from vitascope.domain.request import Lora
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
 
@@ -23,12 +26,20 @@ if TYPE_CHECKING:
 Locate = Callable[[ModelSpec], str]
 """Tells where a model's weights are: a folder or a hub id. Handed in, because the engine does not know the catalog."""
 
+FindLoras = Callable[[Sequence[Lora], ModelSpec], tuple[LoraFile, ...]]
+"""Tells which adapters' files are applied to a model: those of its card, then the request's. May raise ModelUnavailable."""
+
+
+def no_loras(_asked: Sequence[Lora], _spec: ModelSpec) -> tuple[LoraFile, ...]:
+    """Know of no adapters."""
+    return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a model made, at its native size and rate."""
+    """What a model made, at the rate that is native to it."""
 
-    #: uint8 RGB, (native_num_frames, native_height, native_width, 3)
+    #: uint8 RGB, (native_num_frames, *plan.made, 3)
     frames: Frames
     #: What the engine chose on its own: device, dtype, scheduler.
     choices: tuple[Choice, ...]
@@ -48,6 +59,8 @@ class Inputs:
     before: Frames | None = None
     #: Who or what appears: pictures of any size.
     references: tuple[Frames, ...] = ()
+    #: The same at the second pass's size, without what is changed: that is the first result. None if there is no such pass.
+    larger: Inputs | None = None
 
 
 NO_INPUTS = Inputs()
@@ -62,7 +75,8 @@ class Engine(Protocol):
 
     Several models may be loaded, and have generations open, as far as their memory and that of the work goes; where another
     one needs room, the least recently used one goes that has no open generation. Not in turn run generations whose weights
-    change with the request: under offloading, where modules come and go.
+    change with the request: under offloading, where modules come and go. Different adapters
+    (LoRA) are no hindrance: no request's are in another's modules.
     """
 
     @property
@@ -141,6 +155,10 @@ class Engine(Protocol):
         """
         ...
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Let other work of this process use torch for as long as the block, in a thread of its own, while no step is asked for."""
+        ...
+
     def clear_caches(self) -> None:
         """Give back memory that is kept for speed only; loaded models stay."""
         ...
@@ -164,6 +182,8 @@ def open_engine(
     memory_gb: float = 0.0,
     wishes: Wishes = NO_WISHES,
     fake_step_seconds: float = 0.0,
+    find_loras: FindLoras = no_loras,
+    lora_cache_bytes: int = 0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -173,5 +193,12 @@ def open_engine(
     from .engine import DiffusersEngine
 
     return DiffusersEngine(
-        locate, device=device, threads=threads, slots=slots, memory_gb=memory_gb, wishes=wishes
+        locate,
+        device=device,
+        threads=threads,
+        slots=slots,
+        memory_gb=memory_gb,
+        wishes=wishes,
+        find_loras=find_loras,
+        lora_cache_bytes=lora_cache_bytes,
     )

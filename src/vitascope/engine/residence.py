@@ -209,10 +209,14 @@ class Residence(Generic[Model]):
         return True
 
     def bring_ahead(self, spec: ModelSpec) -> None:
-        """Load a model for which there is room; raises what `use` raises, and then keeps none."""
+        """Load a model for which there is room; raises what `use` raises, and then keeps none.
+
+        One that has come meanwhile, by whoever could not wait, stays.
+        """
         try:
-            self._add(spec)
-            self._loads_ahead += 1
+            if spec.id not in self._residents:
+                self._add(spec)
+                self._loads_ahead += 1
         finally:
             self._coming.pop(spec.id, None)
 
@@ -235,6 +239,8 @@ class Residence(Generic[Model]):
         model = self._keeper.load(spec)
         self._load_seconds += time.monotonic() - started_at
         self._loads += 1
+        if (found := self._of(spec)) is not None:
+            return found  # another thread was first, and what it brought may be in use
         resident = _Resident(spec, model, self._keeper.weigh(model))
         known = self._known.setdefault(spec.id, _Known(resident.weights_bytes))
         known.weights_bytes = resident.weights_bytes

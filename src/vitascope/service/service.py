@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from vitascope import media
+from vitascope.domain import improved_sampling, prompting
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -36,8 +37,10 @@ from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
-from vitascope.domain.request import GenerationRequest
+from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
+from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
+from vitascope.moderation import PromptCheck
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -58,6 +61,10 @@ SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
 
 
+def _drawn_seed() -> int:
+    return secrets.randbits(SEED_BITS)
+
+
 LINK_SECONDS = 24 * 3600.0
 
 
@@ -69,6 +76,19 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Loras(Protocol):
+    """What the service needs of the operator's adapters."""
+
+    def check(self, asked: Sequence[Lora], spec: ModelSpec) -> None:
+        """Find out whether they are there and fit. Raises InvalidParameter."""
+
+    def of(self, spec: ModelSpec) -> list[str]:
+        """Name those that fit a model."""
+
+    def problem_of_card(self, spec: ModelSpec) -> str | None:
+        """Say what is wrong with those that the model's card names."""
+
+
 class Models(Protocol):
     """What the service needs of the catalog."""
 
@@ -76,6 +96,9 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model; None is the default. Raises UnknownModel."""
+
+    @property
+    def loras(self) -> Loras: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +134,9 @@ class Service:
         certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
         expire_seconds: how long files are kept whose request does not say; None for as long as their job.
         space: the disk's; None takes jobs however full it is.
+        prompt_rules: whether prompts are written out.
+        prompt_check: looks at requests' texts; None lets all pass.
+        shows_previews: whether what is not finished may be seen.
         clock: tells what has expired.
     """
 
@@ -130,9 +156,13 @@ class Service:
         public_url: str | None = None,
         link_seconds: float = LINK_SECONDS,
         marks: MarkRules = DEFAULT_RULES,
+        improved_sampling_iterations: int = improved_sampling.DEFAULT_ITERATIONS,
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
+        prompt_rules: PromptRules = NO_PROMPT_RULES,
+        prompt_check: PromptCheck | None = None,
+        shows_previews: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -160,8 +190,12 @@ class Service:
             clock=clock,
         )
         self._marks = marks
+        self._improved_sampling_iterations = improved_sampling_iterations
         self._expire_seconds = expire_seconds
         self._space = space
+        self._prompt_rules = prompt_rules
+        self._prompt_check = prompt_check
+        self._shows_previews = shows_previews
         self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
@@ -196,6 +230,10 @@ class Service:
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
 
+    def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
+        """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""
+        return self._models.loras.of(spec), self._models.loras.problem_of_card(spec)
+
     # submitting: prepare is quick and pure, fetch_inputs waits for other servers, store_inputs reads pictures and videos,
     # enqueue writes to the database
 
@@ -209,7 +247,7 @@ class Service:
         """Check and plan a request.
 
         Args:
-            request: what is asked for; a missing seed is drawn here.
+            request: what is asked for; missing seeds are drawn here.
             caller: who asks.
             sent: pictures and videos that came with it. The request's fields for them are then set.
             choices: what the dialect decided on its own; kept with the job.
@@ -221,7 +259,8 @@ class Service:
         """
         job_id = ids.new_id()
         if request.seed is None:
-            request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+            request = dataclasses.replace(request, seed=_drawn_seed())
+        request = improved_sampling.drawn(request, self._improved_sampling_iterations, _drawn_seed)
         if request.expires_in_seconds is None:
             request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)
@@ -229,8 +268,16 @@ class Service:
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
         request, followed = inputs.following_kept(request, sent, spec.fps)
-        choices = (*choices, *followed)
+        request, told = prompting.settled(request, spec, self._prompt_rules)
+        request, hidden = self._with_previews(request)
+        choices = (*choices, *followed, *told, *hidden)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _with_previews(self, request: GenerationRequest) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+        if self._shows_previews or not request.preview_every:
+            return request, ()
+        reason = "this server looks at frames before anybody sees them, and previews come before that"
+        return dataclasses.replace(request, preview_every=0), (Choice("preview_every", "0", reason),)
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
         planned = plan(request, spec, self._marks)
@@ -262,6 +309,32 @@ class Service:
             IdempotencyConflict: the request's name was another request's.
         """
         return self._store.made_before(once, key_id=caller.key_id)
+
+    def has_loras(self, draft: Draft) -> bool:
+        """Whether adapters are applied, which `check_loras` is to look at."""
+        return bool(draft.request.loras or self._models.resolve(draft.request.model).loras)
+
+    def check_loras(self, draft: Draft) -> None:
+        """Find out whether the draft's adapters are there and were made for its model. Looks at files.
+
+        Raises:
+            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of its model's card.
+        """
+        self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
+
+    @property
+    def checks_texts(self) -> bool:
+        return self._prompt_check is not None
+
+    async def check_texts(self, texts: Mapping[str, str]) -> None:
+        """Find out whether texts, by the names of their parameters, are allowed here. May wait for another server.
+
+        Raises:
+            ContentRejected: one of them is not.
+            ModerationUnavailable: nobody can say.
+        """
+        if self._prompt_check is not None:
+            await self._prompt_check.check(texts)
 
     async def check_webhook(self, draft: Draft) -> None:
         """Find out whether the draft's webhook may be called, while its client can still be told.
@@ -468,7 +541,10 @@ class Service:
 
     def submit(self, request: GenerationRequest, caller: Caller, sent: Sent = NOTHING) -> Job:
         """Do the three steps in one."""
-        return self._finish_submit(self.store_inputs(self.prepare(request, caller, sent)), caller)
+        draft = self.prepare(request, caller, sent)
+        if self.has_loras(draft):
+            self.check_loras(draft)
+        return self._finish_submit(self.store_inputs(draft), caller)
 
     def _finish_submit(self, draft: Draft, caller: Caller) -> Job:
         try:
@@ -488,7 +564,11 @@ class Service:
         if not job.status.is_terminal:
             message = f"the job is {job.status}: only one that has ended can be made again"
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
-        draft = self.prepare(job.request, caller, self._sent_with(job))
+        # what was decided of its prompt stays, whatever the operator wants by now
+        request = dataclasses.replace(
+            job.request, enhance_prompt=job.plan.enhance_prompt, enhanced_prompts=job.enhanced_prompts
+        )
+        draft = self.prepare(request, caller, self._sent_with(job))
         own = draft.plan.choices
         if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
             return draft

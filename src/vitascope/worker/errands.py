@@ -115,7 +115,8 @@ class Errands:
         report = _Reporter(self._store, errand, lambda: self._is_stopping)
         if errand.kind is CommandKind.PULL:
             made = catalog.pull(spec, report, repair=errand.options.get("repair", False))
-            return f"{len(made.files)} files, {made.num_bytes / 1e9:.2f} GB, of revision {made.commit}"
+            of_revision = f", of revision {made.commit}" if made.commit else ""  # adapters alone have none
+            return f"{len(made.files)} files, {made.num_bytes / 1e9:.2f} GB{of_revision}"
         problems = catalog.verify(spec, report)
         if problems:
             raise catalog.damaged(spec, problems)

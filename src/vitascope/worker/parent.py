@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
 from vitascope.domain.command import CommandKind, Errand
-from vitascope.domain.cost import effort_of, measured
+from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
     InternalError,
     JobNotFound,
@@ -341,7 +341,7 @@ class Worker:
         engine = self._ready_engine()
         engine.send(order)
         known_step_seconds = self._step_times.of(plan)
-        patience = Patience(plan.num_inference_steps, known_step_seconds, self._config.hang_seconds)
+        patience = Patience(runs_of(plan), known_step_seconds, self._config.hang_seconds)
         watch = Watch(heartbeat, engine, patience)
         self._ahead = ahead = Ahead(self._store, self._errands, engine)
         while True:
@@ -352,7 +352,7 @@ class Worker:
                 status = engine.kill()
                 logger.warning("engine died", extra={"job_id": job.id, "status": status})
                 raise EngineDied from None
-            if message is not None and message["is"] != "step":
+            if message is not None and message["is"] not in ("step", "enhanced"):
                 self._know_engine(message)
                 if message["is"] == "obeyed":
                     ahead.heard(message)
@@ -376,6 +376,7 @@ class Worker:
         for name in ("image", "last_image", "video", "continues"):
             if plan[name] is not None:
                 plan[name] = self._at_hand(heartbeat, plan[name])
+        plan["enhanced_prompts"] = job.enhanced_prompts
         plan["references"] = [self._at_hand(heartbeat, key) for key in plan["references"]]
         mark = plan["watermark"]
         if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):

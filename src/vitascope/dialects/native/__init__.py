@@ -106,6 +106,8 @@ class NativeDialect:
         )
         caller = _http.caller_of(request)
         draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
+        if desk.service.has_loras(draft):
+            await asyncio.to_thread(desk.service.check_loras, draft)
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:

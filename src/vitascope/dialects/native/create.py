@@ -8,13 +8,17 @@ from typing import cast
 
 from vitascope.dialects._http import Fields, picture_of, shown
 from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.loras import MAX_LORAS
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import (
     GenerationRequest,
+    ImprovedSampling,
+    Lora,
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -42,7 +46,11 @@ PARAMETERS = (
     "guidance_scale",
     "scheduler",
     "strength",
+    "loras",
     "clip_skip",
+    "enhance_prompt",
+    "upscale",
+    "improved_sampling",
     "preview_every",
     "seed",
     "num_videos",
@@ -56,6 +64,8 @@ PARAMETERS = (
     "webhook",
     "track_id",
 )
+UPSCALE_PARAMETERS = ("height", "width", "strength", "guidance_scale", "num_inference_steps")
+LORA_PARAMETERS = ("name", "scale")
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
 WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
@@ -92,7 +102,11 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         guidance_scale=fields.number("guidance_scale"),
         scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
         strength=fields.number("strength"),
+        loras=_loras(fields),
         clip_skip=fields.integer("clip_skip"),
+        enhance_prompt=fields.boolean("enhance_prompt"),
+        upscale=_upscale(fields),
+        improved_sampling=_improved_sampling(fields),
         preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
         num_videos=1 if num_videos is None else num_videos,
@@ -192,6 +206,47 @@ def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
     return mark, image
 
 
+def _upscale(fields: Fields) -> Upscale | None:
+    """True for a second pass as the model's card says, false for none, or an object with what shall be otherwise."""
+    value = fields.raw("upscale")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return Upscale() if fields.boolean("upscale") else None
+        except InvalidParameter as error:
+            raise InvalidParameter("upscale", error.value, "it must be true, false or an object") from None
+    inner = Fields(fields.mapping("upscale"))
+    try:
+        inner.check_names(UPSCALE_PARAMETERS)
+        return Upscale(
+            height=inner.integer("height"),
+            width=inner.integer("width"),
+            strength=inner.number("strength"),
+            guidance_scale=inner.number("guidance_scale"),
+            num_inference_steps=inner.integer("num_inference_steps"),
+        )
+    except InvalidParameter as error:
+        name = f"upscale.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+
+
+def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
+    """True, false, or an object with the seed of its own noise."""
+    value = fields.raw("improved_sampling")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return ImprovedSampling() if fields.boolean("improved_sampling") else None
+        except InvalidParameter as error:
+            rule = "it must be true, false, or an object with `seed`"
+            raise InvalidParameter("improved_sampling", error.value, rule) from None
+    inner = Fields(fields.mapping("improved_sampling"))
+    try:
+        inner.check_names(("seed",))
+        return ImprovedSampling(seed=inner.integer("seed"))
+    except InvalidParameter as error:
+        name = f"improved_sampling.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+
+
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
     """Each entry is a text, or an object with `prompt` and its length."""
     shots = []
@@ -208,6 +263,27 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
                 f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
             ) from None
     return tuple(shots)
+
+
+def _loras(fields: Fields) -> tuple[Lora, ...]:
+    """Each entry is a name, or an object with `name` and `scale`."""
+    loras = []
+    for index, value in enumerate(fields.listing("loras", MAX_LORAS)):
+        name = f"loras[{index}]"
+        if not isinstance(value, str | dict):
+            raise InvalidParameter(name, shown(value), "it must be a name or an object with `name`")
+        inner = Fields({"name": value} if isinstance(value, str) else value)
+        try:
+            inner.check_names(LORA_PARAMETERS)
+            asked, scale = inner.text("name", max_chars=MAX_NAME_CHARS), inner.number("scale")
+        except InvalidParameter as error:
+            raise InvalidParameter(
+                f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
+            ) from None
+        if not asked:
+            raise InvalidParameter(f"{name}.name", "missing", "it must be an adapter's name")
+        loras.append(Lora(asked) if scale is None else Lora(asked, scale))
+    return tuple(loras)
 
 
 def _num_frames(fields: Fields, fps: int) -> int | None:

@@ -97,6 +97,7 @@ async def show(model_id: str, request: Request) -> Response:
 async def _shown(desk: _http.Desk, specs: Sequence[ModelSpec]) -> list[dict[str, Any]]:
     states = await desk.read(desk.service.commands.workers)
     found = await asyncio.to_thread(lambda: [weights_of(spec) for spec in specs])
+    adapters = await asyncio.to_thread(lambda: [desk.service.loras_of(spec) for spec in specs])
     default = desk.service.spec(None).id
     return [
         {
@@ -107,10 +108,11 @@ async def _shown(desk: _http.Desk, specs: Sequence[ModelSpec]) -> list[dict[str,
             "revision": weights.revision,
             "downloaded": weights.is_downloaded,
             "num_bytes_on_disk": weights.num_bytes,
-            "problem": weights.problem,
+            "problem": weights.problem or problem,
             "loaded_on": [state.id for state in states if spec.id in state.loaded],
+            "loras": loras,
         }
-        for spec, weights in zip(specs, found, strict=True)
+        for spec, weights, (loras, problem) in zip(specs, found, adapters, strict=True)
     ]
 
 

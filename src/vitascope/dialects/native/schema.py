@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from vitascope.domain.loras import MAX_LORAS
 from vitascope.domain.request import MAX_NUM_VIDEOS
 from vitascope.domain.video import VARIANTS
 
@@ -100,6 +101,31 @@ class Watermark(BaseModel):
     opacity: float
 
 
+class Upscale(BaseModel):
+    """The second pass, over the first result."""
+
+    #: Of the file.
+    height: int
+    width: int
+    #: At which the pass works.
+    native_height: int
+    native_width: int
+    strength: float
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str | None
+    #: The model that makes it.
+    model: str
+
+
+class ImprovedSampling(BaseModel):
+    """Denoising in rounds, each from the low frequencies of what the one before made."""
+
+    #: Of the first video; each further one has the next.
+    seed: int
+    iterations: int
+
+
 class Provenance(BaseModel):
     """What a file says of its origin; true only if `state` is `valid`."""
 
@@ -122,6 +148,13 @@ class Provenance(BaseModel):
     message: str
 
 
+class Lora(BaseModel):
+    """An adapter, and how strong it is."""
+
+    name: str
+    scale: float
+
+
 class Job(BaseModel):
     """A job: what was asked for and how it is made, where it stands, and its file."""
 
@@ -139,6 +172,10 @@ class Job(BaseModel):
     model: str
     mode: Mode
     prompt: str
+    #: Whether a language model writes the prompt out first; where that came to nothing, `choices` say why.
+    enhance_prompt: bool
+    #: What it has written; null until it has, or if it has not.
+    enhanced_prompt: str | None
     negative_prompt: str
     #: Empty where there is only one.
     shots: list[Shot]
@@ -156,7 +193,11 @@ class Job(BaseModel):
     continued_frames: int
     #: Id of the job whose video it is made from.
     source: str | None
+    #: Beside those of the model's card.
+    loras: list[Lora]
     clip_skip: int | None
+    upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     preview_every: int
     #: Of the first video; each further one has the next.
     seed: int
@@ -215,14 +256,17 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows of one video.
+    #: Denoising steps of all windows of one video, in both passes if there are two and in all rounds of improved sampling.
     total_steps: int
     num_videos: int
     guidance_scale: float
     scheduler: str | None
     strength: float | None
+    loras: list[Lora]
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
+    upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -260,6 +304,16 @@ class Bounds(BaseModel):
     maximum: float
 
 
+class UpscaleRule(BaseModel):
+    """How a model makes a second pass over its own clips."""
+
+    #: The model that makes it.
+    model: str
+    #: Largest picture that it denoises; a larger file is resized.
+    max_pixels: int
+    strength: Bounds
+
+
 class ModelDescription(BaseModel):
     """A model and what it accepts."""
 
@@ -280,8 +334,14 @@ class ModelDescription(BaseModel):
     scheduler_family: Literal["flow", "discrete", "cogvideox", "edm"]
     #: Null where it changes no videos.
     strength: Bounds | None
+    #: Null where it makes no second pass.
+    upscale: UpscaleRule | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
+    #: Adapters that its card always applies.
+    card_loras: list[Lora]
+    #: Names of the operator's adapters that fit it; empty while it is not on the server's machine.
+    loras: list[str]
     takes_prompt: bool
     takes_negative_prompt: bool
     #: Of the device, in bfloat16; 0 if unknown.
@@ -552,7 +612,61 @@ _FIELDS = {
         "A noise scheduler by its diffusers class name; what stands in for one that the model has not is among `choices`.",
     ),
     "strength": _field(_NUMBER, "How much of `video` is changed: 0 nothing, 1 all."),
+    "loras": _field(
+        {
+            "anyOf": [
+                {
+                    "type": "array",
+                    "maxItems": MAX_LORAS,
+                    "items": {
+                        "anyOf": [_TEXT, {"type": "object", "properties": {"name": _TEXT, "scale": _NUMBER}}]
+                    },
+                },
+                _TEXT,
+            ]
+        },
+        "Adapters of the server's operator, which change the model: each a name, or an object with `name` and `scale` (1). "
+        "`GET /api/v1/models/{model_id}` lists those that fit.",
+    ),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "enhance_prompt": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether a language model writes the prompt out first. By default what the operator wants.",
+    ),
+    "upscale": _field(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "height": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "width": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "strength": _field(_NUMBER, "How much of the first result is made anew, up to 1."),
+                        "guidance_scale": _field(_NUMBER, "Of the second pass."),
+                        "num_inference_steps": _field(
+                            _INTEGER, "Of the second pass; `strength` of them run."
+                        ),
+                    },
+                    "additionalProperties": False,
+                },
+                {"type": "boolean"},
+                _TEXT,
+            ]
+        },
+        "A second pass over the finished clip, at a larger size: true, or an object. What it does not say, the model's card does; "
+        "without a size the file is twice as high and wide.",
+    ),
+    "improved_sampling": _field(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "object", "properties": {"seed": _INTEGER}, "additionalProperties": False},
+                _TEXT,
+            ]
+        },
+        "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
+        "or an object with the `seed` of the noise that the further rounds get.",
+    ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
     ),

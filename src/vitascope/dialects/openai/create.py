@@ -18,6 +18,7 @@ from vitascope.domain.sizes import nearest_side
 from vitascope.service import Draft, Sent, Service
 
 from . import shapes, superset
+from .adapters import read_loras
 from .parameters import MAX_STYLE_CHARS, QUALITY_LEVELS
 from .pictures import read_pictures
 
@@ -121,6 +122,7 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
             flow_shift=fields.number("flow_shift"),
             strength=fields.number("strength"),
+            enhance_prompt=fields.boolean("enhance_prompt"),
             # an illegal name is refused by the plan, with the legal ones
             format=cast(OutputFormat, image_format.strip().lower()),
             expires_in_seconds=fields.integer("expires_in_seconds"),
@@ -139,6 +141,7 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
     _read_number(order, fields)
     _read_seed(order, fields)
     _read_response_format(order, fields)
+    read_loras(order, fields)
     order.sent = read_pictures(order, fields, spec)
     shapes.read_length(order, fields, spec)
     shapes.read_size(order, fields, spec)

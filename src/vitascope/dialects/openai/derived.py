@@ -1,6 +1,6 @@
 """Videos made from videos: remixes, edits and extensions. Each is a job of its own, with the source's video copied to it.
 
-What the client does not say is the source's: model, size, length, rate, steps, guidance, scheduler and negative prompt.
+What the client does not say is the source's: model, size, length, rate, steps, guidance, scheduler, adapters and negative prompt.
 """
 
 from __future__ import annotations
@@ -189,6 +189,8 @@ def _take_from(source: Job | None, order: Order) -> None:
         given = source.request
         order.inherited = frozenset(name for name in INHERITED if getattr(asked, name) is None)
         order.change(**{name: getattr(given, name) for name in order.inherited})
+        if not asked.loras:
+            order.change(loras=given.loras)
         if not asked.negative_prompt:
             order.change(negative_prompt=given.negative_prompt)
 

@@ -80,6 +80,10 @@ FOLLOWED: dict[str, Schema] = {
         _text, "What the video must not show; wins over that of `metadata`.", maxLength=32000
     ),
     "style": _as(_text, "Extends the prompt; may be in `metadata`.", maxLength=MAX_STYLE_CHARS),
+    "enhance_prompt": _as(
+        _boolean,
+        "Whether a language model writes the prompt out first; by default what the operator wants. The metadata has what it wrote.",
+    ),
     "quality_level": _as(
         _text,
         "How many denoising steps are taken; may be in `metadata`. "
@@ -91,6 +95,10 @@ FOLLOWED: dict[str, Schema] = {
     "guidance_scale": _number,
     "scheduler": _as(_text, "A noise scheduler that the model accepts, by diffusers' name."),
     "flow_shift": _as(_number, "How far a flow-matching model's noise levels are moved towards noise."),
+    "lora": _as(
+        {"anyOf": [{"type": "object"}, {"type": "array", "items": {}, "maxItems": 4}, _text]},
+        "An adapter of the server's operator, as its name or `{name, scale}`; or a list of them. A path is not followed.",
+    ),
     "strength": _as(_number, "How much of a given video is changed, from 0 to 1."),
     "seed": _as(
         {"anyOf": [*_integer["anyOf"], {"type": "array", "items": {"type": "integer"}}]},
@@ -150,7 +158,6 @@ TOLD: dict[str, str] = {
     "max_sequence_length": "the model's card says how much of a prompt is read",
     "quality": "no step is skipped or approximated here; `quality_level` says how many there are",
     "mode": "`quality_level` says how many steps are taken",
-    "enhance_prompt": "prompts are used as they are",
     "enable_teacache": "no step is skipped here",
     "enable_frame_interpolation": "frames are made between the model's own wherever `fps` asks for more of them",
     "frame_interpolation_exp": "`fps` says how many frames a second has",
@@ -176,7 +183,6 @@ _NO_PATH = "nothing on the server's disk is opened for a client"
 REFUSED: dict[str, str] = {
     "generate_sound": _NO_SOUND,
     "audio_reference": _NO_SOUND,
-    "lora": "adapters are not loaded by requests",
     "control_reference": "no model here follows a control video",
     "control_type": "no model here follows a control video",
     "video": "videos are made from videos by `/v1/videos/edits`, `/v1/videos/extensions` and `video_reference`",
