@@ -24,7 +24,7 @@ from vitascope.domain.request import Lora
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, Engine
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.families import generic
+from vitascope.engine.families import passes
 
 Models = dict[str, ModelSpec]
 
@@ -39,7 +39,7 @@ FAMILIES = {
 @pytest.fixture(autouse=True)
 def _exact_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare what the pipeline gave, before rounding to bytes hides anything."""
-    monkeypatch.setattr(generic, "_to_uint8", lambda frames: frames)
+    monkeypatch.setattr(passes, "_to_uint8", lambda frames: frames)
 
 
 @pytest.fixture
