@@ -19,7 +19,7 @@ from vitascope.domain.request import Lora
 from vitascope.engine import offloading
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.families import generic
+from vitascope.engine.families import passes
 from vitascope.engine.placement import NO_WISHES, Machine, Offload, Quantization, Wishes
 
 Models = dict[str, ModelSpec]
@@ -28,7 +28,7 @@ Models = dict[str, ModelSpec]
 @pytest.fixture(autouse=True)
 def _exact_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare what the pipeline gave, before rounding to bytes hides anything."""
-    monkeypatch.setattr(generic, "_to_uint8", lambda frames: frames)
+    monkeypatch.setattr(passes, "_to_uint8", lambda frames: frames)
 
 
 def made(folder: Path, spec: ModelSpec, *asked: Lora, wishes: Wishes = NO_WISHES) -> np.ndarray[Any, Any]:
