@@ -172,6 +172,19 @@ def test_without_room_beside_what_runs_only_files_are_read(
     engine.close()
 
 
+def test_nothing_is_prepared_in_the_way_of_a_generation_that_has_no_model_yet(
+    engine: DiffusersEngine, models: Models
+) -> None:
+    wan, ltx = models["WanPipeline"], models["LTXPipeline"]
+    generation = engine.generate(make_plan(wan), wan)
+    assert next(generation) == Step("load")
+    assert not engine.prepare(ltx)
+    assert next(generation) == Step("load", 1)
+    assert engine.prepare(ltx)
+    *_, clip = generation
+    assert isinstance(clip, Clip)
+
+
 def test_what_fails_beside_fails_again_where_it_is_needed(
     engine: DiffusersEngine, models: Models, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
