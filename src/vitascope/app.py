@@ -271,6 +271,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             public_url=settings.server.public_url,
             link_seconds=settings.storage.link_seconds,
             marks=marks,
+            improved_sampling_iterations=settings.engine.improved_sampling_iterations,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,

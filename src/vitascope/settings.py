@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from .domain.errors import InvalidParameter, SettingsError, UrlRefused
+from .domain.improved_sampling import DEFAULT_ITERATIONS, MAX_ITERATIONS
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
 from .domain.plan import MAX_PROMPT_CHARS
 from .domain.prompting import PromptRules
@@ -235,6 +236,9 @@ class EngineSettings(_Section):
     """Where weights wait that do not work: `none` keeps them on the device, `model` brings each part when it is used, `group` each block, `sequential` each layer. `auto` takes the first of these that fits; then one video is made at a time."""
     quantization: Literal["auto", "none", "int8", "fp8"] = "auto"
     """Keep the matrices of denoisers and text encoders in one byte a value. `auto` takes what a card says, else `int8` where a model does not fit otherwise."""
+
+    improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
+    """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
 
     @property
     def wishes(self) -> dict[str, str]:

@@ -11,9 +11,10 @@ import tiny
 from tiny import make_plan, run
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.request import Upscale
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step, percent
-from vitascope.engine import Engine, EngineBusy, open_engine
+from vitascope.engine import Engine, EngineBusy, Inputs, open_engine
 from waiting import eventually
 
 
@@ -57,6 +58,15 @@ class TestEngineContract:
         assert clip.frames.shape == (plan.native_num_frames, 32, 48, 3)
         assert clip.frames.dtype == np.uint8
         assert np.abs(np.diff(clip.frames.astype(int), axis=0)).mean() > 0, "the clip moves"
+
+    def test_a_second_pass_is_counted_and_has_its_size(self, engine: Engine, spec: ModelSpec) -> None:
+        plan = make_plan(spec, num_inference_steps=4, upscale=Upscale(strength=0.5))
+        steps, clip = run(engine, spec, plan, Inputs(larger=Inputs()))
+        done = [step.index for step in dict.fromkeys(steps) if step.stage == "denoise" and step.index]
+        assert done == [1, 2, 3, 4, 5, 6]
+        percents = [percent(step) for step in steps]
+        assert percents == sorted(percents)
+        assert clip.frames.shape == (plan.native_num_frames, 64, 64, 3)
 
     def test_a_seed_reproduces(self, engine: Engine, spec: ModelSpec) -> None:
         first, again, other = (run(engine, spec, make_plan(spec, seed=seed))[1].frames for seed in (1, 1, 2))

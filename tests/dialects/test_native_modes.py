@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,9 +172,60 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
     assert answer.json()["prompt"] == "a dog runs / it sleeps / it wakes"
 
 
+@pytest.mark.parametrize("asked", [True, "true", {}, {"seed": None}, '{"seed": ""}'])
+def test_improved_sampling_draws_a_seed_of_its_own(client: httpx.Client, asked: Any) -> None:
+    job = create(client, improved_sampling=asked, seed=5)
+    schema.Job.model_validate(job, extra="forbid")
+    improved = job["improved_sampling"]
+    assert (improved["iterations"], improved["seed"] != 5) == (5, True)
+    assert choice(job, "improved_sampling")["value"] == "5 rounds of 12 steps"
+    client.post(f"/api/v1/jobs/{job['id']}/cancel")
+    again = client.post(f"/api/v1/jobs/{job['id']}/retry").json()
+    assert again["improved_sampling"] == improved
+
+
+def test_improved_sampling_is_told_and_costs_all_its_steps(client: httpx.Client) -> None:
+    for nothing in (None, False, "false"):
+        assert create(client, improved_sampling=nothing)["improved_sampling"] is None
+    body = {"prompt": "a dog", "model": "every", "improved_sampling": {"seed": "7"}, "num_videos": 2}
+    made = client.post("/api/v1/plan", json=body).json()
+    assert made["improved_sampling"] == {"seed": 7, "iterations": 5}
+    assert made["total_steps"] == 5 * made["num_inference_steps"]
+
+
+def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
+    assert create(client)["upscale"] is None
+    assert create(client, upscale=False)["upscale"] is None
+    job = create(client, upscale=True, num_inference_steps=20, guidance_scale=2)
+    schema.Job.model_validate(job, extra="forbid")
+    assert (job["width"], job["height"], job["num_inference_steps"]) == (192, 128, 20)
+    assert job["upscale"] == {
+        "height": 128, "width": 192, "native_height": 64, "native_width": 96, "strength": 0.4, "guidance_scale": 2.0,
+        "num_inference_steps": 20, "scheduler": None, "model": "every",
+    }  # fmt: skip
+    assert choice(job, "upscale_size")["value"] == "192x128"
+    said = {"width": "200", "strength": "0.5", "guidance_scale": 3, "num_inference_steps": 8}
+    for body in (said, json.dumps(said)):
+        asked = create(client, upscale=body)["upscale"]
+        assert (asked["width"], asked["native_width"], asked["strength"]) == (200, 96, 0.5)
+        assert (asked["guidance_scale"], asked["num_inference_steps"]) == (3.0, 8)
+    plan = client.post("/api/v1/plan", json={"prompt": "a", "model": "every", "upscale": {}}).json()
+    schema.Plan.model_validate(plan, extra="forbid")
+    assert plan["total_steps"] == 12 + 4
+    (model,) = [each for each in client.get("/api/v1/models").json()["models"] if each["id"] == "every"]
+    assert model["upscale"]["max_pixels"] == 96 * 64, "of its own sizes only"
+    assert (model["upscale"]["model"], model["upscale"]["strength"]["default"]) == ("every", 0.4)
+
+
 @pytest.mark.parametrize(
     ("body", "parameter", "words"),
     [
+        ({"upscale": {"width": 64}}, "upscale.width", "from 96, which the first pass has"),
+        ({"upscale": {"strength": 2}}, "upscale.strength", "from 0 to 1"),
+        ({"upscale": {"steps": 2}}, "upscale.steps", "no such parameter"),
+        ({"upscale": {"width": "wide"}}, "upscale.width", "whole number"),
+        ({"upscale": "please"}, "upscale", "true, false or an object"),
+        ({"upscale": [1]}, "upscale", "must be an object"),
         ({"model": "small", "last_image": "PNG", "image": "PNG"}, "last_image", "from text or an image only"),
         ({"model": "short", "image": "PNG"}, "image", "from text only"),
         ({"last_image": "PNG"}, "last_image", "also needs `image`"),
@@ -188,6 +240,11 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
         ({"video": "MP4", "strength": 0.1, "num_inference_steps": 5}, "strength", "none would run"),
         ({"clip_skip": 12}, "clip_skip", "from 0 to 11"),
         ({"model": "small", "clip_skip": 1}, "clip_skip", "no CLIP text encoder"),
+        ({"improved_sampling": "often"}, "improved_sampling", "true, false, or an object with `seed`"),
+        ({"improved_sampling": {"iterations": 3}}, "improved_sampling.iterations", "no such parameter"),
+        ({"improved_sampling": {"seed": -1}}, "improved_sampling.seed", "from 0"),
+        ({"improved_sampling": {"seed": "x"}}, "improved_sampling.seed", "whole number"),
+        ({"improved_sampling": True, "video": "MP4"}, "improved_sampling", "starts from its own frames"),
         ({"preview_every": -1}, "preview_every", "from 0"),
         ({"shots": [{"prompt": "a", "seconds": 3}]}, "shots[0].seconds", "no such parameter"),
         ({"shots": [{"prompt": ""}]}, "shots[0].prompt", "what the shot shows"),
@@ -225,13 +282,16 @@ def test_bad_input_is_refused_exactly(
         {"strength": 0.1, "num_inference_steps": 5, "video": "MP4"},
         {"clip_skip": 12},
         {"preview_every": 5000},
+        {"upscale": {"width": 64}},
+        {"improved_sampling": {"seed": -1}},
         {"shots": ["a", "b"], "num_frames": 1},
     ],
 )
 def test_the_nearest_legal_value_is_accepted(client: httpx.Client, mp4: bytes, body: dict[str, Any]) -> None:
     body = {name: text_of(mp4) if value == "MP4" else value for name, value in body.items()}
     error = refused(client, **body)
-    create(client, **{**body, error["parameter"]: error["nearest"]})
+    name, _, inner = error["parameter"].partition(".")
+    create(client, **{**body, name: {**body[name], inner: error["nearest"]} if inner else error["nearest"]})
 
 
 def test_a_plan_tells_how_it_would_be_made_and_stores_nothing(serve: Any) -> None:

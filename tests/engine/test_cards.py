@@ -9,7 +9,7 @@ import pytest
 
 from vitascope.catalog import Catalog
 from vitascope.domain.model_spec import Mode, ModelSpec
-from vitascope.engine.families.generic import ALSO_CALLED
+from vitascope.engine.families.passes import ALSO_CALLED
 
 SPECS = sorted(Catalog.open().all(), key=lambda spec: spec.id)
 

@@ -18,7 +18,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, Engine, EngineBusy, Inputs
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.families import generic
+from vitascope.engine.families import passes
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.slots import Slot
 from vitascope.engine.torch_state import TorchState
@@ -61,7 +61,7 @@ def _deeper(name: str) -> Any:
 @pytest.fixture(autouse=True)
 def _exact_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare what the pipeline gave, before rounding to bytes hides anything."""
-    monkeypatch.setattr(generic, "_to_uint8", lambda frames: frames)
+    monkeypatch.setattr(passes, "_to_uint8", lambda frames: frames)
 
 
 def finish(generation: Generation) -> np.ndarray[Any, Any]:

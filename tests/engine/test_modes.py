@@ -117,7 +117,7 @@ def test_a_continuing_window_is_given_all_shared_frames(
         starts.append(start)
         return arguments_of(start, *rest)
 
-    monkeypatch.setattr("vitascope.engine.families.generic.arguments_of", noted)
+    monkeypatch.setattr("vitascope.engine.families.passes.arguments_of", noted)
     clip = run(engine, spec, plan)[1]
     assert len(clip.frames) == plan.native_num_frames
     assert starts[0].head is None
@@ -167,7 +167,7 @@ def test_a_long_video_is_changed_window_by_window(
         parts.append(start.video)
         return arguments_of(start, *rest)
 
-    monkeypatch.setattr("vitascope.engine.families.generic.arguments_of", noted)
+    monkeypatch.setattr("vitascope.engine.families.passes.arguments_of", noted)
     plan = make_plan(spec, video="v", strength=0.5, num_frames=17, num_inference_steps=2, fps=8)
     assert len(run(engine, spec, plan, Inputs(video=video))[1].frames) == 17
     held = video[[8, 9, 10, 11, 12, 13, 14, 14, 14]]

@@ -21,7 +21,8 @@ from vitascope.domain.request import GenerationRequest
 from vitascope.domain.step import Step
 from vitascope.engine import Engine, previews
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.previews import MAX_BYTES, MAX_SIDE, predicted_clean, to_webp, unpack
+from vitascope.engine.latents import OtherLatents, unpack
+from vitascope.engine.previews import MAX_BYTES, MAX_SIDE, predicted_clean, to_webp
 from vitascope.engine.schedulers import make_scheduler
 
 Models = dict[str, ModelSpec]
@@ -131,8 +132,7 @@ def test_without_previews_the_scheduler_is_left_alone(engine: Engine, models: Mo
     (slot,) = engine._loaded.slots._idle
     pipe = slot.pipelines["text"]
     before = type(pipe.scheduler)
-    [window] = make_plan(spec).windows
-    none = previews.Previews(slot, pipe, make_plan(spec), window)
+    none = previews.Previews(slot, pipe, make_plan(spec), (9, 32, 32))
     assert type(pipe.scheduler) is before
     assert [none.after(step) for step in range(10)] == [None] * 10
     assert slot.shared == {}, "nothing was fitted"
@@ -245,7 +245,7 @@ def test_latents_are_unpacked_by_pipeline(pipeline: str, shape: tuple[int, ...])
 
 
 def test_latents_of_another_shape_are_refused() -> None:
-    with pytest.raises(previews.NoPreview):
+    with pytest.raises(OtherLatents):
         unpack("LTXPipeline", torch.zeros(1, 23, 5), (2, 3, 4))
 
 

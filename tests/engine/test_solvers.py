@@ -7,7 +7,6 @@ a wrong prediction type or a last step that stops short shows as a distance that
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from typing import Any
 
@@ -16,75 +15,31 @@ import numpy as np
 import pytest
 import torch
 
+from perfect import (
+    CONSISTENCY,
+    DEVIATION,
+    MEAN,
+    STOCHASTIC,
+    PerfectDiscrete,
+    clean_of,
+    discrete,
+    distance,
+    end_of,
+    flow,
+    noise,
+    run,
+    velocity,
+    velocity_backwards,
+)
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.schedulers import NAMES, table
 from vitascope.engine.schedulers import family_of, make_scheduler, on_each_step
 
-MEAN, DEVIATION = 0.7, 0.5
-STOCHASTIC = {
-    "DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "SASolverScheduler",
-    "CogVideoXDPMScheduler", "LTXEulerAncestralRFScheduler",
-}  # fmt: skip
-CONSISTENCY = {"LCMScheduler", "FlowMatchLCMScheduler"}
-"""Not solvers: they need a distilled model, and lose detail with any other."""
-
 Sigmas = Any
-
-
-def noise() -> torch.Tensor:
-    return torch.randn(2, 2048, generator=torch.Generator().manual_seed(0))
-
-
-def clean_of(x: torch.Tensor, share: float, level: float) -> torch.Tensor:
-    """The mean of the data, given `x`, which is `share` times the data plus `level` times noise."""
-    variance = share**2 * DEVIATION**2 + level**2
-    return MEAN + share * DEVIATION**2 / variance * (x - share * MEAN)
-
-
-def end_of(x: torch.Tensor, share: float, level: float) -> torch.Tensor:
-    """Where an exact solution ends that starts at `x`."""
-    return MEAN + DEVIATION * (x - share * MEAN) / math.sqrt(share**2 * DEVIATION**2 + level**2)
-
-
-def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return (a - b).pow(2).mean().sqrt().item()
-
-
-def run(scheduler: Any, model: Any, steps: int | None, **levels: Any) -> torch.Tensor:
-    """Make the calls that pipelines make."""
-    scheduler.set_timesteps(steps, **levels)
-    x = noise() * getattr(scheduler, "init_noise_sigma", 1.0)
-    takes = inspect.signature(scheduler.step).parameters
-    extra: dict[str, Any] = {"generator": torch.Generator().manual_seed(1)} if "generator" in takes else {}
-    old, before = None, None
-    for t in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = model(scaled, t)
-        if "old_pred_original_sample" in takes:
-            x, old = scheduler.step(output, old, t, before, x, return_dict=False, **extra)
-        else:
-            x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
-        before = t
-    assert x.isfinite().all()
-    return x
-
-
-def velocity(x: torch.Tensor, t: Any) -> torch.Tensor:
-    level = float(t) / 1000
-    clean = clean_of(x, 1 - level, level)
-    return (x - clean) / max(level, 1e-6)
-
-
-def velocity_backwards(x: torch.Tensor, t: Any) -> torch.Tensor:
-    return -velocity(x, 1000 - float(t))
 
 
 FLOW = [row.name for row in table("flow") if row.standing == "native"]
 SOLVERS = [name for name in FLOW if name not in STOCHASTIC | CONSISTENCY]
-
-
-def flow(**config: Any) -> Any:
-    return diffusers.FlowMatchEulerDiscreteScheduler(**config)
 
 
 CHECKPOINTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -235,38 +190,6 @@ def test_timesteps_whose_fractions_were_cut_off_find_their_place(name: str) -> N
             x = scheduler.step(velocity(x, t), torch.tensor(cut(t)), x, generator, return_dict=False)[0]
         ends.append(x)
     assert torch.equal(*ends)
-
-
-def discrete(family: str) -> Any:
-    if family == "cogvideox":
-        return diffusers.CogVideoXDDIMScheduler(
-            prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=3.0,
-            timestep_spacing="trailing", clip_sample=False,
-        )  # fmt: skip
-    return diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        timestep_spacing="trailing", prediction_type=family,
-    )  # fmt: skip
-
-
-class PerfectDiscrete:
-    """The perfect model of a schedule by timesteps, read between them where a solver asks for it."""
-
-    def __init__(self, checkpoint: Any) -> None:
-        shares = checkpoint.alphas_cumprod.double().clamp(min=2**-24)
-        self.logs = (((1 - shares) / shares) ** 0.5).log().numpy()
-        self.prediction_type = checkpoint.config.prediction_type
-
-    def share_and_level(self, t: Any) -> tuple[float, float]:
-        ratio = math.exp(np.interp(float(t), np.arange(len(self.logs)), self.logs))
-        share = 1 / math.sqrt(1 + ratio**2)
-        return share, share * ratio
-
-    def __call__(self, x: torch.Tensor, t: Any) -> torch.Tensor:
-        share, level = self.share_and_level(t)
-        clean = clean_of(x, share, level)
-        epsilon = (x - share * clean) / level
-        return epsilon if self.prediction_type == "epsilon" else share * epsilon - level * clean
 
 
 DISCRETE_SOLVERS = [

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from vitascope import media
-from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.model_spec import ModelSpec, UpscaleRule
 from vitascope.domain.plan import Plan, plan
-from vitascope.domain.request import GenerationRequest
+from vitascope.domain.request import GenerationRequest, Upscale
 from vitascope.engine import Clip, Inputs
 from vitascope.engine.fake import FakeEngine
 from vitascope.service import inputs as sent_inputs
@@ -30,6 +30,7 @@ class Holds(FakeEngine):
     def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = Inputs()) -> Any:  # noqa: B008
         for event in super().generate(plan, spec, inputs):
             if isinstance(event, Clip):
+                inputs = inputs.larger or inputs
                 given = inputs.video if inputs.video is not None else inputs.image
                 assert given is not None
                 event = replace(event, frames=np.broadcast_to(given, event.frames.shape))
@@ -69,6 +70,26 @@ def test_a_picture_of_the_files_shape_is_whole_in_the_file(
     sent_inputs.store(Sent(image=(tmp_path / "a.png").read_bytes()), asked, planned, files)
     here = replace(planned, image=str(files.path_for("inputs/a.png")))
     check_whole(made(here, small_spec, tmp_path), width, height)
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_a_picture_is_as_sharp_as_the_second_pass(
+    tmp_path: Path, small_spec: ModelSpec, width: int, height: int
+) -> None:
+    asked = GenerationRequest(
+        prompt="a", model="small", seed=1, image="inputs/a.png", width=width, height=height, num_frames=5,
+        upscale=Upscale(height=2 * height, width=2 * width),
+    )  # fmt: skip
+    spec = replace(small_spec, upscale=UpscaleRule(max_pixels=4 * 96 * 64))
+    planned = plan(asked, spec)
+    files = LocalStorage(tmp_path / "files")
+    Image.fromarray(framed(2 * width, 2 * height)).save(tmp_path / "a.png")
+    sent_inputs.store(Sent(image=(tmp_path / "a.png").read_bytes()), asked, planned, files)
+    with Image.open(str(files.path_for("inputs/a.png"))) as stored:
+        assert planned.second is not None
+        assert stored.size == (planned.second.shown.width, planned.second.shown.height)
+    here = replace(planned, image=str(files.path_for("inputs/a.png")))
+    check_whole(made(here, spec, tmp_path), 2 * width, 2 * height)
 
 
 @pytest.mark.parametrize(("width", "height"), SHAPES)

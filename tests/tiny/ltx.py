@@ -114,7 +114,7 @@ def _ltx2_vae() -> Any:
         latent_channels=4, block_out_channels=(8,), down_block_types=("LTX2VideoDownBlock3D",),
         decoder_block_out_channels=(8,), layers_per_block=(1,), decoder_layers_per_block=(1, 1),
         spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False),
-        downsample_type=("spatial",), upsample_type=("spatiotemporal",), upsample_residual=(False,),
+        downsample_type=("spatiotemporal",), upsample_type=("spatiotemporal",), upsample_residual=(False,),
         upsample_factor=(1,), patch_size=1, decoder_causal=False,
     )  # fmt: skip
     vae.use_framewise_encoding = False

@@ -69,6 +69,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "device": "auto",
             "threads": 0,
             "slots": 4,
+            "improved_sampling_iterations": 5,
             "loras_folder": None,
             "lora_cache_gb": 2.0,
             "memory_gb": 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,16 @@ from typing import Any, get_args
 from vitascope.domain.errors import SettingsError
 from vitascope.domain.lora_names import ADAPTED
 from vitascope.domain.loras import LORA_SCALES
-from vitascope.domain.model_spec import MODES, Bounds, CardLora, FrameRule, ModelSpec, SchedulerFamily, Size
+from vitascope.domain.model_spec import (
+    MODES,
+    Bounds,
+    CardLora,
+    FrameRule,
+    ModelSpec,
+    SchedulerFamily,
+    Size,
+    UpscaleRule,
+)
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -25,6 +35,7 @@ _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
     "clip_layers", "prompt", "negative_prompt", "memory", "price", "components", "loras", "quantization",
+    "upscale",
 }  # fmt: skip
 
 
@@ -109,6 +120,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         loras=tuple(_lora(lora) for lora in values.get("loras", ())),
         scheduler_family=values.get("scheduler_family", "flow"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
+        upscale=_upscale(values.get("upscale", True)),
         overlap=values.get("overlap", 1),
         clip_layers=values.get("clip_layers", 0),
         takes_negative_prompt=values.get("negative_prompt", True),
@@ -118,6 +130,32 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         dtype=values.get("dtype", "auto"),
         quantization=values.get("quantization", "auto"),
         aliases=tuple(values.get("aliases", ())),
+    )
+
+
+_UPSCALE_KEYS = {"model", "strength", "guidance", "steps", "max_pixels"}
+
+
+def _upscale(value: Any) -> UpscaleRule | None:
+    """Read how the second pass is made: false if there is none, else what differs from the first pass."""
+    if isinstance(value, bool):
+        return UpscaleRule() if value else None
+    if not isinstance(value, dict):
+        raise TypeError("`upscale` must be a table, or false for a model that makes no second pass")
+    unknown = sorted(set(value) - _UPSCALE_KEYS)
+    if unknown:
+        raise ValueError(f"unknown key `upscale.{unknown[0]}`")
+    asked = Bounds(**{**asdict(UpscaleRule().strength), **value.get("strength", {})})
+    if not 0 <= asked.minimum <= asked.default <= asked.maximum <= 1:
+        raise ValueError(
+            "the default of `upscale.strength` must be from its minimum to its maximum, from 0 to 1"
+        )
+    return UpscaleRule(
+        model=value.get("model"),
+        strength=asked,
+        guidance_scale=value.get("guidance"),
+        num_inference_steps=value.get("steps"),
+        max_pixels=value.get("max_pixels", 0),
     )
 
 

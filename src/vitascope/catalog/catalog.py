@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -63,7 +64,8 @@ class Catalog:
         return catalog
 
     def all(self) -> list[ModelSpec]:
-        return sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
+        specs = sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
+        return [self._with_second(spec) for spec in specs]
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model by its id or by a vendor's name for it; no name is the default model.
@@ -79,7 +81,7 @@ class Catalog:
             near = difflib.get_close_matches(name[:60], [*self._specs, *self._by_alias], n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(s.id for s in self.all())}"
             raise UnknownModel(f"there is no model `{name[:60]}`", hint=hint)
-        return spec
+        return self._with_second(spec)
 
     def resolve_local(self, name: str | None) -> ModelSpec:
         """Find a model for the person at the machine: a name, else a diffusers folder, else a hub id.
@@ -91,13 +93,19 @@ class Catalog:
             return self.resolve(name)
         try:
             if name.startswith((".", "/", "~")) or Path(name).is_dir():
-                return spec_of_folder(Path(name).expanduser())
+                return self._with_second(spec_of_folder(Path(name).expanduser()))
         except (OSError, RuntimeError):  # a name that no file can have; a home of nobody
             raise UnknownModel(f"there is no model `{name[:60]}`") from None
         if not HUB_ID.fullmatch(name):
             return self.resolve(name)
         of_card = (spec for spec in self._specs.values() if spec.source == f"hub:{name}")
-        return next(of_card, None) or spec_of_hub(name)
+        return self._with_second(next(of_card, None) or spec_of_hub(name))
+
+    def _with_second(self, spec: ModelSpec) -> ModelSpec:
+        """Put the card of the checkpoint beside the one that names it for the second pass."""
+        if spec.upscale is None or spec.upscale.model is None:
+            return spec
+        return replace(spec, second=self._find(spec.upscale.model))
 
     def _find(self, name: str) -> ModelSpec | None:
         return self._specs.get(name) or self._by_alias.get(name)

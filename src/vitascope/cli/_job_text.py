@@ -160,7 +160,9 @@ def _seeds(job: Job) -> str:
 
 def _made_with(job: Job) -> str:
     scheduler = f", {job['scheduler']}" if job.get("scheduler") else ""
-    return f"{job.get('num_inference_steps')} steps, guidance {job.get('guidance_scale')}{scheduler}"
+    improved = job.get("improved_sampling")
+    rounds = f"{improved['iterations']} times " if improved else ""
+    return f"{rounds}{job.get('num_inference_steps')} steps, guidance {job.get('guidance_scale')}{scheduler}"
 
 
 def _instant(text: str) -> str:

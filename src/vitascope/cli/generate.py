@@ -17,14 +17,17 @@ from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
 from vitascope.domain import prompting
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
+from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
     OUTPUT_FORMATS,
     GenerationRequest,
+    ImprovedSampling,
     Lora,
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -96,6 +99,35 @@ def generate(  # one parameter per option: typer reads them off the signature
     clip_skip: Annotated[
         int | None, typer.Option(help="Layers that a CLIP text encoder leaves out at its end.")
     ] = None,
+    upscale: Annotated[
+        bool, typer.Option("--upscale", help="Make a second pass over the clip at a larger size.")
+    ] = False,
+    upscale_width: Annotated[
+        int | None, typer.Option(help="Of the file, in the second pass; by default twice the width.")
+    ] = None,
+    upscale_height: Annotated[int | None, typer.Option(help="The same, of the height.")] = None,
+    upscale_strength: Annotated[
+        float | None, typer.Option(help="How much of the first result is made anew: 0 nothing, 1 all.")
+    ] = None,
+    upscale_guidance_scale: Annotated[float | None, typer.Option(help="Of the second pass.")] = None,
+    upscale_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--upscale-num-inference-steps",
+            "--upscale-steps",
+            help="Of the second pass; its strength's share runs.",
+        ),
+    ] = None,
+    improved_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--improved-sampling",
+            help="Denoise in several rounds, each from the large shapes of the one before.",
+        ),
+    ] = False,
+    improved_sampling_seed: Annotated[
+        int | None, typer.Option(help="Of the noise that the further rounds get; drawn when not given.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     num_videos: Annotated[
         int,
@@ -153,12 +185,24 @@ def generate(  # one parameter per option: typer reads them off the signature
         loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
         enhance_prompt=enhance_prompt,
+        upscale=_upscale(
+            Upscale(
+                height=upscale_height,
+                width=upscale_width,
+                strength=upscale_strength,
+                guidance_scale=upscale_guidance_scale,
+                num_inference_steps=upscale_steps,
+            ),
+            is_asked=upscale,
+        ),
+        improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),
         provenance=provenance,
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
+    request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     request, told = prompting.settled(request, spec, settings.prompt_rules)
     planned = plan(request, spec, settings.mark_rules)
@@ -175,6 +219,8 @@ def generate(  # one parameter per option: typer reads them off the signature
         _check_writable(target)
     _warn_of_space(targets[0], settings.storage.min_free_bytes)
     _download(spec, quiet=quiet)
+    if planned.upscale is not None and spec.second is not None:
+        _download(spec.second, quiet=quiet)
     products, enhanced = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
     seconds = time.monotonic() - started_at
     if as_json:
@@ -298,6 +344,11 @@ def _tell(planned: Plan, *, as_json: bool) -> None:
     windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
     native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
     typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
+    if planned.upscale is not None:
+        this = planned.upscale
+        each = "" if len(planned.windows) == 1 else " for each of them"
+        by = this.model or planned.model
+        typer.echo(f"A second pass at {planned.made} by {by} is {this.num_steps} of these steps{each}")
     if planned.num_videos > 1:
         typer.echo(f"It does so {planned.num_videos} times, from seed {planned.seed} on")
     for choice in planned.choices:
@@ -340,6 +391,16 @@ def _watermark(text: str | None, image: Path | None, position: str, opacity: flo
             rule = f"it cannot be used: {error.message}"
             raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
     return mark
+
+
+def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
+    """Any of its options asks for the second pass."""
+    return asked if is_asked or asked != Upscale() else None
+
+
+def _improved_sampling(is_asked: bool, seed: int | None) -> ImprovedSampling | None:
+    """Its seed asks for it too."""
+    return ImprovedSampling(seed=seed) if is_asked or seed is not None else None
 
 
 def _lora(text: str) -> Lora:

@@ -48,11 +48,35 @@ class Speed:
     other_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Denoising steps in a row, all over the same latents."""
+
+    num_steps: int
+    #: See `work_of`.
+    work: int
+
+
+def runs_of(plan: Plan) -> tuple[Run, ...]:
+    """Take a plan's steps apart: a run for each window, of the first pass and then of the second."""
+    first = [Run(plan.steps_per_window, _work_of_pass(plan))] * len(plan.windows)
+    second = plan.second
+    if second is not None:
+        first += [Run(second.steps_per_window, _work_of_pass(second))] * len(second.windows)
+    return tuple(first)
+
+
 def work_of(plan: Plan) -> int:
     """What one step denoises: pixels times frames of the plan's largest window, twice with guidance.
 
-    Guidance runs the model once with the prompt and once without, where its scale is above 1: diffusers' own condition.
+    Of two passes it is the mean over all their steps: jobs with a second pass are measured apart from those without.
     """
+    runs = runs_of(plan)
+    return round(sum(run.num_steps * run.work for run in runs) / sum(run.num_steps for run in runs))
+
+
+def _work_of_pass(plan: Plan) -> int:
+    """Guidance runs the model once with the prompt and once without, where its scale is above 1: diffusers' own condition."""
     passes = 2 if plan.guidance_scale > 1 else 1
     return passes * plan.native_height * plan.native_width * max(window.num_frames for window in plan.windows)
 

@@ -64,6 +64,22 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscaleRule:
+    """How a model makes the second, larger pass over its own clips."""
+
+    #: Id of the checkpoint that makes it; None is the same one.
+    model: str | None = None
+    #: Share of the steps that run over the resized first result.
+    strength: Bounds = Bounds(0.4, 0.0, 1.0)
+    #: Defaults; None are the first pass's, or those of the other checkpoint.
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    #: Largest picture that it denoises; 0 is four times what the model makes at once, or the other checkpoint's own largest. A model
+    #: that makes good pictures of its own sizes only stays with these.
+    max_pixels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CardLora:
     """An adapter (LoRA) that a model's card always applies."""
 
@@ -110,6 +126,10 @@ class ModelSpec:
     scheduler_family: SchedulerFamily = "flow"
     #: Share of the steps that run over a given video.
     strength: Bounds = Bounds(0.7, 0.0, 1.0)
+    #: Its second pass; None if it can make none.
+    upscale: UpscaleRule | None = UpscaleRule()
+    #: The checkpoint that `upscale` names, where this server has it.
+    second: ModelSpec | None = None
     #: Frames that a continuing window shares with the one before; they are blended.
     overlap: int = 1
     #: Layers of the CLIP text encoder, of which the last can be skipped; 0 if there is none.

@@ -7,7 +7,6 @@ decides on its own is a `Choice` with its reason.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from fractions import Fraction
 from typing import Any
 
 from . import schedulers
+from .bounds import steps_that_run, strength_within, within
 from .choice import Choice
 from .errors import InvalidParameter
+from .improved_sampling import improved_sampling_of
 from .loras import loras_of
 from .marks import MarkRules, is_signed, watermark_of
 from .model_spec import Bounds, Mode, ModelSpec, Size
@@ -28,11 +29,13 @@ from .request import (
     MIN_EXPIRES_SECONDS,
     OUTPUT_FORMATS,
     GenerationRequest,
+    ImprovedSampling,
     Lora,
     OutputFormat,
     Watermark,
 )
 from .sizes import Fit, asked_size, native_size, shown_part
+from .upscaling import FirstPass, UpscalePass, upscaled
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
 MAX_PROMPT_CHARS = 32_000
@@ -78,11 +81,15 @@ class Plan:
     #: Beside those of the model's card.
     loras: tuple[Lora, ...] = ()
     clip_skip: int | None = None
+    #: With its seed and number of rounds; None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     preview_every: int = 0
     #: Whether a language model writes the prompt out first; here it is as it was sent.
     enhance_prompt: bool = False
     #: What it has written before, in the place of the texts that the windows show.
     enhanced_prompts: tuple[str, ...] = ()
+    #: The second pass, if there is one.
+    upscale: UpscalePass | None = None
 
     native_height: int
     native_width: int
@@ -106,8 +113,10 @@ class Plan:
 
     @property
     def shown(self) -> Size:
-        """Of the model's frames the part in the middle that the file shows."""
+        """Of the model's frames the part in the middle that the file shows, or that a second pass goes on with."""
         native = Size(self.native_height, self.native_width)
+        if self.upscale is not None:
+            return shown_part(native, self.made, "crop")
         return shown_part(native, Size(self.height, self.width), self.fit)
 
     @property
@@ -137,14 +146,60 @@ class Plan:
 
     @property
     def steps_per_window(self) -> int:
-        """Denoising steps of one pass: of a video that is changed only, the last part of them, as diffusers counts it."""
+        """Denoising steps of one pass, in all its rounds: of a video that is changed only the last part, as diffusers counts it."""
+        if self.improved_sampling is not None:
+            return self.num_inference_steps * (self.improved_sampling.iterations or 1)
         if self.strength is None:
             return self.num_inference_steps
-        return max(1, min(int(self.num_inference_steps * self.strength), self.num_inference_steps))
+        return steps_that_run(self.num_inference_steps, self.strength)
 
     @property
     def total_steps(self) -> int:
+        """Denoising steps of all windows, in both passes if there are two."""
+        if self.upscale is None:
+            return self.first_steps
+        return self.first_steps + self.upscale.num_steps * len(self.windows)
+
+    @property
+    def first_steps(self) -> int:
+        """Those before the second pass."""
         return self.steps_per_window * len(self.windows)
+
+    @property
+    def made(self) -> Size:
+        """Size of the frames that the engine hands over: the native one, or that of the second pass."""
+        if self.upscale is not None:
+            return Size(self.upscale.height, self.upscale.width)
+        return Size(self.native_height, self.native_width)
+
+    @property
+    def second(self) -> Plan | None:
+        """The second pass as a plan of its own; None if there is none.
+
+        Its frames are what the file is made of, and it starts from the same pictures as the first.
+        """
+        this = self.upscale
+        if this is None:
+            return None
+        windows = tuple(
+            dataclasses.replace(window, mode=mode)
+            for window, mode in zip(self.windows, this.modes, strict=True)
+        )
+        return dataclasses.replace(
+            self,
+            model=this.model or self.model,
+            native_height=this.height,
+            native_width=this.width,
+            windows=windows,
+            strength=this.strength,
+            guidance_scale=this.guidance_scale,
+            num_inference_steps=this.num_inference_steps,
+            scheduler=this.scheduler,
+            flow_shift=None if this.model else self.flow_shift,
+            loras=() if this.model else self.loras,
+            improved_sampling=None,
+            upscale=None,
+        )
 
     @property
     def duration_seconds(self) -> float:
@@ -152,11 +207,16 @@ class Plan:
 
     def seed_of(self, index: int) -> int:
         """Return a video's seed, by its index from 0: they count up, and after the highest from 0 again."""
-        return (self.seed + index) % (MAX_SEED + 1)
+        return _seed_after(self.seed, index)
 
     def of_video(self, index: int) -> Plan:
         """Return the plan of one of the videos alone, as if it had been asked for with its seed."""
-        return dataclasses.replace(self, seed=self.seed_of(index), num_videos=1)
+        improved = self.improved_sampling
+        if improved is not None:
+            seed = _seed_after(improved.seed or 0, index)
+            improved = dataclasses.replace(improved, seed=seed)
+        seed = self.seed_of(index)
+        return dataclasses.replace(self, seed=seed, improved_sampling=improved, num_videos=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values of it, for the store and the pipe to the engine process."""
@@ -169,9 +229,18 @@ class Plan:
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
         rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
-        watermark = values.get("watermark")
-        marks = {"watermark": watermark and Watermark(**watermark)}
-        return cls(**{**values, **rows, **marks, "windows": windows, "choices": choices})
+        watermark, upscale = values.get("watermark"), values.get("upscale")
+        improved = values.get("improved_sampling")
+        objects = {
+            "watermark": watermark and Watermark(**watermark),
+            "improved_sampling": improved and ImprovedSampling(**improved),
+            "upscale": upscale and UpscalePass(**{**upscale, "modes": tuple(upscale["modes"])}),
+        }
+        return cls(**{**values, **rows, **objects, "windows": windows, "choices": choices})
+
+
+def _seed_after(seed: int, index: int) -> int:
+    return (seed + index) % (MAX_SEED + 1)
 
 
 _ROWS = ("references", "shot_num_frames", "enhanced_prompts")
@@ -203,8 +272,24 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
     native, fit, size_choices = native_size(size, spec, starts_from_frames=starts_from_frames)
     lengths, fps = asked_length(request, spec, mode)
     windows, length_choices = windows_of(request, spec, mode, lengths, fps)
-    steps = int(_within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
+    steps = int(within("num_inference_steps", request.num_inference_steps, spec.num_inference_steps))
     scheduler, scheduler_choices = _scheduler(request, spec, windows, steps)
+    guidance_scale = within("guidance_scale", request.guidance_scale, spec.guidance_scale)
+    first = FirstPass(
+        asked=size,
+        native=native,
+        starts_from_frames=starts_from_frames,
+        windows=windows,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+    )
+    larger = upscaled(request, spec, first)
+    if larger is not None:
+        size, fit = larger.size, larger.fit
+        size_choices += larger.choices
+    improved, improved_choices = improved_sampling_of(
+        request, spec, (window.mode for window in windows), steps
+    )
     watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
@@ -220,15 +305,17 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         seed=_seed(request),
         num_videos=request.num_videos,
         num_inference_steps=steps,
-        guidance_scale=_within("guidance_scale", request.guidance_scale, spec.guidance_scale),
+        guidance_scale=guidance_scale,
         scheduler=scheduler,
         flow_shift=_flow_shift(request, spec),
         strength=_strength(request, spec, mode, steps),
         loras=loras_of(request),
         clip_skip=_clip_skip(request, spec),
+        improved_sampling=improved,
         preview_every=request.preview_every,
         enhance_prompt=bool(request.enhance_prompt),
         enhanced_prompts=request.enhanced_prompts,
+        upscale=None if larger is None else larger.upscale,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,
@@ -243,7 +330,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         provenance=is_signed(request, rules),
         watermark=watermark,
         watermark_from=_watermark_from(request, watermark),
-        choices=size_choices + length_choices + scheduler_choices + mark_choices,
+        choices=size_choices + length_choices + scheduler_choices + improved_choices + mark_choices,
     )
 
 
@@ -377,11 +464,7 @@ def _strength(request: GenerationRequest, spec: ModelSpec, mode: Mode, steps: in
             rule = "it says how much of a given video is changed, and none is given"
             raise InvalidParameter("strength", request.strength, rule, hint="leave it out or send `video`")
         return None
-    strength = _within("strength", request.strength, spec.strength)
-    if int(steps * strength) < 1:
-        nearest = min(math.ceil(1000 / steps) / 1000, spec.strength.maximum)
-        raise InvalidParameter("strength", strength, f"of {steps} steps none would run", nearest=nearest)
-    return strength
+    return strength_within("strength", request.strength, spec.strength, steps)
 
 
 def _flow_shift(request: GenerationRequest, spec: ModelSpec) -> float | None:
@@ -393,7 +476,7 @@ def _flow_shift(request: GenerationRequest, spec: ModelSpec) -> float | None:
             f"the noise levels of model `{spec.id}` are not those of flow matching, which alone have a shift"
         )
         raise InvalidParameter("flow_shift", shift, rule, hint="leave it out")
-    return _within("flow_shift", shift, FLOW_SHIFTS)
+    return within("flow_shift", shift, FLOW_SHIFTS)
 
 
 def _clip_skip(request: GenerationRequest, spec: ModelSpec) -> int | None:
@@ -418,18 +501,6 @@ def _seed(request: GenerationRequest) -> int:
         nearest = min(max(request.seed, 0), MAX_SEED)
         raise InvalidParameter("seed", request.seed, f"it must be from 0 to {MAX_SEED}", nearest=nearest)
     return request.seed
-
-
-def _within(name: str, value: float | None, bounds: Bounds) -> float:
-    if value is None:
-        return bounds.default
-    if not bounds.minimum <= value <= bounds.maximum:  # also catches NaN
-        nearest = bounds.maximum if value > bounds.maximum else bounds.minimum
-        rule = f"it must be from {bounds.minimum:g} to {bounds.maximum:g}"
-        raise InvalidParameter(
-            name, value, rule, nearest=int(nearest) if nearest == int(nearest) else nearest
-        )
-    return value
 
 
 def _scheduler(

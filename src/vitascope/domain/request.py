@@ -69,6 +69,29 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upscale:
+    """A second pass over the finished clip, at a larger size. `None` means that the model's card decides."""
+
+    #: Of the file, as width is; the request's own height and width are those of the first pass.
+    height: int | None = None
+    width: int | None = None
+    #: How much of the first result is made anew: 0 nothing, 1 all.
+    strength: float | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImprovedSampling:
+    """Denoising in rounds, each from the low frequencies of what the one before made (FreeInit)."""
+
+    #: Of the noise that each further round gets; drawn at submit like `GenerationRequest.seed`.
+    seed: int | None = None
+    #: Rounds in all: the operator's, filled in at submit so that a retry makes the same video.
+    iterations: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One video or several alike, as asked for. `None` means that the model's card decides; `plan()` fills it in."""
 
@@ -118,6 +141,10 @@ class GenerationRequest:
     enhance_prompt: bool | None = None
     #: What it has written for an earlier job of this request, in the place of the texts that the model would read.
     enhanced_prompts: tuple[str, ...] = ()
+    #: A second pass at a larger size; None makes none.
+    upscale: Upscale | None = None
+    #: None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -154,7 +181,8 @@ class GenerationRequest:
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationRequest:
         shots = tuple(Shot(**shot) for shot in values.get("shots", ()))
         watermark, webhook = values.get("watermark"), values.get("webhook")
-        continued = values.get("continued_watermark")
+        continued, upscale = values.get("continued_watermark"), values.get("upscale")
+        improved = values.get("improved_sampling")
         rows: dict[str, Any] = {
             name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")
         }
@@ -164,6 +192,8 @@ class GenerationRequest:
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
             "webhook": webhook and Webhook(**webhook),
+            "upscale": None if upscale is None else Upscale(**upscale),
+            "improved_sampling": improved and ImprovedSampling(**improved),
         }
         return cls(**{**values, **rows, **objects})
 

@@ -75,10 +75,10 @@ def native_size(
     if asked.pixels <= spec.max_pixels and not (asked.height % multiple or asked.width % multiple):
         return asked, "none", ()
     native = _nearest_shape(asked, spec)
-    fit = _fit(native, asked)
-    if fit == "pad" and starts_from_frames and _kept_share(native, asked) >= MIN_SHOWN_SHARE:
+    fit = fit_of(native, asked, starts_from_frames=starts_from_frames)
+    if fit == "crop" and _fit(native, asked) == "pad":
         reason = f"{asked} has another shape: it is the middle of the model's frames, with all that the video starts from"
-        return native, "crop", (Choice("native_size", str(native), reason),)
+        return native, fit, (Choice("native_size", str(native), reason),)
     reason = {
         "none": "the model makes this size",
         "scale": f"{asked} has the same shape: frames are resized",
@@ -86,6 +86,16 @@ def native_size(
         "pad": f"{asked} has another shape: frames are resized and set on a blurred border",
     }[fit]
     return native, fit, (Choice("native_size", str(native), reason),)
+
+
+def fit_of(native: Size, asked: Size, *, starts_from_frames: bool = False) -> Fit:
+    """Tell how frames of one size become another: with borders only where too much would be cut away.
+
+    What starts from frames has all of them within the part that is shown, so that nothing of them is lost by cutting.
+    """
+    fit = _fit(native, asked)
+    is_set_within = fit == "pad" and starts_from_frames and _kept_share(native, asked) >= MIN_SHOWN_SHARE
+    return "crop" if is_set_within else fit
 
 
 def shown_part(native: Size, asked: Size, fit: Fit) -> Size:

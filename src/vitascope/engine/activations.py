@@ -40,9 +40,11 @@ class Extent:
 
 
 def largest_extent(spec: ModelSpec, plan: Plan | None = None) -> Extent:
-    """The clip of a plan's longest window; without a plan, of what the model makes by default."""
+    """The clip of a plan's longest window, in the model's last pass; without a plan, of what the model makes by default."""
     if plan is None:
         return Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)
+    if plan.second is not None and plan.second.model == spec.id:
+        plan = plan.second
     return Extent(max(window.num_frames for window in plan.windows), plan.native_height, plan.native_width)
 
 

@@ -37,9 +37,9 @@ def no_loras(_asked: Sequence[Lora], _spec: ModelSpec) -> tuple[LoraFile, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a model made, at its native size and rate."""
+    """What a model made, at the rate that is native to it."""
 
-    #: uint8 RGB, (native_num_frames, native_height, native_width, 3)
+    #: uint8 RGB, (native_num_frames, *plan.made, 3)
     frames: Frames
     #: What the engine chose on its own: device, dtype, scheduler.
     choices: tuple[Choice, ...]
@@ -59,6 +59,8 @@ class Inputs:
     before: Frames | None = None
     #: Who or what appears: pictures of any size.
     references: tuple[Frames, ...] = ()
+    #: The same at the second pass's size, without what is changed: that is the first result. None if there is no such pass.
+    larger: Inputs | None = None
 
 
 NO_INPUTS = Inputs()

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import diffusers
@@ -31,13 +31,15 @@ from .keeper import Models
 from .loading import LoadedModel
 from .meter import Meter
 from .placement import NO_WISHES, Wishes, check
-from .places import Places
+from .places import EngineBusy, Places
 from .residence import Residence
 from .slots import Slot
 
 logger = logging.getLogger(__name__)
 
 _ORDER = list(STAGE_STARTS)
+
+_Making = Generator[Step | None, None, Clip]
 
 WAIT_SECONDS = 0.1
 """A generation that waits for its model can be cancelled so often."""
@@ -121,17 +123,30 @@ class DiffusersEngine:
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
             rising = _Rising(self._turn)
-            if spec.id not in self.loaded_models:
-                yield from self._without_background(rising)
-            clip = yield from self._attempt(plan, spec, inputs, rising)
-            if isinstance(clip, OutOfMemory):
-                yield from self._without_background(rising)
-                if self._has_evicted_for(spec):
-                    clip = yield from self._attempt(plan, spec, inputs, rising)
-            if isinstance(clip, OutOfMemory):
-                self._residence.note_out_of_memory()
-                raise clip
+            clip = yield from self._insist(plan, spec, rising, lambda: self._make(plan, spec, inputs))
+            second, larger = plan.second, spec.second
+            if second is not None and larger is not None and second.model != spec.id:
+                first = clip
+                clip = yield from self._insist(
+                    second, larger, rising, lambda: self._make_larger(plan, larger, inputs, first)
+                )
         yield clip
+
+    def _insist(
+        self, plan: Plan, spec: ModelSpec, rising: _Rising, make: Callable[[], _Making]
+    ) -> Generator[Step, None, Clip]:
+        """Make a clip with a model; where the memory is not enough, once more without the models that nothing runs of."""
+        if spec.id not in self.loaded_models:
+            yield from self._without_background(rising)
+        clip = yield from self._attempt(plan, spec, make(), rising)
+        if isinstance(clip, OutOfMemory):
+            yield from self._without_background(rising)
+            if self._has_evicted_for(spec):
+                clip = yield from self._attempt(plan, spec, make(), rising)
+        if isinstance(clip, OutOfMemory):
+            self._residence.note_out_of_memory()
+            raise clip
+        return clip
 
     def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
         """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
@@ -139,23 +154,26 @@ class DiffusersEngine:
             yield rising.reached
 
     def _attempt(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising
+        self, plan: Plan, spec: ModelSpec, making: _Making, rising: _Rising
     ) -> Generator[Step, None, Clip | OutOfMemory]:
         """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
         self._meter.forget_peak()
         try:
-            return (yield from rising.of(self._make(plan, spec, inputs)))
+            return (yield from rising.of(making))
         except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
             if not shortage.is_shortage(error):
                 raise
             with self._turn:
-                short = self._short(error, spec, plan, rising.stage)
+                is_in_second = plan.second is not None and rising.reached.index > plan.first_steps
+                short = self._short(error, spec, plan.second if is_in_second else plan, rising.stage)
         self._adapters.clear()
         shortage.reclaim(self._device)
         return short
 
-    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> Generator[Step | None, None, Clip]:
+    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> _Making:
         yield Step("load")
+        if spec.second is not None and plan.upscale is not None:
+            self._locate(spec.second)  # one that is not there shall not be missed after half of the work
         self._make_way(plan, spec)
         with (
             self._residence.use(spec) as model,
@@ -164,13 +182,39 @@ class DiffusersEngine:
             self._meter.reading() as reading,
         ):
             yield Step("load", 1)
-            tiling = model.choose_tiling(plan, slot)
+            tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
+            if plan.second is not None and plan.second.model == spec.id:
+                choices += _named_second(model.choose_tiling(plan.second, slot))
+                larger = NO_INPUTS if inputs.larger is None else inputs.larger
+                frames = yield from generic.upscale(plan, spec, slot, larger, frames)
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
         return Clip(frames, choices)
+
+    def _make_larger(self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Clip) -> _Making:
+        """Make the second pass with a checkpoint of its own: the first one's slot is free by now, and its weights may go."""
+        second = plan.second
+        assert second is not None
+        larger = NO_INPUTS if inputs.larger is None else inputs.larger
+        self._make_way(second, spec)
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    model = held.enter_context(self._residence.use(spec))
+                    break
+                except EngineBusy:  # what else runs has all the memory: it goes on meanwhile
+                    yield None
+            slot = held.enter_context(model.slots.take(plan.seed))
+            adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
+            reading = held.enter_context(self._meter.reading())
+            choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
+            frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
+            if reading.is_alone:
+                self._residence.learn_work(spec, work_of(second), reading.work_bytes)
+        return Clip(frames, first.choices + choices)
 
     def _make_way(self, plan: Plan, spec: ModelSpec) -> None:
         """Unload a model whose weights leave this plan too little memory: it is loaded again with some of them elsewhere."""
@@ -318,6 +362,11 @@ class _Rising:
 def _is_ahead(step: Step, reached: Step) -> bool:
     is_early = step.stage == "decode_latents" and (reached.index < reached.of or reached.stage == "load")
     return not is_early and _ORDER.index(step.stage) >= _ORDER.index(reached.stage)
+
+
+def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    """Tell what was chosen for the second pass apart from what was for the first."""
+    return tuple(dataclasses.replace(choice, name=f"upscale_{choice.name}") for choice in choices)
 
 
 def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:

@@ -73,7 +73,7 @@ class FakeEngine:
                 is_shown = plan.preview_every and done % plan.preview_every == 0
                 yield Step("denoise", done, plan.total_steps, _preview(plan, done) if is_shown else None)
             yield Step("decode_latents")
-            frames = _started_from(inputs, _pattern(plan), plan)
+            frames = _enlarged(_started_from(inputs, _pattern(plan), plan), plan)
         reason = "the server runs with --engine fake: no model is loaded"
         yield Clip(frames, (Choice("engine", "fake", reason),))
 
@@ -139,6 +139,14 @@ def _started_from(inputs: Inputs, frames: Frames, plan: Plan) -> Frames:
     if inputs.video is not None and plan.strength is not None:
         frames = (inputs.video * (1 - plan.strength) + frames * plan.strength).astype(np.uint8)
     return frames
+
+
+def _enlarged(frames: Frames, plan: Plan) -> Frames:
+    """Resize frames where a second pass would make them anew."""
+    if plan.upscale is None:
+        return frames
+    size = (plan.made.width, plan.made.height)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames])
 
 
 def _preview(plan: Plan, num_steps: int) -> bytes:

@@ -10,7 +10,6 @@ import functools
 import inspect
 import io
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,8 @@ import torch
 from PIL import Image
 
 from vitascope.domain.plan import Plan
-from vitascope.domain.windows import Window
 
-from .offloading import device_of
+from .latents import OtherLatents, encode, is_of_video, normalised, ratios, token_grid, unpack
 from .slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -46,20 +44,6 @@ SAMPLES_PER_CHANNEL = 32
 LATENTS_PER_SIDE = 12
 """Size of the made-up clips. Latents at the border are less like others, so it should not be all border."""
 
-#: Order of the dimensions of latents as the scheduler steps them, by the beginning of the pipeline's class name.
-#: Elsewhere five are (B, C, T, H, W), four are frames as a batch (B T, C, H, W), and three are tokens (B, T H W, C).
-LAYOUTS = {
-    "AnyFlow": "BTCHW",
-    "CogVideoX": "BTCHW",
-    "ConsisID": "BTCHW",
-    "StableVideoDiffusion": "BTCHW",
-    "Kandinsky5": "BTHWC",
-}
-
-
-class NoPreview(Exception):
-    """This pipeline's latents cannot be shown this way."""
-
 
 @dataclass(frozen=True)
 class Projection:
@@ -71,26 +55,28 @@ class Projection:
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """Show latents (…, C) as RGB in [0, 1], (…, 3)."""
         if latents.shape[-1] != len(self.weights) - 1:
-            raise NoPreview(f"latents of {latents.shape[-1]} channels, {len(self.weights) - 1} were encoded")
+            raise OtherLatents(
+                f"latents of {latents.shape[-1]} channels, {len(self.weights) - 1} were encoded"
+            )
         return (latents @ self.weights[:-1] + self.weights[-1]).clamp(0, 1)
 
 
 class Previews:
-    """Makes the previews of one window of one request; where the plan wants none it does nothing and costs nothing.
+    """Makes the previews of one pass of one request; where the plan wants none it does nothing and costs nothing.
 
     Args:
         slot: where the request runs; its model keeps the projection.
         pipe: the slot's pipeline, with the scheduler of this request.
         plan: what is made.
-        window: the pass.
+        size: frames, height and width of what this pass of it makes.
     """
 
-    def __init__(self, slot: Slot, pipe: Any, plan: Plan, window: Window) -> None:
+    def __init__(self, slot: Slot, pipe: Any, plan: Plan, size: tuple[int, int, int]) -> None:
         self._slot: Slot | None = slot
         self._pipe: Any = pipe
         self._every = plan.preview_every
-        self._size = (window.num_frames, plan.native_height, plan.native_width)
-        self._seconds = window.num_frames / plan.native_fps
+        self._size = size
+        self._seconds = size[0] / plan.native_fps
         self._shown = 0
         self._latents: torch.Tensor | None = None
         if self._every:
@@ -133,53 +119,10 @@ class Previews:
         The first is left out where there are others: most autoencoders give it one frame and not several, so that it has
         other colours; and some pipelines that start from an image put that over it at the end.
         """
-        frames = unpack(type(self._pipe).__name__, latents, self._token_grid())
+        frames = unpack(type(self._pipe).__name__, latents, token_grid(self._pipe, self._size))
         frames = frames[1:] if len(frames) > 1 else frames
         chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
         return frames[torch.from_numpy(chosen).to(frames.device)].float().cpu()
-
-    def _token_grid(self) -> tuple[int, int, int]:
-        num_frames, height, width = self._size
-        spatial, temporal = ratios(self._pipe)
-        return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
-
-
-def unpack(pipeline: str, latents: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-    """Bring a pipeline's latents into the order (T, H, W, C): of the first video, if they are of several.
-
-    Args:
-        pipeline: name of its class.
-        latents: as its scheduler steps them.
-        grid: T, H and W of latents that are a row of tokens.
-    """
-    if latents.ndim == 4:
-        return latents.permute(0, 2, 3, 1)
-    if latents.ndim == 3 and latents.shape[1] >= math.prod(grid):
-        return latents[0, -math.prod(grid) :].unflatten(
-            0, grid
-        )  # before them, LTX has tokens of given pictures
-    if latents.ndim != 5:
-        raise NoPreview(f"latents of the shape {tuple(latents.shape)}")
-    layout = next((order for name, order in LAYOUTS.items() if pipeline.startswith(name)), "BCTHW")
-    return latents.permute([layout.index(dimension) for dimension in "BTHWC"])[0]
-
-
-def ratios(pipe: Any) -> tuple[int, int]:
-    """How many pixels and how many frames a latent stands for, as the pipeline calls it."""
-
-    def first(*names: str) -> int:
-        return next((int(getattr(pipe, name)) for name in names if getattr(pipe, name, None)), 0)
-
-    spatial = first(
-        "vae_scale_factor_spatial",
-        "vae_spatial_compression_ratio",
-        "vae_spatial_scale_factor",
-        "vae_scale_factor",
-    )
-    temporal = first(
-        "vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor"
-    )
-    return spatial or 8, temporal or 1
 
 
 # From what a scheduler's step was given to what it believes the clean latents to be
@@ -250,7 +193,7 @@ def fit(pipe: Any, seed: int = 0) -> Projection:
     """Fit the projection to made-up clips that the pipeline's own autoencoder encodes.
 
     Raises:
-        NoPreview: the autoencoder is not of a kind that is known here.
+        OtherLatents: the autoencoder is not of a kind that is known here.
     """
     latents, colours = samples(pipe, seed)
     ones = torch.ones(len(latents), 1, dtype=latents.dtype)
@@ -271,15 +214,13 @@ def samples(pipe: Any, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode made-up clips: latents as the denoiser knows them (N, C), and the mean colours in [0, 1] (N, 3); float64."""
     vae = pipe.vae
     spatial, temporal = ratios(pipe)
-    is_of_video = any(isinstance(module, torch.nn.Conv3d) for module in vae.encoder.modules())
-    num_frames = 2 * temporal + 1 if is_of_video else 3
+    num_frames = 2 * temporal + 1 if is_of_video(vae) else 3
     numbers = torch.Generator().manual_seed(seed)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     num_wanted = 1
     while sum(len(latents) for latents, _ in found) < num_wanted:
         clip = made_up_clip(num_frames, LATENTS_PER_SIDE * spatial, numbers)
-        encoded = _encode(vae, clip if is_of_video else clip.transpose(0, 1), is_of_video)
-        latents = _normalised(pipe, encoded).double().cpu()  # (T, H, W, C)
+        latents = normalised(pipe, encode(vae, clip)).double().cpu()  # (T, H, W, C)
         colours = _mean_colours(clip, latents.shape[:3])
         found.append(
             (latents[1:].flatten(0, 2), colours[1:].flatten(0, 2))
@@ -301,37 +242,6 @@ def made_up_clip(num_frames: int, side: int, numbers: torch.Generator) -> torch.
     return (colours + texture).clamp(0, 1)
 
 
-def _encode(vae: Any, clip: torch.Tensor, is_of_video: bool) -> torch.Tensor:
-    pixels = (clip * 2 - 1).to(device_of(vae), vae.dtype)
-    encoded = vae.encode(pixels[None] if is_of_video else pixels)
-    if hasattr(encoded, "latent_dist"):
-        encoded = encoded.latent_dist.mode()
-    elif hasattr(encoded, "latent"):
-        encoded = encoded.latent
-    else:
-        raise NoPreview(f"autoencoder `{type(vae).__name__}`")
-    encoded = encoded.float()
-    return encoded[0].permute(1, 2, 3, 0) if is_of_video else encoded.permute(0, 2, 3, 1)
-
-
-def _normalised(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Scale what the autoencoder gave as the pipelines do for the denoiser; (…, C) in and out."""
-    vae, config = pipe.vae, pipe.vae.config
-
-    def per_channel(name: str, default: Sequence[float]) -> torch.Tensor:
-        value = config.get(name) if name in config else getattr(vae, name, None)  # LTX has them as buffers
-        found = torch.as_tensor(default if value is None else value).to(latents)
-        num_frames, _, _, channels = latents.shape
-        if len(found) <= channels:
-            return found
-        return found.view(channels, -1).T[:num_frames, None, None]  # Cosmos has them for each latent frame
-
-    mean = per_channel("latents_mean", [config.get("shift_factor") or 0.0])
-    std = per_channel("latents_std", [1.0])
-    scale = (config.get("scaling_factor") or 1.0) * (pipe.scheduler.config.get("sigma_data") or 1.0)
-    return (latents - mean) / std * scale
-
-
 def _mean_colours(clip: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     """Mean colour of the pixels that each latent stands for: (3, frames, height, width) to (T, H, W, 3)."""
     (num_frames, height, width), (t, h, w) = clip.shape[1:], grid
@@ -341,7 +251,7 @@ def _mean_colours(clip: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         rest = (num_frames - 1) // (t - 1)
         chunks = clip.split([1, *[rest] * (t - 1)], dim=1)
     else:
-        raise NoPreview(f"{num_frames} frames became {t}")
+        raise OtherLatents(f"{num_frames} frames became {t}")
     pooled = torch.stack([chunk.mean(1) for chunk in chunks])  # (T, 3, height, width)
     return torch.nn.functional.avg_pool2d(pooled, (height // h, width // w)).permute(0, 2, 3, 1).double()
 

@@ -18,7 +18,7 @@ import torch
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import SchedulerFamily
 
-from .solvers import DISCRETE_SOLVERS, FLOW_SOLVERS
+from .solvers import DISCRETE_SOLVERS, FLOW_SOLVERS, OverFlow
 
 _NEVER_QUITE_ZERO = 2**-24
 """Share of data at the last timestep where a schedule ends in pure noise: diffusers' own way not to divide by zero."""
@@ -79,6 +79,29 @@ def family_of(checkpoint: Any) -> SchedulerFamily:
         return "edm" if has_levels_above_one else "flow"
     is_flow = config.get("use_flow_sigmas", False) or name == "LTXEulerAncestralRFScheduler"
     return "flow" if is_flow else "discrete"
+
+
+def levels(scheduler: Any, position: int) -> tuple[float, float]:
+    """Tell how much of the clean latents and how much noise of deviation 1 are in those that a step is given.
+
+    Args:
+        scheduler: with its timesteps set; the checkpoint's own or one that `make_scheduler` made over it.
+        position: of the step in the row of timesteps.
+    """
+    if is_flow(scheduler):
+        level = float(scheduler.sigmas[position])
+        level = 1 - level if scheduler.config.get("invert_sigmas", False) else level
+        return 1 - level, level
+    if not hasattr(scheduler, "alphas_cumprod") or float(getattr(scheduler, "init_noise_sigma", 1)) != 1:
+        return 1.0, float(scheduler.sigmas[position])
+    share = float(scheduler.alphas_cumprod[int(scheduler.timesteps[position])])
+    return share**0.5, (1 - share) ** 0.5
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Tell whether a scheduler steps along straight lines from noise to data: level 1 is noise alone."""
+    is_flow_map = type(scheduler).__name__.startswith("FlowMap")  # AnyFlow's, which takes no other solver
+    return is_flow_map or isinstance(scheduler, OverFlow) or family_of(scheduler) == "flow"
 
 
 def _counts_timesteps(scheduler_class: Any) -> bool:

@@ -24,7 +24,7 @@ _OF_THE_CHECKPOINT = (
 """Settings that pipelines read from their scheduler, to work out what to pass to it."""
 
 
-class _OverFlow:
+class OverFlow:
     """Runs a solver over the noise levels of a flow-matching checkpoint's own scheduler."""
 
     settings: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}  # noqa: RUF012
@@ -144,21 +144,21 @@ class _OverFlow:
         return self.add_noise(sample, noise, timestep)
 
 
-class FlowUniPC(_OverFlow, diffusers.UniPCMultistepScheduler):  # type: ignore[misc]
+class FlowUniPC(OverFlow, diffusers.UniPCMultistepScheduler):  # type: ignore[misc]
     """UniPC, second order, predictor and corrector."""
 
 
-class FlowDPMSolverMultistep(_OverFlow, diffusers.DPMSolverMultistepScheduler):  # type: ignore[misc]
+class FlowDPMSolverMultistep(OverFlow, diffusers.DPMSolverMultistepScheduler):  # type: ignore[misc]
     """DPM-Solver++ (2M)."""
 
 
-class FlowDPMSolverSinglestep(_OverFlow, diffusers.DPMSolverSinglestepScheduler):  # type: ignore[misc]
+class FlowDPMSolverSinglestep(OverFlow, diffusers.DPMSolverSinglestepScheduler):  # type: ignore[misc]
     """DPM-Solver++ (2S)."""
 
-    settings = {**_OverFlow.settings, "lower_order_final": True}  # noqa: RUF012
+    settings = {**OverFlow.settings, "lower_order_final": True}  # noqa: RUF012
 
 
-class FlowDEIS(_OverFlow, diffusers.DEISMultistepScheduler):  # type: ignore[misc]
+class FlowDEIS(OverFlow, diffusers.DEISMultistepScheduler):  # type: ignore[misc]
     """DEIS in log rho, second order; its last step is of first order and reaches zero."""
 
     highest_level = 0.999  # it divides by the data's share, where diffusers' own starts too
@@ -175,13 +175,13 @@ class FlowDEIS(_OverFlow, diffusers.DEISMultistepScheduler):  # type: ignore[mis
         return sample - level * velocity
 
 
-class FlowEuler(_OverFlow, diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+class FlowEuler(OverFlow, diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """Euler's method."""
 
     settings = {}  # noqa: RUF012
 
 
-class FlowHeun(_OverFlow, diffusers.FlowMatchHeunDiscreteScheduler):  # type: ignore[misc]
+class FlowHeun(OverFlow, diffusers.FlowMatchHeunDiscreteScheduler):  # type: ignore[misc]
     """Heun's method: two passes of the model a step, one in the last."""
 
     settings = {}  # noqa: RUF012
@@ -191,21 +191,21 @@ class FlowHeun(_OverFlow, diffusers.FlowMatchHeunDiscreteScheduler):  # type: ig
         self.sigmas = torch.cat([noise[:1], noise[1:-1].repeat_interleave(2), noise[-1:]])
 
 
-class FlowEulerAncestral(_OverFlow, diffusers.LTXEulerAncestralRFScheduler):  # type: ignore[misc]
+class FlowEulerAncestral(OverFlow, diffusers.LTXEulerAncestralRFScheduler):  # type: ignore[misc]
     """Euler's method that goes a little too far and draws noise to come back."""
 
     settings = {}  # noqa: RUF012
     draws_noise = True
 
 
-class FlowLCM(_OverFlow, diffusers.FlowMatchLCMScheduler):  # type: ignore[misc]
+class FlowLCM(OverFlow, diffusers.FlowMatchLCMScheduler):  # type: ignore[misc]
     """Jump to the clean video and draw noise down to the next level: for few-step distilled checkpoints."""
 
     settings = {}  # noqa: RUF012
     draws_noise = True
 
 
-FLOW_SOLVERS: dict[str, type[_OverFlow]] = {
+FLOW_SOLVERS: dict[str, type[OverFlow]] = {
     "UniPCMultistepScheduler": FlowUniPC,
     "DPMSolverMultistepScheduler": FlowDPMSolverMultistep,
     "DPMSolverSinglestepScheduler": FlowDPMSolverSinglestep,

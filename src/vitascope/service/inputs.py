@@ -206,8 +206,9 @@ def store(sent: Sent, request: GenerationRequest, plan: Plan, files: Storage) ->
         InvalidParameter: one of them cannot be read.
         QueueFull: too many are being read.
     """
-    # at the size that the model starts from: a photo of 50 megapixels need not be kept or decoded again
-    size = (plan.shown.height, plan.shown.width)
+    # at the largest size that a model starts from: a photo of 50 megapixels need not be kept or decoded again
+    shown = (plan.second or plan).shown
+    size = (shown.height, shown.width)
     names = ("image", "last_image", "video", "continues")
     keys: dict[str, str | None] = {name: getattr(request, name) for name in names}
     keys[WATERMARK] = None if request.watermark is None else request.watermark.image

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from vitascope import media
-from vitascope.domain import prompting
+from vitascope.domain import improved_sampling, prompting
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -59,6 +59,10 @@ from .webhooks import Webhooks
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
+
+
+def _drawn_seed() -> int:
+    return secrets.randbits(SEED_BITS)
 
 
 LINK_SECONDS = 24 * 3600.0
@@ -152,6 +156,7 @@ class Service:
         public_url: str | None = None,
         link_seconds: float = LINK_SECONDS,
         marks: MarkRules = DEFAULT_RULES,
+        improved_sampling_iterations: int = improved_sampling.DEFAULT_ITERATIONS,
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
@@ -185,6 +190,7 @@ class Service:
             clock=clock,
         )
         self._marks = marks
+        self._improved_sampling_iterations = improved_sampling_iterations
         self._expire_seconds = expire_seconds
         self._space = space
         self._prompt_rules = prompt_rules
@@ -241,7 +247,7 @@ class Service:
         """Check and plan a request.
 
         Args:
-            request: what is asked for; a missing seed is drawn here.
+            request: what is asked for; missing seeds are drawn here.
             caller: who asks.
             sent: pictures and videos that came with it. The request's fields for them are then set.
             choices: what the dialect decided on its own; kept with the job.
@@ -253,7 +259,8 @@ class Service:
         """
         job_id = ids.new_id()
         if request.seed is None:
-            request = dataclasses.replace(request, seed=secrets.randbits(SEED_BITS))
+            request = dataclasses.replace(request, seed=_drawn_seed())
+        request = improved_sampling.drawn(request, self._improved_sampling_iterations, _drawn_seed)
         if request.expires_in_seconds is None:
             request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)

@@ -6,6 +6,7 @@ is given, so that nothing is lost, moves or grows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 
 def read_inputs(plan: Plan) -> Inputs:
-    """Read what the video starts from, at the native size: pictures cover what the file shows, and are cut to its shape."""
+    """Read what the video starts from, at the size of each pass: pictures cover what the file shows, and are cut to its shape."""
+    inputs, second = _inputs_of_pass(plan), plan.second
+    if second is None:
+        return inputs
+    return dataclasses.replace(inputs, larger=_inputs_of_pass(dataclasses.replace(second, video=None)))
+
+
+def _inputs_of_pass(plan: Plan) -> Inputs:
     return Inputs(
         image=None if plan.image is None else _picture(plan, plan.image),
         last_image=None if plan.last_image is None else _picture(plan, plan.last_image),

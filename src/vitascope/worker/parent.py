@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
 from vitascope.domain.command import CommandKind, Errand
-from vitascope.domain.cost import effort_of, measured
+from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
     InternalError,
     JobNotFound,
@@ -341,7 +341,7 @@ class Worker:
         engine = self._ready_engine()
         engine.send(order)
         known_step_seconds = self._step_times.of(plan)
-        patience = Patience(plan.num_inference_steps, known_step_seconds, self._config.hang_seconds)
+        patience = Patience(runs_of(plan), known_step_seconds, self._config.hang_seconds)
         watch = Watch(heartbeat, engine, patience)
         self._ahead = ahead = Ahead(self._store, self._errands, engine)
         while True:

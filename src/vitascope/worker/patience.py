@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from vitascope.domain.cost import work_of
+from collections.abc import Sequence
+from itertools import accumulate
+
+from vitascope.domain.cost import Run, work_of
 from vitascope.domain.plan import Plan
 
 STEPS_OF_SILENCE = 10
@@ -42,39 +45,48 @@ class Patience:
     text, loading, compiling kernels); nor is what follows the last one.
 
     Args:
-        num_inference_steps: steps of one window.
+        runs: of the plan; see `domain.cost.runs_of`.
         known_step_seconds: what a step took in an earlier job; None if that is not known.
         most_seconds: the limit where nothing is known, and never exceeded.
     """
 
-    def __init__(
-        self, num_inference_steps: int, known_step_seconds: float | None, most_seconds: float
-    ) -> None:
-        self._num_inference_steps = num_inference_steps
+    def __init__(self, runs: Sequence[Run], known_step_seconds: float | None, most_seconds: float) -> None:
+        #: By the steps that are done when a run has ended: whether the next one's steps are as large.
+        self._ends = {0: True} | {
+            end: after is not None and after.work <= run.work
+            for end, run, after in zip(
+                accumulate(run.num_steps for run in runs), runs, [*runs[1:], None], strict=True
+            )
+        }
         self._known = known_step_seconds
         self._most_seconds = most_seconds
-        #: When the newest step was heard of, if another one of the same window comes next.
+        #: When the newest step was heard of, if another one of the same run comes next.
         self._step_at: float | None = None
         #: Longest time from one step to the next.
         self.step_seconds: float | None = None
+        #: The same, of steps as large as the next.
+        self._of_this_size: float | None = None
 
     def heard(self, stage: str, index: int, at: float) -> None:
         """Note that the engine has come so far, at `at` on any clock that only rises.
 
         Args:
             stage: as in `domain.step`.
-            index: denoising steps that are done, over all windows, if that is the stage.
+            index: denoising steps that are done, over all runs, if that is the stage.
             at: seconds.
         """
         is_step = stage == "denoise"
         if is_step and self._step_at is not None:
-            self.step_seconds = max(self.step_seconds or 0.0, at - self._step_at)
-        self._step_at = at if is_step and index % self._num_inference_steps else None
+            self._of_this_size = max(self._of_this_size or 0.0, at - self._step_at)
+            self.step_seconds = max(self.step_seconds or 0.0, self._of_this_size)
+        self._step_at = at if is_step and index not in self._ends else None
+        if is_step and not self._ends.get(index, True):
+            self._of_this_size = None
 
     @property
     def limit_seconds(self) -> float:
         """How long the engine may be silent from now on."""
-        shown = [seconds for seconds in (self.step_seconds, self._known) if seconds is not None]
+        shown = [seconds for seconds in (self._of_this_size, self._known) if seconds is not None]
         if self._step_at is None or not shown:
             return self._most_seconds
         return min(self._most_seconds, max(LEAST_SECONDS, STEPS_OF_SILENCE * max(shown)))

@@ -278,9 +278,10 @@ def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Ge
     """All frames of the file: those of a video that is continued as they are, what the model made at the asked rate and size."""
     made = _resampled(clip, plan, between)
     if plan.continues is not None:
-        assert inputs.before is not None
+        before = (inputs.larger or inputs).before
+        assert before is not None
         yield from given.continued_frames(plan, plan.continues)
-        made = _following(clip, inputs.before[-1:], plan, between)
+        made = _following(clip, before[-1:], plan, between)
     yield from media.fit_frames(made, height=plan.height, width=plan.width, fit=plan.fit)
 
 

@@ -16,6 +16,7 @@ from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Finding
+from vitascope.domain.upscaling import max_pixels
 from vitascope.domain.video import Picture, Variant, Video, sheet_frames, sheet_grid
 from vitascope.service import Link
 from vitascope.service.outlook import Expectation
@@ -58,6 +59,8 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "source": job.request.source,
         "loras": [dataclasses.asdict(lora) for lora in plan.loras],
         "clip_skip": plan.clip_skip,
+        "upscale": _upscale(plan),
+        "improved_sampling": _improved_sampling(plan),
         "preview_every": plan.preview_every,
         "seed": plan.seed,
         "num_videos": plan.num_videos,
@@ -83,6 +86,28 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
             {"index": index, **dataclasses.asdict(error)} for index, error in job.failed_videos.items()
         ],
     }
+
+
+def _upscale(plan: Plan) -> dict[str, Any] | None:
+    """Show the second pass: the file's size, that at which the model works, and the rest of what was asked for or chosen."""
+    this = plan.upscale
+    if this is None:
+        return None
+    return {
+        "height": plan.height,
+        "width": plan.width,
+        "native_height": this.height,
+        "native_width": this.width,
+        "strength": this.strength,
+        "guidance_scale": this.guidance_scale,
+        "num_inference_steps": this.num_inference_steps,
+        "scheduler": this.scheduler,
+        "model": this.model or plan.model,
+    }
+
+
+def _improved_sampling(plan: Plan) -> dict[str, Any] | None:
+    return None if plan.improved_sampling is None else dataclasses.asdict(plan.improved_sampling)
 
 
 def _watermark(plan: Plan) -> dict[str, Any] | None:
@@ -173,6 +198,8 @@ def plan_object(plan: Plan, expected_seconds: float | None) -> dict[str, Any]:
         "strength": plan.strength,
         "loras": [dataclasses.asdict(lora) for lora in plan.loras],
         "continued_frames": plan.continued_frames,
+        "upscale": _upscale(plan),
+        "improved_sampling": _improved_sampling(plan),
         "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
         "choices": [dataclasses.asdict(choice) for choice in plan.choices],
     }
@@ -197,12 +224,24 @@ def model_object(spec: ModelSpec) -> dict[str, Any]:
         "schedulers": list(schedulers.accepted(spec)),
         "scheduler_family": spec.scheduler_family,
         "strength": dataclasses.asdict(spec.strength) if "video" in spec.pipelines else None,
+        "upscale": _upscale_rule(spec),
         "clip_layers": spec.clip_layers,
         "card_loras": [{"name": lora.name, "scale": lora.scale} for lora in spec.loras],
         "takes_prompt": spec.takes_prompt,
         "takes_negative_prompt": spec.takes_negative_prompt,
         "memory_gb": spec.memory_gb,
         "price_class": spec.price_class,
+    }
+
+
+def _upscale_rule(spec: ModelSpec) -> dict[str, Any] | None:
+    rule = spec.upscale
+    if rule is None or (rule.model is not None and spec.second is None):
+        return None
+    return {
+        "model": rule.model or spec.id,
+        "max_pixels": max_pixels(spec),
+        "strength": dataclasses.asdict(rule.strength),
     }
 
 

@@ -13,10 +13,12 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import MAX_REFERENCES
 from vitascope.domain.request import (
     GenerationRequest,
+    ImprovedSampling,
     Lora,
     OutputFormat,
     Position,
     Shot,
+    Upscale,
     Watermark,
     num_frames_for,
 )
@@ -47,6 +49,8 @@ PARAMETERS = (
     "loras",
     "clip_skip",
     "enhance_prompt",
+    "upscale",
+    "improved_sampling",
     "preview_every",
     "seed",
     "num_videos",
@@ -60,6 +64,7 @@ PARAMETERS = (
     "webhook",
     "track_id",
 )
+UPSCALE_PARAMETERS = ("height", "width", "strength", "guidance_scale", "num_inference_steps")
 LORA_PARAMETERS = ("name", "scale")
 SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
 
@@ -100,6 +105,8 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         loras=_loras(fields),
         clip_skip=fields.integer("clip_skip"),
         enhance_prompt=fields.boolean("enhance_prompt"),
+        upscale=_upscale(fields),
+        improved_sampling=_improved_sampling(fields),
         preview_every=fields.integer("preview_every") or 0,
         seed=fields.integer("seed"),
         num_videos=1 if num_videos is None else num_videos,
@@ -197,6 +204,47 @@ def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
     if mark.text is None and image is None:
         raise InvalidParameter("watermark", "an object", "it must hold `text` or `image`")
     return mark, image
+
+
+def _upscale(fields: Fields) -> Upscale | None:
+    """True for a second pass as the model's card says, false for none, or an object with what shall be otherwise."""
+    value = fields.raw("upscale")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return Upscale() if fields.boolean("upscale") else None
+        except InvalidParameter as error:
+            raise InvalidParameter("upscale", error.value, "it must be true, false or an object") from None
+    inner = Fields(fields.mapping("upscale"))
+    try:
+        inner.check_names(UPSCALE_PARAMETERS)
+        return Upscale(
+            height=inner.integer("height"),
+            width=inner.integer("width"),
+            strength=inner.number("strength"),
+            guidance_scale=inner.number("guidance_scale"),
+            num_inference_steps=inner.integer("num_inference_steps"),
+        )
+    except InvalidParameter as error:
+        name = f"upscale.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+
+
+def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
+    """True, false, or an object with the seed of its own noise."""
+    value = fields.raw("improved_sampling")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+        try:
+            return ImprovedSampling() if fields.boolean("improved_sampling") else None
+        except InvalidParameter as error:
+            rule = "it must be true, false, or an object with `seed`"
+            raise InvalidParameter("improved_sampling", error.value, rule) from None
+    inner = Fields(fields.mapping("improved_sampling"))
+    try:
+        inner.check_names(("seed",))
+        return ImprovedSampling(seed=inner.integer("seed"))
+    except InvalidParameter as error:
+        name = f"improved_sampling.{error.parameter}"
+        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
 
 
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:

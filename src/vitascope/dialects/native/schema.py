@@ -101,6 +101,31 @@ class Watermark(BaseModel):
     opacity: float
 
 
+class Upscale(BaseModel):
+    """The second pass, over the first result."""
+
+    #: Of the file.
+    height: int
+    width: int
+    #: At which the pass works.
+    native_height: int
+    native_width: int
+    strength: float
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str | None
+    #: The model that makes it.
+    model: str
+
+
+class ImprovedSampling(BaseModel):
+    """Denoising in rounds, each from the low frequencies of what the one before made."""
+
+    #: Of the first video; each further one has the next.
+    seed: int
+    iterations: int
+
+
 class Provenance(BaseModel):
     """What a file says of its origin; true only if `state` is `valid`."""
 
@@ -171,6 +196,8 @@ class Job(BaseModel):
     #: Beside those of the model's card.
     loras: list[Lora]
     clip_skip: int | None
+    upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     preview_every: int
     #: Of the first video; each further one has the next.
     seed: int
@@ -229,7 +256,7 @@ class Plan(BaseModel):
     native_fps: int
     windows: list[Window]
     num_inference_steps: int
-    #: Denoising steps of all windows of one video.
+    #: Denoising steps of all windows of one video, in both passes if there are two and in all rounds of improved sampling.
     total_steps: int
     num_videos: int
     guidance_scale: float
@@ -238,6 +265,8 @@ class Plan(BaseModel):
     loras: list[Lora]
     #: How many of the frames are those of the video that is continued; 0 if there is none.
     continued_frames: int
+    upscale: Upscale | None
+    improved_sampling: ImprovedSampling | None
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]
@@ -275,6 +304,16 @@ class Bounds(BaseModel):
     maximum: float
 
 
+class UpscaleRule(BaseModel):
+    """How a model makes a second pass over its own clips."""
+
+    #: The model that makes it.
+    model: str
+    #: Largest picture that it denoises; a larger file is resized.
+    max_pixels: int
+    strength: Bounds
+
+
 class ModelDescription(BaseModel):
     """A model and what it accepts."""
 
@@ -295,6 +334,8 @@ class ModelDescription(BaseModel):
     scheduler_family: Literal["flow", "discrete", "cogvideox", "edm"]
     #: Null where it changes no videos.
     strength: Bounds | None
+    #: Null where it makes no second pass.
+    upscale: UpscaleRule | None
     #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
     clip_layers: int
     #: Adapters that its card always applies.
@@ -591,6 +632,40 @@ _FIELDS = {
     "enhance_prompt": _field(
         {"anyOf": [{"type": "boolean"}, _TEXT]},
         "Whether a language model writes the prompt out first. By default what the operator wants.",
+    ),
+    "upscale": _field(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "height": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "width": _field(_INTEGER, "Of the file, even: at least the first pass's."),
+                        "strength": _field(_NUMBER, "How much of the first result is made anew, up to 1."),
+                        "guidance_scale": _field(_NUMBER, "Of the second pass."),
+                        "num_inference_steps": _field(
+                            _INTEGER, "Of the second pass; `strength` of them run."
+                        ),
+                    },
+                    "additionalProperties": False,
+                },
+                {"type": "boolean"},
+                _TEXT,
+            ]
+        },
+        "A second pass over the finished clip, at a larger size: true, or an object. What it does not say, the model's card does; "
+        "without a size the file is twice as high and wide.",
+    ),
+    "improved_sampling": _field(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "object", "properties": {"seed": _INTEGER}, "additionalProperties": False},
+                _TEXT,
+            ]
+        },
+        "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
+        "or an object with the `seed` of the noise that the further rounds get.",
     ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
