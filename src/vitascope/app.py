@@ -53,6 +53,7 @@ from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
 
 if TYPE_CHECKING:
     from .media.certificate import Credentials
+    from .moderation import PromptCheck
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,16 @@ def open_outbound(settings: Settings) -> Outbound | None:
     return Outbound(allow, seconds=settings.outbound.max_seconds) if settings.outbound.enabled else None
 
 
+def open_prompt_check(settings: Settings) -> PromptCheck | None:
+    """Make what looks at prompts; None if nothing does.
+
+    Raises:
+        SettingsError: the list of words cannot be read, or what is switched on is not installed.
+    """
+    settings.moderation.check_installed()
+    return settings.moderation.prompt_check()
+
+
 def open_credentials(settings: Settings) -> Credentials | None:
     """Read what files are signed with, and make it if there is none yet; None if they are not signed.
 
@@ -239,6 +250,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     catalog = open_catalog(settings)
     outbound = open_outbound(settings)
     marks = settings.mark_rules
+    prompt_check = open_prompt_check(settings)
     credentials = open_credentials(settings)
     certificates = "" if credentials is None else credentials.certificates
 
@@ -262,6 +274,9 @@ def create_web_app(settings: Settings) -> FastAPI:
             improved_sampling_iterations=settings.engine.improved_sampling_iterations,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
+            prompt_rules=settings.prompt_rules,
+            prompt_check=prompt_check,
+            shows_previews=not settings.moderation.frames,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
         await asyncio.to_thread(service.links.warm_up)
@@ -481,6 +496,8 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used, or files cannot be signed or marked.
     """
     check_marks(settings)  # what is wrong with them shows here, not in each job
+    _ = settings.prompting_instructions
+    settings.moderation.check_installed()
     environment = environment_of_engine(settings)
 
     def command(fd: int) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
 from pydantic import (
@@ -31,11 +31,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .domain.errors import InvalidParameter, SettingsError
+from .domain.errors import InvalidParameter, SettingsError, UrlRefused
 from .domain.improved_sampling import DEFAULT_ITERATIONS, MAX_ITERATIONS
 from .domain.marks import OPERATORS_IMAGE, MarkRules, check_watermark
+from .domain.plan import MAX_PROMPT_CHARS
+from .domain.prompting import PromptRules
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
+
+if TYPE_CHECKING:
+    from .moderation import PromptCheck
 
 CONFIG_FILE = "vitascope.toml"
 
@@ -318,6 +323,120 @@ class ProvenanceSettings(_Section):
     """Let requests leave the statement out with `provenance: false`."""
 
 
+MAX_INSTRUCTION_CHARS = 20_000
+
+
+class PromptingSettings(_Section):
+    """A language model that writes prompts out before their videos are made. See docs/prompts.md."""
+
+    model: str | None = None
+    """The language model: its name at `url`; without a `url` a folder of this machine, or the hub id of a model that was downloaded. By default there is none, and prompts are used as they are."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible chat endpoint, such as `http://127.0.0.1:11434/v1`."""
+    api_key: SecretStr | None = None
+    """Bearer token for `url`. Engine processes get it: they ask."""
+    device: str | None = None
+    """torch device of a model on this machine; by default `engine.device`. `cpu` where the video's model needs all of the GPU."""
+    by_default: bool = False
+    """Write out the prompts of requests that do not say whether (`enhance_prompt`)."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """What it may take for one job, whose device waits; then the prompt is used as it was sent. 30 s: a small model on a CPU needs ten."""
+    max_chars: Annotated[int, Field(ge=80, le=MAX_PROMPT_CHARS)] = 2000
+    """Longest text that is taken from it. 2,000 characters are the 512 tokens that most text encoders read."""
+    instructions: Path | None = None
+    """Text file of what it is told, in place of our own words."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> PromptingSettings:
+        for name in ("url", "by_default", "instructions"):
+            if getattr(self, name) and self.model is None:
+                message = f"`{name}` is set, but there is no `model`"
+                raise ValueError(message)
+        if self.api_key is not None and self.url is None:
+            message = "`api_key` is set, but there is no `url` to show it to"
+            raise ValueError(message)
+        _check_service(self.url, self.api_key)
+        return self
+
+
+class ModerationSettings(_Section):
+    """Checks of what is asked for and of what was made; all off by default. See docs/moderation.md."""
+
+    words: Path | None = None
+    """UTF-8 text file of words and phrases, one a line, that no prompt may hold; case, accents and invisible characters make no difference, and `*` at an end stands for the rest of a word. Read at start."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible moderation endpoint, such as `https://api.openai.com/v1`, that is asked about each prompt before it is queued."""
+    api_key: SecretStr | None = None
+    """Bearer token for `url`."""
+    model: str | None = None
+    """Model of that endpoint. By default the endpoint's own."""
+    categories: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ()
+    """Only what is flagged in these categories is refused, by the endpoint's names, such as `["sexual/minors"]`; by default all that it flags. In the environment a JSON list."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """What the endpoint may take for a request; its client waits."""
+    when_away: Literal["refuse", "pass"] = "refuse"
+    """What becomes of requests about which the endpoint gives no answer: they are refused with 503, or pass unchecked."""
+    frames: bool = False
+    """Look at the pictures that are sent and at the frames that are made, before anything is stored or shown, with `pip install vitascope[moderation]`. There are no previews then."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Score of a picture from which on it is refused, as the detector's authors advise it; they take 0.2 for harmless."""
+    frames_per_second: Annotated[float, Field(gt=0, le=120)] = 2.0
+    """How many frames of each second are looked at, beside the first and the last. Two: each costs some 40 ms of two cores."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> ModerationSettings:
+        for name in ("api_key", "model", "categories"):
+            if getattr(self, name) and self.url is None:
+                message = f"`{name}` is set, but there is no `url`"
+                raise ValueError(message)
+        _check_service(self.url, self.api_key)
+        return self
+
+    def prompt_check(self) -> PromptCheck | None:
+        """Make what looks at prompts; None if nothing does.
+
+        Raises:
+            SettingsError: the list of words cannot be read.
+        """
+        if self.words is None and self.url is None:
+            return None
+        from .moderation import ModerationEndpoint, PromptCheck, WordList
+        from .outbound import OwnService
+
+        endpoint = None
+        if self.url is not None:
+            key = None if self.api_key is None else self.api_key.get_secret_value()
+            endpoint = ModerationEndpoint(
+                OwnService(self.url, key),
+                model=self.model,
+                categories=self.categories,
+                seconds=self.timeout_seconds,
+            )
+        words = None if self.words is None else WordList.read(self.words)
+        return PromptCheck(words, endpoint, passes_when_away=self.when_away == "pass")
+
+    def check_installed(self) -> None:
+        """Find out before anything starts whether what is switched on is there; raises SettingsError."""
+        if self.frames:
+            from .moderation import check_installed
+
+            check_installed()
+
+
+def _check_service(url: str | None, key: SecretStr | None) -> None:
+    if url is not None:
+        from .outbound.target import read  # only where there is one: it takes a tenth of a second
+
+        try:
+            read(url)
+        except UrlRefused as error:
+            message = f"`url` is {url!r}, but {error.rule}"
+            raise ValueError(message) from None
+    if key is not None and re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
+        message = "`api_key` holds characters that no key has"
+        raise ValueError(message)
+
+
 class WatermarkSettings(_Section):
     """What can be seen on each video whose request brings no watermark of its own."""
 
@@ -373,6 +492,8 @@ class Settings(BaseSettings):
     openai: OpenAISettings = OpenAISettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
+    prompting: PromptingSettings = PromptingSettings()
+    moderation: ModerationSettings = ModerationSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -415,6 +536,30 @@ class Settings(BaseSettings):
         except InvalidParameter as error:
             raise SettingsError(f"setting {error.message}", hint=error.hint) from None
         return MarkRules(self.provenance.enabled, self.provenance.optional, mark, self.watermark.always)
+
+    @property
+    def prompt_rules(self) -> PromptRules:
+        return PromptRules(self.prompting.model is not None, self.prompting.by_default)
+
+    @property
+    def prompting_instructions(self) -> str | None:
+        """What the language model is told, where that is not our own text.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        path = self.prompting.instructions
+        if path is None:
+            return None
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise SettingsError(f"setting `prompting.instructions`: `{path}` cannot be read: {why}") from None
+        if not 1 <= len(text) <= MAX_INSTRUCTION_CHARS:
+            message = f"setting `prompting.instructions`: `{path}` has {len(text)} characters, but it must have from 1 to {MAX_INSTRUCTION_CHARS}"
+            raise SettingsError(message)
+        return text
 
     @property
     def cards_folder(self) -> Path:

@@ -264,6 +264,24 @@ class TestWork:
         assert job.error is not None
         assert job.error.code == "worker_lost"
 
+    def test_written_out_prompts_are_there_before_the_end_and_for_the_next_try(
+        self, store: Store, create: Create
+    ) -> None:
+        job = create()
+        lease = store.claim("w1", 60)
+        assert lease is not None
+        assert lease.job.enhanced_prompt is None
+        store.keep_prompts(lease, ["one", "two"])
+        assert store.get(job.id).enhanced_prompt == "one / two"
+        store.release(lease, count_attempt=True)
+        again = store.claim("w2", 60)
+        assert again is not None
+        assert again.job.enhanced_prompts == ("one", "two")
+        with pytest.raises(LeaseLost):
+            store.keep_prompts(lease, ["three"])
+        store.fail(again, JobError("invalid_output", "no picture"))
+        assert store.get(job.id).enhanced_prompts == ("one", "two")
+
 
 class TestEvents:
     def test_progress_is_an_event_with_the_percent_that_is_shown(

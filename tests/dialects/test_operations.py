@@ -213,7 +213,7 @@ class TestOpenapi:
 
             return get
 
-        for name in ("raw", "first", "text", "integer", "number", "mapping", "listing"):
+        for name in ("raw", "first", "text", "integer", "number", "boolean", "mapping", "listing"):
             monkeypatch.setattr(_http.Fields, name, noting(getattr(_http.Fields, name)))
         catalog = app.open_catalog(server.settings)
         containers = dict.fromkeys(superset.CONTAINERS, "{}")

@@ -53,6 +53,14 @@ def test_details_keep_lines_and_show_what_they_do_not_know() -> None:
     assert rows["status"] == "queued"
 
 
+def test_what_was_written_out_stands_beside_the_prompt() -> None:
+    rows = text.detail_rows(job(enhance_prompt=True, enhanced_prompt="a long text"), "http://x")
+    assert ("written out", "a long text") in rows
+    assert "enhance_prompt" not in dict(
+        text.detail_rows(job(enhance_prompt=False, enhanced_prompt=None), "http://x")
+    )
+
+
 def test_how_long_files_are_kept() -> None:
     def kept(**members: Any) -> str | None:
         return dict(text.detail_rows(job(**members), "http://x")).get("kept")

@@ -97,6 +97,28 @@ def test_defaults_change_only_on_purpose() -> None:
             "opacity": 0.5,
             "always": False,
         },
+        "prompting": {
+            "model": None,
+            "url": None,
+            "api_key": None,
+            "device": None,
+            "by_default": False,
+            "timeout_seconds": 30.0,
+            "max_chars": 2000,
+            "instructions": None,
+        },
+        "moderation": {
+            "words": None,
+            "url": None,
+            "api_key": None,
+            "model": None,
+            "categories": (),
+            "timeout_seconds": 10.0,
+            "when_away": "refuse",
+            "frames": False,
+            "threshold": 0.8,
+            "frames_per_second": 2.0,
+        },
     }
     assert loaded.database_url == "sqlite:////data/vitascope.db"
 
@@ -206,3 +228,69 @@ def test_a_bucket_is_described_by_settings_and_by_aws_variables(monkeypatch: pyt
     assert "b" * 20 not in repr(
         settings.load(storage={**other, "access_key_id": "a", "secret_access_key": "b" * 20})
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"url": "http://127.0.0.1/v1"}, "there is no `model`"),
+        ({"by_default": True}, "there is no `model`"),
+        ({"model": "a", "api_key": "k"}, "there is no `url`"),
+        ({"model": "a", "url": "ftp://127.0.0.1"}, "must begin with http:// or https://"),
+        ({"model": "a", "url": "http://me:pass@127.0.0.1/v1"}, "must not hold a user name or password"),
+        ({"model": "a", "url": "http://127.0.0.1/v1", "api_key": "a b"}, "holds characters that no key has"),
+        ({"model": "a", "timeout_seconds": 0}, "greater than 0"),
+    ],
+)
+def test_prompting_that_cannot_work_is_refused(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(rule)):
+        settings.load(prompting=given)
+
+
+def test_instructions_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "told.txt"
+    loaded = settings.load(prompting={"model": "a", "instructions": path})
+    with pytest.raises(SettingsError, match="cannot be read"):
+        _ = loaded.prompting_instructions
+    path.write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        _ = loaded.prompting_instructions
+    path.write_text(" \n")
+    with pytest.raises(SettingsError, match="0 characters"):
+        _ = loaded.prompting_instructions
+    path.write_text("Write well.\n")
+    assert loaded.prompting_instructions == "Write well."
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"api_key": "k"}, "there is no `url`"),
+        ({"categories": ["sexual"]}, "there is no `url`"),
+        ({"url": "127.0.0.1"}, "must begin with http:// or https://"),
+        ({"when_away": "shrug"}, "'refuse' or 'pass'"),
+        ({"threshold": 0}, "greater than 0"),
+    ],
+)
+def test_moderation_that_cannot_work_is_refused(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(rule)):
+        settings.load(moderation=given)
+
+
+def test_keys_of_services_are_not_shown_and_reach_the_processes_that_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = settings.load(
+        prompting={"model": "a", "url": "http://127.0.0.1/v1", "api_key": "s3cret-1"},
+        moderation={
+            "url": "http://127.0.0.1/v1",
+            "api_key": "s3cret-2",
+            "categories": ["sexual", "violence"],
+        },
+    )
+    assert "s3cret" not in repr(loaded)
+    for name, value in settings.environment_of_engine(loaded).items():
+        if name.startswith("VITASCOPE_"):
+            monkeypatch.setenv(name, value)
+    again = settings.load()
+    assert (again.prompting, again.moderation) == (loaded.prompting, loaded.moderation)

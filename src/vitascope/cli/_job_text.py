@@ -17,7 +17,7 @@ Job = dict[str, Any]
 #: Members that `detail_rows` puts into words; any other is shown under its own name.
 _WORDED = frozenset(
     """
-    id status cancel_requested progress stage attempt queue_position eta_seconds model mode prompt negative_prompt height
+    id status cancel_requested progress stage attempt queue_position eta_seconds model mode prompt enhance_prompt enhanced_prompt negative_prompt height
     width num_frames fps duration_seconds num_inference_steps guidance_scale scheduler seed num_videos format metadata user choices
     seconds_by_stage created_at started_at finished_at expires_in_seconds expires_at expired_at error video videos failed_videos
     """.split()
@@ -105,6 +105,8 @@ def outcome(job: Job) -> str:
 def detail_rows(job: Job, server_url: str) -> list[tuple[str, str]]:
     """List all that is known of a job as names and texts; texts may have several lines."""
     rows = [("id", job["id"]), ("status", status_words(job)), ("prompt", _text(job["prompt"]))]
+    if job.get("enhanced_prompt"):
+        rows.append(("written out", _text(job["enhanced_prompt"])))
     if job.get("negative_prompt"):
         rows.append(("not wanted", _text(job["negative_prompt"])))
     rows += [("model", f"{job['model']}, from {job.get('mode', '?')}"), ("video", _asked(job))]

@@ -14,10 +14,13 @@ from vitascope.domain.errors import VitascopeError
 from vitascope.domain.step import Step, percent
 
 STAGE_WORDS = {
+    "check_inputs": "looking at what was sent",
+    "enhance_prompt": "writing the prompt out",
     "load": "loading the model",
     "encode_prompt": "reading the prompt",
     "denoise": "denoising",
     "decode_latents": "decoding frames",
+    "check_frames": "looking at the frames",
     "resample": "converting the frame rate",
     "write_video": "writing the file",
     "store": "storing",

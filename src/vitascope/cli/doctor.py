@@ -58,8 +58,39 @@ def _findings(model: str | None) -> list[tuple[Choice, bool]]:
     ]
     findings += _engine_findings(settings)
     findings += [_memory(), _folder(settings.home), *_storage(settings), _provenance(settings)]
+    findings += [*_prompting(settings), *_moderation(settings)]
     findings += _models(settings, model)
     return findings
+
+
+def _prompting(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    """Which language model writes prompts out; it is not asked."""
+    wanted = settings.prompting
+    if wanted.model is None:
+        return []
+    when = "all" if wanted.by_default else "those that ask for it"
+    where = "on this machine" if wanted.url is None else f"at {wanted.url}"
+    try:
+        _ = settings.prompting_instructions
+    except SettingsError as error:
+        return [(Choice("prompt enhancement", wanted.model, error.message), False)]
+    return [(Choice("prompt enhancement", f"{wanted.model} {where}", f"for {when}"), True)]
+
+
+def _moderation(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    """What content is checked; the endpoint is not asked."""
+    wanted = settings.moderation
+    on = {"words": wanted.words, "an endpoint": wanted.url, "frames": wanted.frames}
+    names = ", ".join(name for name, value in on.items() if value)
+    if not names:
+        return []
+    try:
+        wanted.check_installed()
+        wanted.prompt_check()
+    except SettingsError as error:
+        problem = error.message if error.hint is None else f"{error.message}; {error.hint}"
+        return [(Choice("content checks", names, problem), False)]
+    return [(Choice("content checks", names, "what they reject is refused, or its job fails"), True)]
 
 
 def _storage(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:

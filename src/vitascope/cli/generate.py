@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
+from vitascope.domain import prompting
 from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
 from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
@@ -86,6 +87,13 @@ def generate(  # one parameter per option: typer reads them off the signature
         list[str] | None,
         typer.Option(
             help="An adapter of the folder `engine.loras_folder`, as NAME or NAME:SCALE; may be given several times."
+        ),
+    ] = None,
+    enhance_prompt: Annotated[
+        bool | None,
+        typer.Option(
+            "--enhance-prompt/--no-enhance-prompt",
+            help="Let the language model of the settings write the prompt out first; by default as they say.",
         ),
     ] = None,
     clip_skip: Annotated[
@@ -187,6 +195,7 @@ def generate(  # one parameter per option: typer reads them off the signature
             is_asked=upscale,
         ),
         improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
+        enhance_prompt=enhance_prompt,
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),
@@ -195,12 +204,16 @@ def generate(  # one parameter per option: typer reads them off the signature
     )
     request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
+    request, told = prompting.settled(request, spec, settings.prompt_rules)
     planned = plan(request, spec, settings.mark_rules)
     catalog.loras.check(planned.loras, spec)
-    planned = replace(planned, choices=choices + planned.choices)
+    planned = replace(planned, choices=choices + told + planned.choices)
     if plan_only:
         _tell(planned, as_json=as_json)
         return
+    from ._guards import check_prompt
+
+    check_prompt(settings, request)
     targets = _numbered(out or Path(_name_after(planned)), planned.num_videos)
     for target in targets:
         _check_writable(target)
@@ -208,8 +221,12 @@ def generate(  # one parameter per option: typer reads them off the signature
     _download(spec, quiet=quiet)
     if planned.upscale is not None and spec.second is not None:
         _download(spec.second, quiet=quiet)
-    products = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
-    _report(products, planned, time.monotonic() - started_at, as_json=as_json)
+    products, enhanced = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
+    seconds = time.monotonic() - started_at
+    if as_json:
+        _report_json(products, planned, enhanced, seconds)
+    else:
+        _report(products, planned, enhanced, seconds)
 
 
 def _numbered(target: Path, num_videos: int) -> list[Path]:
@@ -233,9 +250,14 @@ def _produce(
     targets: list[Path],
     *,
     quiet: bool,
-) -> list[Product]:
-    """Make the videos; the first one that fails ends it, and those before it stay."""
+) -> tuple[list[Product], tuple[str, ...]]:
+    """Make the videos; the first one that fails ends it, and those before it stay.
+
+    Returns:
+        They, and what the model has read in the place of the prompt, if that was written out.
+    """
     products: list[Product] = []
+    enhanced: tuple[str, ...] = ()
     with ProgressLine(quiet=quiet) as line:
         from vitascope.domain.step import Step
 
@@ -243,9 +265,11 @@ def _produce(
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
         from vitascope.engine import Wishes, open_engine
+        from vitascope.worker.opening import Enhanced
         from vitascope.worker.outputs import Failed, produce_all
         from vitascope.worker.produce import Product
 
+        from ._guards import open_guards
         from ._marks import open_marks
 
         marks = open_marks(settings)
@@ -262,15 +286,19 @@ def _produce(
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
         )
+        guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation
-        for event in produce_all(engine, planned, spec, targets, between=between, marks=marks):
+        making = produce_all(engine, planned, spec, targets, between=between, marks=marks, guards=guards)
+        for event in making:
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Product):
                 products.append(event)
+            elif isinstance(event, Enhanced):
+                enhanced = event.texts
             else:
                 line.show(event)
-    return products
+    return products, enhanced
 
 
 def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationRequest, tuple[Choice, ...]]:
@@ -437,15 +465,19 @@ def _warn_of_space(target: Path, min_free_bytes: int) -> None:
         stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
 
 
-def _report(products: list[Product], planned: Plan, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        from vitascope.worker.outputs import details_of
+def _report_json(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
+    from vitascope.worker.outputs import details_of
 
-        files = [_file(product, planned) for product in products]
-        whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
-        typer.echo(json.dumps({**files[0], **whole, "videos": files}))
-        return
-    for choice in planned.choices:
+    files = [_file(product, planned) for product in products]
+    whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
+    written = {"enhanced_prompt": " / ".join(enhanced)} if enhanced else {}
+    typer.echo(json.dumps({**files[0], **whole, **written, "videos": files}))
+
+
+def _report(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
+    if enhanced:
+        stderr.print(Text(f"prompt: {printable(' / '.join(enhanced))}", "dim"), soft_wrap=True)
+    for choice in _told(products[0], planned):
         stderr.print(Text(f"{choice.name}: {choice.value} ({choice.reason})", "dim"), soft_wrap=True)
     for product in products:
         video = product.video
@@ -456,6 +488,12 @@ def _report(products: list[Product], planned: Plan, seconds: float, *, as_json: 
         )
     if len(products) > 1:
         stderr.print(f"made in {seconds:.1f} s", highlight=False)
+
+
+def _told(product: Product, planned: Plan) -> list[Choice]:
+    """What was planned, and what has become of the prompt since; the engine's own choices are for `--json`."""
+    later = [choice for choice in product.choices if choice.name == prompting.ENHANCE]
+    return [*planned.choices, *(choice for choice in later if choice not in planned.choices)]
 
 
 def _file(product: Product, planned: Plan) -> dict[str, object]:

@@ -45,6 +45,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     from vitascope.engine import Wishes, open_engine
     from vitascope.worker import child
 
+    from ._guards import open_guards
     from ._marks import open_marks
 
     settings = settings_module.load()
@@ -76,4 +77,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         nice=settings.worker.nice,
         between=settings.worker.frame_interpolation,
         marks=open_marks(settings),
+        make_guards=lambda opened: open_guards(settings, opened),
     )

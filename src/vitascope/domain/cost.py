@@ -135,13 +135,16 @@ def _along(points: Sequence[tuple[int, float]], work: int) -> float:
 def measured(effort: Effort, seconds_by_stage: Mapping[str, float]) -> Speed | None:
     """Make a speed of what a job took; None if it did not denoise.
 
-    Loading the model is left out: it is paid once, by whoever comes first.
+    Loading the model is left out: it is paid once, by whoever comes first. So is a language model that writes prompts out.
     """
     denoise = seconds_by_stage.get("denoise", 0.0)
     if effort.num_steps < 1 or denoise <= 0:
         return None
-    other = sum(seconds for stage, seconds in seconds_by_stage.items() if stage not in ("load", "denoise"))
+    other = sum(seconds for stage, seconds in seconds_by_stage.items() if stage not in _NOT_OTHER)
     return Speed(effort.model, effort.work, denoise / effort.num_steps, other / effort.num_windows)
+
+
+_NOT_OTHER = ("check_inputs", "enhance_prompt", "load", "denoise")
 
 
 def learn(old: Speed | None, new: Speed) -> Speed:

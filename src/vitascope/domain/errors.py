@@ -32,6 +32,7 @@
     │   ├── BodyTooSlow
     │   ├── ForbiddenOrigin
     │   ├── UrlRefused              .rule
+    │   ├── ContentRejected         .parameter .reasons
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
@@ -46,6 +47,7 @@
     │   └── InternalError
     ├── StorageError
     │   └── StorageUnavailable      it may do it later
+    ├── ModerationUnavailable       nobody says whether a request's words are allowed; somebody may later
     ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
@@ -253,6 +255,32 @@ class UrlRefused(RequestError):
         super().__init__(f"the URL is refused: {rule}" if rule else "", hint=hint)
 
 
+class ContentRejected(RequestError):
+    """What was asked for, or what was made, is not what this server's operator allows.
+
+    A job that was refused only once it was made, or because of the pictures that came with it, fails with this too.
+
+    Args:
+        parameter: in our words, such as `prompt`; "video" for what was made.
+        value: the text that was sent, or what is said of it.
+        rule: what was found, as in `InvalidParameter`: "it holds 'x'".
+        reasons: the same in single words.
+    """
+
+    def __init__(
+        self, parameter: str = "", value: str = "", rule: str = "", *, reasons: tuple[str, ...] = ()
+    ) -> None:
+        self.parameter = parameter
+        self.value = value
+        self.reasons = reasons
+        what = (
+            "the video that was made is not given out"
+            if parameter == "video"
+            else f"`{parameter}` is refused"
+        )
+        super().__init__(f"{what}: {rule}" if rule else "")
+
+
 class QueueFull(RequestError):
     """The queue is full."""
 
@@ -319,6 +347,10 @@ class StorageError(VitascopeError):
 
 class StorageUnavailable(StorageError):
     """The storage of videos does not answer."""
+
+
+class ModerationUnavailable(VitascopeError):
+    """The server's content check does not answer."""
 
 
 class DiskFull(VitascopeError):

@@ -108,6 +108,16 @@ class Job:
         failed = (self.details or {}).get("failed_videos", ())
         return {values["index"]: JobError(values["code"], values["message"]) for values in failed}
 
+    @property
+    def enhanced_prompts(self) -> tuple[str, ...]:
+        """What a language model has written in the place of the texts that the model would read; empty if nothing (yet)."""
+        return tuple((self.details or {}).get("enhanced_prompts", ())) or self.plan.enhanced_prompts
+
+    @property
+    def enhanced_prompt(self) -> str | None:
+        """The same as one text."""
+        return " / ".join(self.enhanced_prompts) or None
+
     def is_expired(self, now: datetime) -> bool:
         """Whether its files are given out no more: their time is over, or some are gone, whatever this clock says."""
         if self.is_being_removed or self.expired_at is not None:

@@ -86,6 +86,10 @@ class Plan:
     preview_every: int = 0
     #: The second pass, if there is one.
     upscale: UpscalePass | None = None
+    #: Whether a language model writes the prompt out first; here it is as it was sent.
+    enhance_prompt: bool = False
+    #: What it has written before, in the place of the texts that the windows show.
+    enhanced_prompts: tuple[str, ...] = ()
 
     native_height: int
     native_width: int
@@ -223,9 +227,7 @@ class Plan:
         """Read it back; also one that was stored before plans had all that they have now."""
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
-        rows: dict[str, Any] = {
-            name: tuple(values.get(name, ())) for name in ("references", "shot_num_frames")
-        }
+        rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
         rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark, upscale = values.get("watermark"), values.get("upscale")
         improved = values.get("improved_sampling")
@@ -239,6 +241,9 @@ class Plan:
 
 def _seed_after(seed: int, index: int) -> int:
     return (seed + index) % (MAX_SEED + 1)
+
+
+_ROWS = ("references", "shot_num_frames", "enhanced_prompts")
 
 
 def _window(values: Mapping[str, Any], plan_mode: Mode) -> Window:
@@ -309,6 +314,8 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         improved_sampling=improved,
         preview_every=request.preview_every,
         upscale=None if larger is None else larger.upscale,
+        enhance_prompt=bool(request.enhance_prompt),
+        enhanced_prompts=request.enhanced_prompts,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,

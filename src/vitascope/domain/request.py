@@ -141,6 +141,10 @@ class GenerationRequest:
     upscale: Upscale | None = None
     #: None denoises once.
     improved_sampling: ImprovedSampling | None = None
+    #: Whether a language model writes the prompt out first; None is what the operator wants.
+    enhance_prompt: bool | None = None
+    #: What it has written for an earlier job of this request, in the place of the texts that the model would read.
+    enhanced_prompts: tuple[str, ...] = ()
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
@@ -179,8 +183,11 @@ class GenerationRequest:
         watermark, webhook = values.get("watermark"), values.get("webhook")
         continued, upscale = values.get("continued_watermark"), values.get("upscale")
         improved = values.get("improved_sampling")
-        loras = tuple(Lora(**lora) for lora in values.get("loras", ()))
-        rows = {"shots": shots, "loras": loras, "references": tuple(values.get("references", ()))}
+        rows: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("references", "enhanced_prompts")
+        }
+        rows["shots"] = shots
+        rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "continued_watermark": continued and Watermark(**continued),
@@ -189,6 +196,13 @@ class GenerationRequest:
             "improved_sampling": improved and ImprovedSampling(**improved),
         }
         return cls(**{**values, **rows, **objects})
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What it says that a video shall show, by parameter; not what it shall not show, nor what is only given back."""
+        shots = {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(self.shots)}
+        drawn = None if self.watermark is None else self.watermark.text
+        return {"prompt": self.prompt, **shots, **({"watermark.text": drawn} if drawn else {})}
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 #: Stages in the order that a job passes them, with the percent at which each begins.
 #: Denoising takes nearly all of the time of a real model, so it gets nearly all of the scale.
 STAGE_STARTS: dict[str, int] = {
+    "check_inputs": 0,
+    "enhance_prompt": 0,
     "load": 0,
     "encode_prompt": 1,
     "denoise": 3,
     "decode_latents": 90,
+    "check_frames": 94,
     "resample": 94,
     "write_video": 96,
     "store": 98,

@@ -92,6 +92,12 @@ def apart() -> Iterator[None]:
         _here.loading = loading
 
 
+def rest() -> None:
+    """Let others have a turn, if this thread works aside."""
+    with apart():
+        pass
+
+
 def _is_as_it_was() -> bool:
     is_patched = torch.nn.Module.register_parameter is not _REGISTER_PARAMETER
     return torch.get_default_dtype() is torch.float32 and not is_patched
@@ -144,14 +150,21 @@ class Background:
             self._read(path)
         if load is None:
             return
+        with self.aside():
+            try:
+                load()
+            except Exception as error:  # noqa: BLE001  whoever needs the model loads it again, and hears what is wrong
+                logger.warning("loading ahead failed", extra={"traceback": shortage.forget(error)})
+                shortage.reclaim(self._device)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let this thread work with torch beside what runs: it has the turn, but in harmless parts and where it rests."""
         loading = _Loading(self._turn, TorchState(0, self._device))
         loading.take()
         _here.loading = loading
         try:
-            load()
-        except Exception as error:  # noqa: BLE001  whoever needs the model loads it again, and hears what is wrong
-            logger.warning("loading ahead failed", extra={"traceback": shortage.forget(error)})
-            shortage.reclaim(self._device)
+            yield
         finally:
             _here.loading = None
             loading.give()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -152,6 +153,10 @@ class Engine(Protocol):
         Raises:
             EngineBusy: a generation of it is open.
         """
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Let other work of this process use torch for as long as the block, in a thread of its own, while no step is asked for."""
         ...
 
     def clear_caches(self) -> None:

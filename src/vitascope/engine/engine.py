@@ -237,6 +237,9 @@ class DiffusersEngine:
         )
         return True
 
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        return self._background.aside()
+
     def load(self, spec: ModelSpec) -> None:
         with self._places.take(spec.id), self._alone():
             short = self._bring(spec)

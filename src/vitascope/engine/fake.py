@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +89,9 @@ class FakeEngine:
 
     def unload(self, model_id: str) -> bool:
         return self._residence.evict(model_id)
+
+    def aside(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def clear_caches(self) -> None:
         """Nothing is held."""

@@ -51,6 +51,7 @@ from vitascope.domain.errors import (
     InvalidApiKey,
     InvalidParameter,
     LeaseLost,
+    ModerationUnavailable,
     QueueFull,
     StorageError,
     StorageLimitReached,
@@ -94,7 +95,7 @@ STOP_SECONDS = 5.0
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-WAIT = (QueueFull, DiskFull, StorageUnavailable, StoreUnavailable)
+WAIT = (QueueFull, DiskFull, StorageUnavailable, StoreUnavailable, ModerationUnavailable)
 """What passes: the line is tried again."""
 
 
@@ -223,7 +224,7 @@ class Feeder:
                 pause = await self._take_further(lease)
         except LeaseLost:  # another process has it: it keeps it. Or its client has just cancelled it: that is not kept waiting
             pause = 0.0
-        except (StorageError, QueueFull, DiskFull) as error:
+        except (StorageError, QueueFull, DiskFull, ModerationUnavailable) as error:
             logger.warning("a batch waits: %s", error.message, extra={"batch_id": lease.batch.id})
         except _Closing:
             pause = 0.0

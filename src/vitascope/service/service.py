@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from vitascope import media
-from vitascope.domain import improved_sampling
+from vitascope.domain import improved_sampling, prompting
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -37,8 +37,10 @@ from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
+from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
+from vitascope.moderation import PromptCheck
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -132,6 +134,9 @@ class Service:
         certificates: PEM, of the chain that this server's files are signed with; empty if they are not.
         expire_seconds: how long files are kept whose request does not say; None for as long as their job.
         space: the disk's; None takes jobs however full it is.
+        prompt_rules: whether prompts are written out.
+        prompt_check: looks at requests' texts; None lets all pass.
+        shows_previews: whether what is not finished may be seen.
         clock: tells what has expired.
     """
 
@@ -155,6 +160,9 @@ class Service:
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
+        prompt_rules: PromptRules = NO_PROMPT_RULES,
+        prompt_check: PromptCheck | None = None,
+        shows_previews: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -185,6 +193,9 @@ class Service:
         self._improved_sampling_iterations = improved_sampling_iterations
         self._expire_seconds = expire_seconds
         self._space = space
+        self._prompt_rules = prompt_rules
+        self._prompt_check = prompt_check
+        self._shows_previews = shows_previews
         self._clock = clock
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
@@ -257,8 +268,16 @@ class Service:
         if not caller.may_use(spec.id):
             raise PermissionDenied(f"this API key may not use the model `{spec.id}`")
         request, followed = inputs.following_kept(request, sent, spec.fps)
-        choices = (*choices, *followed)
+        request, told = prompting.settled(request, spec, self._prompt_rules)
+        request, hidden = self._with_previews(request)
+        choices = (*choices, *followed, *told, *hidden)
         return Draft(job_id, request, self._planned(request, spec, choices), sent, tuple(choices))
+
+    def _with_previews(self, request: GenerationRequest) -> tuple[GenerationRequest, tuple[Choice, ...]]:
+        if self._shows_previews or not request.preview_every:
+            return request, ()
+        reason = "this server looks at frames before anybody sees them, and previews come before that"
+        return dataclasses.replace(request, preview_every=0), (Choice("preview_every", "0", reason),)
 
     def _planned(self, request: GenerationRequest, spec: ModelSpec, choices: Sequence[Choice]) -> Plan:
         planned = plan(request, spec, self._marks)
@@ -302,6 +321,20 @@ class Service:
             InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of its model's card.
         """
         self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
+
+    @property
+    def checks_texts(self) -> bool:
+        return self._prompt_check is not None
+
+    async def check_texts(self, texts: Mapping[str, str]) -> None:
+        """Find out whether texts, by the names of their parameters, are allowed here. May wait for another server.
+
+        Raises:
+            ContentRejected: one of them is not.
+            ModerationUnavailable: nobody can say.
+        """
+        if self._prompt_check is not None:
+            await self._prompt_check.check(texts)
 
     async def check_webhook(self, draft: Draft) -> None:
         """Find out whether the draft's webhook may be called, while its client can still be told.
@@ -531,7 +564,11 @@ class Service:
         if not job.status.is_terminal:
             message = f"the job is {job.status}: only one that has ended can be made again"
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
-        draft = self.prepare(job.request, caller, self._sent_with(job))
+        # what was decided of its prompt stays, whatever the operator wants by now
+        request = dataclasses.replace(
+            job.request, enhance_prompt=job.plan.enhance_prompt, enhanced_prompts=job.enhanced_prompts
+        )
+        draft = self.prepare(request, caller, self._sent_with(job))
         own = draft.plan.choices
         if job.plan.choices[len(job.plan.choices) - len(own) :] != own:
             return draft

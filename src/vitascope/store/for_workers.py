@@ -119,6 +119,11 @@ class ForWorkers(Base):
             data = {"percent": min(percent, 99), "stage": stage, "preview": preview}
             changes.add_event(connection, row, history.PREVIEW, self._now(), data)
 
+    def keep_prompts(self, lease: Lease, texts: Sequence[str]) -> None:
+        """Write down what the model reads in the place of the texts that were sent, for whoever makes the job now or later."""
+        with self._database.write_soon() as connection:
+            changes.touch(connection, lease, details={"enhanced_prompts": list(texts)})
+
     def succeed(
         self,
         lease: Lease,

@@ -35,6 +35,7 @@ from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
 from .messages import Message, Pipe
+from .opening import NO_GUARDS, Enhanced, Guards
 from .outputs import Failed, details_of, produce_all
 from .produce import NO_MARKS, Marks, Product
 
@@ -48,6 +49,7 @@ def run(
     nice: int,
     between: Between = "motion",
     marks: Marks = NO_MARKS,
+    make_guards: Callable[[Engine], Guards] = lambda _engine: NO_GUARDS,
 ) -> None:
     """Serve the parent until it closes the pipe.
 
@@ -56,6 +58,7 @@ def run(
         make_engine: opens the engine, in this process.
         resolve: finds a model's card by its id.
         marks: what files are marked with.
+        make_guards: what stands around the making; some of it works beside the engine.
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
@@ -66,7 +69,7 @@ def run(
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between, marks)
+    child = _Child(Pipe(fd), engine, resolve, between, marks, make_guards(engine))
     child.serve()
 
 
@@ -86,8 +89,10 @@ class _Child:
         resolve: Callable[[str], ModelSpec],
         between: Between,
         marks: Marks,
+        guards: Guards,
     ) -> None:
         self._marks = marks
+        self._guards = guards
         self._between = between
         self._pipe = pipe
         self._engine = engine
@@ -153,10 +158,13 @@ class _Child:
         job_id: str = order["job"]
         products: list[Product] = []
         failed: dict[int, JobError] = {}
+        enhanced: tuple[str, ...] = ()
         try:
             for event in self._produce(order):
                 if isinstance(event, Product):
                     products.append(event)
+                elif isinstance(event, Enhanced):
+                    enhanced = event.texts
                 elif isinstance(event, Failed):
                     failed[event.index] = _told_error(event, job_id)
                     if isinstance(event.error, SAME_FOR_ALL):
@@ -167,6 +175,8 @@ class _Child:
             return {"is": "failed", "job": job_id, **asdict(next(iter(failed.values())))}
         videos = [asdict(product.video) for product in products]
         details = details_of(products, failed.items())
+        if enhanced:
+            details["enhanced_prompts"] = enhanced
         return {"is": "made", "job": job_id, "videos": videos, "details": details}
 
     def _obey(self, order: Message) -> Message:
@@ -192,7 +202,7 @@ class _Child:
             return "loaded"
         return "unloaded" if self._engine.unload(spec.id) else "it was not loaded"
 
-    def _produce(self, order: Message) -> Iterator[Product | Failed]:
+    def _produce(self, order: Message) -> Iterator[Product | Failed | Enhanced]:
         """Make the videos of a job one after the other, telling the parent each step.
 
         Raises:
@@ -214,6 +224,7 @@ class _Child:
             folder=order["folder"],
             between=self._between,
             marks=self._marks,
+            guards=self._guards,
         )
         with closing(making):
             for event in making:
@@ -222,8 +233,10 @@ class _Child:
                     raise _Cancelled
                 if isinstance(event, Step):
                     self._pipe.send({"is": "step", "job": job_id, **_told(event)})
-                else:
-                    yield event
+                    continue
+                if isinstance(event, Enhanced):
+                    self._pipe.send({"is": "enhanced", "job": job_id, "texts": event.texts})
+                yield event
 
 
 def _told_error(failed: Failed, job_id: str) -> JobError:

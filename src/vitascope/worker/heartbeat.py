@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Lease
@@ -79,6 +79,10 @@ class Heartbeat:
     def show(self, percent: int, stage: str, preview: str) -> None:
         """Let the job's followers see a small picture of it; else as `report`."""
         self._tell(lambda: self._store.show(self.lease, percent, stage, preview))
+
+    def keep_prompts(self, texts: Sequence[str]) -> None:
+        """Keep what a language model has written, so that another try does not ask it again; else as `report`."""
+        self._tell(lambda: self._store.keep_prompts(self.lease, texts))
 
     def _tell(self, write: Callable[[], object]) -> None:
         if self.is_store_away:

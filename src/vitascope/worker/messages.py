@@ -7,11 +7,12 @@ parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": 
                  {"do": "clear_caches", "errand": NUMBER}
 child → parent   {"is": "ready"}
                  {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
+                 {"is": "enhanced", "job": ID, "texts": [TEXT, …]}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
-               A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
+               A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps and enhanced texts also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine import Engine
 
-from .produce import NO_MARKS, Marks, Product, produce
+from .opening import NO_GUARDS, Enhanced, Guards, opened
+from .produce import NO_MARKS, Marks, Product, StageClock, produce
 
 if TYPE_CHECKING:
     from vitascope.media.resample import Between
@@ -39,7 +40,8 @@ def produce_all(
     folder: str | None = None,
     between: Between = "motion",
     marks: Marks = NO_MARKS,
-) -> Generator[Step | Product | Failed, None, None]:
+    guards: Guards = NO_GUARDS,
+) -> Generator[Step | Enhanced | Product | Failed, None, None]:
     """Make the videos that `plan` asks for, each as `produce` makes it from the plan with its own seed.
 
     One that fails keeps none of the others from being made. Closing the generator cancels; files that are complete stay.
@@ -52,20 +54,41 @@ def produce_all(
         folder: where the storage will have them, under the same names; then pictures are made of each, too. None makes none.
         between: see `produce`.
         marks: see `produce`.
+        guards: what stands around the making.
 
     Yields:
-        Steps that never fall back over all of it, and a Product or a Failed for each video.
+        Steps that never fall back over all of it, an Enhanced if the prompt was written out, and a Product or a Failed for
+        each video.
     """
+    clock = StageClock()
+    try:
+        for_all = yield from clock.over(opened(plan, spec, guards))
+    except Exception as error:  # noqa: BLE001  as below: nothing was made
+        yield Failed(0, error)
+        return
+    opening = clock.stop()
     for index, out in enumerate(outs):
         key = "" if folder is None else f"{folder}/{out.name}"
-        one = plan.of_video(index)
+        one = for_all.of_video(index)
         try:
             with closing(
-                produce(engine, one, spec, out, key, between, marks, with_pictures=folder is not None)
+                produce(
+                    engine,
+                    one,
+                    spec,
+                    out,
+                    key,
+                    between,
+                    marks,
+                    with_pictures=folder is not None,
+                    check=guards.frames,
+                )
             ) as making:
                 for event in making:
                     if isinstance(event, Product):
-                        yield dataclasses.replace(event, video=dataclasses.replace(event.video, index=index))
+                        video = dataclasses.replace(event.video, index=index)
+                        yield dataclasses.replace(event, video=video, seconds={**opening, **event.seconds})
+                        opening = {}
                     else:
                         yield dataclasses.replace(event, video=index, num_videos=len(outs))
         except Exception as error:  # noqa: BLE001  whoever asked for the videos decides what it means

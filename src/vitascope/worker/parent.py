@@ -352,7 +352,7 @@ class Worker:
                 status = engine.kill()
                 logger.warning("engine died", extra={"job_id": job.id, "status": status})
                 raise EngineDied from None
-            if message is not None and message["is"] != "step":
+            if message is not None and message["is"] not in ("step", "enhanced"):
                 self._know_engine(message)
                 if message["is"] == "obeyed":
                     ahead.heard(message)
@@ -376,6 +376,7 @@ class Worker:
         for name in ("image", "last_image", "video", "continues"):
             if plan[name] is not None:
                 plan[name] = self._at_hand(heartbeat, plan[name])
+        plan["enhanced_prompts"] = job.enhanced_prompts
         plan["references"] = [self._at_hand(heartbeat, key) for key in plan["references"]]
         mark = plan["watermark"]
         if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):

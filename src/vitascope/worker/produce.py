@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from vitascope.media.provenance import SignedFormat
     from vitascope.media.resample import Between
     from vitascope.media.watermark import Overlay
+    from vitascope.moderation import FrameCheck
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
 
@@ -92,6 +96,7 @@ def produce(
     marks: Marks = NO_MARKS,
     *,
     with_pictures: bool = False,
+    check: FrameCheck | None = None,
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -106,14 +111,16 @@ def produce(
         between: how frames are made where the file has more than the clip; see `media.resample_frames`.
         marks: what the file is marked with, where the plan says so.
         with_pictures: whether a thumbnail and a spritesheet are written beside the file, under its name with other endings.
+        check: looks at the frames before anything is written.
 
     Yields:
         Steps that never fall back, last the Product.
 
     Raises:
         GenerationError: it could not be made; the subclass says why.
+        ContentRejected: it was made, and is not let through.
     """
-    clock = _StageClock()
+    clock = StageClock()
     inputs = given.read_inputs(plan)
     draw = _watermark(plan, marks)
     clip: Clip | None = None
@@ -124,6 +131,10 @@ def produce(
             clock.enter(event.stage)
             yield event
     assert clip is not None
+    if check is not None:
+        clock.enter("check_frames")
+        for done, of in check.check("video", clip.frames, float(plan.native_rate)):
+            yield Step("check_frames", done, of)
     clock.enter("resample")
     yield Step("resample")
     with contextlib.closing(_file_frames(clip, plan, inputs, between)) as frames:
@@ -343,7 +354,7 @@ def _describe(path: Path, plan: Plan, key: str) -> Video:
     )
 
 
-class _StageClock:
+class StageClock:
     """Sums the seconds that each stage takes."""
 
     def __init__(self) -> None:
@@ -356,6 +367,20 @@ class _StageClock:
         if self._stage:
             self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
+
+    def over(self, steps: Generator[Step | T, None, R]) -> Generator[Step | T, None, R]:
+        """Pass steps on, and enter the stage of each."""
+        try:
+            while True:
+                event = next(steps)
+                if isinstance(event, Step):
+                    self.enter(event.stage)
+                yield event
+        except StopIteration as finished:
+            result: R = finished.value
+            return result
+        finally:
+            steps.close()
 
     def stop(self) -> dict[str, float]:
         self.enter("")

@@ -69,6 +69,8 @@ class Watch:
     def _heard(self, message: Message) -> None:
         """Note that the engine is alive and write its progress down, but not too often."""
         self._silent_seconds = 0.0
+        if message["is"] == "enhanced":
+            self._heartbeat.keep_prompts(message["texts"])
         if message["is"] != "step":
             return
         now = time.monotonic()

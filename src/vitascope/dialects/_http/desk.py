@@ -160,11 +160,13 @@ class Desk:
             QueueFull: too many jobs wait, or too many files are being fetched or read.
             IdempotencyConflict: the request's name was another request's.
             DiskFull: there is no room for its files.
+            ContentRejected: its texts are not allowed here.
+            ModerationUnavailable: nobody can say whether they are.
         """
         is_repeatable = draft.sent.has_urls or draft.sent.has_file_ids or draft.request.webhook is not None
-        is_repeatable = is_repeatable or bool(draft.request.loras)
+        is_repeatable = is_repeatable or bool(draft.request.loras) or self.service.checks_texts
         if once is not None and (is_repeatable or self.service.is_disk_full):
-            # looked for before the URL is: it may be good for one time only, and a file or adapter be gone since
+            # looked for before the URL is: it may be good for one time only, a file or adapter be gone since, and a check say otherwise
             first = await self.write(self.service.made_before, once, caller)
             if first is not None:
                 return first
@@ -206,6 +208,8 @@ class Desk:
     async def with_inputs(self, caller: Caller, draft: Draft, base_url: str = "") -> Draft:
         """Fetch what a draft names by URL, and store what came with it; raises what `submit` does, before there is a job."""
         self.service.check_space()
+        if self.service.checks_texts:
+            await self.service.check_texts(draft.request.texts)
         if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
         if self.service.has_loras(draft):
@@ -263,11 +267,14 @@ class Desk:
             await asyncio.to_thread(files.drop, upload)
             raise
 
-    async def keep_character(self, caller: Caller, prepare: Callable[[], NewCharacter]) -> Character:
+    async def keep_character(
+        self, caller: Caller, name: str, prepare: Callable[[], NewCharacter]
+    ) -> Character:
         """Check, store and make known a character.
 
         Args:
             caller: whose it will be.
+            name: its own.
             prepare: checks it, which reads all of what was sent.
 
         Raises:
@@ -277,6 +284,7 @@ class Desk:
             DiskFull: nor has the disk.
         """
         self.service.check_space()
+        await self.service.check_texts({"name": name})
         characters = self.service.characters
 
         def put() -> NewCharacter:

@@ -22,6 +22,7 @@ from vitascope.domain.errors import (
     KeyNotFound,
     LinkNotFound,
     ModelInUse,
+    ModerationUnavailable,
     NoWorker,
     PermissionDenied,
     QueueFull,
@@ -68,9 +69,12 @@ _STATUS: dict[type[VitascopeError], int] = {
     StoreUnavailable: 503,
     StorageUnavailable: 503,
     DiskFull: 503,
+    ModerationUnavailable: 503,
 }
 
 STORE_RETRY_SECONDS = 2
+
+MODERATION_RETRY_SECONDS = 5
 
 DISK_RETRY_SECONDS = 30
 """Expired files are looked for so often. The OpenAI SDK tries twice more by itself, so its caller hears of it within a minute."""
@@ -93,6 +97,8 @@ def retry_headers(error: VitascopeError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, StoreUnavailable | StorageUnavailable):
         return {"retry-after": str(STORE_RETRY_SECONDS)}
+    if isinstance(error, ModerationUnavailable):
+        return {"retry-after": str(MODERATION_RETRY_SECONDS)}
     if isinstance(error, DiskFull):
         return {"retry-after": str(DISK_RETRY_SECONDS)}
     return {}

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain import schedulers
-from vitascope.domain.errors import InvalidParameter, VitascopeError
+from vitascope.domain.errors import ContentRejected, InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
@@ -42,6 +42,8 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "model": plan.model,
         "mode": plan.mode,
         "prompt": plan.prompt,
+        "enhance_prompt": plan.enhance_prompt,
+        "enhanced_prompt": job.enhanced_prompt,
         "negative_prompt": plan.negative_prompt,
         "shots": _shots(job),
         "height": plan.height,
@@ -250,6 +252,8 @@ def error_response(error: VitascopeError, *, status: int | None = None) -> JSONR
     problem: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
     if status >= 500:
         problem.update(message=type(error)().message, hint=None)
+    if isinstance(error, ContentRejected):
+        problem.update(parameter=error.parameter)
     if isinstance(error, InvalidParameter):
         problem.update(parameter=error.parameter, rule=error.rule, nearest=error.nearest)
     return JSONResponse({"error": problem}, status_code=status, headers=retry_headers(error))

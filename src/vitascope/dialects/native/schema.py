@@ -172,6 +172,10 @@ class Job(BaseModel):
     model: str
     mode: Mode
     prompt: str
+    #: Whether a language model writes the prompt out first; where that came to nothing, `choices` say why.
+    enhance_prompt: bool
+    #: What it has written; null until it has, or if it has not.
+    enhanced_prompt: str | None
     negative_prompt: str
     #: Empty where there is only one.
     shots: list[Shot]
@@ -658,6 +662,10 @@ _FIELDS = {
         },
         "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
         "or an object with the `seed` of the noise that the further rounds get.",
+    ),
+    "enhance_prompt": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether a language model writes the prompt out first. By default what the operator wants.",
     ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."

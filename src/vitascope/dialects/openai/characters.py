@@ -70,7 +70,7 @@ async def create(request: Request) -> Response:
     def prepare() -> NewCharacter:
         return desk.service.characters.prepare(name, content, caller)
 
-    return JSONResponse(_object(await desk.keep_character(caller, prepare)))
+    return JSONResponse(_object(await desk.keep_character(caller, name, prepare)))
 
 
 async def retrieve(character_id: str, request: Request) -> Response:

@@ -122,6 +122,7 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
             scheduler=fields.text("scheduler", max_chars=MAX_NAME_CHARS) or None,
             flow_shift=fields.number("flow_shift"),
             strength=fields.number("strength"),
+            enhance_prompt=fields.boolean("enhance_prompt"),
             # an illegal name is refused by the plan, with the legal ones
             format=cast(OutputFormat, image_format.strip().lower()),
             expires_in_seconds=fields.integer("expires_in_seconds"),

@@ -80,6 +80,10 @@ FOLLOWED: dict[str, Schema] = {
         _text, "What the video must not show; wins over that of `metadata`.", maxLength=32000
     ),
     "style": _as(_text, "Extends the prompt; may be in `metadata`.", maxLength=MAX_STYLE_CHARS),
+    "enhance_prompt": _as(
+        _boolean,
+        "Whether a language model writes the prompt out first; by default what the operator wants. The metadata has what it wrote.",
+    ),
     "quality_level": _as(
         _text,
         "How many denoising steps are taken; may be in `metadata`. "
@@ -154,7 +158,6 @@ TOLD: dict[str, str] = {
     "max_sequence_length": "the model's card says how much of a prompt is read",
     "quality": "no step is skipped or approximated here; `quality_level` says how many there are",
     "mode": "`quality_level` says how many steps are taken",
-    "enhance_prompt": "prompts are used as they are",
     "enable_teacache": "no step is skipped here",
     "enable_frame_interpolation": "frames are made between the model's own wherever `fps` asks for more of them",
     "frame_interpolation_exp": "`fps` says how many frames a second has",

@@ -21,7 +21,7 @@ from .create import Order
 from .files import refuse_range
 from .making import make_job
 from .manner import manner_of
-from .video import PREFIX, envelope, poll_headers, shown
+from .video import PREFIX, envelope, job_error, poll_headers, shown
 
 LOOK_SECONDS = 1.0
 """How often it is seen whether the client is still there."""
@@ -57,9 +57,10 @@ async def create_and_wait(request: Request) -> Response:
     job = await _ended(request, job, started_at + manner_of(request).sync_seconds)
     headers = {"x-video-id": PREFIX + job.id, "x-model": job.plan.model}
     if job.status.is_terminal and job.status is not JobStatus.SUCCEEDED:
-        code = "cancelled" if job.error is None else job.error.code
-        message = "The video was cancelled." if job.error is None else job.error.message
-        return envelope(422, message, code=code, kind="generation_error", headers=headers)
+        problem = job_error(job) or {"code": "cancelled", "message": "The video was cancelled."}
+        return envelope(
+            422, problem["message"], code=problem["code"], kind="generation_error", headers=headers
+        )
     stored = await _file(request, job)
     if stored is None:
         headers |= await poll_headers(request, job)

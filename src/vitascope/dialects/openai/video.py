@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from vitascope.dialects import _http
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import (
+    ContentRejected,
     InvalidParameter,
     JobNotFound,
     QueueFull,
@@ -34,6 +35,9 @@ PREFIX = "video_"
 
 MIN_POLL_MS, MAX_POLL_MS, UNKNOWN_POLL_MS = 500, 2000, 1000
 """When to ask again. The vendor's SDK keeps the first value that it sees; without one it asks each second."""
+
+CODES = {JobNotFound.code: "video_not_found", ContentRejected.code: "moderation_blocked"}
+"""The vendor's names of errors, where they are not ours."""
 
 POLL_SHARE = 0.1
 """Of the expected time: who asks again after so much of it learns of the end that much too late at most."""
@@ -118,7 +122,7 @@ def job_error(job: Job) -> dict[str, str] | None:
         return {"code": "cancelled", "message": "The video was cancelled."}
     if job.error is None:
         return None
-    return {"code": job.error.code, "message": job.error.message}
+    return {"code": CODES.get(job.error.code, job.error.code), "message": job.error.message}
 
 
 def _metadata(job: Job) -> dict[str, Any]:
@@ -136,6 +140,8 @@ def _metadata(job: Job) -> dict[str, Any]:
         "choices": details.get("choices") or [dataclasses.asdict(choice) for choice in job.plan.choices],
         "seconds_by_stage": details.get("seconds") or {},
     }
+    if job.enhanced_prompt is not None:
+        decided["enhanced_prompt"] = job.enhanced_prompt
     if job.failed_videos:
         decided["failed_videos"] = [
             {"index": index, "code": error.code, "message": error.message}
@@ -208,7 +214,7 @@ def problem_of(error: VitascopeError) -> tuple[int, dict[str, Any]]:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if isinstance(error, QueueFull):
         kind = "rate_limit_error"
-    code = "video_not_found" if isinstance(error, JobNotFound) else error.code
+    code = CODES.get(error.code, error.code)
     message = error.message if status < 500 else type(error)().message  # details of ours are for the log
     if error.hint and status < 500:
         message = f"{message} ({error.hint})"
@@ -216,7 +222,7 @@ def problem_of(error: VitascopeError) -> tuple[int, dict[str, Any]]:
 
 
 def _param(error: VitascopeError) -> str | None:
-    if isinstance(error, InvalidParameter):
+    if isinstance(error, InvalidParameter | ContentRejected):
         return error.parameter
     return "model" if isinstance(error, UnknownModel) else None
 

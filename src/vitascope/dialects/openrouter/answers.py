@@ -12,11 +12,13 @@ from starlette.responses import JSONResponse
 
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import (
+    ContentRejected,
     InvalidParameter,
     VideoExpired,
     VideoFailed,
     VideoNotReady,
     VitascopeError,
+    shorten,
 )
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.secret import Secret
@@ -30,6 +32,9 @@ STATUS = {
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "cancelled",
 }
+
+MAX_FLAGGED_CHARS = 100
+"""Of a text that was refused, as the vendor documents it."""
 
 USAGE = {"cost": 0.0, "is_byok": False}
 """In USD: the hardware is the operator's own, and nothing is charged."""
@@ -83,20 +88,25 @@ def error_response(error: VitascopeError) -> JSONResponse:
     message = error.message if status < 500 else type(error)().message  # details of ours are for the log
     if error.hint and status < 500:
         message = f"{message} ({error.hint})"
-    metadata = {"code": error.code}
+    metadata: dict[str, Any] = {"code": error.code}
     if isinstance(error, InvalidParameter):
         metadata["parameter"] = error.parameter
+    if isinstance(error, ContentRejected):
+        flagged = shorten(error.value, MAX_FLAGGED_CHARS)
+        metadata |= {"parameter": error.parameter, "reasons": list(error.reasons), "flagged_input": flagged}
     return _envelope(status, message, metadata, retry_headers(error))
 
 
 def _status_of(error: VitascopeError) -> int:
     if isinstance(error, VideoNotReady | VideoFailed):
         return 400
+    if isinstance(error, ContentRejected):
+        return 403
     return 410 if isinstance(error, VideoExpired) else status_of(error)
 
 
 def _envelope(
-    status: int, message: str, metadata: dict[str, str], headers: dict[str, str] | None = None
+    status: int, message: str, metadata: dict[str, Any], headers: dict[str, str] | None = None
 ) -> JSONResponse:
     problem = {"code": status, "message": message, "metadata": metadata}
     return JSONResponse({"error": problem}, status_code=status, headers=headers)

@@ -27,7 +27,14 @@ SLUG = "vitascope"
 
 OWN = f"provider.options.{SLUG}."
 
-PASSTHROUGH = ("negative_prompt", "num_inference_steps", "guidance_scale", "fps", "scheduler")
+PASSTHROUGH = (
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "fps",
+    "scheduler",
+    "enhance_prompt",
+)
 
 PARAMETERS = (
     "model", "prompt", "duration", "resolution", "aspect_ratio", "size", "frame_images", "input_references",
@@ -119,6 +126,7 @@ def to_order(fields: Fields, resolve: Resolve, session: str | None = None) -> Or
         num_inference_steps=own.integer(OWN + "num_inference_steps"),
         guidance_scale=own.number(OWN + "guidance_scale"),
         scheduler=own.text(OWN + "scheduler", max_chars=MAX_NAME_CHARS) or None,
+        enhance_prompt=own.boolean(OWN + "enhance_prompt"),
         seed=fields.integer("seed"),
         metadata=_metadata(fields, session),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
