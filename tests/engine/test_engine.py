@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,20 @@ def test_a_part_comes_from_another_folder(engine: Engine, tmp_path: Path, models
     lost = dataclasses.replace(split, id="lost", components={"motion_adapter": f"folder:{tmp_path / 'gone'}"})
     with pytest.raises(ModelUnavailable, match="are not there"):
         run(engine, lost, make_plan(lost))
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline", "TextToVideoSDPipeline"])
+def test_a_card_may_name_another_autoencoder(
+    engine: Engine, models: Models, tmp_path: Path, name: str
+) -> None:
+    """It decodes what the same denoiser made, as if it were in the checkpoint's own folder."""
+    spec = models[name]
+    torch.manual_seed(5)
+    tiny.BUILDERS[name]().vae.save_pretrained(tmp_path / "vae")
+    other = dataclasses.replace(spec, id="other", components={"vae": f"folder:{tmp_path / 'vae'}"})
+    whole = dataclasses.replace(spec, id="whole", source=f"folder:{tmp_path / 'whole'}")
+    shutil.copytree(spec.source.removeprefix("folder:"), tmp_path / "whole")
+    shutil.copytree(tmp_path / "vae", tmp_path / "whole" / "vae", dirs_exist_ok=True)
+    own, its, expected = (run(engine, each, make_plan(each))[1].frames for each in (spec, other, whole))
+    assert (its == expected).all()
+    assert (its != own).any()

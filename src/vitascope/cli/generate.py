@@ -184,6 +184,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         strength=strength,
         loras=tuple(_lora(text) for text in lora or ()),
         clip_skip=clip_skip,
+        enhance_prompt=enhance_prompt,
         upscale=_upscale(
             Upscale(
                 height=upscale_height,
@@ -195,7 +196,6 @@ def generate(  # one parameter per option: typer reads them off the signature
             is_asked=upscale,
         ),
         improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
-        enhance_prompt=enhance_prompt,
         seed=secrets.randbits(31) if seed is None else seed,
         num_videos=num_videos,
         format=_format(out, format),

@@ -84,12 +84,12 @@ class Plan:
     #: With its seed and number of rounds; None denoises once.
     improved_sampling: ImprovedSampling | None = None
     preview_every: int = 0
-    #: The second pass, if there is one.
-    upscale: UpscalePass | None = None
     #: Whether a language model writes the prompt out first; here it is as it was sent.
     enhance_prompt: bool = False
     #: What it has written before, in the place of the texts that the windows show.
     enhanced_prompts: tuple[str, ...] = ()
+    #: The second pass, if there is one.
+    upscale: UpscalePass | None = None
 
     native_height: int
     native_width: int
@@ -313,9 +313,9 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         clip_skip=_clip_skip(request, spec),
         improved_sampling=improved,
         preview_every=request.preview_every,
-        upscale=None if larger is None else larger.upscale,
         enhance_prompt=bool(request.enhance_prompt),
         enhanced_prompts=request.enhanced_prompts,
+        upscale=None if larger is None else larger.upscale,
         native_height=native.height,
         native_width=native.width,
         native_fps=spec.fps,

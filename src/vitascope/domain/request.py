@@ -137,14 +137,14 @@ class GenerationRequest:
     loras: tuple[Lora, ...] = ()
     #: Layers of a CLIP text encoder that are left out at its end.
     clip_skip: int | None = None
-    #: A second pass at a larger size; None makes none.
-    upscale: Upscale | None = None
-    #: None denoises once.
-    improved_sampling: ImprovedSampling | None = None
     #: Whether a language model writes the prompt out first; None is what the operator wants.
     enhance_prompt: bool | None = None
     #: What it has written for an earlier job of this request, in the place of the texts that the model would read.
     enhanced_prompts: tuple[str, ...] = ()
+    #: A second pass at a larger size; None makes none.
+    upscale: Upscale | None = None
+    #: None denoises once.
+    improved_sampling: ImprovedSampling | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from . import background
+from . import background, shortage
 from .device import choose_device
 
 logger = logging.getLogger(__name__)
@@ -63,24 +62,18 @@ class LocalWriter:
         try:
             self._load()
             return self._written(messages, until, stop)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # what transformers raises where files are missing or of another kind
-            raise WriterFailed("could not be loaded") from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise WriterFailed("did not fit into the memory") from error
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):
+        except (RuntimeError, OSError, MemoryError, ValueError) as error:
+            if shortage.is_shortage(error):
+                raise WriterFailed("did not fit into the memory") from error
+            if isinstance(error, RuntimeError):
                 raise
-            raise WriterFailed("did not fit into the memory") from error
+            # what transformers raises where files are missing or of another kind
+            raise WriterFailed("could not be loaded") from error
 
     def close(self) -> None:
         """Unload it."""
         self._tokenizer = self._model = None
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        shortage.reclaim(self._device)
 
     def _load(self) -> None:
         if self._model is not None:

@@ -629,6 +629,10 @@ _FIELDS = {
         "`GET /api/v1/models/{model_id}` lists those that fit.",
     ),
     "clip_skip": _field(_INTEGER, "Layers that are left out at the end of a CLIP text encoder."),
+    "enhance_prompt": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether a language model writes the prompt out first. By default what the operator wants.",
+    ),
     "upscale": _field(
         {
             "anyOf": [
@@ -662,10 +666,6 @@ _FIELDS = {
         },
         "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
         "or an object with the `seed` of the noise that the further rounds get.",
-    ),
-    "enhance_prompt": _field(
-        {"anyOf": [{"type": "boolean"}, _TEXT]},
-        "Whether a language model writes the prompt out first. By default what the operator wants.",
     ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
