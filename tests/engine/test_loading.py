@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from tiny import make_plan, run
 from vitascope.catalog import locate
 from vitascope.catalog.sources import embedded_folder
+from vitascope.domain.errors import ModelTooLarge
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import EngineBusy, activations, offloading
 from vitascope.engine.activations import Extent, largest_extent
@@ -268,3 +269,19 @@ def test_a_larger_clip_has_its_model_placed_anew(
     np.testing.assert_array_equal(large.frames, small.frames)
     run(engine, spec, make_plan(spec))
     assert engine.residency.loads == 2, "it stays so"
+
+
+def test_a_model_that_this_machine_cannot_hold_is_refused_before_it_is_loaded(
+    models: Models, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models["WanPipeline"]
+    engine = open_engine()
+    machine = Machine("cpu", "this machine", 1000, 1000, 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("vitascope.engine.keeper.measure", lambda *_: machine)
+        for ask in (engine.load, lambda spec: run(engine, spec, make_plan(spec))):
+            with pytest.raises(ModelTooLarge, match=r"this machine has 0\.00 GiB of 0\.00 GiB free"):
+                ask(spec)
+        assert engine.loaded_models == ()
+    run(engine, spec, make_plan(spec))
+    assert engine.loaded_models == (spec.id,), "when there is room, it is loaded"
