@@ -93,6 +93,8 @@ def _lead(scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
                 course.calls += 1
                 if not course.is_over(self) or rounds is None or course.round + 1 == rounds.count:
                     return result
+                if result[0].shape != course.initial.shape:
+                    return result  # Cosmos asks for two answers at once first: not what goes on
                 end = course.end(self, result[0], is_of_copy=self is not original())
                 return _with_sample(result, rounds.renewed(end))
 
@@ -164,16 +166,15 @@ class _Course:
             self.offset = self.round * (self.length - self._again) - (0 if self.round else self._begin)
 
     def note_start(self, scheduler: Any, given: dict[str, Any]) -> None:
-        """Remember what the first round begins with."""
-        if self._start:
-            if self.calls == self._again:
-                # CogVideoX hands its scheduler what it kept of the step before
-                given |= {
-                    name: None for name in ("old_pred_original_sample", "timestep_back") if name in given
-                }
-            return
-        self.initial = given["sample"].clone()
-        self._start = _state(scheduler)
+        """Remember what the first round begins with; let the others begin without what the pipeline kept."""
+        if self.round and self.calls == self._again:
+            # CogVideoX hands its scheduler what it kept of the step before
+            given |= {name: None for name in ("old_pred_original_sample", "timestep_back") if name in given}
+        if not self._start:
+            self._start = _state(scheduler)
+        position = getattr(scheduler, "_step_index", None)
+        if self.round == 0 and (self.calls if position is None else position) <= self._begin:
+            self.initial = given["sample"].clone()  # of a step that is taken twice, what is stepped at last
 
     def is_over(self, scheduler: Any) -> bool:
         """Whether the round's last step was made. Cosmos makes each twice, and sets the position back in between."""
