@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
 from vitascope.domain import improved_sampling, prompting
@@ -40,7 +40,6 @@ from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
-from vitascope.moderation import PromptCheck
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -56,6 +55,9 @@ from .links import PURPOSE, Links
 from .outlook import Outlook
 from .results import Results
 from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from vitascope.moderation import PromptCheck
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
