@@ -234,10 +234,12 @@ class DiffusersEngine:
             except ModelUnavailable:
                 return False
             has_room = self._residence.reserve(spec)
-        self._background.begin(
-            files, functools.partial(self._residence.bring_ahead, spec) if has_room else None
-        )
+        self._background.begin(files, functools.partial(self._bring_ahead, spec) if has_room else None)
         return True
+
+    def _bring_ahead(self, spec: ModelSpec) -> None:
+        with self._meter.something_else():
+            self._residence.bring_ahead(spec)
 
     def aside(self) -> contextlib.AbstractContextManager[None]:
         return self._background.aside()
