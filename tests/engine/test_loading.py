@@ -21,6 +21,7 @@ from vitascope.engine.activations import Extent, largest_extent
 from vitascope.engine.compact import compact, whole
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.generation import pause_at_blocks, run_in_steps
 from vitascope.engine.loading import LoadedModel, load_model
 from vitascope.engine.placement import OFFLOADS, Machine, Wishes
 from vitascope.engine.previews import made_up_clip
@@ -147,6 +148,19 @@ def test_a_layer_that_fails_keeps_its_bytes() -> None:
         layer(torch.zeros(1, 9))
     assert layer.weight.data_ptr() == kept
     assert torch.equal(layer(torch.zeros(1, 8)), layer.bias[None])
+
+
+def test_a_layer_where_a_request_is_cancelled_keeps_its_bytes() -> None:
+    """A block may be a single layer: it stands still before its weights are made whole, not after."""
+    holder = torch.nn.Module()
+    holder.layers = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+    compact(holder, "int8")
+    pause_at_blocks({"text_encoder": holder})
+    running = run_in_steps(lambda: holder.layers[0](torch.ones(1, 8)))
+    next(running)
+    assert holder.layers[0].weight.element_size() == 1
+    running.close()
+    assert holder.layers[0].weight.element_size() == 1
 
 
 def test_interleaved_requests_share_weights_in_bytes(
