@@ -50,6 +50,19 @@ class TestWords:
             ("gore", "some_gore_here"),
             ("gore", "go\u200bre"),
             ("gore", "go\u00adre"),
+            ("gore", "go\u034fre"),  # a joiner of marks
+            ("gore", "go\ufe0fre"),  # the selector that colours emoji
+            ("gore", "go\U000e0100re"),
+            ("gore", "go\u180bre"),
+            ("gore", "go\u3164re"),  # fillers: letters without a shape
+            ("gore", "go\uffa0re"),
+            ("gore", "go\u115fre"),
+            ("gore", "go\u17b4re"),
+            ("gore", "go\u2065re"),
+            ("gore", "go\x01re"),
+            ("gore", "go\x7fre"),
+            ("gore", "g\x9fo\x1fré"),
+            ("gore", "g\u0336o\u1dc4r\u20dde\u0489"),
             ("gore", "ｇｏｒｅ"),  # noqa: RUF001
             ("gore", "górê"),
             ("fúnf", "Funf"),
@@ -58,6 +71,8 @@ class TestWords:
             ("bad thing", "a bad   thing"),
             ("bad thing", "a bad-thing"),
             ("bad thing", "a bad\nthing"),
+            ("bad thing", "a bad\u00a0thing"),
+            ("bad thing", "a bad\x85thíng"),
             ("kill*", "he killed it"),
             ("kill*", "kill"),
             ("x*", "xylophone"),
