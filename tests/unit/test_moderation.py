@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,27 @@ class TestPrompts:
                 self.check(PromptCheck(None, endpoint), prompt="a dog")
             self.check(PromptCheck(None, endpoint, passes_when_away=True), prompt="a dog")
 
+    def test_an_answer_without_categories_lets_nothing_pass_where_only_some_count(self) -> None:
+        with endpoints.serving(json_answer({"results": [{"flagged": True}]})) as service:
+            with pytest.raises(ModerationUnavailable):
+                self.check(PromptCheck(None, self.endpoint(service.url, categories=["sexual"])), prompt="a")
+            with pytest.raises(ContentRejected):
+                self.check(PromptCheck(None, self.endpoint(service.url)), prompt="a")
+
+    def test_a_long_list_keeps_no_event_loop_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        threads: list[str] = []
+        check = PromptCheck(WordList([f"*word{number}*" for number in range(3000)]))
+        look = WordList.found
+
+        def found(words: WordList, text: str) -> str | None:
+            threads.append(threading.current_thread().name)
+            return look(words, text)
+
+        monkeypatch.setattr(WordList, "found", found)
+        with pytest.raises(ContentRejected):
+            self.check(check, prompt="a password7")
+        assert threads != [threading.current_thread().name]
+
     def test_a_list_counts_also_while_the_endpoint_is_away(self) -> None:
         with endpoints.serving(Answer(status=500)) as service:
             check = PromptCheck(WordList(["gore"]), self.endpoint(service.url), passes_when_away=True)
@@ -222,7 +244,18 @@ class TestPrompts:
             shots=(Shot("it runs"),),
             watermark=Watermark(text="mine"),
         )
-        assert request.texts == {"prompt": "a dog", "shots[0].prompt": "it runs", "watermark.text": "mine"}
+        assert request.texts == {
+            "prompt": "a dog",
+            "shots[0].prompt": "a dog it runs",
+            "watermark.text": "mine",
+        }
+
+    def test_a_phrase_is_found_that_begins_in_the_prompt_and_ends_in_a_shot(self) -> None:
+        request = GenerationRequest(
+            prompt="all that is bad", model="small", shots=(Shot("a dog"), Shot("thing"))
+        )
+        with pytest.raises(ContentRejected, match=r"`shots\[1\]\.prompt` is refused: it holds 'bad thing'"):
+            self.check(PromptCheck(WordList(["bad thing"])), **request.texts)
 
 
 class TestFrames:
