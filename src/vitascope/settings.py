@@ -623,6 +623,10 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
     variables = to_environment(settings)
     for name in _NOT_FOR_ENGINES:
         variables.pop(name, None)
+    if (
+        settings.prompting.model is None
+    ):  # what a request says is looked at before, and nothing else is written here
+        variables.pop("VITASCOPE_MODERATION__API_KEY", None)
     if settings.storage.access_key_id is not None:
         # or it would read one of the two in the file, and miss the other
         variables |= dict.fromkeys(_OWN_STORAGE_SECRETS, "not for engines")

@@ -250,6 +250,10 @@ class TestPrompts:
             "watermark.text": "mine",
         }
 
+    def test_what_was_written_out_for_an_earlier_job_is_looked_at_anew(self) -> None:
+        request = GenerationRequest(prompt="a dog", model="m", enhanced_prompts=("a dog", "much gore"))
+        assert request.texts == {"prompt": "a dog", "enhanced_prompt": "a dog / much gore"}
+
     def test_a_phrase_is_found_that_begins_in_the_prompt_and_ends_in_a_shot(self) -> None:
         request = GenerationRequest(
             prompt="all that is bad", model="small", shots=(Shot("a dog"), Shot("thing"))

@@ -77,6 +77,13 @@ class TestWhatIsAsked:
         found, (choice,) = settled(request, spec, PromptRules(is_there=True))
         assert (found.enhance_prompt, choice.value) == (False, "off")
 
+    def test_what_was_written_already_needs_no_model(self, small_spec: ModelSpec) -> None:
+        request = GenerationRequest(
+            prompt="a dog", model="small", enhance_prompt=True, enhanced_prompts=(LONG,)
+        )
+        found, choices = settled(request, small_spec, PromptRules())
+        assert (found.enhance_prompt, choices) == (True, ())
+
     def test_a_plan_stored_before_reads_back(self, small_spec: ModelSpec) -> None:
         values = planned(small_spec).to_dict()
         del values["enhance_prompt"], values["enhanced_prompts"]

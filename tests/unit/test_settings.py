@@ -298,3 +298,10 @@ def test_keys_of_services_are_not_shown_and_reach_the_processes_that_ask(
             monkeypatch.setenv(name, value)
     again = settings.load()
     assert (again.prompting, again.moderation) == (loaded.prompting, loaded.moderation)
+
+
+def test_a_process_that_does_not_ask_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_MODERATION__API_KEY", "s3cret")
+    loaded = settings.load(moderation={"url": "http://127.0.0.1/v1"})
+    assert loaded.moderation.api_key is not None
+    assert "s3cret" not in settings.environment_of_engine(loaded).values()

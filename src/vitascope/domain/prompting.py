@@ -35,7 +35,7 @@ def settled(
     asked = request.enhance_prompt
     wanted = rules.by_default if asked is None else asked
     reason = None
-    if not rules.is_there:
+    if not rules.is_there and not request.enhanced_prompts:
         reason = "this server has no language model for it: the prompt is used as it was sent"
     elif not spec.takes_prompt:
         reason = f"model `{spec.id}` reads no prompt"

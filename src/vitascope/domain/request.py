@@ -205,8 +205,11 @@ class GenerationRequest:
     def texts(self) -> dict[str, str]:
         """What it says that a video shall show, by parameter; not what it shall not show, nor what is only given back."""
         shots = {f"shots[{index}].prompt": self.text_of_shot(index) for index in range(len(self.shots))}
-        drawn = None if self.watermark is None else self.watermark.text
-        return {"prompt": self.prompt, **shots, **({"watermark.text": drawn} if drawn else {})}
+        others = {
+            "enhanced_prompt": " / ".join(self.enhanced_prompts),
+            "watermark.text": None if self.watermark is None else self.watermark.text,
+        }
+        return {"prompt": self.prompt, **shots, **{name: text for name, text in others.items() if text}}
 
     @property
     def inputs(self) -> tuple[str, ...]:
