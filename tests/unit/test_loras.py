@@ -409,3 +409,10 @@ class TestCards:
     def test_what_is_wrong_is_told(self, row: dict[str, Any], reason: str) -> None:
         with pytest.raises(ValueError, match=reason):
             spec_from({**CARD, "loras": [row]})
+
+    @pytest.mark.parametrize(
+        "rows", ["file:a.safetensors", ["file:a.safetensors"], {"source": "file:a.safetensors"}]
+    )
+    def test_they_are_a_list_of_tables(self, rows: Any) -> None:
+        with pytest.raises(TypeError, match="`loras` must be a list of tables"):
+            spec_from({**CARD, "loras": rows})
