@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from vitascope.catalog.sources import embedded_folder
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import EngineBusy, activations, offloading
 from vitascope.engine.activations import Extent, largest_extent
-from vitascope.engine.compact import compact
+from vitascope.engine.compact import compact, whole
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.loading import LoadedModel, load_model
@@ -99,6 +100,41 @@ def test_int8_is_nearer_than_float8() -> None:
         errors[kind] = float((layer(torch.eye(256)) - weight.T).norm() / weight.norm())
     assert errors["int8"] < errors["fp8"] / 3
     assert errors["fp8"] < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_layers_in_bytes_compute_what_their_whole_weights_would(kind: Any, dtype: torch.dtype) -> None:
+    """Matrices and kernels, with a bias and without."""
+    torch.manual_seed(0)
+    layers = {
+        "matrix": (torch.nn.Linear(48, 32), (3, 5, 48)),
+        "plain": (torch.nn.Linear(48, 32, bias=False), (2, 48)),
+        "line": (torch.nn.Conv1d(8, 16, 3), (2, 8, 9)),
+        "picture": (torch.nn.Conv2d(8, 16, 3, padding=1), (2, 8, 6, 7)),
+        "clip": (torch.nn.Conv3d(8, 16, (3, 1, 1)), (1, 8, 5, 4, 4)),
+    }
+    for layer, shape in layers.values():
+        layer.to(dtype).requires_grad_(requires_grad=False)
+        x = torch.randn(shape).to(dtype)
+        bias = None if layer.bias is None else layer.bias.clone()
+        holder = torch.nn.ModuleDict({"layer": layer})
+        before = layer(x)
+        compact(holder, kind)
+        after = layer(x)
+        error = float((after.float() - before.float()).norm() / before.float().norm())
+        assert error < (0.015 if kind == "int8" else 0.05)
+        assert (layer.bias is None) == (bias is None)
+        assert whole(layer, "weight").dtype == dtype
+        assert bias is None or torch.equal(whole(layer, "bias"), bias)
+        own = copy.deepcopy(layer)
+        own.register_parameter("weight", torch.nn.Parameter(torch.zeros_like(whole(layer, "weight"))))
+        nothing = torch.zeros_like(after)
+        if bias is not None:
+            nothing += bias.view(
+                [-1] if isinstance(layer, torch.nn.Linear) else [-1, *[1] * (len(shape) - 2)]
+            )
+        assert torch.equal(own(x), nothing), "weights of its own are taken as they are"
 
 
 def test_a_layer_that_fails_keeps_its_bytes() -> None:

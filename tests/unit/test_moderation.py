@@ -259,3 +259,17 @@ class TestFrames:
 def test_the_room_alone_does_not_load_the_detector() -> None:
     code = "import sys, vitascope.moderation; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_engine_process_loads_nothing_of_what_is_off() -> None:
+    code = """
+import sys
+from vitascope import settings
+from vitascope.cli._guards import open_guards
+from vitascope.engine.fake import FakeEngine
+assert open_guards(settings.load(), FakeEngine()) == open_guards(settings.load(), FakeEngine())
+rooms = ("vitascope.prompting", "vitascope.moderation", "onnxruntime")
+sys.exit(", ".join(name for name in sys.modules if name.startswith(rooms)) or 0)
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr

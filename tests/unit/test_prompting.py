@@ -12,7 +12,7 @@ import pytest
 
 import endpoints
 from endpoints import Answer, chat, json_answer
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import ContentRejected, ModerationUnavailable
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.prompting import PromptRules, settled, texts_of, with_texts
@@ -69,6 +69,12 @@ class TestWhatIsAsked:
         found, choices = settled(request, small_spec, rules)
         assert found.enhance_prompt is becomes
         assert [choice.value for choice in choices] == ["off"] * is_told
+
+    def test_what_is_made_again_needs_no_model(self, small_spec: ModelSpec) -> None:
+        request = GenerationRequest(
+            prompt="a dog", model="small", enhance_prompt=True, enhanced_prompts=(LONG,)
+        )
+        assert settled(request, small_spec, PromptRules()) == (request, ())
 
     def test_a_model_that_reads_no_text_is_told_of(self, small_spec: ModelSpec) -> None:
         spec = replace(small_spec, takes_prompt=False)
@@ -337,10 +343,19 @@ class TestStage:
         assert (made.prompt, found, made.choices[-1].value) == ("a dog", [], "off")
         assert parrot.is_closed
 
-    def test_what_the_content_check_rejects_is_not_used(self, small_spec: ModelSpec) -> None:
-        def check(text: str) -> None:
-            raise InvalidParameter("prompt", text, "it may not")
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (ContentRejected("prompt", LONG, "it may not"), "content check does not let pass"),
+            (ModerationUnavailable(), "could not be checked"),
+        ],
+    )
+    def test_what_the_content_check_rejects_is_not_used(
+        self, small_spec: ModelSpec, error: Exception, words: str
+    ) -> None:
+        def check(_text: str) -> None:
+            raise error
 
         made, found = self.run(planned(small_spec), Guards(Enhancer(Parrot(LONG), check=check)), small_spec)
         assert (made.prompt, found) == ("a dog", [])
-        assert "content check" in made.choices[-1].reason
+        assert words in made.choices[-1].reason
