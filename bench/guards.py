@@ -18,6 +18,7 @@ from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.engine import open_engine
 from vitascope.moderation import FrameCheck, WordList, nsfw_scores
+from vitascope.settings import share_cores
 from vitascope.worker.opening import NO_GUARDS, Guards
 from vitascope.worker.outputs import produce_all
 from vitascope.worker.produce import Product
@@ -70,6 +71,7 @@ def frames() -> None:
 
 def clips() -> None:
     """Print what of a clip's time the check takes, and the scores of harmless clips, with no person and with some."""
+    share_cores()
     spec = Catalog.open().resolve("pocket")
     engine = open_engine("diffusers", locate)
     for guards, name in ((NO_GUARDS, "unchecked"), (Guards(frames=FrameCheck()), "checked")):

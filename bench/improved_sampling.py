@@ -75,9 +75,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, nargs="*", default=[2, 3, 5])
     parser.add_argument("--shares", type=float, nargs="*", default=[improved_sampling.LEAST_CLIP_SHARE])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="one is quicker beside other work")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    engine = open_engine("diffusers", locate, device=args.device)
+    engine = open_engine("diffusers", locate, device=args.device, threads=args.threads)
     asked = [(prompt, seed) for prompt in PROMPTS for seed in SEEDS]
     plain = {each: clip_of(engine, *each, 1) for each in asked}
     print("| rounds | clip's share | flicker | lower in | change | contrast | seconds a clip |")

@@ -218,12 +218,11 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
-    """Generations of one model that may be open at the same time, over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
     loras_folder: Path | None = None
     """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
     lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
     """Memory of the device for adapters that were used, so that the next request of one starts at once. Two: an adapter of rank 64 for a model of 14B has 0.6 GB."""
-    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -430,8 +429,12 @@ def _check_service(url: str | None, key: SecretStr | None) -> None:
         try:
             read(url)
         except UrlRefused as error:
-            message = f"`url` is {url!r}, but {error.rule}"
+            shown = "" if "@" in url else f" is {url!r}, but"  # it may hold a password, and this goes to logs
+            message = f"`url`{shown or ':'} {error.rule}"
             raise ValueError(message) from None
+        if "?" in url or "#" in url:
+            message = "`url` must end with a path: what follows a `?` or `#` would stand before the paths that are asked"
+            raise ValueError(message)
     if key is not None and re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
         message = "`api_key` holds characters that no key has"
         raise ValueError(message)
@@ -620,6 +623,10 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
     variables = to_environment(settings)
     for name in _NOT_FOR_ENGINES:
         variables.pop(name, None)
+    if (
+        settings.prompting.model is None
+    ):  # what a request says is looked at before, and nothing else is written here
+        variables.pop("VITASCOPE_MODERATION__API_KEY", None)
     if settings.storage.access_key_id is not None:
         # or it would read one of the two in the file, and miss the other
         variables |= dict.fromkeys(_OWN_STORAGE_SECRETS, "not for engines")

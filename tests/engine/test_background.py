@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from vitascope.catalog import Catalog, locate
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step
-from vitascope.engine import Clip, background
+from vitascope.engine import Clip, EngineBusy, background
 from vitascope.engine.background import Turn, apart
 from vitascope.engine.engine import DiffusersEngine
 from waiting import eventually
@@ -188,6 +189,19 @@ def test_without_room_beside_what_runs_only_files_are_read(
     engine.close()
 
 
+def test_nothing_is_prepared_in_the_way_of_a_generation_that_has_no_model_yet(
+    engine: DiffusersEngine, models: Models
+) -> None:
+    wan, ltx = models["WanPipeline"], models["LTXPipeline"]
+    generation = engine.generate(make_plan(wan), wan)
+    assert next(generation) == Step("load")
+    assert not engine.prepare(ltx)
+    assert next(generation) == Step("load", 1)
+    assert engine.prepare(ltx)
+    *_, clip = generation
+    assert isinstance(clip, Clip)
+
+
 def test_what_fails_beside_fails_again_where_it_is_needed(
     engine: DiffusersEngine, models: Models, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,3 +242,50 @@ def test_whoever_waits_for_the_turn_is_next() -> None:
         order.append("first again")
     thread.join()
     assert order == ["other", "first again"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_order_of_requests_makes_what_each_makes_alone(models: Models, seed: int) -> None:
+    """Generations of three models in a budget for about two, begun, advanced, cancelled, prepared and unloaded at random."""
+    chance = random.Random(seed)
+    specs = [models[name] for name in ("WanPipeline", "LTXPipeline", "TextToVideoSDPipeline")]
+    engine = DiffusersEngine(
+        locate, device="cpu", threads=1, memory_gb=4.5e-4
+    )  # they weigh 1.3, 2.4 and 1.7e-4
+    alone = {spec.id: run(engine, spec, make_plan(spec))[1].frames for spec in specs}
+    running: list[tuple[ModelSpec, Any]] = []
+    num_made = num_begun = 0
+    while num_begun < 9 or running:
+        spec = chance.choice(specs)
+        # what the work of tiny models takes is noise, and would leave no room for a second one
+        for known in engine._residence._known.values():
+            known.work_bytes.clear()
+        wish = chance.choice(["begin", "prepare", "unload", "cancel", *["go on"] * 12])
+        if wish == "begin" and num_begun < 9 and engine.capacity(spec):
+            running.append((spec, engine.generate(make_plan(spec), spec)))
+            next(running[-1][1])
+            num_begun += 1
+        elif wish == "prepare":
+            engine.prepare(spec)
+        elif wish == "unload" and not [one for one, _ in running if one is spec]:
+            engine.unload(spec.id)
+        elif wish == "cancel" and running and chance.random() < 0.3:
+            running.pop(chance.randrange(len(running)))[1].close()
+        elif running:
+            place = chance.randrange(len(running))
+            model, generation = running[place]
+            try:
+                event = next(generation)
+            except EngineBusy:  # another one was quicker to load its model
+                running.pop(place)
+                continue
+            if isinstance(event, Clip):
+                np.testing.assert_array_equal(event.frames, alone[model.id])
+                running.pop(place)
+                num_made += 1
+    state = engine.residency
+    assert num_made >= 2
+    assert state.out_of_memory == 0
+    assert not [memory for memory in state.models.values() if memory.num_open]
+    assert engine.capacity(specs[0]) == 4
+    engine.close()

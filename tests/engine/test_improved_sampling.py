@@ -141,6 +141,31 @@ def test_rounds_leave_nothing_in_memory_and_end_when_they_are_cancelled(
     assert whole() <= before
 
 
+def test_previews_come_in_every_round(engine: Engine, models: Models) -> None:
+    """Here the further rounds have two steps of three, so that the count goes 1, 2, 3, 5, 6, 7, 9."""
+    spec = dataclasses.replace(models["WanPipeline"], dtype="float32")
+    plan = make_plan(spec, improved_sampling=improved(iterations=3), preview_every=4)
+    steps, clip = run(engine, spec, plan)
+    done = sorted({step.index for step in steps if step.stage == "denoise"} - {0})
+    assert done == [1, 2, 3, 5, 6, 7, 9]
+    assert [step.index for step in steps if step.preview] == [5, 9]
+    unseen = run(engine, spec, make_plan(spec, improved_sampling=improved(iterations=3)))[1]
+    assert np.array_equal(clip.frames, unseen.frames)
+
+
+def test_windows_are_improved_one_by_one(engine: Engine, models: Models) -> None:
+    spec = dataclasses.replace(models["ti2v"], dtype="float32")
+    asked: dict[str, Any] = {"num_frames": 13, "num_inference_steps": 2}
+    plan = make_plan(spec, **asked, improved_sampling=improved(iterations=2))
+    assert [window.mode for window in plan.windows] == ["text", "image"]
+    steps, clip = run(engine, spec, plan)
+    told = [percent(step) for step in steps]
+    assert told == sorted(told)
+    assert [step.index for step in steps if step.stage == "denoise"][-1] == 8
+    other = make_plan(spec, **asked, improved_sampling=improved(iterations=2, seed=2))
+    assert not np.array_equal(clip.frames[9:], run(engine, spec, other)[1].frames[9:])
+
+
 # Where the model's answer is known
 
 KNOWN = ("WanPipeline", "LTXPipeline", "TextToVideoSDPipeline")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,11 +16,12 @@ from diffusers import AutoencoderKLWan
 from tiny import make_plan, run
 from vitascope.catalog import locate
 from vitascope.catalog.sources import embedded_folder
+from vitascope.domain.errors import ModelTooLarge
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step
 from vitascope.engine import EngineBusy, activations, offloading
 from vitascope.engine.activations import Extent, largest_extent
-from vitascope.engine.compact import compact
+from vitascope.engine.compact import compact, whole
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.generation import pause_at_blocks, run_in_steps
@@ -103,6 +105,41 @@ def test_int8_is_nearer_than_float8() -> None:
         errors[kind] = float((layer(torch.eye(256)) - weight.T).norm() / weight.norm())
     assert errors["int8"] < errors["fp8"] / 3
     assert errors["fp8"] < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_layers_in_bytes_compute_what_their_whole_weights_would(kind: Any, dtype: torch.dtype) -> None:
+    """Matrices and kernels, with a bias and without."""
+    torch.manual_seed(0)
+    layers = {
+        "matrix": (torch.nn.Linear(48, 32), (3, 5, 48)),
+        "plain": (torch.nn.Linear(48, 32, bias=False), (2, 48)),
+        "line": (torch.nn.Conv1d(8, 16, 3), (2, 8, 9)),
+        "picture": (torch.nn.Conv2d(8, 16, 3, padding=1), (2, 8, 6, 7)),
+        "clip": (torch.nn.Conv3d(8, 16, (3, 1, 1)), (1, 8, 5, 4, 4)),
+    }
+    for layer, shape in layers.values():
+        layer.to(dtype).requires_grad_(requires_grad=False)
+        x = torch.randn(shape).to(dtype)
+        bias = None if layer.bias is None else layer.bias.clone()
+        holder = torch.nn.ModuleDict({"layer": layer})
+        before = layer(x)
+        compact(holder, kind)
+        after = layer(x)
+        error = float((after.float() - before.float()).norm() / before.float().norm())
+        assert error < (0.015 if kind == "int8" else 0.05)
+        assert (layer.bias is None) == (bias is None)
+        assert whole(layer, "weight").dtype == dtype
+        assert bias is None or torch.equal(whole(layer, "bias"), bias)
+        own = copy.deepcopy(layer)
+        own.register_parameter("weight", torch.nn.Parameter(torch.zeros_like(whole(layer, "weight"))))
+        nothing = torch.zeros_like(after)
+        if bias is not None:
+            nothing += bias.view(
+                [-1] if isinstance(layer, torch.nn.Linear) else [-1, *[1] * (len(shape) - 2)]
+            )
+        assert torch.equal(own(x), nothing), "weights of its own are taken as they are"
 
 
 def test_a_layer_that_fails_keeps_its_bytes() -> None:
@@ -281,3 +318,19 @@ def test_a_larger_clip_has_its_model_placed_anew(
     np.testing.assert_array_equal(large.frames, small.frames)
     run(engine, spec, make_plan(spec))
     assert engine.residency.loads == 2, "it stays so"
+
+
+def test_a_model_that_this_machine_cannot_hold_is_refused_before_it_is_loaded(
+    models: Models, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models["WanPipeline"]
+    engine = open_engine()
+    machine = Machine("cpu", "this machine", 1000, 1000, 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("vitascope.engine.keeper.measure", lambda *_: machine)
+        for ask in (engine.load, lambda spec: run(engine, spec, make_plan(spec))):
+            with pytest.raises(ModelTooLarge, match=r"this machine has 0\.00 GiB of 0\.00 GiB free"):
+                ask(spec)
+        assert engine.loaded_models == ()
+    run(engine, spec, make_plan(spec))
+    assert engine.loaded_models == (spec.id,), "when there is room, it is loaded"

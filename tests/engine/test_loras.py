@@ -20,11 +20,11 @@ from tiny import loras, make_plan
 from vitascope.catalog import Loras, locate
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.request import Lora
+from vitascope.domain.request import ImprovedSampling, Lora, Upscale
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, Engine
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.families import generic
+from vitascope.engine.families import passes
 
 Models = dict[str, ModelSpec]
 
@@ -39,7 +39,7 @@ FAMILIES = {
 @pytest.fixture(autouse=True)
 def _exact_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare what the pipeline gave, before rounding to bytes hides anything."""
-    monkeypatch.setattr(generic, "_to_uint8", lambda frames: frames)
+    monkeypatch.setattr(passes, "_to_uint8", lambda frames: frames)
 
 
 @pytest.fixture
@@ -75,9 +75,25 @@ def weights_of(engine: DiffusersEngine) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+TO_BYTES = passes._to_uint8
+SAMPLED = ImprovedSampling(seed=5, iterations=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, {}) for name in FAMILIES),
+        pytest.param("WanPipeline", {"improved_sampling": SAMPLED}, id="in each round"),
+        pytest.param("WanPipeline", {"num_frames": 25}, id="in each window"),
+    ],
+)
 def test_an_adapter_does_what_its_product_does_that_is_added_to_the_weights(
-    engine: DiffusersEngine, models: Models, folder: Path, tmp_path: Path, name: str
+    engine: DiffusersEngine,
+    models: Models,
+    folder: Path,
+    tmp_path: Path,
+    name: str,
+    more: dict[str, Any],
 ) -> None:
     component, pattern = FAMILIES[name]
     spec = dataclasses.replace(models[name], dtype="float32")
@@ -85,9 +101,26 @@ def test_an_adapter_does_what_its_product_does_that_is_added_to_the_weights(
     merged = dataclasses.replace(spec, source=f"folder:{tmp_path / 'merged'}")
     shutil.copytree(spec.source.removeprefix("folder:"), tmp_path / "merged")
     add_products(next((tmp_path / "merged" / component).glob("*.safetensors")), path, component, 0.7)
-    ours = frames_of(engine, spec, Lora("x", 0.7))
-    assert np.abs(ours - frames_of(engine, spec)).max() > 0.01
-    np.testing.assert_allclose(ours, frames_of(engine, merged), atol=1e-4)
+    ours = frames_of(engine, spec, Lora("x", 0.7), **more)
+    assert np.abs(ours - frames_of(engine, spec, **more)).max() > 0.01
+    np.testing.assert_allclose(ours, frames_of(engine, merged, **more), atol=1e-4)
+
+
+def test_an_adapter_is_applied_in_the_second_pass_too(
+    engine: DiffusersEngine, models: Models, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within rounding: what goes from the first pass to the second are bytes."""
+    monkeypatch.setattr(passes, "_to_uint8", TO_BYTES)
+    spec = dataclasses.replace(models["WanPipeline"], dtype="float32")
+    path = loras.write(folder / "x.safetensors", spec, *FAMILIES["WanPipeline"], size=1.0)
+    merged = dataclasses.replace(spec, source=f"folder:{tmp_path / 'merged'}")
+    shutil.copytree(spec.source.removeprefix("folder:"), tmp_path / "merged")
+    add_products(next((tmp_path / "merged" / "transformer").glob("*.safetensors")), path, "transformer", 1.0)
+    larger = {"upscale": Upscale(strength=0.9), "num_inference_steps": 5}
+    ours = frames_of(engine, spec, Lora("x"), **larger).astype(int)
+    assert ours.shape == (9, 64, 64, 3)
+    close = np.abs(ours - frames_of(engine, merged, **larger)).mean()
+    assert close < 0.2 * np.abs(ours - frames_of(engine, spec, **larger)).mean()
 
 
 def add_products(weights: Path, adapter: Path, component: str, scale: float) -> None:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from tiny import text
+from tiny import make_plan, run, text
+from vitascope.catalog import locate
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.step import Step
+from vitascope.engine import Clip
+from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.writer import LocalWriter, WriterFailed
 
 MESSAGES = [{"role": "system", "content": "a ball"}, {"role": "user", "content": "a dog walks"}]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+@pytest.fixture
+def engine() -> Iterator[DiffusersEngine]:
+    made = DiffusersEngine(locate, device="cpu", threads=1)
+    yield made
+    made.close()
 
 
 def never() -> bool:
@@ -82,6 +97,35 @@ def test_it_ends_when_it_shall(tmp_path: Path, seconds: float, stop: Any) -> Non
     writer = LocalWriter(str(talker(tmp_path)), device="cpu")
     with pytest.raises(WriterFailed, match="in time"):
         writer.write(MESSAGES, seconds=seconds, stop=stop)
+
+
+def test_what_is_being_made_is_not_changed_by_it(
+    engine: DiffusersEngine, models: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    """The language model works in a thread, while a generation stands still between two steps: LTX draws from torch's own numbers."""
+    spec = models["LTXPipeline"]
+    of = make_plan(spec, num_inference_steps=3)
+    _, alone = run(engine, spec, of)
+    writer = LocalWriter(str(talker(tmp_path)), device="cpu")
+
+    def write() -> None:
+        with engine.aside():
+            torch.manual_seed(1)
+            torch.rand(3)
+            writer.write(MESSAGES, seconds=60, stop=never)
+            writer.close()
+
+    events = []
+    for event in engine.generate(of, spec):
+        events.append(event)
+        if isinstance(event, Step) and (event.stage, event.index) in (("denoise", 1), ("denoise", 3)):
+            thread = threading.Thread(target=write)
+            thread.start()
+            while thread.is_alive():
+                assert engine.loaded_models, "it leaves the engine a turn after each word"
+                thread.join(0.01)
+    assert isinstance(events[-1], Clip)
+    assert np.array_equal(events[-1].frames, alone.frames)
 
 
 def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:

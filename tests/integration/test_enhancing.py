@@ -80,3 +80,25 @@ def test_a_cancel_does_not_wait_for_the_model(bench: Bench, service: Service) ->
     service.answer = lambda _: chat(LONG)
     assert bench.ended(bench.submit("job2", enhance_prompt=True)).status is JobStatus.SUCCEEDED
     assert len(bench.engines) == 1, "no engine had to be killed for it"
+
+
+def test_a_model_of_this_machine_writes_too(tmp_path: Path) -> None:
+    """A tiny one of random weights writes nonsense, but the job has it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tiny import text
+
+    folder, tokenizer = tmp_path / "tiny-talker", text.unigrams()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=None, bos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    asked = {"MODEL": str(folder), "MAX_CHARS": "32000", "TIMEOUT_SECONDS": "120"}
+    settings = {f"VITASCOPE_PROMPTING__{name}": value for name, value in asked.items()}
+    with working.working(tmp_path, **settings) as bench:
+        job = bench.ended(bench.submit("job1", enhance_prompt=True))
+    assert job.status is JobStatus.SUCCEEDED
+    assert choice_of(job) == ("on", "written out by `tiny-talker`")
+    assert job.enhanced_prompt

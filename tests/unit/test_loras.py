@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,19 @@ class TestMisfits:
         assert len(str(caught.value)) < 300
 
     @pytest.mark.parametrize(
-        "header", ["{", "[]", '{"lora_alpha": []}', '{"alpha_pattern": 3}', '{"lora_alpha": "x"}']
+        "header",
+        [
+            "{",
+            "[]",
+            "[" * 200_000,
+            '{"lora_alpha": []}',
+            '{"alpha_pattern": 3}',
+            '{"lora_alpha": "x"}',
+            '{"lora_alpha": 1e999}',
+            '{"lora_alpha": 1' + "0" * 400 + "}",
+            '{"alpha_pattern": {"a": NaN}}',
+        ],
+        ids=range(9),
     )
     def test_a_header_that_cannot_be_read_is_one(self, header: str) -> None:
         with pytest.raises(Misfit, match="has a header that cannot be read"):
@@ -233,12 +246,22 @@ class TestHeaders:
             ((4).to_bytes(8, "little") + b"null", "cannot be read as a safetensors file"),
             ((9).to_bytes(8, "little") + b'{"a": {}}', "cannot be read as a safetensors file"),
             ((6).to_bytes(8, "little") + b"[[[[[[", "cannot be read as a safetensors file"),
+            (
+                (32).to_bytes(8, "little") + b'{"a":{"data_offsets":[0,1e999]}}',
+                "cannot be read as a safetensors file",
+            ),
         ],
     )
     def test_what_is_none_is_told(self, tmp_path: Path, content: bytes, reason: str) -> None:
         path = tmp_path / "x.safetensors"
         path.write_bytes(content)
         with pytest.raises(UnreadableHeader, match=reason):
+            read_header(path)
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.safetensors"
+        os.mkfifo(path)
+        with pytest.raises(UnreadableHeader, match="is no file"):
             read_header(path)
 
     def test_a_cut_one_is_told(self, tmp_path: Path) -> None:
@@ -386,3 +409,10 @@ class TestCards:
     def test_what_is_wrong_is_told(self, row: dict[str, Any], reason: str) -> None:
         with pytest.raises(ValueError, match=reason):
             spec_from({**CARD, "loras": [row]})
+
+    @pytest.mark.parametrize(
+        "rows", ["file:a.safetensors", ["file:a.safetensors"], {"source": "file:a.safetensors"}]
+    )
+    def test_they_are_a_list_of_tables(self, rows: Any) -> None:
+        with pytest.raises(TypeError, match="`loras` must be a list of tables"):
+            spec_from({**CARD, "loras": rows})

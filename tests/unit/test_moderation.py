@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ class TestWords:
             ("gore", "some_gore_here"),
             ("gore", "go\u200bre"),
             ("gore", "go\u00adre"),
+            ("gore", "go\u034fre"),  # a joiner of marks
+            ("gore", "go\ufe0fre"),  # the selector that colours emoji
+            ("gore", "go\U000e0100re"),
+            ("gore", "go\u180bre"),
+            ("gore", "go\u3164re"),  # fillers: letters without a shape
+            ("gore", "go\uffa0re"),
+            ("gore", "go\u115fre"),
+            ("gore", "go\u17b4re"),
+            ("gore", "go\u2065re"),
+            ("gore", "go\x01re"),
+            ("gore", "go\x7fre"),
+            ("gore", "g\x9fo\x1fré"),
+            ("gore", "g\u0336o\u1dc4r\u20dde\u0489"),
             ("gore", "ｇｏｒｅ"),  # noqa: RUF001
             ("gore", "górê"),
             ("fúnf", "Funf"),
@@ -58,6 +72,8 @@ class TestWords:
             ("bad thing", "a bad   thing"),
             ("bad thing", "a bad-thing"),
             ("bad thing", "a bad\nthing"),
+            ("bad thing", "a bad\u00a0thing"),
+            ("bad thing", "a bad\x85thíng"),
             ("kill*", "he killed it"),
             ("kill*", "kill"),
             ("x*", "xylophone"),
@@ -191,6 +207,27 @@ class TestPrompts:
                 self.check(PromptCheck(None, endpoint), prompt="a dog")
             self.check(PromptCheck(None, endpoint, passes_when_away=True), prompt="a dog")
 
+    def test_an_answer_without_categories_lets_nothing_pass_where_only_some_count(self) -> None:
+        with endpoints.serving(json_answer({"results": [{"flagged": True}]})) as service:
+            with pytest.raises(ModerationUnavailable):
+                self.check(PromptCheck(None, self.endpoint(service.url, categories=["sexual"])), prompt="a")
+            with pytest.raises(ContentRejected):
+                self.check(PromptCheck(None, self.endpoint(service.url)), prompt="a")
+
+    def test_a_long_list_keeps_no_event_loop_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        threads: list[str] = []
+        check = PromptCheck(WordList([f"*word{number}*" for number in range(3000)]))
+        look = WordList.found
+
+        def found(words: WordList, text: str) -> str | None:
+            threads.append(threading.current_thread().name)
+            return look(words, text)
+
+        monkeypatch.setattr(WordList, "found", found)
+        with pytest.raises(ContentRejected):
+            self.check(check, prompt="a password7")
+        assert threads != [threading.current_thread().name]
+
     def test_a_list_counts_also_while_the_endpoint_is_away(self) -> None:
         with endpoints.serving(Answer(status=500)) as service:
             check = PromptCheck(WordList(["gore"]), self.endpoint(service.url), passes_when_away=True)
@@ -207,7 +244,22 @@ class TestPrompts:
             shots=(Shot("it runs"),),
             watermark=Watermark(text="mine"),
         )
-        assert request.texts == {"prompt": "a dog", "shots[0].prompt": "it runs", "watermark.text": "mine"}
+        assert request.texts == {
+            "prompt": "a dog",
+            "shots[0].prompt": "a dog it runs",
+            "watermark.text": "mine",
+        }
+
+    def test_what_was_written_out_for_an_earlier_job_is_looked_at_anew(self) -> None:
+        request = GenerationRequest(prompt="a dog", model="m", enhanced_prompts=("a dog", "much gore"))
+        assert request.texts == {"prompt": "a dog", "enhanced_prompt": "a dog / much gore"}
+
+    def test_a_phrase_is_found_that_begins_in_the_prompt_and_ends_in_a_shot(self) -> None:
+        request = GenerationRequest(
+            prompt="all that is bad", model="small", shots=(Shot("a dog"), Shot("thing"))
+        )
+        with pytest.raises(ContentRejected, match=r"`shots\[1\]\.prompt` is refused: it holds 'bad thing'"):
+            self.check(PromptCheck(WordList(["bad thing"])), **request.texts)
 
 
 class TestFrames:
@@ -259,3 +311,17 @@ class TestFrames:
 def test_the_room_alone_does_not_load_the_detector() -> None:
     code = "import sys, vitascope.moderation; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_engine_process_loads_nothing_of_what_is_off() -> None:
+    code = """
+import sys
+from vitascope import settings
+from vitascope.cli._guards import open_guards
+from vitascope.engine.fake import FakeEngine
+assert open_guards(settings.load(), FakeEngine()) == open_guards(settings.load(), FakeEngine())
+rooms = ("vitascope.prompting", "vitascope.moderation", "onnxruntime")
+sys.exit(", ".join(name for name in sys.modules if name.startswith(rooms)) or 0)
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from vitascope.catalog.cards import spec_from
 from vitascope.domain.cost import Run, effort_of, runs_of, work_of
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size, UpscaleRule
@@ -251,3 +253,26 @@ def test_both_passes_count_by_their_work() -> None:
     assert effort.num_steps * effort.work == 12 * work + 6 * 4 * work
     unguided = runs_of(planned(upscale=Upscale(guidance_scale=1.0)))
     assert unguided[1].work == 4 * work // 2
+
+
+@pytest.mark.parametrize(
+    ("upscale", "reason"),
+    [
+        ("xl", "`upscale` must be a table, or false"),
+        ({"modell": "xl"}, "unknown key `upscale.modell`"),
+        ({"model": 3}, "`upscale.model` must be text"),
+        ({"strength": 0.5}, "`upscale.strength` must be a table"),
+        (
+            {"strength": {"default": 2.0}},
+            "the default of `upscale.strength` must be from its minimum to its maximum",
+        ),
+        ({"guidance": "much"}, "`upscale.guidance` must be a number"),
+        ({"steps": 2.5}, "`upscale.steps` must be a whole number"),
+        ({"steps": 0}, "`upscale.steps` is 0, but it must be at least 1"),
+        ({"max_pixels": True}, "`upscale.max_pixels` must be a whole number"),
+        ({"max_pixels": -1}, "`upscale.max_pixels` is -1, but it must be at least 1"),
+    ],
+)
+def test_what_a_card_cannot_say_is_refused_where_it_is_read(upscale: Any, reason: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(reason)):
+        spec_from({"id": "x", "source": "folder:.", "pipeline": "WanPipeline", "upscale": upscale})

@@ -12,7 +12,7 @@ import pytest
 
 import endpoints
 from endpoints import Answer, chat, json_answer
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import ContentRejected, ModerationUnavailable
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.prompting import PromptRules, settled, texts_of, with_texts
@@ -25,6 +25,7 @@ from vitascope.prompting.writer import Message, Stop
 from vitascope.worker.opening import Enhanced, Guards, opened
 from waiting import eventually
 
+MEBIBYTE = 1 << 20
 LONG = "A brown dog walks along a beach at sunset while the camera follows it."
 
 
@@ -70,11 +71,24 @@ class TestWhatIsAsked:
         assert found.enhance_prompt is becomes
         assert [choice.value for choice in choices] == ["off"] * is_told
 
+    def test_what_is_made_again_needs_no_model(self, small_spec: ModelSpec) -> None:
+        request = GenerationRequest(
+            prompt="a dog", model="small", enhance_prompt=True, enhanced_prompts=(LONG,)
+        )
+        assert settled(request, small_spec, PromptRules()) == (request, ())
+
     def test_a_model_that_reads_no_text_is_told_of(self, small_spec: ModelSpec) -> None:
         spec = replace(small_spec, takes_prompt=False)
         request = GenerationRequest(prompt="", model="small", enhance_prompt=True)
         found, (choice,) = settled(request, spec, PromptRules(is_there=True))
         assert (found.enhance_prompt, choice.value) == (False, "off")
+
+    def test_what_was_written_already_needs_no_model(self, small_spec: ModelSpec) -> None:
+        request = GenerationRequest(
+            prompt="a dog", model="small", enhance_prompt=True, enhanced_prompts=(LONG,)
+        )
+        found, choices = settled(request, small_spec, PromptRules())
+        assert (found.enhance_prompt, choices) == (True, ())
 
     def test_a_plan_stored_before_reads_back(self, small_spec: ModelSpec) -> None:
         values = planned(small_spec).to_dict()
@@ -112,6 +126,7 @@ class TestTexts:
         (f"```\n{LONG}\n```", LONG),
         (f"```text\n{LONG}```", LONG),
         (f"<think>The user wants a dog.\nHm.</think>\n\n{LONG}", LONG),
+        (f"The user wants a dog.\n</think>\n\n{LONG}", LONG),
         ("A \x1b[31mred\x00 dog", "A [31mred dog"),
         ("一只狗在沙滩上奔跑", "一只狗在沙滩上奔跑"),
         ("Sorry old dogs walk by", "Sorry old dogs walk by"),
@@ -135,7 +150,13 @@ def test_what_is_around_a_prompt_goes(answer: str, text: str) -> None:
         ("As an AI language model, I", "refused"),
         ("word " * 1000, "4999 characters"),
         ("a \ud800 dog", "no text"),
+        # each of the longest that is read: none takes time in the square of its length
+        (f"a{' ' * MEBIBYTE}b", "1048578 characters"),
+        ("<think>" * (MEBIBYTE // 7), "only thought"),
+        (f"here is{' ' * MEBIBYTE}b", "1048584 characters"),
+        (f"prompt{' ' * 90_000}{LONG * 40}", "2807 characters"),
     ],
+    ids=range(15),
 )
 def test_what_is_no_prompt_is_refused(answer: str, reason: str) -> None:
     with pytest.raises(NotWritten, match=reason):
@@ -337,10 +358,19 @@ class TestStage:
         assert (made.prompt, found, made.choices[-1].value) == ("a dog", [], "off")
         assert parrot.is_closed
 
-    def test_what_the_content_check_rejects_is_not_used(self, small_spec: ModelSpec) -> None:
-        def check(text: str) -> None:
-            raise InvalidParameter("prompt", text, "it may not")
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (ContentRejected("prompt", LONG, "it may not"), "content check does not let pass"),
+            (ModerationUnavailable(), "could not be checked"),
+        ],
+    )
+    def test_what_the_content_check_rejects_is_not_used(
+        self, small_spec: ModelSpec, error: Exception, words: str
+    ) -> None:
+        def check(_text: str) -> None:
+            raise error
 
         made, found = self.run(planned(small_spec), Guards(Enhancer(Parrot(LONG), check=check)), small_spec)
         assert (made.prompt, found) == ("a dog", [])
-        assert "content check" in made.choices[-1].reason
+        assert words in made.choices[-1].reason

@@ -268,13 +268,17 @@ def test_instructions_are_read_from_a_file(tmp_path: Path) -> None:
         ({"api_key": "k"}, "there is no `url`"),
         ({"categories": ["sexual"]}, "there is no `url`"),
         ({"url": "127.0.0.1"}, "must begin with http:// or https://"),
+        ({"url": "https://127.0.0.1/v1?key=s3cret"}, "`url` must end with a path"),
+        ({"url": "https://127.0.0.1/v1#a"}, "`url` must end with a path"),
+        ({"url": "https://me:s3cret@127.0.0.1/v1"}, "must not hold a user name or password"),
         ({"when_away": "shrug"}, "'refuse' or 'pass'"),
         ({"threshold": 0}, "greater than 0"),
     ],
 )
 def test_moderation_that_cannot_work_is_refused(given: dict[str, object], rule: str) -> None:
-    with pytest.raises(SettingsError, match=re.escape(rule)):
+    with pytest.raises(SettingsError, match=re.escape(rule)) as caught:
         settings.load(moderation=given)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_keys_of_services_are_not_shown_and_reach_the_processes_that_ask(
@@ -294,3 +298,10 @@ def test_keys_of_services_are_not_shown_and_reach_the_processes_that_ask(
             monkeypatch.setenv(name, value)
     again = settings.load()
     assert (again.prompting, again.moderation) == (loaded.prompting, loaded.moderation)
+
+
+def test_a_process_that_does_not_ask_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_MODERATION__API_KEY", "s3cret")
+    loaded = settings.load(moderation={"url": "http://127.0.0.1/v1"})
+    assert loaded.moderation.api_key is not None
+    assert "s3cret" not in settings.environment_of_engine(loaded).values()

@@ -117,7 +117,7 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         schedulers=tuple(values.get("schedulers", ())),
         call=dict(values.get("call", {})),
         components=dict(values.get("components", {})),
-        loras=tuple(_lora(lora) for lora in values.get("loras", ())),
+        loras=_loras(values.get("loras", [])),
         scheduler_family=values.get("scheduler_family", "flow"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
         upscale=_upscale(values.get("upscale", True)),
@@ -133,7 +133,13 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-_UPSCALE_KEYS = {"model", "strength", "guidance", "steps", "max_pixels"}
+_UPSCALE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "model": (str, "text"),
+    "strength": (dict, "a table"),
+    "guidance": ((int, float), "a number"),
+    "steps": (int, "a whole number"),
+    "max_pixels": (int, "a whole number"),
+}
 
 
 def _upscale(value: Any) -> UpscaleRule | None:
@@ -142,9 +148,15 @@ def _upscale(value: Any) -> UpscaleRule | None:
         return UpscaleRule() if value else None
     if not isinstance(value, dict):
         raise TypeError("`upscale` must be a table, or false for a model that makes no second pass")
-    unknown = sorted(set(value) - _UPSCALE_KEYS)
+    unknown = sorted(set(value) - set(_UPSCALE_KEYS))
     if unknown:
         raise ValueError(f"unknown key `upscale.{unknown[0]}`")
+    for key, given in value.items():
+        kind, name = _UPSCALE_KEYS[key]
+        if not isinstance(given, kind) or isinstance(given, bool):
+            raise TypeError(f"`upscale.{key}` must be {name}")
+        if key in ("steps", "max_pixels") and given < 1:
+            raise ValueError(f"`upscale.{key}` is {given}, but it must be at least 1")
     asked = Bounds(**{**asdict(UpscaleRule().strength), **value.get("strength", {})})
     if not 0 <= asked.minimum <= asked.default <= asked.maximum <= 1:
         raise ValueError(
@@ -204,6 +216,12 @@ def _check_names(values: Mapping[str, Any]) -> None:
     for key, legal in {"dtype": DTYPES, "quantization": QUANTIZATIONS}.items():
         if values.get(key, "auto") not in legal:
             raise ValueError(f"`{key}` is {values[key]!r}, but it must be one of {', '.join(legal)}")
+
+
+def _loras(rows: Any) -> tuple[CardLora, ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TypeError("`loras` must be a list of tables, each with a `source`")
+    return tuple(_lora(row) for row in rows)
 
 
 def _lora(values: Mapping[str, Any]) -> CardLora:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ def read_header(path: Path) -> Header:
         UnreadableHeader: it is missing, cut, damaged, or of another kind.
     """
     try:
-        num_bytes = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for its other end
+            raise UnreadableHeader("is no file")  # noqa: TRY301
+        num_bytes = found.st_size
         with path.open("rb") as file:
             header_bytes = _header_bytes(file.read(8), num_bytes)
             values = json.loads(file.read(header_bytes))
@@ -53,7 +57,7 @@ def read_header(path: Path) -> Header:
         raise UnreadableHeader(f"cannot be read: {error.strerror}") from None
     except UnreadableHeader:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         raise UnreadableHeader("cannot be read as a safetensors file") from None
 
 

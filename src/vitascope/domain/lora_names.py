@@ -316,16 +316,23 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, _Settings]:
         return {component: _settings_of(named) for component, named in by_component.items()}
     except Misfit:
         raise
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise Misfit(f"has a header that cannot be read (`{METADATA}`)") from None
 
 
 def _settings_of(named: Mapping[str, Any]) -> _Settings:
     if named.get("use_dora"):
         raise Misfit("is a DoRA, and only plain LoRA is applied")
-    alphas = {str(name): float(value) for name, value in (named.get("alpha_pattern") or {}).items()}
+    alphas = {str(name): _finite(value) for name, value in (named.get("alpha_pattern") or {}).items()}
     alpha = named.get("lora_alpha")
-    return _Settings(None if alpha is None else float(alpha), alphas, bool(named.get("use_rslora")))
+    return _Settings(None if alpha is None else _finite(alpha), alphas, bool(named.get("use_rslora")))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):  # JSON has no such numbers, but Python reads them
+        raise ValueError
+    return number
 
 
 def _pairs(layer: _Layer, place: Place, tensors: Shapes, settings: Mapping[str, _Settings]) -> Iterator[Pair]:

@@ -35,6 +35,8 @@ def settled(
     asked = request.enhance_prompt
     wanted = rules.by_default if asked is None else asked
     reason = None
+    if request.enhanced_prompts and wanted:
+        return request, ()  # made again: what was written is there, whoever wrote it
     if not rules.is_there:
         reason = "this server has no language model for it: the prompt is used as it was sent"
     elif not spec.takes_prompt:

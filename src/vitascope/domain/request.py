@@ -197,12 +197,19 @@ class GenerationRequest:
         }
         return cls(**{**values, **rows, **objects})
 
+    def text_of_shot(self, index: int) -> str:
+        """What the model reads of a shot: what is said of the whole stands before what is said of the shot."""
+        return " ".join(part for part in (self.prompt.strip(), self.shots[index].prompt.strip()) if part)
+
     @property
     def texts(self) -> dict[str, str]:
         """What it says that a video shall show, by parameter; not what it shall not show, nor what is only given back."""
-        shots = {f"shots[{index}].prompt": shot.prompt for index, shot in enumerate(self.shots)}
-        drawn = None if self.watermark is None else self.watermark.text
-        return {"prompt": self.prompt, **shots, **({"watermark.text": drawn} if drawn else {})}
+        shots = {f"shots[{index}].prompt": self.text_of_shot(index) for index in range(len(self.shots))}
+        others = {
+            "enhanced_prompt": " / ".join(self.enhanced_prompts),
+            "watermark.text": None if self.watermark is None else self.watermark.text,
+        }
+        return {"prompt": self.prompt, **shots, **{name: text for name, text in others.items() if text}}
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -175,7 +175,7 @@ def windows_of(
         needed = -(-(length - 1) * spec.fps // fps) + 1  # native frames from the first to the last instant
         # a cut begins from the text, where the model can do that: the first frame belongs to the first shot
         first = "text" if index and mode in ("image", "last_image") and "text" in spec.pipelines else mode
-        prompt = _shot_prompt(request, index)
+        prompt = request.text_of_shot(index) if request.shots else ""
         passes = list(_passes(spec, first, needed, index, prompt))
         is_cut = is_cut or sum(w.num_frames - w.overlap for w in passes) > needed
         windows += passes
@@ -215,13 +215,6 @@ def _without_end(windows: list[Window]) -> list[Window]:
 
 def _with_end(window: Window) -> Window:
     return Window(window.num_frames, "last_image", window.overlap, window.shot, window.prompt)
-
-
-def _shot_prompt(request: GenerationRequest, shot: int) -> str:
-    """What is said of the whole stands before what is said of the shot."""
-    if not request.shots:
-        return ""
-    return " ".join(part for part in (request.prompt.strip(), request.shots[shot].prompt.strip()) if part)
 
 
 def _length_choices(

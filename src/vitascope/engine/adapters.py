@@ -25,6 +25,7 @@ from vitascope.domain.loras import LoraFile
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Lora
 
+from .compact import whole
 from .contract import FindLoras
 from .slots import Slot
 
@@ -149,12 +150,6 @@ def _load(file: LoraFile, modules: dict[str, torch.nn.Module], device: torch.dev
     except Misfit as error:
         raise ModelUnavailable(f"the adapter `{file.name}` {error}") from None
     differences = {(part.component, part.parameter): tensors[part.tensor] for part in fit.differences}
-    for component, parameter in differences:
-        if not modules[component].get_parameter(parameter).is_floating_point():
-            message = (
-                f"the adapter `{file.name}` changes `{parameter}`, which is kept in one byte a value here"
-            )
-            raise ModelUnavailable(message, hint="the operator can set `engine.quantization` to none")
     # copies: what is read may be the file itself, which its owner may write
     own = {place: tensor.to(device, torch.float32, copy=True) for place, tensor in differences.items()}
     return Adapter(products, own, sha256)
@@ -268,7 +263,8 @@ def _add_differences(
             path, _, name = parameter.rpartition(".")
             layer = modules[component].get_submodule(path)
             before = layer.get_parameter(name)
+            shared = whole(layer, name)  # it may be kept in bytes
             # weights may wait elsewhere until they are used; these few do not
-            after = before.to(difference.device, torch.float32) + difference * scale
-            layer.register_parameter(name, torch.nn.Parameter(after.to(before.dtype), requires_grad=False))
+            after = shared.to(difference.device, torch.float32) + difference * scale
+            layer.register_parameter(name, torch.nn.Parameter(after.to(shared.dtype), requires_grad=False))
             stack.callback(layer.register_parameter, name, before)

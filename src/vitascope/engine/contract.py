@@ -143,7 +143,7 @@ class Engine(Protocol):
         files are read into main memory only. Whatever goes wrong is told by the generation or the `load` that needs it.
 
         Returns:
-            Whether it was begun: it was not there, and nothing else is being prepared.
+            Whether it was begun: it was not there, nothing else is being prepared, and no generation waits for its own model.
         """
         ...
 

@@ -240,7 +240,8 @@ class DiffusersEngine:
         if self._background.is_busy:
             return False
         with self._turn:
-            if spec.id in self._residence.ids:
+            is_one_about_to_load = self._places.num_taken > self._residence.num_open
+            if is_one_about_to_load or spec.id in self._residence.ids:
                 return False
             try:
                 files = self._models.files(spec)

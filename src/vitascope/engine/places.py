@@ -25,11 +25,16 @@ class Places:
     @property
     def free(self) -> int:
         """How many more generations may be opened now."""
-        return self._number - self._taken.total()
+        return self._number - self.num_taken
 
     def open(self, model_id: str) -> int:
         """How many generations of a model are open."""
         return self._taken[model_id]
+
+    @property
+    def num_taken(self) -> int:
+        """How many generations are open, of whatever model."""
+        return self._taken.total()
 
     @contextlib.contextmanager
     def take(self, model_id: str) -> Iterator[None]:
@@ -54,5 +59,5 @@ class Places:
         """
         if self._taken:
             models = ", ".join(f"`{model_id}`" for model_id in sorted(self._taken))
-            message = f"cannot {wish}: {self._taken.total()} of {self._number} places run {models}"
+            message = f"cannot {wish}: {self.num_taken} of {self._number} places run {models}"
             raise EngineBusy(message)

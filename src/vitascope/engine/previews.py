@@ -88,7 +88,8 @@ class Previews:
         What goes wrong costs the preview, of all requests to this model, and never the video.
         """
         latents, self._latents = self._latents, None
-        if not self._every or num_steps % self._every or num_steps == self._shown or latents is None:
+        # not only at multiples: where rounds of improved sampling are shorter than planned, the count leaves some out
+        if not self._every or num_steps // self._every == self._shown // self._every or latents is None:
             return None
         assert self._slot is not None
         self._shown = num_steps

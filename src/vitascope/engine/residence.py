@@ -101,6 +101,11 @@ class Residence(Generic[Model]):
         return tuple(found.spec.id for found in self._idle())
 
     @property
+    def num_open(self) -> int:
+        """Uses of all models that have not ended."""
+        return sum(found.num_open for found in self._residents.values())
+
+    @property
     def latest(self) -> Model | None:
         """The model that was used last, if it is there."""
         return self._residents[self.ids[-1]].model if self._residents else None

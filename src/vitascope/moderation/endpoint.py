@@ -62,6 +62,8 @@ class ModerationEndpoint:
             [str(name) for name, is_on in given.items() if is_on is True] if isinstance(given, dict) else []
         )
         if self._categories:
+            if result["flagged"] and not isinstance(given, dict):  # for one of them, or not: nobody knows
+                raise Unanswered("answered without categories")
             named = [name for name in named if name in self._categories]
             return tuple(named) or None
         shown = tuple(name[:MAX_REASON_CHARS] for name in named[:MAX_REASONS])

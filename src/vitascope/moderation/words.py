@@ -33,15 +33,24 @@ _NO_SPACES = (
 
 _ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
 
-_ACCENTS = range(0x0300, 0x0370)
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""What text encoders leave out and nobody sees: control characters, and all that Unicode says to ignore where it cannot be drawn (its
+property Default_Ignorable_Code_Point: joiners, selectors of variants, fillers)."""
+
+_ACCENTS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+"""Marks that go with any letter. Those of one script alone, such as Hindi's vowels, are letters in all but name."""
 
 
 def folded(text: str) -> str:
     """Return a text with all differences gone that do not matter here."""
+    text = _UNSEEN.sub("", text)
     if text.isascii():
         return text.lower()
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    seen = (c for c in plain if ord(c) not in _ACCENTS and unicodedata.category(c) != "Cf")
+    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text).casefold())
+    seen = (c for c in plain if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFKC", "".join(seen))
 
 

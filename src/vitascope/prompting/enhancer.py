@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from vitascope.domain.choice import Choice
-from vitascope.domain.errors import VitascopeError
+from vitascope.domain.errors import ContentRejected, VitascopeError
 from vitascope.domain.plan import Plan
 from vitascope.domain.prompting import ENHANCE, texts_of
 from vitascope.domain.step import Step
@@ -171,9 +171,11 @@ class _Asking(threading.Thread):
         except NotWritten as error:
             logger.warning("prompt not enhanced: the language model %s", error.reason)
             self.problem = error.reason
-        except VitascopeError as error:
+        except VitascopeError as error:  # the content check's
             logger.warning("enhanced prompt not taken", extra={"code": error.code})
-            self.problem = "wrote what this server's content check does not let pass"
+            is_bad = isinstance(error, ContentRejected)
+            why = "this server's content check does not let pass" if is_bad else "could not be checked"
+            self.problem = f"wrote what {why}"
         except Exception:
             logger.exception("prompt not enhanced")
             self.problem = "failed unexpectedly"

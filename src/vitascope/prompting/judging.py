@@ -6,7 +6,10 @@ import re
 
 from .writer import NotWritten
 
-_THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+LONGEST = 100_000
+"""Of an answer without its thoughts: longer ones are not looked at more closely, and no prompt may have so many characters."""
+
+_END_OF_THOUGHTS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _LABEL = re.compile(
     r"(?:here is[^:\n]{0,60}|(?:(?:enhanced|rewritten|new|video)\s+)?prompt)\s*:\s*", re.IGNORECASE
@@ -28,9 +31,13 @@ def judged(answer: str, max_chars: int) -> str:
     Raises:
         NotWritten: it holds none.
     """
-    text = _THOUGHTS.sub("", answer, count=1).strip()
-    if text.lower().startswith("<think"):
+    # some servers keep the mark before the thoughts to themselves. Each step here takes time in proportion to the answer's length only:
+    # the engine works in the same process, and matching a pattern lets nothing else run
+    text = _END_OF_THOUGHTS.split(answer)[-1].strip()
+    if text[:6].lower() == "<think":
         raise NotWritten("only thought, and wrote nothing")
+    if len(text) > LONGEST:
+        raise NotWritten(_too_long(text, max_chars))
     if fenced := _FENCE.fullmatch(text):
         text = fenced[1]
     text = _LABEL.sub("", text, count=1) if _LABEL.match(text) else text
@@ -45,8 +52,12 @@ def judged(answer: str, max_chars: int) -> str:
     if _REFUSAL.match(text.replace(_APOSTROPHE, "'")):
         raise NotWritten("refused to write it")
     if len(text) > max_chars:
-        raise NotWritten(f"wrote {len(text)} characters, and at most {max_chars} are taken")
+        raise NotWritten(_too_long(text, max_chars))
     return text
+
+
+def _too_long(text: str, max_chars: int) -> str:
+    return f"wrote {len(text)} characters, and at most {max_chars} are taken"
 
 
 def _unquoted(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
 from vitascope.domain import improved_sampling, prompting
@@ -40,7 +40,6 @@ from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
-from vitascope.moderation import PromptCheck
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
@@ -56,6 +55,9 @@ from .links import PURPOSE, Links
 from .outlook import Outlook
 from .results import Results
 from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from vitascope.moderation import PromptCheck
 
 SEED_BITS = 32
 """Drawn seeds stay small enough that JavaScript reads them exactly."""
@@ -312,15 +314,23 @@ class Service:
 
     def has_loras(self, draft: Draft) -> bool:
         """Whether adapters are applied, which `check_loras` is to look at."""
-        return bool(draft.request.loras or self._models.resolve(draft.request.model).loras)
+        return bool(draft.request.loras) or any(spec.loras for spec in self._specs_of(draft))
 
     def check_loras(self, draft: Draft) -> None:
         """Find out whether the draft's adapters are there and were made for its model. Looks at files.
 
         Raises:
-            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of its model's card.
+            InvalidParameter: one is not there, not whole, a pickle, or made for another architecture; or one of a card.
         """
-        self._models.loras.check(draft.request.loras, self._models.resolve(draft.request.model))
+        first, *second = self._specs_of(draft)
+        self._models.loras.check(draft.request.loras, first)
+        for spec in second:
+            self._models.loras.check((), spec)
+
+    def _specs_of(self, draft: Draft) -> list[ModelSpec]:
+        """Return the draft's model, and the one of its second pass if that is another."""
+        spec = self._models.resolve(draft.request.model)
+        return [spec] if draft.plan.upscale is None or spec.second is None else [spec, spec.second]
 
     @property
     def checks_texts(self) -> bool:

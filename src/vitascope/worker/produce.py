@@ -133,6 +133,7 @@ def produce(
     assert clip is not None
     if check is not None:
         clock.enter("check_frames")
+        yield Step("check_frames")
         for done, of in check.check("video", clip.frames, float(plan.native_rate)):
             yield Step("check_frames", done, of)
     clock.enter("resample")
