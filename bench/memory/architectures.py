@@ -10,8 +10,12 @@ import torch
 from tests.tiny import text
 
 
-def build(name: str, folder: Path) -> Path:
-    """Write a model in bfloat16. Its text encoder is tiny."""
+def build(name: str, folder: Path, num_layers: int = 30) -> Path:
+    """Write a model in bfloat16. Its text encoder is tiny.
+
+    Args:
+        num_layers: of its denoiser; the architecture has 30.
+    """
     from diffusers import (
         AutoencoderKLWan,
         FlowMatchEulerDiscreteScheduler,
@@ -28,7 +32,7 @@ def build(name: str, folder: Path) -> Path:
         with torch.device(device):
             settings: dict[str, Any] = {
                 "num_attention_heads": 12,
-                "num_layers": 30,
+                "num_layers": num_layers,
                 "ffn_dim": 8960,
                 "text_dim": 32,
             }

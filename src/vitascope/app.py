@@ -184,6 +184,16 @@ def open_prompt_check(settings: Settings) -> PromptCheck | None:
     return settings.moderation.prompt_check()
 
 
+def check_guards(settings: Settings) -> None:
+    """Find out before anything starts whether prompts can be written out and content be checked as the settings want it.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    open_prompt_check(settings)
+    _ = settings.prompting_instructions
+
+
 def open_credentials(settings: Settings) -> Credentials | None:
     """Read what files are signed with, and make it if there is none yet; None if they are not signed.
 
@@ -496,8 +506,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         SettingsError: the data folder or the database cannot be used, or files cannot be signed or marked.
     """
     check_marks(settings)  # what is wrong with them shows here, not in each job
-    _ = settings.prompting_instructions
-    settings.moderation.check_installed()
+    check_guards(settings)
     environment = environment_of_engine(settings)
 
     def command(fd: int) -> list[str]:

@@ -147,6 +147,22 @@ def test_one_that_waits_for_its_model_can_be_cancelled(
     assert engine.residency.hits == 1
 
 
+def test_what_is_loaded_beside_is_not_taken_for_the_work_of_what_runs(
+    engine: DiffusersEngine, models: Models
+) -> None:
+    running, coming = models["WanPipeline"], models["LTXPipeline"]
+    generation = engine.generate(make_plan(running), running)
+    for _ in range(3):
+        next(generation)
+    assert engine.prepare(coming)
+    eventually(lambda: has(engine, coming))
+    *_, clip = generation
+    assert isinstance(clip, Clip)
+    assert engine.residency.models[running.id].work_bytes is None, "nobody knows whose it was"
+    run(engine, running, make_plan(running))
+    assert engine.residency.models[running.id].work_bytes is not None
+
+
 def test_without_room_beside_what_runs_only_files_are_read(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:

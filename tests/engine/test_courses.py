@@ -158,7 +158,8 @@ def test_a_step_that_is_taken_twice_ends_a_round_once() -> None:
     for index, t in enumerate(scheduler.timesteps):
         inputs.append(x)
         assert scheduler.sigmas[index] == scheduler.sigmas[index % 3]
-        scheduler.step(scheduler.scale_model_input(x, t), t, x)
+        both = torch.cat([x, x])  # with guidance, and without
+        scheduler.step(scheduler.scale_model_input(both, t), t, both)
         scheduler._step_index -= 1
         x = scheduler.step(x, t, x, return_dict=False)[0]
     assert seen == [(done, 6) for done in range(1, 7)]

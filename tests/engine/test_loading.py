@@ -14,12 +14,14 @@ from diffusers import AutoencoderKLWan
 from tiny import make_plan, run
 from vitascope.catalog import locate
 from vitascope.catalog.sources import embedded_folder
+from vitascope.domain.errors import ModelTooLarge
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import EngineBusy, activations, offloading
 from vitascope.engine.activations import Extent, largest_extent
 from vitascope.engine.compact import compact, whole
 from vitascope.engine.device import measure
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.generation import pause_at_blocks, run_in_steps
 from vitascope.engine.loading import LoadedModel, load_model
 from vitascope.engine.placement import OFFLOADS, Machine, Wishes
 from vitascope.engine.previews import made_up_clip
@@ -148,6 +150,19 @@ def test_a_layer_that_fails_keeps_its_bytes() -> None:
     assert torch.equal(layer(torch.zeros(1, 8)), layer.bias[None])
 
 
+def test_a_layer_where_a_request_is_cancelled_keeps_its_bytes() -> None:
+    """A block may be a single layer: it stands still before its weights are made whole, not after."""
+    holder = torch.nn.Module()
+    holder.layers = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+    compact(holder, "int8")
+    pause_at_blocks({"text_encoder": holder})
+    running = run_in_steps(lambda: holder.layers[0](torch.ones(1, 8)))
+    next(running)
+    assert holder.layers[0].weight.element_size() == 1
+    running.close()
+    assert holder.layers[0].weight.element_size() == 1
+
+
 def test_interleaved_requests_share_weights_in_bytes(
     models: Models, open_engine: Callable[..., DiffusersEngine]
 ) -> None:
@@ -268,3 +283,19 @@ def test_a_larger_clip_has_its_model_placed_anew(
     np.testing.assert_array_equal(large.frames, small.frames)
     run(engine, spec, make_plan(spec))
     assert engine.residency.loads == 2, "it stays so"
+
+
+def test_a_model_that_this_machine_cannot_hold_is_refused_before_it_is_loaded(
+    models: Models, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models["WanPipeline"]
+    engine = open_engine()
+    machine = Machine("cpu", "this machine", 1000, 1000, 1000)
+    with monkeypatch.context() as patched:
+        patched.setattr("vitascope.engine.keeper.measure", lambda *_: machine)
+        for ask in (engine.load, lambda spec: run(engine, spec, make_plan(spec))):
+            with pytest.raises(ModelTooLarge, match=r"this machine has 0\.00 GiB of 0\.00 GiB free"):
+                ask(spec)
+        assert engine.loaded_models == ()
+    run(engine, spec, make_plan(spec))
+    assert engine.loaded_models == (spec.id,), "when there is room, it is loaded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import resource
@@ -18,6 +19,7 @@ from tiny import make_plan, run
 from vitascope.catalog import locate
 from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, EngineBusy, loading, shortage
 from vitascope.engine.engine import DiffusersEngine
@@ -192,7 +194,8 @@ def test_a_failing_allocation_fails_the_generation_and_leaves_nothing(
     spec = models["WanPipeline"]
     engine = DiffusersEngine(locate, device="cpu", threads=1)
     before = run(engine, spec, make_plan(spec))[1].frames
-    failing = Failing(component, 4 if component == "transformer" else 1, ERRORS[error])
+    # the first step, where an autoencoder or a text encoder was heard of last
+    failing = Failing(component, 1, ERRORS[error])
     failing.install(monkeypatch)
     engine.unload(spec.id)  # slots are made anew
     with pytest.raises(OutOfMemory) as raised:
@@ -292,7 +295,7 @@ def test_idle_models_go_before_a_video_fails(
     engine = DiffusersEngine(locate, device="cpu", threads=1)
     alone = run(engine, wan, make_plan(wan))[1].frames
     engine.load(ltx)
-    Failing("transformer", 4, cpu_error).install(monkeypatch)
+    Failing("transformer", 6, cpu_error).install(monkeypatch)  # in the last step
     engine.unload(wan.id)
     steps, clip = run(engine, wan, make_plan(wan))
     np.testing.assert_array_equal(clip.frames, alone)
@@ -300,8 +303,26 @@ def test_idle_models_go_before_a_video_fails(
     assert engine.residency.evictions == 1
     assert engine.residency.out_of_memory == 0
     done = [step.index for step in steps if step.stage == "denoise"]
+    assert done[0] < 2 <= done.count(2), "the last step came twice"
     assert done == sorted(done), "progress does not fall although the beginning comes twice"
     assert steps.count(Step("load", 1)) == 1
+    engine.close()
+
+
+@pytest.mark.parametrize(("component", "call", "during"), [
+    ("transformer", 7, "while denoising"), ("vae", 2, "while decoding"),
+])  # fmt: skip
+def test_what_would_help_the_second_pass_is_said_of_its_size(
+    models: Models, monkeypatch: pytest.MonkeyPatch, component: str, call: int, during: str
+) -> None:
+    """In its first step, and where it is decoded: the steps that are done do not tell which pass it is."""
+    spec = dataclasses.replace(models["WanPipeline"], max_pixels=64 * 64)
+    engine = DiffusersEngine(locate, device="cpu", threads=1)
+    Failing(component, call, cpu_error).install(monkeypatch)
+    with pytest.raises(OutOfMemory) as raised:
+        run(engine, spec, make_plan(spec, upscale=Upscale(height=64, width=64, strength=0.7)))
+    assert "instead of 64x64" in (raised.value.hint or "")
+    assert during in raised.value.message
     engine.close()
 
 

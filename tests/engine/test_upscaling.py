@@ -20,6 +20,7 @@ from vitascope.domain.model_spec import ModelSpec, Size
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine, Inputs
+from vitascope.engine.courses import begin_at
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import generic, middle, passes
 from vitascope.engine.families.generic import enlarged
@@ -328,7 +329,7 @@ def test_a_model_that_knows_the_noise_finds_the_clip_again(family: str, name: st
     for num_steps in (1, 3, 7, 10):
         scheduler = make_scheduler(checkpoint, name)
         laid_out: list[bool] = []
-        middle._skip_steps(scheduler, num_steps, lambda done=laid_out: done.append(True))
+        begin_at(scheduler, 10 - num_steps, lambda done=laid_out: done.append(True))
         scheduler.set_timesteps(10)
         assert laid_out == [True]
         sample = middle._noised(scheduler, family_of(checkpoint), clean, noise)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import endpoints
 from endpoints import Answer, chat
 
@@ -70,6 +72,17 @@ def test_frames_are_looked_at_and_leave_no_file(tmp_path: Path) -> None:
     assert "not given out" in done.stderr
     assert "looking at the frames" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"MODERATION__WORDS": "no.txt"}, {"PROMPTING__MODEL": "a", "PROMPTING__INSTRUCTIONS": "no.txt"}]
+)
+def test_a_server_that_lacks_a_file_does_not_start(tmp_path: Path, asked: dict[str, str]) -> None:
+    """Nor does it start its processes again and again."""
+    done = vitascope("serve", "--port", "0", cwd=tmp_path, **asked)
+    assert done.returncode == 2
+    assert "`no.txt` cannot be read: No such file or directory" in done.stderr
+    assert "process started" not in done.stderr
 
 
 def test_doctor_tells_what_is_set_up(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def memory_of(url: str) -> dict[str, Any]:
     return dict(worker["memory"])
 
 
+@pytest.mark.timeout(900)
 def test_three_models_share_the_memory_of_two(url: str) -> None:
     """30 jobs in a row of three models: none fails, and a model is not loaded again for each of its jobs."""
     seen: set[int] = set()
@@ -159,13 +160,16 @@ def test_three_models_share_the_memory_of_two(url: str) -> None:
     for burst in range(2):
         jobs = [submit(url, list(MODELS)[index % 3], burst * 15 + index) for index in range(15)]
         eventually(lambda jobs=jobs: are_done(jobs), timeout_seconds=240, pause_seconds=0.2)
-    memory = eventually(lambda: found if (found := memory_of(url))["loads"] + found["hits"] >= 30 else None)
+
+    def uses(memory: dict[str, Any]) -> int:
+        return int(memory["hits"] + memory["loads"] - memory["loads_ahead"])
+
+    memory = eventually(lambda: found if uses(found := memory_of(url)) == 30 else None)
     assert memory is not None
     assert max(seen) == 2
     assert len(memory["models"]) == 2
     assert memory["budget_bytes"] == FOR_TWO * 1e9
     assert memory["out_of_memory"] == 0
-    assert memory["loads"] + memory["hits"] == 30
     assert memory["evictions"] == memory["loads"] - 2
     # in the order of arrival each job would need another model; loaded ones are preferred, within two minutes of patience
     assert 3 <= memory["loads"] <= 8
@@ -202,6 +206,7 @@ def engine_of(url: str) -> psutil.Process:
     raise AssertionError
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
 def test_a_failing_allocation_fails_its_job_only(url: str) -> None:
     assert ended(url, submit(url, "wan", 1, num_inference_steps=4))["status"] == "succeeded"

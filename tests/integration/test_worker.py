@@ -699,6 +699,58 @@ def test_a_model_is_loaded_for_an_operator_while_a_job_is_made(
     assert bench.store.worker_states(30)[0].loaded == ("ltx-video", "pocket")
 
 
+PREPARING = """
+from pathlib import Path
+from vitascope.cli import main
+from vitascope.engine import fake
+calls = Path({calls!r})
+def prepare(self, spec):
+    calls.write_text((calls.read_text() if calls.exists() else "") + spec.id + " ")
+    {then}
+fake.FakeEngine.prepare = prepare
+main()
+"""
+"""An engine process that loads nothing ahead."""
+
+
+def test_a_model_that_cannot_be_loaded_ahead_does_not_cost_the_job_that_is_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it: who needs it hears that."""
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.0)
+    calls, then = bench.folder / "calls", "raise TypeError('an odd configuration')"
+    bench.program = ["-c", PREPARING.format(calls=str(calls), then=then)]
+    bench.step_seconds = 0.1
+    first = bench.submit(width=64, height=64, num_frames=5)
+    other = submit_another_model(bench, width=256, height=256, num_frames=9)
+    bench.start_worker()
+    for job in (first, other):
+        ended = bench.ended(job)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+    assert "ltx-video" in calls.read_text()
+
+
+def test_a_model_that_does_not_come_ahead_is_begun_once_for_an_operator(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every step: it would be read, and fail or find no room, again and again beside the job."""
+    monkeypatch.setattr(ahead, "LOOK_SECONDS", 0.0)
+    calls = bench.folder / "calls"
+    bench.program = ["-c", PREPARING.format(calls=str(calls), then="return True")]
+    bench.step_seconds = 0.2
+    job = bench.submit(width=64, height=64, num_frames=5, num_inference_steps=100)
+    bench.start_worker()
+    bench.wait(job, lambda found: found.stage == "denoise")
+    bench.store.add_command("wish", CommandKind.LOAD, ["w1"], "ltx-video")
+    eventually(calls.exists)
+    now = bench.store.get(job.id).progress
+    bench.wait(job, lambda found: found.progress > now + 3)
+    bench.store.request_cancel(job.id)
+    assert bench.ended(job).status is JobStatus.CANCELLED
+    eventually(lambda: bench.store.command("wish").status is CommandStatus.DONE)
+    assert calls.read_text() == "ltx-video "
+
+
 def test_an_operators_wish_ends_with_the_engine_that_had_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

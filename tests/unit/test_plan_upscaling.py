@@ -13,7 +13,7 @@ from vitascope.domain.cost import Run, effort_of, runs_of, work_of
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size, UpscaleRule
 from vitascope.domain.plan import Plan, plan
-from vitascope.domain.request import GenerationRequest, Upscale
+from vitascope.domain.request import GenerationRequest, Lora, Upscale
 from vitascope.domain.upscaling import max_pixels
 
 SPEC = ModelSpec(
@@ -201,6 +201,18 @@ def test_another_checkpoint_makes_it_by_its_own_card() -> None:
         "upscale_scheduler": "IPNDMScheduler",
     }, "which begins in the middle, as PNDM cannot"
     assert made.scheduler == "PNDMScheduler"
+
+
+def test_adapters_of_the_first_model_are_not_the_seconds_and_that_is_said() -> None:
+    made = planned(ZEROSCOPE, loras=(Lora("x"),))
+    assert made.second is not None
+    assert (made.loras, made.second.loras) == ((Lora("x"),), ())
+    told = {choice.name: (choice.value, choice.reason) for choice in made.choices}
+    assert told["upscale_loras"] == ("none", "they are for model `zeroscope`, and model `xl` makes the pass")
+    same = planned(SPEC, loras=(Lora("x"),))
+    assert same.second is not None
+    assert same.second.loras == (Lora("x"),)
+    assert "upscale_loras" not in {choice.name for choice in same.choices}
 
 
 def test_another_checkpoint_that_is_not_there_is_named() -> None:

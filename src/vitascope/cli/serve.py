@@ -45,6 +45,7 @@ def serve(
     if (problem := app.check_storage(settings)) is not None:
         stderr.print(Text(problem, "yellow"), soft_wrap=True)
     app.check_marks(settings)
+    app.check_guards(settings)
     default_model = Catalog.open(settings.cards_folder, settings.engine.default_model).resolve(None)
     if settings.engine.kind != "fake" and (found := weights_of(default_model)).problem:
         hint = f": {found.hint}" if found.hint else ""

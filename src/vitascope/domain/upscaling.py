@@ -99,7 +99,7 @@ def upscaled(request: GenerationRequest, spec: ModelSpec, first: FirstPass) -> U
         model=rule.model,
         modes=modes,
     )
-    choices = _choices(maker, first, modes, rule) + size_choices + worked_choices + scheduler_choices
+    choices = _choices(request, maker, first, modes, rule) + size_choices + worked_choices + scheduler_choices
     return Upscaled(made, size, fit, choices)
 
 
@@ -283,11 +283,14 @@ def _scheduler(
 
 
 def _choices(
-    maker: ModelSpec, first: FirstPass, modes: Sequence[Mode], rule: UpscaleRule
+    request: GenerationRequest, maker: ModelSpec, first: FirstPass, modes: Sequence[Mode], rule: UpscaleRule
 ) -> tuple[Choice, ...]:
     made: tuple[Choice, ...] = ()
     if rule.model is not None:
         made = (Choice("upscale_model", maker.id, "the model's card names it for the second pass"),)
+        if request.loras:
+            reason = f"they are for model `{request.model}`, and model `{maker.id}` makes the pass"
+            made += (Choice("upscale_loras", "none", reason),)
     before = {window.mode for window in first.windows}
     if any(mode not in before for mode in modes) and before != {"text"}:
         reason = (

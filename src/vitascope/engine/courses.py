@@ -11,7 +11,7 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import ref
@@ -50,14 +50,37 @@ class Rounds(Protocol):
         """Make what the next round begins with; asked twice where a pipeline takes its last step twice (Cosmos)."""
 
 
-def begin_at(scheduler: Any, first_step: int) -> None:
+BY_STEP = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
+"""What schedulers keep for each step."""
+
+
+def begin_at(scheduler: Any, first_step: int, after: Callable[[], None] = lambda: None) -> None:
     """Let a pipeline leave out the steps before `first_step`: for latents that have that step's noise level already.
+
+    All that the scheduler keeps by step is cut alike, so that it counts from the first step that runs, whatever pipelines tell it of
+    where they begin.
 
     Args:
         scheduler: changed in place, before its timesteps are set.
         first_step: counted from 0, in inference steps.
+        after: called whenever its timesteps were set; not for copies, of LTX-2's sound for instance.
     """
-    _lead(scheduler, first_step, None)
+    own = type(scheduler)
+    original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
+
+    class Shortened(own):  # type: ignore[misc,valid-type]
+        @functools.wraps(own.set_timesteps)  # pipelines look at the signature to see which arguments it takes
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+            super().set_timesteps(*args, **kwargs)
+            left_out = min(first_step * self.order, len(self.timesteps) - 1)
+            for name in BY_STEP:
+                if (values := getattr(self, name, None)) is not None:
+                    setattr(self, name, values[left_out:])
+            if self is original():
+                after()
+
+    Shortened.__name__, Shortened.__qualname__ = own.__name__, own.__qualname__
+    scheduler.__class__ = Shortened
 
 
 def in_rounds(scheduler: Any, rounds: Rounds) -> None:
@@ -67,10 +90,6 @@ def in_rounds(scheduler: Any, rounds: Rounds) -> None:
         scheduler: changed in place, before its timesteps are set.
         rounds: how.
     """
-    _lead(scheduler, 0, rounds)
-
-
-def _lead(scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
     own = type(scheduler)
     signature = inspect.signature(own.step)
     original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
@@ -80,7 +99,7 @@ def _lead(scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
         @functools.wraps(own.set_timesteps)  # pipelines look at the signature to see which arguments it takes
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
-            self._course = _Course(self, first_step, rounds)
+            self._course = _Course(self, rounds)
 
         @functools.wraps(own.step)
         def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,8 +110,10 @@ def _lead(scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
                 course.note_start(self, given.arguments)
                 result = super().step(*given.args[1:], **given.kwargs)
                 course.calls += 1
-                if not course.is_over(self) or rounds is None or course.round + 1 == rounds.count:
+                if not course.is_over(self) or course.round + 1 == rounds.count:
                     return result
+                if result[0].shape != course.initial.shape:
+                    return result  # Cosmos asks for two answers at once first: not what goes on
                 end = course.end(self, result[0], is_of_copy=self is not original())
                 return _with_sample(result, rounds.renewed(end))
 
@@ -125,18 +146,15 @@ def _in_own_row(method: Any) -> Any:
 class _Course:
     """Where a scheduler is, and the two rows: its own, and the one that its pipeline walks."""
 
-    def __init__(self, scheduler: Any, first_step: int, rounds: Rounds | None) -> None:
+    def __init__(self, scheduler: Any, rounds: Rounds) -> None:
         self.length = len(scheduler.timesteps)
         self.round = 0
-        #: Place in the scheduler's own row at which this round began, and at which the others do.
-        self._begin = first_step * scheduler.order
-        self._again = 0 if rounds is None else rounds.first_step(scheduler) * scheduler.order
-        if self._begin and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(self._begin)
+        #: Place in the scheduler's own row at which rounds after the first begin.
+        self._again = rounds.first_step(scheduler) * scheduler.order
         #: Of the scheduler in this round, as if none had been left out.
-        self.calls = self._begin
+        self.calls = 0
         #: From the place in its own row to that in the one that is walked.
-        self.offset = -self._begin
+        self.offset = 0
         self._start: dict[str, Any] = {}
         self._own = {"timesteps": scheduler.timesteps}
         levels: Any = getattr(scheduler, "sigmas", None)
@@ -144,8 +162,8 @@ class _Course:
             self._own["sigmas"] = levels  # some pipelines read the level of the step that they are at
         for name, own in self._own.items():
             steps = own[: self.length]
-            others = [steps[self._again :]] * (0 if rounds is None else rounds.count - 1)
-            setattr(scheduler, name, torch.cat([steps[self._begin :], *others, own[self.length :]]))
+            others = [steps[self._again :]] * (rounds.count - 1)
+            setattr(scheduler, name, torch.cat([steps, *others, own[self.length :]]))
 
     @contextlib.contextmanager
     def own_row(self, scheduler: Any) -> Iterator[None]:
@@ -161,19 +179,18 @@ class _Course:
         finally:
             for name, row in walked.items():
                 setattr(scheduler, name, row)
-            self.offset = self.round * (self.length - self._again) - (0 if self.round else self._begin)
+            self.offset = self.round * (self.length - self._again)
 
     def note_start(self, scheduler: Any, given: dict[str, Any]) -> None:
-        """Remember what the first round begins with."""
-        if self._start:
-            if self.calls == self._again:
-                # CogVideoX hands its scheduler what it kept of the step before
-                given |= {
-                    name: None for name in ("old_pred_original_sample", "timestep_back") if name in given
-                }
-            return
-        self.initial = given["sample"].clone()
-        self._start = _state(scheduler)
+        """Remember what the first round begins with; let the others begin without what the pipeline kept."""
+        if self.round and self.calls == self._again:
+            # CogVideoX hands its scheduler what it kept of the step before
+            given |= {name: None for name in ("old_pred_original_sample", "timestep_back") if name in given}
+        if not self._start:
+            self._start = _state(scheduler)
+        position = getattr(scheduler, "_step_index", None)
+        if self.round == 0 and (self.calls if position is None else position) <= self._begin:
+            self.initial = given["sample"].clone()  # of a step that is taken twice, what is stepped at last
 
     def is_over(self, scheduler: Any) -> bool:
         """Whether the round's last step was made. Cosmos makes each twice, and sets the position back in between."""

@@ -123,7 +123,7 @@ class DiffusersEngine:
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
             rising = _Rising(self._turn)
-            clip = yield from self._insist(plan, spec, rising, lambda: self._make(plan, spec, inputs))
+            clip = yield from self._insist(plan, spec, rising, lambda: self._make(plan, spec, inputs, rising))
             second, larger = plan.second, spec.second
             if second is not None and larger is not None and second.model != spec.id:
                 first = clip
@@ -164,13 +164,14 @@ class DiffusersEngine:
             if not shortage.is_shortage(error):
                 raise
             with self._turn:
-                is_in_second = plan.second is not None and rising.reached.index > plan.first_steps
-                short = self._short(error, spec, plan.second if is_in_second else plan, rising.stage)
+                this = plan.second if plan.second is not None and rising.is_in_second else plan
+                short = self._short(error, spec, this, shortage.stage_of(error) or rising.stage)
         self._adapters.clear()
         shortage.reclaim(self._device)
         return short
 
-    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs) -> _Making:
+    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising) -> _Making:
+        rising.is_in_second = False
         yield Step("load")
         if spec.second is not None and plan.upscale is not None:
             self._locate(spec.second)  # one that is not there shall not be missed after half of the work
@@ -189,6 +190,7 @@ class DiffusersEngine:
             if plan.second is not None and plan.second.model == spec.id:
                 choices += _named_second(model.choose_tiling(plan.second, slot))
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
+                rising.is_in_second = True
                 frames = yield from generic.upscale(plan, spec, slot, larger, frames)
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
@@ -233,10 +235,12 @@ class DiffusersEngine:
             except ModelUnavailable:
                 return False
             has_room = self._residence.reserve(spec)
-        self._background.begin(
-            files, functools.partial(self._residence.bring_ahead, spec) if has_room else None
-        )
+        self._background.begin(files, functools.partial(self._bring_ahead, spec) if has_room else None)
         return True
+
+    def _bring_ahead(self, spec: ModelSpec) -> None:
+        with self._meter.something_else():
+            self._residence.bring_ahead(spec)
 
     def aside(self) -> contextlib.AbstractContextManager[None]:
         return self._background.aside()
@@ -321,6 +325,8 @@ class _Rising:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self.reached = self._latest = Step("load")
+        #: Whether the model works on the second pass; the steps that are done do not tell, before the first of these.
+        self.is_in_second = False
 
     @property
     def stage(self) -> str:
@@ -362,7 +368,11 @@ class _Rising:
 
 def _is_ahead(step: Step, reached: Step) -> bool:
     is_early = step.stage == "decode_latents" and (reached.index < reached.of or reached.stage == "load")
-    return not is_early and _ORDER.index(step.stage) >= _ORDER.index(reached.stage)
+    return not is_early and _place_of(step) >= _place_of(reached)
+
+
+def _place_of(step: Step) -> tuple[int, float]:
+    return _ORDER.index(step.stage), step.index / step.of
 
 
 def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:

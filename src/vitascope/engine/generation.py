@@ -80,7 +80,8 @@ def pause_at_blocks(modules: dict[str, torch.nn.Module]) -> None:
         stage = STAGE_OF_COMPONENT.get(name)
         hook = _pause_if_long if stage is None else _pausing_hook(Step(stage))
         for block in _blocks(module):
-            block.register_forward_pre_hook(hook)
+            # before weights that are kept in bytes are made whole: who is cancelled there would leave them so
+            block.register_forward_pre_hook(hook, prepend=True)
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:

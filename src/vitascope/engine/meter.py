@@ -49,6 +49,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._open: list[Reading] = []
+        self._num_others = 0
         self._highest = 0
 
     @contextlib.contextmanager
@@ -57,13 +58,26 @@ class Meter:
         self.forget_peak()
         reading = Reading(self, self.used_bytes(), self.file_bytes())
         self._open.append(reading)
-        if len(self._open) > 1:
-            for each in self._open:
-                each.is_alone = False
+        if len(self._open) > 1 or self._num_others:
+            self._tell_others()
         try:
             yield reading
         finally:
             self._open.remove(reading)
+
+    @contextlib.contextmanager
+    def something_else(self) -> Iterator[None]:
+        """Have nothing that is measured be alone, while memory is taken for something else: a model that is loaded beside."""
+        self._num_others += 1
+        self._tell_others()
+        try:
+            yield
+        finally:
+            self._num_others -= 1
+
+    def _tell_others(self) -> None:
+        for each in self._open:
+            each.is_alone = False
 
     def used_bytes(self) -> int:
         """Measure what is in use now."""

@@ -13,11 +13,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 
+import diffusers
 import torch
 
 from vitascope.domain.errors import OutOfMemory
 from vitascope.domain.model_spec import ModelSpec, Size
 from vitascope.domain.plan import Plan
+
+from .generation import STAGE_OF_COMPONENT
 
 GIB = 2**30
 
@@ -55,6 +58,22 @@ def asked_bytes(error: BaseException) -> int | None:
         found = _ASKED.search(str(each)) if _is_one(each) else None
         if found is not None:
             return round(float(found[1] or found[3]) * _UNITS[(found[2] or "bytes").lower()])
+    return None
+
+
+def stage_of(error: BaseException) -> str | None:
+    """Tell the stage by the component that an error was raised in; None if it was in none.
+
+    What a pipeline paused at last does not tell: at the first of its steps, where most lacks of memory are, that was the
+    reading of the prompt or of a picture.
+    """
+    names: dict[int, str] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        this = frame.f_locals.get("self")
+        if isinstance(this, diffusers.DiffusionPipeline):
+            names = {id(part): name for name, part in this.components.items()}
+        elif id(this) in names:
+            return STAGE_OF_COMPONENT.get(names[id(this)], "denoise")
     return None
 
 

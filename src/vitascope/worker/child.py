@@ -122,18 +122,27 @@ class _Child:
             if order["do"] == "prepare":
                 self._later.remove(order)
                 self._prepare(order["model"])
-            elif order["do"] == "load" and self._prepare(order["model"]):
+            elif order["do"] == "load" and self._has_loaded(order["model"]):
                 self._later.remove(order)
                 self._pipe.send({**self._obey(order), **self._engine_now()})
+            elif order["do"] == "load" and not order.get("is_begun"):
+                # one that does not come is loaded after the job, or fails there: not tried again at every step
+                order["is_begun"] = self._prepare(order["model"])
+
+    def _has_loaded(self, model: str) -> bool:
+        with contextlib.suppress(VitascopeError):  # who needs it hears why
+            return self._resolve(model).id in self._engine.loaded_models
+        return False
 
     def _prepare(self, model: str) -> bool:
-        """Have a model loaded beside what runs; returns whether it is."""
-        with contextlib.suppress(VitascopeError):  # who needs it hears why
-            spec = self._resolve(model)
-            if spec.id in self._engine.loaded_models:
-                return True
-            self._engine.prepare(spec)
-        return False
+        """Begin to load a model beside what runs; returns whether that has begun. Whatever goes wrong, what runs goes on."""
+        try:
+            return self._engine.prepare(self._resolve(model))
+        except VitascopeError:
+            return False  # who needs it hears why
+        except Exception:
+            logger.exception("a model was not loaded ahead", extra={"model": model})
+            return False
 
     def _engine_now(self) -> Message:
         engine = self._engine

@@ -12,18 +12,15 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import torch
 
 from vitascope.domain.errors import ModelUnavailable
+from vitascope.engine.courses import begin_at
 from vitascope.engine.latents import OtherLatents, encode, normalised, place_in
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
-
-BY_STEP = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
-"""What schedulers keep for each step."""
 
 STARTS_WITH_PICTURE = ("SanaImageToVideoPipeline", "Kandinsky5I2VPipeline")
 """Pipeline classes whose first latent frame is the given picture's and is never denoised (diffusers 0.42).
@@ -34,14 +31,14 @@ Of LTX's, a mask beside the latents says so; others put the picture over the lat
 
 @contextlib.contextmanager
 def beginning_in(
-    pipe: Any, clip: Frames, num_steps: int, family: str, generator: torch.Generator
+    pipe: Any, clip: Frames, first_step: int, family: str, generator: torch.Generator
 ) -> Iterator[None]:
     """Let a pipeline's next call run only the last steps, over a clip.
 
     Args:
         pipe: with a scheduler of the request's own.
         clip: uint8 (num_frames, height, width, 3), as the call will make them.
-        num_steps: how many steps run.
+        first_step: the first that runs, counted from 0.
         family: of the checkpoint's scheduler; see `schedulers.family_of`.
         generator: draws the noise.
 
@@ -49,7 +46,7 @@ def beginning_in(
         ModelUnavailable: inside the call, if the autoencoder or the latents are of a kind that is not known.
     """
     start = _Start(pipe, clip, family, generator)
-    _skip_steps(pipe.scheduler, num_steps, start.levels_are_known)
+    begin_at(pipe.scheduler, first_step, start.levels_are_known)
     prepare = pipe.prepare_latents
 
     @functools.wraps(prepare)
@@ -133,28 +130,3 @@ def _noised(scheduler: Any, family: str, clean: torch.Tensor, noise: torch.Tenso
         return scheduler.add_noise(clean, noise, time)
     level = scheduler.sigmas[0].to(clean)
     return level * noise + (1 - level) * clean
-
-
-def _skip_steps(scheduler: Any, num_steps: int, after: Any) -> None:
-    """Let a scheduler make only the last steps of each schedule; tell `after` whenever this one's is laid out.
-
-    All that it keeps by step is cut alike, so that it counts from the first step that runs.
-    """
-    own = type(scheduler)
-    original = ref(scheduler)  # weak, since it is kept by the class of what it refers to
-
-    class Shortened(own):  # type: ignore[misc,valid-type]
-        @functools.wraps(own.set_timesteps)  # pipelines look at the signature to see which arguments it takes
-        def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().set_timesteps(*args, **kwargs)
-            whole = -(-len(self.timesteps) // self.order)
-            skipped = max(0, whole - num_steps) * self.order
-            for name in BY_STEP:
-                if (values := getattr(self, name, None)) is not None:
-                    setattr(self, name, values[skipped:])
-            if self is original():  # pipelines make copies, of sound for instance
-                after()
-            return result
-
-    Shortened.__name__, Shortened.__qualname__ = own.__name__, own.__qualname__
-    scheduler.__class__ = Shortened

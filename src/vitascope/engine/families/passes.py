@@ -20,7 +20,7 @@ from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec, SchedulerFamily
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
-from vitascope.engine.courses import begin_at, in_rounds
+from vitascope.engine.courses import in_rounds
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import family_of, make_scheduler, on_each_step
@@ -62,14 +62,10 @@ class Pass:
     steps_before: int
     #: Frames that it goes on with, of `shape`: its steps are the last ones, over these as they are with noise.
     base: Frames | None = None
-    #: What it begins from instead of noise of its own, as the pipeline takes them; at the noise level of `first_step`.
-    latents: torch.Tensor | None = None
     #: How often all its steps run, each time from the low frequencies of what the time before made.
     rounds: int = 1
     #: Draws the high frequencies, of the rounds after the first.
     round_noise: torch.Generator | None = None
-    #: The first step that runs; for a given video `strength` says it.
-    first_step: int = 0
 
     @classmethod
     def of_window(
@@ -150,7 +146,7 @@ def _beginning(
 ) -> AbstractContextManager[None]:
     if this.base is None or this.start.video is not None:
         return contextlib.nullcontext()
-    return beginning_in(pipe, this.base, this.num_steps, family, generator)
+    return beginning_in(pipe, this.base, this.num_inference_steps - this.num_steps, family, generator)
 
 
 @contextlib.contextmanager
@@ -158,8 +154,6 @@ def _own_state(pipe: Any, this: Pass) -> Iterator[SchedulerFamily]:
     """Lend the pipeline a scheduler, and a guider where it has one, for this pass only: both keep their position."""
     checkpoint = {name: getattr(pipe, name) for name in ("scheduler", "guider") if hasattr(pipe, name)}
     pipe.scheduler = make_scheduler(pipe.scheduler, this.scheduler, this.flow_shift)
-    if this.first_step:
-        begin_at(pipe.scheduler, this.first_step)
     if this.rounds > 1:
         assert this.round_noise is not None
         in_rounds(pipe.scheduler, FreeInit(pipe, this.shape[:3], this.rounds, this.round_noise))
@@ -191,8 +185,6 @@ def _arguments(
     }
     arguments |= {other: arguments[name] for other, name in ALSO_CALLED.items()}
     arguments |= spec.call
-    if this.latents is not None:
-        arguments["latents"] = this.latents
     arguments |= arguments_of(this.start, parameters, this.strength)
     return {name: value for name, value in arguments.items() if name in parameters}
 
