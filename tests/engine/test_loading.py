@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from vitascope.catalog import locate
 from vitascope.catalog.sources import embedded_folder
 from vitascope.domain.errors import ModelTooLarge
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.step import Step
 from vitascope.engine import EngineBusy, activations, offloading
 from vitascope.engine.activations import Extent, largest_extent
 from vitascope.engine.compact import compact, whole
@@ -245,6 +248,38 @@ def test_offloaded_weights_make_the_same_frames_and_come_home(
     running.close()
     assert {id(p): p.data_ptr() for p in parameters_of(model)} == before
     assert engine.capacity(spec) == 1
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_a_cancelled_request_over_offloaded_weights_leaves_nothing(
+    models: Models, offload: str, open_engine: Callable[..., DiffusersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its autoencoder keeps from frame to frame is gigabytes on a GPU, and must not wait for garbage to be collected."""
+    monkeypatch.setattr(offloading, "fetch", lambda tensor, _device: tensor.clone())
+    machine = Machine("cuda", "a GPU", 10**12, 10**12, 10**12, measure(CPU).has_bfloat16)
+    monkeypatch.setattr("vitascope.engine.keeper.measure", lambda *_: machine)
+    engine, spec = open_engine(), models["WanPipeline"]
+    engine._models._wishes = Wishes(offload=offload)
+    made: list[weakref.ref[torch.nn.Module]] = []
+    make_slot = Slot.__init__
+
+    def noted(slot: Slot, *args: Any) -> None:
+        make_slot(slot, *args)
+        made.append(weakref.ref(slot.modules()["vae"]))
+
+    monkeypatch.setattr(Slot, "__init__", noted)
+    plain = run(engine, spec, make_plan(spec))[1].frames
+    running = engine.generate(make_plan(spec), spec)
+    while next(running) != Step("decode_latents"):
+        pass
+    gc.collect()
+    gc.disable()
+    try:
+        running.close()
+        assert [found() for found in made] == [None]
+    finally:
+        gc.enable()
+    np.testing.assert_array_equal(run(engine, spec, make_plan(spec))[1].frames, plain)
 
 
 def parameters_of(model: LoadedModel) -> list[torch.nn.Parameter]:

@@ -16,6 +16,7 @@ from PIL import Image
 import tiny
 from tiny import make_plan, run
 from vitascope.catalog import Catalog, locate
+from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec, Size
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step, percent
@@ -370,6 +371,9 @@ def test_another_checkpoint_makes_the_second_pass(tmp_path: Path) -> None:
     assert np.array_equal(frames, made(size)[1])
     assert differs(frames, made(replace(size, strength=1.0))[1]) > 0
     assert differs(frames, made(replace(size, guidance_scale=2.0))[1]) > 0
+    planned = make_plan(spec, upscale=size)
+    with pytest.raises(ModelUnavailable, match="model `second`, which makes the second pass, is not"):
+        run(engine, replace(spec, second=None), planned, Inputs(larger=Inputs()))
 
 
 def test_the_embedded_model_keeps_its_first_result_the_more_the_lower_the_strength(engine: Engine) -> None:

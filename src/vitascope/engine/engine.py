@@ -173,8 +173,7 @@ class DiffusersEngine:
     def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising) -> _Making:
         rising.is_in_second = False
         yield Step("load")
-        if spec.second is not None and plan.upscale is not None:
-            self._locate(spec.second)  # one that is not there shall not be missed after half of the work
+        self._check_second(plan, spec)
         self._make_way(plan, spec)
         with (
             self._residence.use(spec) as model,
@@ -217,6 +216,20 @@ class DiffusersEngine:
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(second), reading.work_bytes)
         return Clip(frames, first.choices + choices)
+
+    def _check_second(self, plan: Plan, spec: ModelSpec) -> None:
+        """A checkpoint for the second pass that is not there shall not be missed after half of the work.
+
+        Raises:
+            ModelUnavailable: it is not.
+        """
+        if plan.second is None or plan.second.model == spec.id:
+            return
+        if spec.second is None:
+            raise ModelUnavailable(
+                f"model `{plan.second.model}`, which makes the second pass, is not on this machine"
+            )
+        self._locate(spec.second)
 
     def _make_way(self, plan: Plan, spec: ModelSpec) -> None:
         """Unload a model whose weights leave this plan too little memory: it is loaded again with some of them elsewhere."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from accelerate.utils import send_to_device
 
 from .placement import Offload
@@ -39,7 +39,7 @@ class Offloading:
 
     def arrange(self, modules: dict[str, torch.nn.Module]) -> None:
         """Make the components of a slot come and go; the ones of a slot before are forgotten."""
-        self.leave()
+        self.forget()
         looks_ahead = self._offload == "group"  # a layer comes too quickly for that
         distinct = {id(module): name for name, module in modules.items()}
         self._parts = [
@@ -64,6 +64,13 @@ class Offloading:
         finally:
             self._is_lent = False
             self.leave()
+
+    def forget(self) -> None:
+        """Let go of a slot's components, and of all that they hold, without waiting for garbage to be collected."""
+        self.leave()
+        for part in self._parts:
+            part.release()
+        self._parts = []
 
     def leave(self) -> None:
         """Free the device of all of it, wherever a request stopped."""
@@ -123,9 +130,18 @@ class _Part:
         self._now: _Piece | None = None
         has_streams = looks_ahead and device.type in ("cuda", "xpu") and len(pieces) > 1
         self._stream = torch.get_device_module(device).Stream(device) if has_streams else None
-        for index, piece in enumerate(pieces):
-            # first of all: weights that are kept in bytes are made whole where they work
+        # first of all: weights that are kept in bytes are made whole where they work
+        self._hooks = [
             piece.register_forward_pre_hook(self._turn_of(index), prepend=True)
+            for index, piece in enumerate(pieces)
+        ]
+
+    def release(self) -> None:
+        """Undo what makes the component and this refer to each other."""
+        for hook in self._hooks:
+            hook.remove()
+        remove_hook_from_module(self.module)
+        vars(self.module).pop("forward", None)  # its class's own, bound to it
 
     def come(self) -> None:
         self._rest.come()

@@ -108,7 +108,12 @@ class Slots:
         slot = self._idle.pop() if self._idle else self._make()
         slot.state = TorchState(seed, self._device)
         with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
-            yield slot
+            try:
+                yield slot
+            except BaseException:
+                if self._offloading is not None:
+                    self._offloading.forget()
+                raise
         slot.state = None
         self._idle.append(slot)
 
