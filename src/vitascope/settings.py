@@ -49,6 +49,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+_Key = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
+"""Of a service; an empty one, as a compose file passes an unset variable on, is none."""
+
+
 class ServerSettings(_Section):
     """The web process."""
 
@@ -332,7 +336,7 @@ class PromptingSettings(_Section):
     """The language model: its name at `url`; without a `url` a folder of this machine, or the hub id of a model that was downloaded. By default there is none, and prompts are used as they are."""
     url: str | None = None
     """Base URL of an OpenAI-compatible chat endpoint, such as `http://127.0.0.1:11434/v1`."""
-    api_key: SecretStr | None = None
+    api_key: _Key = None
     """Bearer token for `url`. Engine processes get it: they ask."""
     device: str | None = None
     """torch device of a model on this machine; by default `engine.device`. `cpu` where the video's model needs all of the GPU."""
@@ -365,7 +369,7 @@ class ModerationSettings(_Section):
     """UTF-8 text file of words and phrases, one a line, that no prompt may hold; case, accents and invisible characters make no difference, and `*` at an end stands for the rest of a word. Read at start."""
     url: str | None = None
     """Base URL of an OpenAI-compatible moderation endpoint, such as `https://api.openai.com/v1`, that is asked about each prompt before it is queued."""
-    api_key: SecretStr | None = None
+    api_key: _Key = None
     """Bearer token for `url`."""
     model: str | None = None
     """Model of that endpoint. By default the endpoint's own."""

@@ -195,7 +195,8 @@ def test_improved_sampling_is_told_and_costs_all_its_steps(client: httpx.Client)
 
 def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
     assert create(client)["upscale"] is None
-    assert create(client, upscale=False)["upscale"] is None
+    for nothing in (False, "no"):
+        assert create(client, upscale=nothing)["upscale"] is None
     job = create(client, upscale=True, num_inference_steps=20, guidance_scale=2)
     schema.Job.model_validate(job, extra="forbid")
     assert (job["width"], job["height"], job["num_inference_steps"]) == (192, 128, 20)
@@ -222,6 +223,7 @@ def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
     [
         ({"upscale": {"width": 64}}, "upscale.width", "from 96, which the first pass has"),
         ({"upscale": {"strength": 2}}, "upscale.strength", "from 0 to 1"),
+        ({"upscale": 1}, "upscale", "it must be true, false or an object"),
         ({"upscale": {"steps": 2}}, "upscale.steps", "no such parameter"),
         ({"upscale": {"width": "wide"}}, "upscale.width", "whole number"),
         ({"upscale": "please"}, "upscale", "true, false or an object"),

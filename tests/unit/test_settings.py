@@ -230,6 +230,15 @@ def test_a_bucket_is_described_by_settings_and_by_aws_variables(monkeypatch: pyt
     )
 
 
+@pytest.mark.parametrize("section", ["PROMPTING", "MODERATION"])
+def test_an_empty_key_of_a_service_is_none(monkeypatch: pytest.MonkeyPatch, section: str) -> None:
+    """Compose files pass an unset variable on as an empty one."""
+    monkeypatch.setenv(f"VITASCOPE_{section}__URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv(f"VITASCOPE_{section}__MODEL", "small")
+    monkeypatch.setenv(f"VITASCOPE_{section}__API_KEY", "")
+    assert getattr(settings.load(), section.lower()).api_key is None
+
+
 @pytest.mark.parametrize(
     ("given", "rule"),
     [

@@ -164,7 +164,7 @@ class Desk:
             ModerationUnavailable: nobody can say whether they are.
         """
         is_repeatable = draft.sent.has_urls or draft.sent.has_file_ids or draft.request.webhook is not None
-        is_repeatable = is_repeatable or bool(draft.request.loras) or self.service.checks_texts
+        is_repeatable = is_repeatable or self.service.has_loras(draft) or self.service.checks_texts
         if once is not None and (is_repeatable or self.service.is_disk_full):
             # looked for before the URL is: it may be good for one time only, a file or adapter be gone since, and a check say otherwise
             first = await self.write(self.service.made_before, once, caller)

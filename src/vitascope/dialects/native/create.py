@@ -209,7 +209,7 @@ def _watermark(fields: Fields) -> tuple[Watermark | None, bytes | str | None]:
 def _upscale(fields: Fields) -> Upscale | None:
     """True for a second pass as the model's card says, false for none, or an object with what shall be otherwise."""
     value = fields.raw("upscale")
-    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+    if _is_flag(value):
         try:
             return Upscale() if fields.boolean("upscale") else None
         except InvalidParameter as error:
@@ -229,10 +229,17 @@ def _upscale(fields: Fields) -> Upscale | None:
         raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
 
 
+def _is_flag(value: object) -> bool:
+    """Whether a value says yes or no, in whatever way, and is not an object."""
+    if isinstance(value, str):
+        return value.lstrip()[:1] != "{"
+    return value is None or isinstance(value, bool | int | float)
+
+
 def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
     """True, false, or an object with the seed of its own noise."""
     value = fields.raw("improved_sampling")
-    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.lstrip()[:1] != "{"):
+    if _is_flag(value):
         try:
             return ImprovedSampling() if fields.boolean("improved_sampling") else None
         except InvalidParameter as error:
