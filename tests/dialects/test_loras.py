@@ -238,3 +238,6 @@ class TestOpenAI:
         assert server.store.get(remix["id"].rpartition("_")[2]).plan.loras == (Lora("pan"),)
         other = server.client.post(path, json={"prompt": "a cat", "lora": "zoom"}).json()
         assert server.store.get(other["id"].rpartition("_")[2]).plan.loras == (Lora("zoom"),)
+        for off in ([], False, "none"):
+            none = server.client.post(path, json={"prompt": "a cat", "lora": off}).json()
+            assert server.store.get(none["id"].rpartition("_")[2]).plan.loras == ()

@@ -202,12 +202,22 @@ def test_nothing_is_prepared_in_the_way_of_a_generation_that_has_no_model_yet(
     assert isinstance(clip, Clip)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [("in_channels", 99, "could not be loaded"), ("num_layers", 7, "lack `blocks")],
+)
 def test_what_fails_beside_fails_again_where_it_is_needed(
-    engine: DiffusersEngine, models: Models, tmp_path: Any, caplog: pytest.LogCaptureFixture
+    engine: DiffusersEngine,
+    models: Models,
+    tmp_path: Any,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    value: int,
+    reason: str,
 ) -> None:
     folder = tiny.build("WanPipeline", tmp_path / "cut")
     config = folder / "transformer" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 99}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
     broken, whole = Catalog.open().resolve_local(str(folder)), models["LTXPipeline"]
     running = engine.generate(make_plan(whole), whole)
     next(running)
@@ -218,7 +228,7 @@ def test_what_fails_beside_fails_again_where_it_is_needed(
     *_, clip = running
     assert isinstance(clip, Clip)
     assert engine.residency.loads == 1
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(ModelUnavailable, match=reason):
         run(engine, broken, make_plan(broken))
 
 

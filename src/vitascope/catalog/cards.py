@@ -155,7 +155,7 @@ def _upscale(value: Any) -> UpscaleRule | None:
         kind, name = _UPSCALE_KEYS[key]
         if not isinstance(given, kind) or isinstance(given, bool):
             raise TypeError(f"`upscale.{key}` must be {name}")
-        if key in ("steps", "max_pixels") and given < 1:
+        if key in ("steps", "max_pixels") and isinstance(given, int) and given < 1:
             raise ValueError(f"`upscale.{key}` is {given}, but it must be at least 1")
     asked = Bounds(**{**asdict(UpscaleRule().strength), **value.get("strength", {})})
     if not 0 <= asked.minimum <= asked.default <= asked.maximum <= 1:

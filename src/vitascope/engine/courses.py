@@ -189,7 +189,7 @@ class _Course:
         if not self._start:
             self._start = _state(scheduler)
         position = getattr(scheduler, "_step_index", None)
-        if self.round == 0 and (self.calls if position is None else position) <= self._begin:
+        if self.round == 0 and (self.calls if position is None else position) == 0:
             self.initial = given["sample"].clone()  # of a step that is taken twice, what is stepped at last
 
     def is_over(self, scheduler: Any) -> bool:

@@ -181,6 +181,12 @@ def _from_pretrained(
         reason = str(error).strip().split("\n", 1)[0].replace(str(Path(location)), "the model's folder")
         raise ModelUnavailable(f"model `{spec.id}` could not be loaded: {reason[:300]}") from error
     for name, module in _modules(pipe).items():
+        missing = [each for each, tensor in module.named_parameters() if tensor.is_meta]
+        if missing:  # diffusers only warns of them
+            message = (
+                f"model `{spec.id}` could not be loaded: the files of its {name} lack `{missing[0][:100]}`"
+            )
+            raise ModelUnavailable(message, hint=f"{len(missing)} tensors are missing")
         if name not in given or name in parts:
             _compact(name, module, placement)
     return pipe

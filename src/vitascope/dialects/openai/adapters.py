@@ -23,13 +23,15 @@ NUMBERS = ("int_id", "lora_int_id")
 
 
 def read_loras(order: Order, fields: Fields) -> None:
-    """Read a name, an object, or a list of either.
+    """Read a name, an object, or a list of either; what is switched off keeps the adapters of a source away too.
 
     Raises:
         InvalidParameter: one names no adapter, or is of the wrong type or form.
     """
     value = fields.raw("lora")
     if is_off(value):
+        if value not in (None, ""):
+            order.names["loras"] = "lora"
         return
     listed = fields.listing("lora", MAX_LORAS)
     is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[")

@@ -189,7 +189,7 @@ def _take_from(source: Job | None, order: Order) -> None:
         given = source.request
         order.inherited = frozenset(name for name in INHERITED if getattr(asked, name) is None)
         order.change(**{name: getattr(given, name) for name in order.inherited})
-        if not asked.loras:
+        if "loras" not in order.names:
             order.change(loras=given.loras)
         if not asked.negative_prompt:
             order.change(negative_prompt=given.negative_prompt)
