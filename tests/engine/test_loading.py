@@ -153,6 +153,22 @@ def test_a_layer_that_fails_keeps_its_bytes() -> None:
     assert torch.equal(layer(torch.zeros(1, 8)), layer.bias[None])
 
 
+def test_a_layer_without_memory_for_its_weights_keeps_all_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.Linear(8, 8).requires_grad_(requires_grad=False)
+    holder = torch.nn.ModuleDict({"layer": layer})
+    compact(holder, "int8")
+    expected = layer(torch.ones(1, 8))
+
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(layer.kept_in_bytes), "_values", fail)
+        with pytest.raises(MemoryError):
+            layer(torch.ones(1, 8))
+    assert torch.equal(layer(torch.ones(1, 8)), expected)
+
+
 def test_a_layer_where_a_request_is_cancelled_keeps_its_bytes() -> None:
     """A block may be a single layer: it stands still before its weights are made whole, not after."""
     holder = torch.nn.Module()

@@ -276,6 +276,30 @@ def test_a_lack_while_loading_is_no_broken_file(models: Models, monkeypatch: pyt
     engine.close()
 
 
+def test_a_lack_on_the_way_to_the_device_is_one_while_loading(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it is raised in the denoiser, and in a pipeline's method."""
+    spec = models["WanPipeline"]
+    engine = DiffusersEngine(locate, device="cpu", threads=1)
+
+    def fail(_module: Any, *_args: Any, **_kwargs: Any) -> Any:
+        raise cpu_error()
+
+    monkeypatch.setattr(type(_denoiser_of(engine, spec)), "to", fail)
+    engine.unload(spec.id)
+    with pytest.raises(OutOfMemory, match="while it was loaded"):
+        run(engine, spec, make_plan(spec))
+    engine.close()
+
+
+def _denoiser_of(engine: DiffusersEngine, spec: ModelSpec) -> torch.nn.Module:
+    engine.load(spec)
+    assert engine._loaded is not None
+    found: torch.nn.Module = engine._loaded.pipelines["text"].transformer
+    return found
+
+
 def test_other_errors_are_what_they_were(models: Models, tmp_path: Any) -> None:
     spec = models["WanPipeline"]
     engine = DiffusersEngine(lambda _spec: str(tmp_path), device="cpu", threads=1)

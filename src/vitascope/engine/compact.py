@@ -82,8 +82,8 @@ class _Kept:
         if self._scales_first:
             layer.weight.data = self.whole(layer)
         else:
-            layer.weight.data = self._values(self._narrowed, self._dtype)
             self._bias, layer.bias = layer.bias, None  # it comes after the scale
+            layer.weight.data = self._values(self._narrowed, self._dtype)  # what may fail is last
 
     def _narrow(self, layer: Any, _inputs: Any, output: torch.Tensor | None) -> torch.Tensor | None:
         if self._narrowed is None:

@@ -65,12 +65,12 @@ def stage_of(error: BaseException) -> str | None:
     """Tell the stage by the component that an error was raised in; None if it was in none.
 
     What a pipeline paused at last does not tell: at the first of its steps, where most lacks of memory are, that was the
-    reading of the prompt or of a picture.
+    reading of the prompt or of a picture. Only where a pipeline is called: it also brings its components to the device.
     """
     names: dict[int, str] = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         this = frame.f_locals.get("self")
-        if isinstance(this, diffusers.DiffusionPipeline):
+        if isinstance(this, diffusers.DiffusionPipeline) and frame.f_code.co_name == "__call__":
             names = {id(part): name for name, part in this.components.items()}
         elif id(this) in names:
             return STAGE_OF_COMPONENT.get(names[id(this)], "denoise")
