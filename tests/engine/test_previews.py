@@ -23,7 +23,7 @@ from vitascope.engine import Engine, previews
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.latents import OtherLatents, unpack
 from vitascope.engine.previews import MAX_BYTES, MAX_SIDE, predicted_clean, to_webp
-from vitascope.engine.schedulers import make_scheduler
+from vitascope.engine.schedulers import is_flow, make_scheduler
 
 Models = dict[str, ModelSpec]
 
@@ -154,6 +154,9 @@ def test_the_projection_explains_other_clips_than_it_was_fitted_to(
 
 
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+WAN = diffusers.UniPCMultistepScheduler(
+    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+)
 EPSILON = diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
 VELOCITY = diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")
 
@@ -164,6 +167,9 @@ VELOCITY = diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")
         (FLOW, None),
         (FLOW, "UniPCMultistepScheduler"),
         (FLOW, "DPMSolverMultistepScheduler"),
+        (FLOW, "FlowMatchLCMScheduler"),
+        (WAN, "FlowMatchEulerDiscreteScheduler"),
+        (WAN, "FlowMatchHeunDiscreteScheduler"),
         (EPSILON, None),
         (EPSILON, "EulerDiscreteScheduler"),
         (EPSILON, "EulerAncestralDiscreteScheduler"),
@@ -194,7 +200,7 @@ def _noisy(
     scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep: Any, index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sample at a step's noise level, and what a perfect model answers to it."""
-    if scheduler.config.get("use_flow_sigmas") or type(scheduler).__name__.startswith("FlowMatch"):
+    if is_flow(scheduler):
         sigma = scheduler.sigmas[index]
         return (1 - sigma) * clean + sigma * noise, noise - clean
     if float(scheduler.init_noise_sigma) != 1.0:

@@ -22,6 +22,7 @@ from PIL import Image
 from vitascope.domain.plan import Plan
 
 from .latents import OtherLatents, encode, is_of_video, normalised, ratios, token_grid, unpack
+from .schedulers import is_flow
 from .slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def predicted_clean(scheduler: Any, given: dict[str, Any], index: int) -> torch.
         return None
     config = scheduler.config
     kind = config.get("prediction_type", "epsilon")
-    if _is_flow(scheduler):
+    if is_flow(scheduler) or kind == "flow_prediction":
         end = 1.0 if config.get("invert_sigmas") else 0.0
         return sample + (end - scheduler.sigmas[index].to(sample.device)) * output
     if not hasattr(scheduler, "alphas_cumprod"):
@@ -179,12 +180,6 @@ def predicted_clean(scheduler: Any, given: dict[str, Any], index: int) -> torch.
     if kind == "epsilon":
         return (sample - noise * output) / signal
     return signal * sample - noise * output if kind == "v_prediction" else output
-
-
-def _is_flow(scheduler: Any) -> bool:
-    config = scheduler.config
-    is_named = type(scheduler).__name__.startswith("FlowMatch")
-    return is_named or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
 
 
 # The fit
