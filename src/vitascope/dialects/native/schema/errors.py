@@ -1,0 +1,30 @@
+"""Answers to what is not done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
+
+    code: str
+    message: str
+    hint: str | None
+    parameter: str | None = None
+    rule: str | None = None
+    nearest: Any = None
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be carried out as it stands."},
+    "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now."},
+}

@@ -1,0 +1,97 @@
+"""Answers about models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from .jobs import Lora, Mode
+
+
+class Size(BaseModel):
+    """A picture's size in pixels."""
+
+    height: int
+    width: int
+
+
+class FrameRule(BaseModel):
+    """Frame counts of one pass: multiple * k + offset."""
+
+    multiple: int
+    offset: int
+    minimum: int
+    maximum: int
+    default: int
+
+
+class Bounds(BaseModel):
+    """A number's default and range."""
+
+    default: float
+    minimum: float
+    maximum: float
+
+
+class UpscaleRule(BaseModel):
+    """How a model makes a second pass over its own clips."""
+
+    #: The model that makes it.
+    model: str
+    #: Largest picture that it denoises; a larger file is resized.
+    max_pixels: int
+    strength: Bounds
+
+
+class ModelDescription(BaseModel):
+    """A model and what it accepts."""
+
+    id: str
+    title: str
+    description: str
+    license: str
+    aliases: list[str]
+    modes: list[Mode]
+    sizes: list[Size]
+    size_multiple: int
+    max_pixels: int
+    num_frames: FrameRule
+    fps: int
+    num_inference_steps: Bounds
+    guidance_scale: Bounds
+    schedulers: list[str]
+    scheduler_family: Literal["flow", "discrete", "cogvideox", "edm"]
+    #: Null where it changes no videos.
+    strength: Bounds | None
+    #: Null where it makes no second pass.
+    upscale: UpscaleRule | None
+    #: Layers of a CLIP text encoder, which `clip_skip` counts; 0 if there is none.
+    clip_layers: int
+    #: Adapters that its card always applies.
+    card_loras: list[Lora]
+    #: Names of the operator's adapters that fit it; empty while it is not on the server's machine.
+    loras: list[str]
+    takes_prompt: bool
+    takes_negative_prompt: bool
+    #: Of the device, in bfloat16; 0 if unknown.
+    memory_gb: float
+    price_class: str
+    is_default: bool
+    #: `hub:OWNER/NAME`, `embedded:NAME` or `folder`.
+    source: str
+    #: The commit that is on this machine, or that a broken download is of.
+    revision: str | None
+    #: Whether all of it is on the server's machine.
+    downloaded: bool
+    num_bytes_on_disk: int
+    #: Why it cannot be loaded.
+    problem: str | None
+    #: Ids of workers that would start with it at once.
+    loaded_on: list[str]
+
+
+class ModelPage(BaseModel):
+    """All models, the default one first."""
+
+    models: list[ModelDescription]
