@@ -71,7 +71,7 @@ def stage_of(error: BaseException) -> str | None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         this = frame.f_locals.get("self")
         if isinstance(this, diffusers.DiffusionPipeline) and frame.f_code.co_name == "__call__":
-            names = {id(part): name for name, part in this.components.items()}
+            names = {id(part): name for name, part in this.components.items() if part is not None}
         elif id(this) in names:
             return STAGE_OF_COMPONENT.get(names[id(this)], "denoise")
     return None
