@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -215,7 +216,7 @@ def _upscale(fields: Fields) -> Upscale | None:
         except InvalidParameter as error:
             raise InvalidParameter("upscale", error.value, "it must be true, false or an object") from None
     inner = Fields(fields.mapping("upscale"))
-    try:
+    with _named_within("upscale"):
         inner.check_names(UPSCALE_PARAMETERS)
         return Upscale(
             height=inner.integer("height"),
@@ -224,9 +225,18 @@ def _upscale(fields: Fields) -> Upscale | None:
             guidance_scale=inner.number("guidance_scale"),
             num_inference_steps=inner.integer("num_inference_steps"),
         )
+
+
+@contextlib.contextmanager
+def _named_within(name: str) -> Iterator[None]:
+    """Say what is wrong with a member of an object by the names of both."""
+    try:
+        yield
     except InvalidParameter as error:
-        name = f"upscale.{error.parameter}"
-        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
+        whole = f"{name}.{error.parameter}"
+        raise InvalidParameter(
+            whole, error.value, error.rule, nearest=error.nearest, hint=error.hint
+        ) from None
 
 
 def _is_flag(value: object) -> bool:
@@ -246,12 +256,9 @@ def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
             rule = "it must be true, false, or an object with `seed`"
             raise InvalidParameter("improved_sampling", error.value, rule) from None
     inner = Fields(fields.mapping("improved_sampling"))
-    try:
+    with _named_within("improved_sampling"):
         inner.check_names(("seed",))
         return ImprovedSampling(seed=inner.integer("seed"))
-    except InvalidParameter as error:
-        name = f"improved_sampling.{error.parameter}"
-        raise InvalidParameter(name, error.value, error.rule, hint=error.hint) from None
 
 
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
@@ -262,13 +269,9 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
         if not isinstance(value, str | dict):
             raise InvalidParameter(name, shown(value), "it must be text or an object with `prompt`")
         shot = Fields({"prompt": value} if isinstance(value, str) else value)
-        try:
+        with _named_within(name):
             shot.check_names(SHOT_PARAMETERS)
             shots.append(Shot(shot.text("prompt") or "", _num_frames(shot, fps)))
-        except InvalidParameter as error:
-            raise InvalidParameter(
-                f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
-            ) from None
     return tuple(shots)
 
 
@@ -280,13 +283,9 @@ def _loras(fields: Fields) -> tuple[Lora, ...]:
         if not isinstance(value, str | dict):
             raise InvalidParameter(name, shown(value), "it must be a name or an object with `name`")
         inner = Fields({"name": value} if isinstance(value, str) else value)
-        try:
+        with _named_within(name):
             inner.check_names(LORA_PARAMETERS)
             asked, scale = inner.text("name", max_chars=MAX_NAME_CHARS), inner.number("scale")
-        except InvalidParameter as error:
-            raise InvalidParameter(
-                f"{name}.{error.parameter}", error.value, error.rule, nearest=error.nearest, hint=error.hint
-            ) from None
         if not asked:
             raise InvalidParameter(f"{name}.name", "missing", "it must be an adapter's name")
         loras.append(Lora(asked) if scale is None else Lora(asked, scale))
