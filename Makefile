@@ -3,7 +3,7 @@
 bin := .venv/bin
 
 test: check
-	$(bin)/pytest -n 2
+	$(bin)/pytest -n 2 --dist worksteal
 	$(bin)/pytest -m chaos
 
 # kill -9 of real processes for a minute on each database; the full form is bench/chaos
