@@ -50,7 +50,7 @@ def create(store: Store, small_spec: ModelSpec) -> Callable[..., Job]:
     """Creates a job: what `Store.create` takes by its name, the rest goes into the request."""
 
     def create_one(job_id: str = "a", max_queued: int = LIMIT, **given: Any) -> Job:
-        names = ("key_id", "max_queued_per_key", "max_storage_bytes", "once")
+        names = ("key_id", "max_queued_per_key", "max_storage_bytes", "once", "charge")
         more = {name: given[name] for name in names if name in given}
         asked = {name: value for name, value in given.items() if name not in (*names, "plan_model")}
         request = GenerationRequest(**{"prompt": "a dog", "model": "sora-2", "seed": 1, **asked})

@@ -33,6 +33,7 @@
     │   ├── ForbiddenOrigin
     │   ├── UrlRefused              .rule
     │   ├── ContentRejected         .parameter .reasons
+    │   ├── InsufficientCredits     .needed .left
     │   └── QueueFull               .retry_after_seconds
     ├── GenerationError             the job failed; stored with the job
     │   ├── ModelUnavailable
@@ -279,6 +280,23 @@ class ContentRejected(RequestError):
             else f"`{parameter}` is refused"
         )
         super().__init__(f"{what}: {rule}" if rule else "")
+
+
+class InsufficientCredits(RequestError):
+    """The API key has not enough credits for this.
+
+    Args:
+        needed: what the request costs.
+        left: what the key has.
+    """
+
+    def __init__(self, needed: int, left: int) -> None:
+        self.needed = needed
+        self.left = left
+        message = f"this costs {needed} credits, and the API key has {left}"
+        super().__init__(
+            message, hint="ask for less or for a smaller or shorter video, or have credits granted"
+        )
 
 
 class QueueFull(RequestError):

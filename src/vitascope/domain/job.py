@@ -94,6 +94,10 @@ class Job:
     key_id: str = ""
     #: Whether its client has asked about it, and so knows its id.
     is_read: bool = False
+    #: Credits that were set aside for it; None if its key is not counted.
+    price: int | None = None
+    #: What of them was paid, once it has ended.
+    charged: int | None = None
 
     @property
     def video(self) -> Video | None:

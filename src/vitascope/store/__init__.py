@@ -7,11 +7,13 @@ own module, one per database).
 
 from . import maintenance
 from .cipher import Cipher
+from .ledger import Charge
 from .maintenance import Health
 from .rows import Event, Lapsed, Page, QueueStats, Removal, Running, Situation
 from .store import Store
 
 __all__ = [
+    "Charge",
     "Cipher",
     "Event",
     "Health",

@@ -12,7 +12,7 @@ from vitascope.domain.command import WORKER_STOPPED, CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
-from . import outbox
+from . import ledger, outbox
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
 
@@ -90,6 +90,8 @@ def move(connection: sa.Connection, row: Row, status: JobStatus, now: datetime, 
         # counted from here: what waited for long is kept no shorter, and nothing goes before it is there
         if (seconds := row.request.get("expires_in_seconds")) is not None:
             values["expires_at"] = now + timedelta(seconds=seconds)
+        if row.price is not None:
+            values["charged"] = ledger.close(connection, row, status, values, now)
     changed = note(connection, row, status.value, now, **values)
     if status.is_terminal:
         outbox.write(connection, changed, status, now)

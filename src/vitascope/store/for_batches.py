@@ -42,6 +42,7 @@ from . import changes, queue
 from .base import Base
 from .for_clients import check_room, check_storage, insert_job
 from .for_files import insert_file
+from .ledger import Charge
 from .once import ONCE_KEPT, digest_of
 from .rows import Row, job_of
 from .tables import batch_lines, batches, files, jobs, storable
@@ -302,6 +303,7 @@ class ForBatches(Base):
         max_queued: int,
         max_queued_per_key: int | None = None,
         max_storage_bytes: int | None = None,
+        charge: Charge | None = None,
     ) -> Job:
         """Make a request of a batch a job, once: the job and that it is this line's are one transaction.
 
@@ -314,8 +316,10 @@ class ForBatches(Base):
             max_queued: jobs that may wait when a batch adds one.
             max_queued_per_key: the same, of its key.
             max_storage_bytes: bytes of the key's videos and files above which it makes none.
+            charge: what it costs, if its key is counted.
 
         Raises:
+            InsufficientCredits: the key has not enough credits; there is no job.
             LeaseLost: the batch is another feeder's, or shall end; there is no job.
             QueueFull: as many wait as may; there is no job.
             StorageLimitReached: the key has no room for it; there is no job.
@@ -330,7 +334,7 @@ class ForBatches(Base):
             _check_feed_room(connection, lease, max_queued, max_queued_per_key)
             if max_storage_bytes is not None:
                 check_storage(connection, key_id, max_storage_bytes)
-            job = insert_job(connection, job_id, request, plan, key_id, self._now())
+            job = insert_job(connection, job_id, request, plan, key_id, self._now(), charge=charge)
             fed = sa.update(batch_lines).where(is_it, _is_waiting).values(job_number=job.number, body="")
             if connection.execute(fed).rowcount != 1:
                 raise LeaseLost  # undoes the job: the line has become another, or has ended

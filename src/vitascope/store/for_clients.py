@@ -16,8 +16,9 @@ from vitascope.domain.once import Once
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
 
-from . import changes, history, queue
+from . import changes, history, ledger, queue
 from .base import Base
+from .ledger import Charge
 from .once import find_first, remember
 from .rows import Event, Page, Row, job_of, storage_keys
 from .tables import batches, characters, files, jobs, storable
@@ -57,6 +58,7 @@ class ForClients(Base):
         max_queued_per_key: int | None = None,
         max_storage_bytes: int | None = None,
         once: Once | None = None,
+        charge: Charge | None = None,
     ) -> Job:
         """Add a queued job; when this returns, nothing but its deletion takes it away.
 
@@ -69,6 +71,7 @@ class ForClients(Base):
             max_queued_per_key: jobs that may wait of one key; None is no limit beside the other.
             max_storage_bytes: bytes of the key's videos above which it makes none.
             once: by what a repetition of the request is known.
+            charge: what it costs, if its key is counted.
 
         Returns:
             The new job; or the first one, whose id is another, if the request was sent again.
@@ -77,6 +80,7 @@ class ForClients(Base):
             QueueFull: as many as allowed wait already.
             StorageLimitReached: the key's videos take as much space as they may.
             IdempotencyConflict: the request's name was another request's.
+            InsufficientCredits: the key has not enough credits; there is no job.
         """
         now = self._now()
         with self._database.write() as connection:
@@ -88,7 +92,7 @@ class ForClients(Base):
             if max_storage_bytes is not None:
                 check_storage(connection, key_id, max_storage_bytes)
             fingerprint = None if once is None else once.fingerprint
-            row = insert_job(connection, job_id, request, plan, key_id, now, fingerprint)
+            row = insert_job(connection, job_id, request, plan, key_id, now, fingerprint, charge)
             if once is not None:
                 remember(connection, row, once, now)
         return job_of(row)
@@ -248,8 +252,13 @@ def insert_job(
     key_id: str,
     now: datetime,
     fingerprint: str | None = None,
+    charge: Charge | None = None,
 ) -> Row:
-    """Add a queued job with its first event, in a transaction that holds the queue's lock."""
+    """Add a queued job with its first event and its hold, in a transaction that holds the queue's lock.
+
+    Raises:
+        InsufficientCredits: its key has not enough credits.
+    """
     effort = effort_of(plan)
     values = {
         "id": job_id,
@@ -264,8 +273,10 @@ def insert_job(
         "precedence": -request.priority,
         "fingerprint": fingerprint,
         "last_event": 1,
+        "price": None if charge is None else ledger.hold(connection, key_id, charge),
     }
     row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
+    ledger.write_hold(connection, row, now)
     changes.add_event(connection, row, JobStatus.QUEUED.value, now)
     return row
 

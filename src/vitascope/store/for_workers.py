@@ -197,6 +197,8 @@ class ForWorkers(Base):
         last_event = changes.NEXT_EVENT + changes.LOST_EVENTS
         with self._database.write() as connection:
             rows = connection.execute(lapsed.with_for_update(skip_locked=True)).all()
+            # every such transaction takes the locks of keys' balances in one order, and none waits for another in a ring
+            rows = sorted(rows, key=lambda row: (row.key_id, row.number))
             for row in rows:
                 changes.give_back(connection, row, now, max_attempts=max_attempts, last_event=last_event)
         unneeded = [key for row in rows if row.deleted_at is not None for key in storage_keys(row)]

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from vitascope.domain.errors import SettingsError
 from vitascope.domain.job import JobStatus
 
+from . import ledger
 from .cipher import Cipher
 from .database import connect
 from .for_secrets import CHECK, unreadable
@@ -64,7 +65,7 @@ def check(url: str, cipher: Cipher | None = None) -> Health:
                     f"the schema is {revision or 'missing'}, and {HEAD} is needed: run `vitascope db upgrade`"
                 )
                 return Health(revision, HEAD, {}, (outdated,))
-            problems = _contradictions(connection)
+            problems = [*_contradictions(connection), *ledger.imbalances(connection)]
             if cipher is not None:
                 problems += _unreadable_secrets(connection, cipher)
             return Health(revision, HEAD, _counts(connection), tuple(problems))

@@ -137,6 +137,8 @@ def job_of(row: Row) -> Job:
         details=row.details,
         key_id=row.key_id,
         is_read=row.read_at is not None,
+        price=row.price,
+        charged=row.charged,
     )
 
 

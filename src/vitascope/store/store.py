@@ -12,6 +12,7 @@ from .for_batches import ForBatches
 from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
+from .for_credits import ForCredits
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
 from .for_keys import ForKeys
@@ -32,6 +33,7 @@ class Store(
     ForFiles,
     ForCharacters,
     ForBatches,
+    ForCredits,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

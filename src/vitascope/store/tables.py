@@ -12,11 +12,12 @@ from sqlalchemy.engine import Dialect
 from vitascope.domain.batch import ENDED, BatchStatus, Outcome
 from vitascope.domain.command import CommandStatus
 from vitascope.domain.job import JobStatus
+from vitascope.domain.money import Account, Move
 from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0015"
+HEAD = "0016"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -56,6 +57,12 @@ def storable(text: str) -> str:
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+def _of_move(move: str) -> dict[str, Any]:
+    """An index of the entries of one kind of move."""
+    where = sa.text(f"move = '{move}'")
+    return {"sqlite_where": where, "postgresql_where": where}
 
 
 _BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -135,6 +142,9 @@ jobs = sa.Table(
     sa.Column("fingerprint", sa.String(64)),
     # when its client first asked about it
     sa.Column("read_at", Instant),
+    # credits that were set aside for it, none if its key is not counted; and what of them was paid, once it has ended
+    sa.Column("price", sa.BigInteger),
+    sa.Column("charged", sa.BigInteger),
     # when its files go, when a sweeper last began to remove them, and when they were found to be gone
     sa.Column("expires_at", Instant),
     sa.Column("removal_tried_at", Instant),
@@ -360,6 +370,47 @@ attempts = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("duration_seconds", sa.Float, nullable=False),
+)
+
+# where each key stands that is counted: see `domain.money`
+balances = sa.Table(
+    "balances",
+    metadata,
+    sa.Column("key_id", sa.String(64), sa.ForeignKey("keys.id"), primary_key=True),
+    sa.Column("credits", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("held", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("spent", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("granted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("is_on", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.CheckConstraint("credits >= 0 AND held >= 0 AND spent >= 0", name="not_negative"),
+    sa.CheckConstraint("credits + held + spent = granted", name="balanced"),
+)
+
+# how they came to stand there: two rows a move, which sum to zero; never changed
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("number", _BigId, primary_key=True, autoincrement=True),
+    sa.Column("key_id", sa.String(64), sa.ForeignKey("keys.id"), nullable=False),
+    sa.Column("move", sa.String(16), nullable=False),
+    sa.Column("account", sa.String(16), nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    # none of a grant
+    sa.Column("job_number", _BigId, sa.ForeignKey("jobs.number")),
+    # which video was paid for
+    sa.Column("output", sa.Integer),
+    sa.Column("note", sa.Text, nullable=False),
+    # of a grant, in one of its rows: it is made once
+    sa.Column("reference", sa.String(255), unique=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.CheckConstraint(_one_of("move", Move), name="move"),
+    sa.CheckConstraint(_one_of("account", Account), name="account"),
+    # no video is paid for twice, no job held or given back twice, whatever the program does
+    sa.Index("uq_ledger_settle", "job_number", "account", "output", unique=True, **_of_move("settle")),
+    sa.Index("uq_ledger_hold", "job_number", "account", unique=True, **_of_move("hold")),
+    sa.Index("uq_ledger_refund", "job_number", "account", unique=True, **_of_move("refund")),
+    sa.Index(None, "key_id", "number"),
+    sqlite_autoincrement=True,
 )
 
 # requests that each key has sent in a minute of the clock
