@@ -311,6 +311,13 @@ class OpenAISettings(_Section):
     """How long `/v1/videos/sync` waits for its video before it answers with the job instead. 9 min: OpenAI's SDK waits ten for an answer."""
 
 
+class CreditsSettings(_Section):
+    """What videos cost API keys that are counted. See docs/credits.md."""
+
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Credits for a megapixel-second, by a model's id or its card's price class; they win over the card's. As JSON: `{"small": 4, "wan2.2": 25}`."""
+
+
 class ProvenanceSettings(_Section):
     """What each file says of its origin. See docs/provenance.md."""
 
@@ -497,6 +504,7 @@ class Settings(BaseSettings):
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
     openai: OpenAISettings = OpenAISettings()
+    credits: CreditsSettings = CreditsSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
     prompting: PromptingSettings = PromptingSettings()

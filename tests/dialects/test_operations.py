@@ -179,7 +179,7 @@ class TestOpenapi:
             "POST /api/v1/videos", "GET /api/v1/videos/models", "GET /api/v1/videos/{job_id}", "GET /api/v1/videos/{job_id}/content",
             "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
-            "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "GET /api/v1/models",
+            "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "POST /api/v1/quote", "GET /api/v1/account", "GET /api/v1/keys/{key_id}/credits", "POST /api/v1/keys/{key_id}/credits", "GET /api/v1/keys/{key_id}/ledger", "GET /api/v1/models",
             "GET /api/v1/models/{model_id}", "DELETE /api/v1/models/{model_id}", "POST /api/v1/models/{model_id}/pull",
             "POST /api/v1/models/{model_id}/verify", "POST /api/v1/models/{model_id}/load", "POST /api/v1/models/{model_id}/unload",
             "GET /api/v1/workers", "POST /api/v1/workers/restart", "POST /api/v1/workers/clear-caches",

@@ -24,6 +24,7 @@ from vitascope.domain.model_spec import (
     Size,
     UpscaleRule,
 )
+from vitascope.domain.price import Price, StepClass, price_of_class
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -126,11 +127,43 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         takes_negative_prompt=values.get("negative_prompt", True),
         takes_prompt=values.get("prompt", True),
         memory_gb=values.get("memory", 0.0),
-        price_class=values.get("price", "standard"),
+        price_class=_price_class(values.get("price", "standard")),
+        price=_price(values.get("price", "standard")),
         dtype=values.get("dtype", "auto"),
         quantization=values.get("quantization", "auto"),
         aliases=tuple(values.get("aliases", ())),
     )
+
+
+def _price_class(value: Any) -> str:
+    """Read under which name the operator may set a price."""
+    name = value.get("class", "standard") if isinstance(value, dict) else value
+    if not isinstance(name, str) or not name:
+        raise TypeError("`price` must be the name of a price class, or a table")
+    return name
+
+
+def _price(value: Any) -> Price:
+    """Read what videos cost: by a class's name, or a table of credits for a megapixel-second and factors for up to so many steps."""
+    standard = price_of_class(_price_class(value))
+    if not isinstance(value, dict):
+        return standard
+    if unknown := sorted(set(value) - {"class", "per_megapixel_second", "steps"}):
+        raise ValueError(f"unknown key `price.{unknown[0]}`")
+    per = value.get("per_megapixel_second", standard.per_megapixel_second)
+    factors = value.get("steps", {})
+    numbers = [per, *(factors.values() if isinstance(factors, dict) else [None])]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+        raise TypeError(
+            "`price` must hold numbers of 0 or more: `per_megapixel_second`, and `steps` by the most steps"
+        )
+    if not all(name == "more" or name.isdecimal() for name in factors):
+        raise ValueError('the keys of `price.steps` must be numbers of steps, or "more"')
+    if not factors:
+        return Price(float(per))
+    classes = sorted((int(name), float(factor)) for name, factor in factors.items() if name != "more")
+    last = factors.get("more", classes[-1][1] if classes else 1.0)
+    return Price(float(per), (*(StepClass(*one) for one in classes), StepClass(None, float(last))))
 
 
 _UPSCALE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {

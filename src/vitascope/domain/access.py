@@ -113,5 +113,15 @@ class Caller:
         return None if Scope.ADMIN in self.scopes else self.key_id
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a key has of the server now."""
+
+    num_queued: int
+    num_running: int
+    #: Of finished videos, uploaded files, characters and open batches.
+    stored_bytes: int
+
+
 #: Who calls a server that has no keys.
 OPEN = Caller("", frozenset(Scope))

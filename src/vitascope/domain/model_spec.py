@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from .price import STANDARD, Price
+
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 """What a video starts from: text alone, a first frame, a first and a last frame, a video that is changed, or pictures of
 who or what appears in it."""
@@ -155,8 +157,10 @@ class ModelSpec:
     description: str = ""
     #: GB of device memory in bfloat16 without offloading, for 81 frames or so of the default size; 0 if unknown.
     memory_gb: float = 0.0
-    #: Name of the operator's price for it.
+    #: Under which name the operator may set a price of several models.
     price_class: str = "standard"
+    #: What its videos cost keys that are counted, if the operator has no other.
+    price: Price = STANDARD
 
     @property
     def default_size(self) -> Size:

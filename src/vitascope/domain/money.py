@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from .plan import Plan
+from .price import Price
 
 MAX_CREDITS = 2**53
 """Of a grant: JavaScript reads such numbers exactly."""
@@ -40,36 +41,6 @@ class Account(StrEnum):
     HELD = "held"
     SPENT = "spent"
     GRANTED = "granted"
-
-
-@dataclass(frozen=True, slots=True)
-class StepClass:
-    """A price's factor for up to so many denoising steps."""
-
-    #: None for any number.
-    max_steps: int | None
-    factor: float
-
-
-DEFAULT_STEP_CLASSES = (StepClass(8, 0.4), StepClass(30, 1.0), StepClass(None, 1.6))
-"""Few-step models and previews, the usual, and more; about in proportion to the steps in the middle of each class."""
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model's videos cost."""
-
-    #: Credits for a million pixels shown for a second.
-    per_megapixel_second: float = 10.0
-    #: By rising numbers of steps; the last one takes any number.
-    step_classes: tuple[StepClass, ...] = DEFAULT_STEP_CLASSES
-
-    def factor_of(self, num_steps: int) -> float:
-        """Return the factor of the first class that takes so many steps."""
-        found = (
-            one.factor for one in self.step_classes if one.max_steps is None or num_steps <= one.max_steps
-        )
-        return next(found, self.step_classes[-1].factor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from vitascope.domain.batch import Batch, BatchLease, BatchStatus, Line, LineErr
 from vitascope.domain.errors import (
     DiskFull,
     FileNotFound,
+    InsufficientCredits,
     InternalError,
     InvalidApiKey,
     InvalidParameter,
@@ -337,7 +338,12 @@ class Feeder:
     async def _made(self, lease: BatchLease, line: Line, draft: Draft, caller: Caller) -> None:
         try:
             await self._write(lambda: self._service.feed(lease, line.number, draft, caller))
-        except (LeaseLost, QueueFull, StorageLimitReached):  # after these there certainly is no job
+        except (
+            LeaseLost,
+            QueueFull,
+            StorageLimitReached,
+            InsufficientCredits,
+        ):  # after these there certainly is no job
             await asyncio.to_thread(self._service.drop_inputs, draft)
             raise
 

@@ -152,6 +152,14 @@ class Keys:
             raise InvalidApiKey
         return _caller_with(key)
 
+    def get(self, key_id: str) -> ApiKey:
+        """Return a key, whether or not it is still good.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        return self._store.key(key_id)
+
     def caller(self, key_id: str) -> Caller:
         """Stand for the key of this id, in whose name something goes on that it has asked for before.
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
 from vitascope.domain import improved_sampling, prompting
-from vitascope.domain.access import Allowance, Caller
+from vitascope.domain.access import Allowance, Caller, Use
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
     DiskFull,
     IdempotencyConflict,
+    InsufficientCredits,
     InvalidParameter,
     JobConflict,
     JobNotFound,
@@ -35,6 +36,7 @@ from vitascope.domain.errors import (
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.money import Quote
 from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
@@ -42,12 +44,13 @@ from vitascope.domain.request import GenerationRequest, Lora
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
-from vitascope.store import Event, Page, QueueStats, Store
+from vitascope.store import Charge, Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .batches import Batches
 from .characters import Characters
 from .commands import Commands
+from .credits import Credits
 from .files import Files
 from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
@@ -70,7 +73,7 @@ def _drawn_seed() -> int:
 LINK_SECONDS = 24 * 3600.0
 
 
-REFUSALS = (QueueFull, StorageLimitReached, IdempotencyConflict)
+REFUSALS = (QueueFull, StorageLimitReached, IdempotencyConflict, InsufficientCredits)
 """What `enqueue` raises after which there certainly is no job."""
 
 
@@ -139,6 +142,7 @@ class Service:
         prompt_rules: whether prompts are written out.
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
+        prices: the operator's own: see `credits`.
         clock: tells what has expired.
     """
 
@@ -165,6 +169,7 @@ class Service:
         prompt_rules: PromptRules = NO_PROMPT_RULES,
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
+        prices: Mapping[str, float] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -179,6 +184,7 @@ class Service:
         self.files = Files(store, files, clock)
         self.characters = Characters(store, files, clock)
         self.batches = Batches(store, self.files, clock)
+        self.credits = Credits(store, prices or {})
         self._outbound = outbound
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
@@ -473,6 +479,7 @@ class Service:
             QueueFull: too many jobs wait; nothing was stored.
             StorageLimitReached: the caller's videos take as much space as they may; nothing was stored.
             IdempotencyConflict: the request's name was another request's; nothing was stored.
+            InsufficientCredits: the caller has not enough credits; nothing was stored.
         """
         try:
             return self._store.create(
@@ -484,6 +491,7 @@ class Service:
                 max_queued_per_key=self._max_queued_of(caller),
                 max_storage_bytes=caller.limits.max_storage_bytes,
                 once=once,
+                charge=self._charge(draft, caller),
             )
         except QueueFull as error:
             raise self._in_time(error) from None
@@ -523,6 +531,7 @@ class Service:
             LeaseLost: the batch is another process's, or shall end; there is no job, and its inputs are to be dropped.
             QueueFull: as many wait as may; likewise.
             StorageLimitReached: the caller's videos take as much space as they may; likewise.
+            InsufficientCredits: the caller has not enough credits; likewise.
         """
         max_queued, max_queued_per_key = self._batch_share(caller)
         return self._store.feed_line(
@@ -534,7 +543,19 @@ class Service:
             max_queued=max_queued,
             max_queued_per_key=max_queued_per_key,
             max_storage_bytes=caller.limits.max_storage_bytes,
+            charge=self._charge(draft, caller),
         )
+
+    def _charge(self, draft: Draft, caller: Caller) -> Charge | None:
+        return self.credits.charge(draft.plan, self._models.resolve(draft.request.model), caller)
+
+    def quote(self, draft: Draft) -> Quote:
+        """Tell what a draft costs who is counted."""
+        return self.credits.quote(draft.plan, self._models.resolve(draft.request.model))
+
+    def use_of(self, caller: Caller) -> Use:
+        """Tell what a caller has of the server now."""
+        return self._store.use_of(caller.key_id)
 
     def _batch_share(self, caller: Caller) -> tuple[int, int | None]:
         own = self._max_queued_of(caller)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from vitascope.domain.access import Use
 from vitascope.domain.cost import effort_of
 from vitascope.domain.errors import InvalidParameter, JobNotFound, QueueFull, StorageLimitReached
 from vitascope.domain.job import Job, JobStatus
@@ -106,6 +107,15 @@ class ForClients(Base):
         with self._database.write() as connection:  # a name that has expired is forgotten here
             first = find_first(connection, key_id, once, self._now())
         return None if first is None else job_of(first)
+
+    def use_of(self, key_id: str) -> Use:
+        """Tell what a key has of the server now."""
+        is_open = jobs.c.status.in_([JobStatus.QUEUED.value, JobStatus.RUNNING.value])
+        count = sa.select(jobs.c.status, sa.func.count()).where(is_open, jobs.c.key_id == key_id)
+        with self._database.read() as connection:
+            counts = {row[0]: row[1] for row in connection.execute(count.group_by(jobs.c.status))}
+            used = stored_bytes(connection, key_id)
+        return Use(counts.get(JobStatus.QUEUED.value, 0), counts.get(JobStatus.RUNNING.value, 0), used)
 
     def check_room(self, key_id: str, max_queued: int, max_queued_per_key: int | None) -> None:
         """Find out quickly whether the queue is full; `create` looks again.
@@ -306,6 +316,15 @@ def check_storage(
     Raises:
         StorageLimitReached: there is no room for it.
     """
+    used = stored_bytes(connection, key_id)
+    if used + (more_bytes or 0) > max_bytes or (more_bytes is None and used >= max_bytes):
+        more = "" if more_bytes is None else f", this one {more_bytes}"
+        message = f"the videos, files, characters and open batches of this API key take {used} bytes{more}, and {max_bytes} are allowed"
+        raise StorageLimitReached(message, hint="delete some of them")
+
+
+def stored_bytes(connection: sa.Connection, key_id: str) -> int:
+    """Sum what is kept of a key: finished videos, uploaded files, characters, open batches."""
     is_kept = (jobs.c.key_id == key_id) & jobs.c.deleted_at.is_(None) & jobs.c.expired_at.is_(None)
     used = int(connection.scalar(sa.select(sa.func.sum(jobs.c.num_bytes)).where(is_kept)) or 0)
     is_kept = (files.c.key_id == key_id) & files.c.deleted_at.is_(None)
@@ -318,7 +337,4 @@ def check_storage(
     )
     is_open = (batches.c.key_id == key_id) & batches.c.due_at.is_not(None)
     used += int(connection.scalar(open_batches.where(is_open)) or 0)
-    if used + (more_bytes or 0) > max_bytes or (more_bytes is None and used >= max_bytes):
-        more = "" if more_bytes is None else f", this one {more_bytes}"
-        message = f"the videos, files, characters and open batches of this API key take {used} bytes{more}, and {max_bytes} are allowed"
-        raise StorageLimitReached(message, hint="delete some of them")
+    return used

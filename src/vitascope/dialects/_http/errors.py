@@ -16,6 +16,7 @@ from vitascope.domain.errors import (
     FileNotFound,
     ForbiddenOrigin,
     IdempotencyConflict,
+    InsufficientCredits,
     InvalidApiKey,
     JobConflict,
     JobNotFound,
@@ -49,6 +50,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     VideoExpired: 404,
     JobConflict: 409,
     InvalidApiKey: 401,
+    InsufficientCredits: 402,
     PermissionDenied: 403,
     StorageLimitReached: 403,
     KeyNotFound: 404,
@@ -86,8 +88,8 @@ def status_of(error: VitascopeError) -> int:
 
 def retry_headers(error: VitascopeError) -> dict[str, str]:
     """Tell when to try again, where that helps, and not to where it does not."""
-    if isinstance(error, IdempotencyConflict | DeliveryConflict):
-        return {"x-should-retry": "false"}  # the SDKs would retry a 409
+    if isinstance(error, IdempotencyConflict | DeliveryConflict | InsufficientCredits):
+        return {"x-should-retry": "false"}  # the SDKs would retry a 409, and OpenAI's 429
     if isinstance(error, InvalidApiKey):
         return {"www-authenticate": "Bearer"}
     if isinstance(error, RateLimitExceeded):

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain import schedulers
-from vitascope.domain.errors import ContentRejected, InvalidParameter, VitascopeError
+from vitascope.domain.errors import ContentRejected, InsufficientCredits, InvalidParameter, VitascopeError
 from vitascope.domain.job import Job
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
@@ -78,6 +78,7 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "started_at": _instant(job.started_at),
         "finished_at": _instant(job.finished_at),
         "expires_in_seconds": job.request.expires_in_seconds,
+        "credits": None if job.price is None else {"price": job.price, "charged": job.charged},
         "expires_at": _instant(job.expires_at),
         "expired_at": _instant(job.expired_at),
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
@@ -255,6 +256,8 @@ def error_response(error: VitascopeError, *, status: int | None = None) -> JSONR
         problem.update(message=type(error)().message, hint=None)
     if isinstance(error, ContentRejected):
         problem.update(parameter=error.parameter)
+    if isinstance(error, InsufficientCredits):
+        problem.update(credits=error.needed, balance=error.left)
     if isinstance(error, InvalidParameter):
         problem.update(parameter=error.parameter, rule=error.rule, nearest=error.nearest)
     return JSONResponse({"error": problem}, status_code=status, headers=retry_headers(error))

@@ -91,17 +91,17 @@ async def rotate(key_id: str, request: Request) -> Response:
 
 async def webhook_secret(key_id: str, request: Request) -> Response:
     """Show what a key's webhooks are signed with: its own, or any key's with the scope `admin`. `self` is the key that asks."""
-    desk, key_id = _http.desk_of(request), _allowed(key_id, request)
+    desk, key_id = _http.desk_of(request), allowed(key_id, request)
     return _secrets_answer(key_id, await desk.write(desk.service.keys.webhook_secrets, key_id))
 
 
 async def rotate_webhook_secret(key_id: str, request: Request) -> Response:
     """Make another secret for a key's webhooks; they are signed with the old one too for 24 hours."""
-    desk, key_id = _http.desk_of(request), _allowed(key_id, request)
+    desk, key_id = _http.desk_of(request), allowed(key_id, request)
     return _secrets_answer(key_id, await desk.write(desk.service.keys.rotate_webhook_secret, key_id))
 
 
-def _allowed(key_id: str, request: Request) -> str:
+def allowed(key_id: str, request: Request) -> str:
     """Return the id that is meant; another's is no other case than an unknown one."""
     caller = _http.caller_of(request)
     if key_id == SELF:

@@ -7,6 +7,7 @@ DELETE, so that a path is never two things.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,7 @@ async def _shown(desk: _http.Desk, specs: Sequence[ModelSpec]) -> list[dict[str,
             "problem": weights.problem or problem,
             "loaded_on": [state.id for state in states if spec.id in state.loaded],
             "loras": loras,
+            "price": dataclasses.asdict(desk.service.credits.price_of(spec)),
         }
         for spec, weights, (loras, problem) in zip(specs, found, adapters, strict=True)
     ]

@@ -15,6 +15,7 @@ from vitascope.dialects import _http
 from vitascope.dialects._http import retry_headers, status_of
 from vitascope.domain.errors import (
     ContentRejected,
+    InsufficientCredits,
     InvalidParameter,
     JobNotFound,
     QueueFull,
@@ -36,7 +37,11 @@ PREFIX = "video_"
 MIN_POLL_MS, MAX_POLL_MS, UNKNOWN_POLL_MS = 500, 2000, 1000
 """When to ask again. The vendor's SDK keeps the first value that it sees; without one it asks each second."""
 
-CODES = {JobNotFound.code: "video_not_found", ContentRejected.code: "moderation_blocked"}
+CODES = {
+    JobNotFound.code: "video_not_found",
+    ContentRejected.code: "moderation_blocked",
+    InsufficientCredits.code: "insufficient_quota",
+}
 """The vendor's names of errors, where they are not ours."""
 
 POLL_SHARE = 0.1
@@ -214,6 +219,8 @@ def problem_of(error: VitascopeError) -> tuple[int, dict[str, Any]]:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if isinstance(error, QueueFull):
         kind = "rate_limit_error"
+    if isinstance(error, InsufficientCredits):  # as OpenAI says that an account has nothing left
+        status, kind = 429, "insufficient_quota"
     code = CODES.get(error.code, error.code)
     message = error.message if status < 500 else type(error)().message  # details of ours are for the log
     if error.hint and status < 500:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .credits import GRANT, LEDGER_PAGE, Account, Credits, LedgerPage, Quote
 from .errors import ERRORS, ErrorAnswer, ErrorDetail
 from .jobs import (
     Choice,
@@ -60,15 +61,19 @@ __all__ = [
     "ERRORS",
     "EVENTS",
     "FILE",
+    "GRANT",
+    "LEDGER_PAGE",
     "PAGE",
     "PLAN",
     "REMOVE",
+    "Account",
     "Attempt",
     "Bounds",
     "Choice",
     "Command",
     "CommandList",
     "CommandPart",
+    "Credits",
     "Delivery",
     "DeliveryPage",
     "Endpoint",
@@ -86,6 +91,7 @@ __all__ = [
     "JobPage",
     "Key",
     "KeyList",
+    "LedgerPage",
     "Lora",
     "Mode",
     "ModelDescription",
@@ -96,6 +102,7 @@ __all__ = [
     "Plan",
     "Provenance",
     "Queue",
+    "Quote",
     "Shot",
     "Size",
     "Spritesheet",

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter."""
+    """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter, `credits` and `balance` where these are too few."""
 
     code: str
     message: str
@@ -16,6 +16,8 @@ class ErrorDetail(BaseModel):
     parameter: str | None = None
     rule: str | None = None
     nearest: Any = None
+    credits: int | None = None
+    balance: int | None = None
 
 
 class ErrorAnswer(BaseModel):

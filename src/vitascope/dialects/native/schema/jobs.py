@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from .credits import JobCredits
+
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 
@@ -225,6 +227,8 @@ class Job(BaseModel):
     videos: list[FinishedVideo]
     #: Of a job that has succeeded with fewer videos than were asked for.
     failed_videos: list[FailedVideo]
+    #: What it costs; null if its key is not counted.
+    credits: JobCredits | None
 
 
 class Window(BaseModel):

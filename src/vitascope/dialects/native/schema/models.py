@@ -44,6 +44,20 @@ class UpscaleRule(BaseModel):
     strength: Bounds
 
 
+class StepClass(BaseModel):
+    """A factor for up to so many denoising steps; null is any number."""
+
+    max_steps: int | None
+    factor: float
+
+
+class Price(BaseModel):
+    """What a model's videos cost."""
+
+    per_megapixel_second: float
+    step_classes: list[StepClass]
+
+
 class ModelDescription(BaseModel):
     """A model and what it accepts."""
 
@@ -77,6 +91,8 @@ class ModelDescription(BaseModel):
     #: Of the device, in bfloat16; 0 if unknown.
     memory_gb: float
     price_class: str
+    #: What keys that are counted pay for its videos: credits for a megapixel-second, by the class of their steps.
+    price: Price
     is_default: bool
     #: `hub:OWNER/NAME`, `embedded:NAME` or `folder`.
     source: str
