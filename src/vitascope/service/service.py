@@ -733,5 +733,13 @@ class Service:
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
 
+    def newest_waiting(self) -> int:
+        """Return the number of the last job that waits; 0 if none does."""
+        return self._store.newest_waiting()
+
+    def cancel_waiting(self, newest: int) -> int:
+        """Cancel some of the jobs that wait, whosever they are, up to this number; returns how many, 0 where there are none left."""
+        return self._store.cancel_waiting(newest)
+
     def webhook_backlog(self) -> Backlog:
         return self._store.webhook_backlog()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from vitascope.dialects._enterprise import management, render_4xx
+
 __all__ = ["ModelsLabDialect"]
 
 
@@ -12,4 +14,10 @@ class ModelsLabDialect:
 
     def router(self) -> APIRouter:
         """Make the routes."""
-        return APIRouter(tags=["ModelsLab"])
+        router = APIRouter(tags=["ModelsLab"])
+        for prefix in ("/api/v1/enterprise/video", "/api/v6/video"):
+            is_described = prefix.endswith("enterprise/video")
+            router.include_router(
+                management.router(prefix, render_4xx, tag="ModelsLab", is_described=is_described)
+            )
+        return router

@@ -13,17 +13,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vitascope.dialects import _enterprise, _http
+from vitascope.dialects import _http
+from vitascope.dialects._enterprise.routes import fields_of, route_class
 from vitascope.domain.access import Scope
 
-from . import models, pictures, server
-from .calls import Call, done
+from . import description, models, pictures, server
+from .calls import Call
 
-__all__ = ["CALLS", "Call", "done", "router"]
+__all__ = ["CALLS", "router"]
 
 CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *pictures.CALLS)
-
-_KEY = {"type": "string", "description": "The API key; a bearer header or one called `key` does as well."}
 
 
 def router(prefix: str, render: _http.RenderError, *, tag: str, is_described: bool = True) -> APIRouter:
@@ -33,56 +32,29 @@ def router(prefix: str, render: _http.RenderError, *, tag: str, is_described: bo
         prefix: the path.
         render: makes the answer of an error.
         tag: of the API's description.
-        is_described: whether they are in it; one and the same call is there once for each host.
+        is_described: whether the calls are in it; each is there once for each host.
     """
-    routers = {
-        scope: APIRouter(prefix=prefix, tags=[tag], route_class=_enterprise.route_class(render, scope))
-        for scope in Scope
-    }
+    admin = route_class(render, scope=Scope.ADMIN)
+    made = APIRouter(prefix=prefix, tags=[tag], route_class=admin)
     for call in CALLS:
-        add = routers[call.scope].add_api_route
         endpoint = _endpoint(call)
-        add(
+        made.add_api_route(
             f"/{call.name}",
             endpoint,
             methods=["POST"],
-            responses=_responses(call),
-            openapi_extra=_body(call),
+            responses=description.responses_of(call),
+            openapi_extra=description.body_of(call),
             include_in_schema=is_described,
         )
         for alias in call.aliases:
-            add(f"/{alias}", endpoint, methods=["POST"], include_in_schema=False)
-    whole = APIRouter()
-    for one in routers.values():
-        whole.include_router(one)
-    return whole
+            made.add_api_route(f"/{alias}", endpoint, methods=["POST"], include_in_schema=False)
+    return made
 
 
 def _endpoint(call: Call) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def endpoint(request: Request) -> Response:
-        return JSONResponse(await call.answer(request, _enterprise.fields_of(request)))
+        return JSONResponse(await call.answer(request, fields_of(request)))
 
     endpoint.__name__ = call.name
     endpoint.__doc__ = call.answer.__doc__
     return endpoint
-
-
-def _responses(call: Call) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": _schema_of(call.reply), "example": call.reply}}
-    return {200: {"description": "It is done, or begun.", "content": content}, **_enterprise.ERRORS}
-
-
-def _body(call: Call) -> dict[str, Any]:
-    properties = {"key": _KEY, **call.fields}
-    schema = {"type": "object", "properties": properties, "required": list(call.required)}
-    return {"requestBody": {"required": bool(call.required), "content": {"application/json": {"schema": schema}}}}
-
-
-def _schema_of(example: Any) -> dict[str, Any]:
-    if isinstance(example, dict):
-        properties = {name: _schema_of(value) for name, value in example.items()}
-        return {"type": "object", "properties": properties, "required": list(properties)}
-    if isinstance(example, list):
-        return {"type": "array", "items": _schema_of(example[0]) if example else {}}
-    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
-    return {"type": kinds[type(example)]}

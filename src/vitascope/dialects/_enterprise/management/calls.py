@@ -12,7 +12,6 @@ from typing import Any
 from starlette.requests import Request
 
 from vitascope.dialects import _http
-from vitascope.domain.access import Scope
 
 Answer = Callable[[Request, _http.Fields], Awaitable[dict[str, Any]]]
 """Does what is asked with the body's fields, and returns the reply's body; an error is raised."""
@@ -40,8 +39,6 @@ class Call:
     required: tuple[str, ...] = ()
     #: Other last parts that clients call.
     aliases: tuple[str, ...] = ()
-    #: What a key needs for it.
-    scope: Scope = Scope.ADMIN
 
 
 def done(message: str, **more: Any) -> dict[str, Any]:

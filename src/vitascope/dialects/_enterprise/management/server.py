@@ -17,6 +17,7 @@ from vitascope.domain.errors import InternalError, NoWorker
 from vitascope.domain.schedulers import EIGHTEEN
 
 from .calls import Call, done
+from .models import models_here
 
 WAIT_SECONDS = 10.0
 """How long a reply waits for what it says to be done: an idle worker does it in a second, a busy one after its job."""
@@ -31,7 +32,7 @@ async def system_details(request: Request, _fields: _http.Fields) -> dict[str, A
     problem = await desk.read(service.why_not_ready)
     states = await desk.read(service.commands.workers)
     stats = await desk.read(service.queue_stats)
-    models = await asyncio.to_thread(service.models_here)
+    models = await asyncio.to_thread(models_here, service.models(_http.caller_of(request)))
     since = min((state.started_at for state in states), default=None)
     return {
         "status": "ok" if problem is None else "error",
@@ -122,9 +123,7 @@ CALLS = (
         {"status": "ok", "model_count": 1, "queue_time": 0, "data": _DETAILS},
     ),
     Call("restart_server", restart_server, done("server restarting")),
-    Call(
-        "update_server", update_server, done(f"Vitascope {__version__} is running; …"), aliases=("update",)
-    ),
+    Call("update_server", update_server, done(f"Vitascope {__version__} is running; …"), aliases=("update",)),
     Call("clear_cache", clear_cache, done("Cache cleared successfully")),
     Call("clear_queue", clear_queue, done("Queue cleared, server is restarting", cancelled=3)),
     Call("schedulers_list", schedulers_list, {"schedulers": list(EIGHTEEN)}),
