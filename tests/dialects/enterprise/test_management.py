@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from vitascope import __version__
-from vitascope.domain.access import KeyLimits, Scope
-from vitascope.domain.command import CommandKind, CommandStatus
-from vitascope.domain.job import JobStatus
-from vitascope.service.keys import Keys
 
 ENTERPRISE, VIDEO, V6 = "/api/v1/enterprise", "/api/v1/enterprise/video", "/api/v6/video"
 EVERYWHERE = (ENTERPRISE, VIDEO, V6)
