@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _http, native, openai, openrouter
+from .dialects import _http, modelslab, native, openai, openrouter, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -349,9 +349,14 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
     app.include_router(_links())
-    app.include_router(native.NativeDialect().router())
-    app.include_router(openai.OpenAIDialect(app.state.openai).router())
-    app.include_router(openrouter.OpenRouterDialect().router())
+    for dialect in (
+        native.NativeDialect(),
+        openai.OpenAIDialect(app.state.openai),
+        openrouter.OpenRouterDialect(),
+        modelslab.ModelsLabDialect(),
+        stablediffusionapi.StableDiffusionApiDialect(),
+    ):
+        app.include_router(dialect.router())
     return app
 
 

@@ -632,6 +632,14 @@ class Service:
             raise JobNotFound
         return self._store.get(job_id, caller.owner)
 
+    def numbered(self, number: int, caller: Caller) -> Job:
+        """Return the job of a number.
+
+        Raises:
+            JobNotFound: there is none of the caller's.
+        """
+        return self._store.numbered(number, caller.owner)
+
     def page(
         self,
         caller: Caller,

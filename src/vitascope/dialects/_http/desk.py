@@ -94,7 +94,13 @@ class Desk:
         Raises:
             JobNotFound: there is none, or none of the caller's.
         """
-        job = await self.read(self.service.get, job_id, caller)
+        return self._seen(await self.read(self.service.get, job_id, caller))
+
+    async def find_numbered(self, caller: Caller, number: int) -> Job:
+        """Read a job of which its client knows the number; else as `find`, and raises the same."""
+        return self._seen(await self.read(self.service.numbered, number, caller))
+
+    def _seen(self, job: Job) -> Job:
         if not job.is_read:
             self.note_read(self.service.mark_read, job.id, job.created_at)
         return job
