@@ -341,6 +341,14 @@ class Desk:
             await asyncio.wait([look])
         return self.service.outlook.of(job)
 
+    async def newcomer_waits(self) -> float | None:
+        """Tell how many seconds a job that came now would wait, from a fresh look; None if no worker lives, or nobody knows."""
+        look = self._look()
+        if look is not None:
+            await asyncio.wait([look])
+        waits = self.service.outlook.newcomer_waits
+        return None if waits is None else round(waits, 1)
+
     def _look(self) -> asyncio.Task[None] | None:
         """Begin a look at the queue if the last one is too old. One at a time: meanwhile answers come from the last one."""
         if not self.service.outlook.is_stale:
