@@ -43,6 +43,7 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
+from .outbound.peer import Peer, shown_url
 from .service import BatchFormat, Expiry, Feeder, Removal, Service, metrics
 from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
@@ -50,6 +51,8 @@ from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+from .worker.peer_engine import PeerEngine, PeerMarks
+from .worker.peer_worker import PeerWorker
 
 if TYPE_CHECKING:
     from .media.certificate import Credentials
@@ -517,9 +520,25 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
 
+    config = _worker_config(settings)
+    _check_storage_and_tell(settings)
+    store = open_store(settings)
+    try:
+        yield Worker(
+            store,
+            open_storage(settings),
+            lambda: EngineProcess(command, environment),
+            config,
+            open_catalog(settings),
+        )
+    finally:
+        store.close()
+
+
+def _worker_config(settings: Settings) -> WorkerConfig:
     # containers may share a name and process ids
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    config = WorkerConfig(
+    return WorkerConfig(
         worker_id=worker_id,
         work_folder=settings.home / "work" / worker_id,
         lease_seconds=settings.worker.lease_seconds,
@@ -530,15 +549,50 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         patience_seconds=settings.storage.patience_seconds,
         min_free_bytes=settings.storage.min_free_bytes,
     )
+
+
+def why_no_peers(settings: Settings) -> str | None:
+    """Say why no job is handed over although there are peers; None if it may be."""
+    if settings.peers and settings.moderation.frames:
+        return "this server looks at the frames of its videos itself: no job is handed over to its peers"
+    return None
+
+
+@contextmanager
+def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
+    """Make a worker that hands its jobs over to a peer; its store is open for as long as the block.
+
+    Args:
+        settings: all of them.
+        number: of the peer, from 1, as they are listed.
+
+    Raises:
+        SettingsError: there is no such peer, or none is used; or what `open_worker` raises.
+    """
+    if not 1 <= number <= len(settings.peers):
+        raise SettingsError(f"there is no peer {number}: setting `peers` names {len(settings.peers)}")
+    if (reason := why_no_peers(settings)) is not None:
+        raise SettingsError(reason)
+    check_marks(settings)
+    peer = settings.peers[number - 1]
+    marks = PeerMarks(
+        open_credentials(settings), settings.provenance.include_prompt, settings.watermark.image
+    )
+    config, catalog = _worker_config(settings), open_catalog(settings)
+    name = f"peer {shown_url(peer.url)}"[:255]
+
+    def connect() -> Peer:
+        return Peer(peer.url, None if peer.key is None else peer.key.get_secret_value())
+
+    def start_engine() -> PeerEngine:
+        return PeerEngine(connect, name, catalog.resolve, marks, SILENCE_LEASES * config.lease_seconds)
+
     _check_storage_and_tell(settings)
     store = open_store(settings)
     try:
-        yield Worker(
-            store,
-            open_storage(settings),
-            lambda: EngineProcess(command, environment),
-            config,
-            open_catalog(settings),
+        files = open_storage(settings)
+        yield PeerWorker(
+            store, files, start_engine, config, catalog, peer=shown_url(peer.url), connect=connect
         )
     finally:
         store.close()

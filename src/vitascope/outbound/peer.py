@@ -22,7 +22,7 @@ import httpx
 from .target import read
 
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 10.0
 """For a small answer."""
 
 TRANSFER_SECONDS = 60.0

@@ -36,7 +36,7 @@ Estimate = Callable[[Effort], float | None]
 # written out, because a parameter would keep databases from using the indexes of what is queued
 is_queued = jobs.c.status == sa.literal_column(f"'{JobStatus.QUEUED.value}'")
 #: What a peer may make; written out likewise.
-may_be_handed_over = sa.literal_column("may_hand_over")
+may_be_handed_over: sa.ColumnElement[bool] = sa.literal_column("may_hand_over", sa.Boolean)
 _is_running = jobs.c.status == JobStatus.RUNNING.value
 _COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     jobs.c.number, jobs.c.id, jobs.c.key_id, jobs.c.model, jobs.c.precedence, jobs.c.created_at,

@@ -10,9 +10,7 @@ down_revision = "0015"
 
 
 def upgrade() -> None:
-    op.add_column(
-        "jobs", sa.Column("may_hand_over", sa.Boolean, nullable=False, server_default=sa.false())
-    )
+    op.add_column("jobs", sa.Column("may_hand_over", sa.Boolean, nullable=False, server_default=sa.false()))
     where = sa.text("status = 'queued' AND may_hand_over")
     op.create_index(
         "ix_jobs_may_hand_over",
