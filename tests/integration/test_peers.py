@@ -19,7 +19,6 @@ import psutil
 import pytest
 
 from vitascope import media
-from vitascope.store import Store
 from waiting import eventually
 
 TINY = {"prompt": "a dog", "height": 64, "width": 96, "num_frames": 9, "fps": 8, "num_inference_steps": 4}
