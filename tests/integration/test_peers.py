@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from PIL import Image
 
 from vitascope import media
 from waiting import eventually
@@ -45,6 +48,7 @@ class Server:
             "VITASCOPE_WORKER__LEASE_SECONDS": LEASE_SECONDS,
             "VITASCOPE_ENGINE__KIND": "fake",
             "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": str(step_seconds),
+            "VITASCOPE_WORKER__DRAIN_SECONDS": "0",
             "VITASCOPE_OUTBOUND__ALLOW": '["127.0.0.0/8"]',
         }
         command = [sys.executable, "-m", "vitascope", "serve", "--port", str(self.port)]
@@ -102,24 +106,35 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self.first, self.second = Server(folder, "first"), Server(folder, "second")
 
-    def start(self, step_seconds: float = 0.0, first_step_seconds: float = 30.0, **environment: str) -> None:
-        peers = json.dumps([{"url": self.second.url, "key": self.second.headers.get("key")}])
+    def start(self, step_seconds: float = 0.05, **environment: str) -> None:
         self.second.start(step_seconds)
-        self.first.start(first_step_seconds, VITASCOPE_PEERS=peers, **environment)
+        self.start_first(30.0, **environment)
+        self.first.wait(self.first.submit(num_inference_steps=100), lambda job: job["status"] == "running")
 
-    def busy(self) -> dict[str, Any]:
-        """Keep the first one's only worker at work."""
-        return self.first.wait(self.first.submit(), lambda job: job["status"] == "running")
+    def start_first(self, step_seconds: float, **environment: str) -> None:
+        peers = json.dumps([{"url": self.second.url}])
+        self.first.start(step_seconds, VITASCOPE_PEERS=peers, **environment)
+
+    def stop(self) -> None:
+        for server in (self.first, self.second):
+            server.stop()
+            assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A pair whose first server is busy for as long as the tests of this module take."""
+    made = Pair(tmp_path_factory.mktemp("pair"))
+    made.start(VITASCOPE_WATERMARK__TEXT="AI")
+    yield made
+    made.stop()
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     made = Pair(tmp_path)
     yield made
-    for server in (made.first, made.second):
-        server.stop()
-        if server.log.exists():
-            assert "Traceback" not in server.log.read_text()
+    made.stop()
 
 
 class Receiver(ThreadingHTTPServer):
@@ -152,42 +167,183 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
+CARD = """
+id = "mine"
+source = "folder:/nowhere"
+pipeline = "WanPipeline"
+modes = { text = "WanPipeline" }
+size = { native = ["96x64"], multiple = 32, max_pixels = 0 }
+frames = { multiple = 4, offset = 1, minimum = 5, maximum = 17, default = 17 }
+fps = 8
+steps = { default = 12, minimum = 1, maximum = 100 }
+guidance = { default = 4.0, minimum = 1.0, maximum = 20.0 }
+"""
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((96, 64), 60).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
 def choices(job: dict[str, Any]) -> dict[str, str]:
     return {choice["name"]: choice["value"] for choice in job["choices"]}
 
 
 def test_a_busy_server_hands_over_what_may_be_and_answers_for_it(
-    pair: Pair, receiver: Receiver, tmp_path: Path
+    shared: Pair, receiver: Receiver, tmp_path: Path
 ) -> None:
     """The reply, polling, links, provenance and webhook are the first one's, and the same video comes out."""
-    pair.start()
-    running = pair.busy()
-    stays = pair.first.submit()
-    made = pair.first.ended(
-        pair.first.submit(may_hand_over=True, seed=7, webhook=receiver.url, track_id="t", num_videos=2)
+    first, second = shared.first, shared.second
+    stays = first.submit()
+    made = first.ended(
+        first.submit(may_hand_over=True, seed=7, webhook=receiver.url, track_id="t", num_videos=2)
     )
     assert (made["status"], made["attempt"], made["may_hand_over"]) == ("succeeded", 1, True)
     assert choices(made)["made_by"] == "a peer server"
-    assert "may run on another" in next(c for c in made["choices"] if c["name"] == "made_by")["reason"]
     assert {"hand_over", "denoise"} <= made["seconds_by_stage"].keys()
-    assert pair.first.job(running)["status"] == "running"
-    assert pair.first.job(stays)["status"] == "queued", "what may not is not handed over, and waits its turn"
+    assert first.job(stays)["status"] == "queued", "what may not is not handed over, and waits its turn"
+    first.ask("DELETE", f"/jobs/{stays['id']}")
     assert [video["index"] for video in made["videos"]] == [0, 1]
     for video in made["videos"]:
         for shown in (video, video["thumbnail"], video["spritesheet"]):
-            assert shown["signed_url"].startswith(pair.first.url)
+            assert shown["signed_url"].startswith(first.url)
             file = httpx.get(shown["signed_url"])
             assert (file.status_code, len(file.content)) == (200, shown["num_bytes"])
-        origin = pair.first.ask("GET", f"/jobs/{made['id']}/provenance?index={video['index']}")
+        origin = first.ask("GET", f"/jobs/{made['id']}/provenance?index={video['index']}")
         assert (origin["state"], origin["is_known"], origin["model"]) == ("valid", True, "pocket")
     (body,) = eventually(lambda: receiver.bodies)
     assert made["id"] in json.dumps(body)
-    eventually(lambda: pair.second.jobs() == [], 30)
-    own = pair.second.ended(pair.second.submit(seed=7, num_videos=2))
+    eventually(lambda: second.jobs() == [])  # nothing is left there
+    own = second.ended(second.submit(seed=7, num_videos=2, watermark="AI"))
     for index in (0, 1):
-        paths = [tmp_path / f"{name}{index}.mp4" for name in ("first", "second")]
-        for path, server, job in zip(paths, (pair.first, pair.second), (made, own), strict=True):
-            path.write_bytes(httpx.get(server.job(job)["videos"][index]["signed_url"]).content)
-        first, second = (media.read_frames(path) for path in paths)
-        assert first.shape == (9, 64, 96, 3)
-        assert (first == second).all(), "what this server would have made"
+        files = [httpx.get(job["videos"][index]["signed_url"]).content for job in (made, own)]
+        frames = [frames_of(file, tmp_path / "a.mp4") for file in files]
+        assert frames[0].shape == (9, 64, 96, 3)
+        assert (frames[0] == frames[1]).all(), "what this server would have made, its watermark with it"
+
+
+def frames_of(file: bytes, path: Path) -> Any:
+    path.write_bytes(file)
+    return media.read_frames(path)
+
+
+def test_what_was_sent_travels_along(shared: Pair) -> None:
+    """A first frame, a watermark's picture, a GIF, shots, previews: the peer plans the same, else it would not make it."""
+    first = shared.first
+    picture = data_url(png())
+    asked: tuple[dict[str, Any], ...] = (
+        {"image": picture, "format": "gif", "preview_every": 1},
+        {"watermark": {"image": picture, "opacity": 1.0}},
+        {"shots": [{"prompt": "a cat"}, {"prompt": "a cow"}], "num_frames": 16},
+    )
+    jobs = [first.submit(may_hand_over=True, seed=3, **more) for more in asked]
+    ended = [first.ended(job) for job in jobs]
+    assert [choices(job).get("made_by") for job in ended] == ["a peer server"] * 3
+    assert [job["video"]["media_type"] for job in ended] == ["image/gif", "video/mp4", "video/mp4"]
+    for job in ended:
+        assert first.ask("GET", f"/jobs/{job['id']}/provenance")["is_known"]
+    assert "event: preview" in httpx.get(f"{first.url}/api/v1/jobs/{ended[0]['id']}/events").text
+
+
+def test_a_cancel_reaches_the_peer(shared: Pair) -> None:
+    first, second = shared.first, shared.second
+    job = first.submit(may_hand_over=True, num_inference_steps=100)
+    first.wait(job, lambda now: now["stage"] == "denoise")
+    first.ask("POST", f"/jobs/{job['id']}/cancel")
+    assert first.ended(job)["status"] == "cancelled"
+    eventually(lambda: second.jobs() == [])
+    eventually(lambda: second.ask("GET", "/queue")["running"] == 0)
+
+
+def test_workers_say_whose_jobs_they_make(shared: Pair) -> None:
+    workers = shared.first.ask("GET", "/workers")["workers"]
+    assert [worker["peer"] for worker in workers].count(None) == 1
+    assert [worker["peer"] for worker in workers if worker["peer"]] == [shared.second.url]
+    queue = shared.first.ask("GET", "/queue")
+    assert queue["live_workers"] == 1, "who asks for a job that stays waits for this one"
+    assert queue["wait_seconds"] > 0
+    assert shared.second.ask("GET", "/queue")["wait_seconds"] == 0
+
+
+def test_a_peer_that_dies_costs_nothing_but_time(pair: Pair) -> None:
+    """The job is queued here again, as if it had not been handed over, and made here."""
+    pair.start(0.2)
+    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
+    pair.first.wait(job, lambda now: now["stage"] == "denoise")
+    pair.second.kill()
+    again = pair.first.wait(job, lambda now: now["status"] == "queued")
+    assert (again["attempt"], again["progress"], again["error"]) == (0, 0, None)
+    pair.first.stop()
+    pair.start_first(0.0)
+    made = pair.first.ended(job)
+    assert (made["status"], made["attempt"]) == ("succeeded", 1)
+    assert "made_by" not in choices(made)
+
+
+def test_a_job_goes_on_where_it_was_after_either_end_was_started_again(pair: Pair) -> None:
+    """A peer that is started again has its job still; and so is it the same job for a worker that comes in another's place."""
+    pair.start(0.1, VITASCOPE_WORKER__LEASE_SECONDS="15")
+    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
+    pair.first.wait(job, lambda now: now["stage"] == "denoise")
+    (theirs,) = pair.second.jobs()
+    pair.second.kill()
+    pair.second.start(0.02)
+    made = pair.first.ended(job)
+    assert (made["status"], made["attempt"]) == ("succeeded", 1)
+    assert choices(made)["made_by"] == "a peer server"
+    assert theirs["id"]
+
+
+def test_a_worker_in_anothers_place_finds_the_job_at_the_peer(pair: Pair) -> None:
+    pair.start(0.1)
+    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
+    pair.first.wait(job, lambda now: now["stage"] == "denoise")
+    (theirs,) = pair.second.jobs()
+    assert pair.first.process is not None
+    for member in psutil.Process(pair.first.process.pid).children():
+        if "--peer" in member.cmdline():
+            member.kill()
+    pair.first.wait(job, lambda now: now["attempt"] == 2)
+    assert [each["id"] for each in pair.second.jobs()] == [theirs["id"]], "it is not made twice"
+    made = pair.first.ended(job)
+    assert (made["status"], choices(made)["made_by"]) == ("succeeded", "a peer server")
+
+
+def test_two_servers_that_are_each_others_peers_send_no_job_to_and_fro(pair: Pair) -> None:
+    """The job that a peer has made for another is never handed over; nor does a server that names itself hand over to itself."""
+    peers = json.dumps([{"url": pair.first.url}, {"url": pair.second.url}])
+    pair.second.start(30.0, VITASCOPE_PEERS=peers)
+    pair.first.start(30.0, VITASCOPE_PEERS=peers)
+    for server in (pair.first, pair.second):
+        server.wait(server.submit(num_inference_steps=100), lambda job: job["status"] == "running")
+    job = pair.first.submit(may_hand_over=True)
+    eventually(lambda: "is this server itself" in pair.first.log.read_text())
+    assert pair.first.job(job)["status"] == "queued"
+    assert len(pair.second.jobs()) == 1, "it would wait there as long"
+
+
+def test_a_peer_that_refuses_the_key_leaves_jobs_alone(pair: Pair) -> None:
+    pair.second.home.mkdir(exist_ok=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "vitascope", "keys", "create", "a"],
+        env={**os.environ, "VITASCOPE_HOME": str(pair.second.home)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    key = made.stdout.split()[-1]
+    pair.second.headers["Authorization"] = f"Bearer {key}"
+    pair.second.start(0.0)
+    wrong = json.dumps([{"url": pair.second.url, "key": "vs_wrong"}])
+    pair.first.start(30.0, VITASCOPE_PEERS=wrong)
+    pair.first.wait(pair.first.submit(num_inference_steps=100), lambda job: job["status"] == "running")
+    job = pair.first.submit(may_hand_over=True)
+    eventually(lambda: "answered 401 invalid_api_key" in pair.first.log.read_text())
+    assert pair.first.job(job)["attempt"] == 0
+    assert "vs_wrong" not in pair.first.log.read_text()
+    pair.first.stop()
+    pair.first.start(30.0, VITASCOPE_PEERS=wrong.replace("vs_wrong", key))
+    assert choices(pair.first.ended(job))["made_by"] == "a peer server"
+    assert key not in pair.first.log.read_text()
