@@ -44,9 +44,9 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .outbound.peer import Peer, shown_url
+from .outbound.peer import Peer, PeerAway, PeerRefused, shown_url
 from .service import BatchFormat, Expiry, Feeder, Removal, Service, StillMaking, metrics
-from .settings import Settings, environment_of_engine
+from .settings import PeerSettings, Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
@@ -574,6 +574,28 @@ def why_no_peers(settings: Settings) -> str | None:
     return None
 
 
+def check_peer(peer: PeerSettings) -> tuple[str, bool]:
+    """Ask a peer how it is; returns what that means, and whether jobs can be handed over to it."""
+    asked = _connect(peer)
+    try:
+        state = asked.state()
+    except PeerAway as error:
+        return f"it {error.reason}: jobs stay here", False
+    except PeerRefused as error:
+        wrong = "its key is wrong" if error.status in (401, 403) else f"it {error}"
+        return f"{wrong}: jobs stay here", False
+    finally:
+        asked.close()
+    if state.wait_seconds is None:
+        return "it has no worker: jobs stay here", False
+    other = "" if state.version == __version__ else f", of version {state.version or 'unknown'}"
+    return f"ready{other}; a job would wait {state.wait_seconds:.0f} s there", True
+
+
+def _connect(peer: PeerSettings) -> Peer:
+    return Peer(peer.url, None if peer.key is None else peer.key.get_secret_value())
+
+
 @contextmanager
 def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
     """Make a worker that hands its jobs over to a peer; its store is open for as long as the block.
@@ -598,7 +620,7 @@ def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
     name = f"peer {shown_url(peer.url)}"[:255]
 
     def connect() -> Peer:
-        return Peer(peer.url, None if peer.key is None else peer.key.get_secret_value())
+        return _connect(peer)
 
     def start_engine() -> PeerEngine:
         return PeerEngine(connect, name, catalog.resolve, marks, SILENCE_LEASES * config.lease_seconds)

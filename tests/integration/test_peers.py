@@ -225,6 +225,7 @@ def test_a_busy_server_hands_over_what_may_be_and_answers_for_it(
         frames = [frames_of(file, tmp_path / "a.mp4") for file in files]
         assert frames[0].shape == (9, 64, 96, 3)
         assert (frames[0] == frames[1]).all(), "what this server would have made, its watermark with it"
+    second.ask("DELETE", f"/jobs/{own['id']}")
 
 
 def frames_of(file: bytes, path: Path) -> Any:
@@ -268,6 +269,23 @@ def test_workers_say_whose_jobs_they_make(shared: Pair) -> None:
     assert queue["live_workers"] == 1, "who asks for a job that stays waits for this one"
     assert queue["wait_seconds"] > 0
     assert shared.second.ask("GET", "/queue")["wait_seconds"] == 0
+
+
+def test_doctor_asks_each_peer(shared: Pair, tmp_path: Path) -> None:
+    peers = [{"url": shared.second.url}, {"url": shared.first.url}, {"url": "http://127.0.0.1:9"}]
+    done = subprocess.run(
+        [sys.executable, "-m", "vitascope", "doctor", "--json"],
+        env={**os.environ, "VITASCOPE_HOME": str(tmp_path), "VITASCOPE_PEERS": json.dumps(peers)},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert (found["peer 1"]["meaning"], found["peer 1"]["ok"]) == ("ready; a job would wait 0 s there", True)
+    assert found["peer 2"]["ok"]
+    assert (found["peer 3"]["meaning"], found["peer 3"]["ok"]) == (
+        "it cannot be reached: jobs stay here",
+        False,
+    )
+    assert done.returncode == 1
 
 
 def test_a_peer_that_dies_costs_nothing_but_time(pair: Pair) -> None:
