@@ -52,7 +52,9 @@ from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
-from .worker.peer_engine import PeerEngine, PeerMarks
+from .worker.peer_engine import PeerEngine
+from .worker.peer_files import PeerMarks
+from .worker.peer_job import Link
 from .worker.peer_worker import PeerWorker
 
 if TYPE_CHECKING:
@@ -619,18 +621,21 @@ def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
     config, catalog = _worker_config(settings), open_catalog(settings)
     name = f"peer {shown_url(peer.url)}"[:255]
 
-    def connect() -> Peer:
-        return _connect(peer)
-
-    def start_engine() -> PeerEngine:
-        return PeerEngine(connect, name, catalog.resolve, marks, SILENCE_LEASES * config.lease_seconds)
+    patience_seconds = SILENCE_LEASES * config.lease_seconds
+    link = Link(lambda: _connect(peer), name, catalog.resolve, marks, patience_seconds)
 
     _check_storage_and_tell(settings)
     store = open_store(settings)
     try:
         files = open_storage(settings)
         yield PeerWorker(
-            store, files, start_engine, config, catalog, peer=shown_url(peer.url), connect=connect
+            store,
+            files,
+            lambda: PeerEngine(link),
+            config,
+            catalog,
+            peer=shown_url(peer.url),
+            connect=link.connect,
         )
     finally:
         store.close()

@@ -101,18 +101,19 @@ class Server:
 
 
 class Pair:
-    """A first server whose engine is slow, and a second one that it may hand jobs over to."""
+    """A first server whose engine is slow, and a second one; they are each other's peers, and the first one names itself too."""
 
     def __init__(self, folder: Path) -> None:
         self.first, self.second = Server(folder, "first"), Server(folder, "second")
 
     def start(self, step_seconds: float = 0.05, **environment: str) -> None:
-        self.second.start(step_seconds)
+        peers = json.dumps([{"url": self.first.url}])
+        self.second.start(step_seconds, VITASCOPE_PEERS=peers)
         self.start_first(30.0, **environment)
         self.first.wait(self.first.submit(num_inference_steps=100), lambda job: job["status"] == "running")
 
     def start_first(self, step_seconds: float, **environment: str) -> None:
-        peers = json.dumps([{"url": self.second.url}])
+        peers = json.dumps([{"url": self.first.url}, {"url": self.second.url}])
         self.first.start(step_seconds, VITASCOPE_PEERS=peers, **environment)
 
     def stop(self) -> None:
@@ -264,7 +265,8 @@ def test_a_cancel_reaches_the_peer(shared: Pair) -> None:
 def test_workers_say_whose_jobs_they_make(shared: Pair) -> None:
     workers = shared.first.ask("GET", "/workers")["workers"]
     assert [worker["peer"] for worker in workers].count(None) == 1
-    assert [worker["peer"] for worker in workers if worker["peer"]] == [shared.second.url]
+    peers = {worker["peer"] for worker in workers}
+    assert peers == {None, shared.first.url, shared.second.url}
     queue = shared.first.ask("GET", "/queue")
     assert queue["live_workers"] == 1, "who asks for a job that stays waits for this one"
     assert queue["wait_seconds"] > 0
@@ -288,61 +290,49 @@ def test_doctor_asks_each_peer(shared: Pair, tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_peer_that_dies_costs_nothing_but_time(pair: Pair) -> None:
-    """The job is queued here again, as if it had not been handed over, and made here."""
-    pair.start(0.2)
-    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
-    pair.first.wait(job, lambda now: now["stage"] == "denoise")
-    pair.second.kill()
-    again = pair.first.wait(job, lambda now: now["status"] == "queued")
-    assert (again["attempt"], again["progress"], again["error"]) == (0, 0, None)
-    pair.first.stop()
-    pair.start_first(0.0)
-    made = pair.first.ended(job)
-    assert (made["status"], made["attempt"]) == ("succeeded", 1)
-    assert "made_by" not in choices(made)
+def test_a_server_that_names_itself_hands_nothing_over_to_itself(shared: Pair) -> None:
+    eventually(lambda: "is this server itself" in shared.first.log.read_text())
 
 
-def test_a_job_goes_on_where_it_was_after_either_end_was_started_again(pair: Pair) -> None:
-    """A peer that is started again has its job still; and so is it the same job for a worker that comes in another's place."""
-    pair.start(0.1, VITASCOPE_WORKER__LEASE_SECONDS="15")
-    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
-    pair.first.wait(job, lambda now: now["stage"] == "denoise")
-    (theirs,) = pair.second.jobs()
-    pair.second.kill()
-    pair.second.start(0.02)
-    made = pair.first.ended(job)
-    assert (made["status"], made["attempt"]) == ("succeeded", 1)
-    assert choices(made)["made_by"] == "a peer server"
-    assert theirs["id"]
+def test_whatever_dies_costs_nothing_but_time(pair: Pair) -> None:
+    """The worker that hands over, the peer for a while, the peer for good."""
+    first, second = pair.first, pair.second
+    pair.start(0.1, VITASCOPE_WORKER__LEASE_SECONDS="12")
 
+    def handed_over() -> dict[str, Any]:
+        job = first.submit(may_hand_over=True, num_inference_steps=100)
+        return first.wait(job, lambda now: now["stage"] == "denoise")
 
-def test_a_worker_in_anothers_place_finds_the_job_at_the_peer(pair: Pair) -> None:
-    pair.start(0.1)
-    job = pair.first.submit(may_hand_over=True, num_inference_steps=100)
-    pair.first.wait(job, lambda now: now["stage"] == "denoise")
-    (theirs,) = pair.second.jobs()
-    assert pair.first.process is not None
-    for member in psutil.Process(pair.first.process.pid).children():
+    job = handed_over()
+    (theirs,) = second.jobs()
+    assert first.process is not None
+    for member in psutil.Process(first.process.pid).children():
         if "--peer" in member.cmdline():
             member.kill()
-    pair.first.wait(job, lambda now: now["attempt"] == 2)
-    assert [each["id"] for each in pair.second.jobs()] == [theirs["id"]], "it is not made twice"
-    made = pair.first.ended(job)
+    first.wait(job, lambda now: now["attempt"] == 2)
+    made = first.ended(job)
     assert (made["status"], choices(made)["made_by"]) == ("succeeded", "a peer server")
+    assert "job returned" not in first.log.read_text(), "it was found at the peer, and not made twice"
 
+    job = handed_over()
+    assert theirs["id"] not in [each["id"] for each in second.jobs()]
+    second.kill()
+    second.start(0.02)
+    made = first.ended(job)
+    assert (made["status"], made["attempt"]) == ("succeeded", 1), "a peer's jobs outlive it"
+    assert choices(made)["made_by"] == "a peer server"
 
-def test_two_servers_that_are_each_others_peers_send_no_job_to_and_fro(pair: Pair) -> None:
-    """The job that a peer has made for another is never handed over; nor does a server that names itself hand over to itself."""
-    peers = json.dumps([{"url": pair.first.url}, {"url": pair.second.url}])
-    pair.second.start(30.0, VITASCOPE_PEERS=peers)
-    pair.first.start(30.0, VITASCOPE_PEERS=peers)
-    for server in (pair.first, pair.second):
-        server.wait(server.submit(num_inference_steps=100), lambda job: job["status"] == "running")
-    job = pair.first.submit(may_hand_over=True)
-    eventually(lambda: "is this server itself" in pair.first.log.read_text())
-    assert pair.first.job(job)["status"] == "queued"
-    assert len(pair.second.jobs()) == 1, "it would wait there as long"
+    second.stop()
+    second.start(0.2)
+    job = handed_over()
+    second.kill()
+    again = first.wait(job, lambda now: now["status"] == "queued")
+    assert (again["attempt"], again["progress"], again["error"]) == (0, 0, None)
+    first.stop()
+    pair.start_first(0.0)
+    made = first.ended(job)
+    assert (made["status"], made["attempt"]) == ("succeeded", 1)
+    assert "made_by" not in choices(made)
 
 
 def test_a_peer_that_refuses_the_key_leaves_jobs_alone(pair: Pair) -> None:

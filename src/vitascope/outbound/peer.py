@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,7 @@ class Peer:
             _read_all(answer)
             _check(answer, b"")
 
-    def events(self, job_id: str, after: int) -> Iterator[dict[str, Any] | None]:
+    def events(self, job_id: str, after: int) -> Generator[dict[str, Any] | None, None, None]:
         """Yield what happened to a job after the event of that number, and what happens, until it ends the stream.
 
         Yields:

@@ -45,6 +45,21 @@ _PLANNED = (
 )  # fmt: skip
 
 
+class Returned(Exception):
+    """The peer does not make it: the job stays here.
+
+    Args:
+        reason: as the rest of the sentence "the peer …", for the log.
+        code: the peer's own, where it has refused.
+        for_now: whether it may make it later.
+    """
+
+    def __init__(self, reason: str, *, code: str = "", for_now: bool = False) -> None:
+        self.code = code
+        self.for_now = for_now
+        super().__init__(reason)
+
+
 def why_stays(request: GenerationRequest, plan: Plan) -> str | None:
     """Say why a job cannot be told to a peer; None if it can."""
     if plan.enhance_prompt:

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 """How often a job that waits is looked at, and the peer asked: what it answers is up to a second old."""
 
+GAIN = 0.8
+"""A job is handed over if it waits at most this share of the time there: both times are guesses, and the way costs some too."""
+
 AWAY_SECONDS = 5.0
 """How long a peer is left alone that does not answer, or refuses whatever is asked."""
 
@@ -116,7 +119,7 @@ class PeerWorker(Worker):
         if state.deployment == self._store.deployment_id():
             raise PeerAway("is this server itself")
         self._well(state)
-        if state.wait_seconds is None or state.wait_seconds >= wait_here:
+        if state.wait_seconds is None or state.wait_seconds > GAIN * wait_here:
             return False
         if not self._connection.has_model(job.plan.model):
             self._leave(job.id, "has not this model")
@@ -175,6 +178,7 @@ class PeerWorker(Worker):
         if self._left.get(lease.job.id) != math.inf:
             self._leave(lease.job.id, "it came back", RETURNED_SECONDS)
         super()._hand_back(lease, count_attempt=count_attempt)
+        self._look_at = time.monotonic() + AWAY_SECONDS  # whatever it was, the next job may meet it too
 
     def _sweep_some(self) -> None:
         """Leave the storage to the workers that have a device."""
