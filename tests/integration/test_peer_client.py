@@ -32,7 +32,7 @@ class Fake(ThreadingHTTPServer):
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 self.rfile.read(int(headers.get("content-length", 0)))
                 fake.asked.append((self.command, self.path, headers))
