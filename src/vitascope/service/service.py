@@ -362,7 +362,9 @@ class Service:
             InvalidParameter: a URL is not one that is fetched, or there is no file of a bearable size.
             QueueFull: too many are being fetched.
         """
-        sent = await inputs.fetched(draft.sent, self._outbound, self._max_fetched_bytes)
+        sent = await inputs.fetched(
+            draft.sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link
+        )
         return dataclasses.replace(draft, sent=sent)
 
     def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
