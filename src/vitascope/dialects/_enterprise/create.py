@@ -78,6 +78,26 @@ WITHOUT_VALUE = frozenset(
 PICTURES_PROMPT = "the scene comes to life with gentle, natural movement"
 """Of a picture that comes without one, where the model reads one."""
 
+NAMES = {
+    "model": "model_id",
+    "image": "init_image",
+    "last_image": "init_image",
+    "video": "init_video",
+    "format": "output_type",
+    "num_videos": "samples",
+    "flow_shift": "sample_shift",
+    "loras": "lora_models",
+    "improved_sampling": "use_improved_sampling",
+    "improved_sampling.seed": "improved_sampling_seed",
+    "upscale": "upscale_height",
+    "upscale.height": "upscale_height",
+    "upscale.width": "upscale_width",
+    "upscale.strength": "upscale_strength",
+    "upscale.guidance_scale": "upscale_guidance_scale",
+    "upscale.num_inference_steps": "upscale_num_inference_steps",
+}
+"""Ours, and the vendor's where that is another."""
+
 Resolve = Callable[[str | None], tuple[ModelSpec, tuple[Choice, ...]]]
 
 
@@ -123,27 +143,6 @@ class Order:
         """Say the same of the field that the client sent."""
         name = self.names.get(error.parameter, error.parameter)
         return InvalidParameter(name, error.value, error.rule, nearest=error.nearest, hint=error.hint)
-
-
-NAMES = {
-    "model": "model_id",
-    "image": "init_image",
-    "last_image": "init_image",
-    "video": "init_video",
-    "format": "output_type",
-    "num_videos": "samples",
-    "flow_shift": "sample_shift",
-    "loras": "lora_models",
-    "improved_sampling": "use_improved_sampling",
-    "improved_sampling.seed": "improved_sampling_seed",
-    "upscale": "upscale_height",
-    "upscale.height": "upscale_height",
-    "upscale.width": "upscale_width",
-    "upscale.strength": "upscale_strength",
-    "upscale.guidance_scale": "upscale_guidance_scale",
-    "upscale.num_inference_steps": "upscale_num_inference_steps",
-}
-"""Ours, and the vendor's where that is another."""
 
 
 def to_order(fields: Fields, call: Call, resolve: Resolve) -> Order:
@@ -247,7 +246,10 @@ def _read_denoising(order: Order, reader: Reader) -> None:
         if told is not None:
             order.choices.append(Choice("scheduler", scheduler or schedulers.OWN, told))
             order.tips.append(told)
-    is_improved, improved_seed = reader.flag("use_improved_sampling"), fields.integer("improved_sampling_seed")
+    is_improved, improved_seed = (
+        reader.flag("use_improved_sampling"),
+        fields.integer("improved_sampling_seed"),
+    )
     seed = fields.integer("seed")
     order.change(
         seed=None if seed == -1 else seed,  # what others than this vendor send for a random one

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.access import Caller
-from vitascope.domain.errors import InvalidParameter, JobNotFound, VitascopeError
+from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.prompting import ENHANCE
 from vitascope.domain.request import Upscale
@@ -32,6 +32,9 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_ADAPTATIONS = 16
 """More parameters than this there are not that a model could be without."""
+
+NO_NUMBER = 0
+"""Jobs are numbered from 1."""
 
 _NUMBER = re.compile(r"\s*([0-9]{1,18})\s*", re.ASCII)
 
@@ -148,12 +151,8 @@ _LEFT_OUT: dict[str, Any] = {
     "negative_prompt": "",
 }
 #: What it may have in other bounds than the vendor documents.
-_NEAREST = frozenset(
-    {"num_inference_steps", "guidance_scale", "num_frames", "strength", "clip_skip", "flow_shift"}
-)
-_NEAREST_OF_SECOND = frozenset(
-    {"upscale.strength", "upscale.guidance_scale", "upscale.num_inference_steps"}
-)
+_NEAREST = frozenset({"num_inference_steps", "guidance_scale", "num_frames", "strength", "clip_skip"})
+_NEAREST_OF_SECOND = frozenset({"upscale.strength", "upscale.guidance_scale", "upscale.num_inference_steps"})
 
 
 async def _shown(request: Request, job: Job) -> Response:
@@ -169,13 +168,11 @@ async def _shown(request: Request, job: Job) -> Response:
 async def _fetched(request: Request, number: object) -> Response:
     """Answer who asks what became of a video. Whatever is wrong with the number, HTTP says 200."""
     desk = _http.desk_of(request)
+    match = _NUMBER.fullmatch(str(number)) if isinstance(number, str | int) else None
     try:
-        match = _NUMBER.fullmatch(str(number)) if isinstance(number, str | int) else None
-        if match is None or isinstance(number, bool):
-            raise JobNotFound
-        job = await desk.find_numbered(_http.caller_of(request), int(match[1]))
-    except JobNotFound as error:
-        return render_200(_in_vendors_words(error))
+        job = await desk.find_numbered(_http.caller_of(request), int(match[1]) if match else NO_NUMBER)
+    except JobNotFound:
+        return render_200(JobNotFound("there is no generation with this id"))
     telling = _telling(request, job)
     if not job.status.is_terminal:
         return JSONResponse(telling.waiting(await desk.expectation(job)))
@@ -184,13 +181,9 @@ async def _fetched(request: Request, number: object) -> Response:
     return JSONResponse(telling.fetched(await _files(request, job, telling)))
 
 
-def _in_vendors_words(error: JobNotFound) -> VitascopeError:
-    return JobNotFound("there is no generation with this id", hint=error.hint)
-
-
-async def fetch_by_path(request: Request) -> Response:
+async def fetch_by_path(request_id: str, request: Request) -> Response:
     """Tell what became of a video, by the id in the path."""
-    return await _fetched(request, request.path_params["id"])
+    return await _fetched(request, request_id)
 
 
 async def fetch_by_body(request: Request) -> Response:

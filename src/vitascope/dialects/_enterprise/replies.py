@@ -27,6 +27,9 @@ DEFAULT_PREFIX = "/api/v1/enterprise/video"
 UNKNOWN_ETA = 60
 """Seconds that are told where nothing was measured yet; clients need a number."""
 
+WEBHOOK_SECONDS = 30.0
+"""What the vendor lets a receiver take to answer."""
+
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Of files that are put into a reply; larger ones are named by their links."""
 
@@ -103,18 +106,19 @@ class Telling:
 
     def waiting(self, expectation: Expectation) -> dict[str, Any]:
         """Tell the same to who asks what became of it."""
-        told = {
-            **self.processing(expectation),
-            "message": WAITING_MESSAGE,
-            "messege": WAITING_MESSAGE,
-            "output": "",
-        }
-        return told
+        words = {"message": WAITING_MESSAGE, "messege": WAITING_MESSAGE, "output": ""}
+        return {**self.processing(expectation), **words}
 
     def failed(self) -> dict[str, Any]:
         """Tell of a video that there will not be."""
         message = self._why_not()
-        return {"status": "failed", "id": self._job.number, "message": message, "messege": message, "output": ""}
+        return {
+            "status": "failed",
+            "id": self._job.number,
+            "message": message,
+            "messege": message,
+            "output": "",
+        }
 
     def webhook(self) -> dict[str, Any]:
         """Tell its end to who did not ask; data that a reply would hold is named by links."""
