@@ -228,7 +228,7 @@ def _read_length(order: Order, reader: Reader) -> None:
     if order.sent.video is not None and reader.given("num_frames", "duration") is None:
         num_frames = None  # as long as what is changed
     order.change(fps=fps, num_frames=num_frames)
-    order.echo |= {"duration": seconds}
+    order.echo["duration"] = int(seconds) if seconds is not None and seconds == int(seconds) else seconds
 
 
 def _read_denoising(order: Order, reader: Reader) -> None:
