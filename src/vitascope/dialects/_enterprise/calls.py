@@ -110,6 +110,8 @@ class Call:
     meta: tuple[str, ...] = TEXT_META
     #: Whether a finished reply has no more than the id and the output.
     is_bare: bool = False
+    #: Whether it names its links as `future_links` once more. The vendor's command line saves whatever link it finds.
+    repeats_links: bool = True
 
     def range(self, name: str) -> Range:
         return self.own_ranges.get(name) or COMMON[name]

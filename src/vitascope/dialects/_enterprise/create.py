@@ -134,6 +134,7 @@ class Order:
             "prefix": self.call.prefix,
             "meta": list(self.call.meta),
             "is_bare": self.call.is_bare,
+            "repeats_links": self.call.repeats_links,
             "tips": self.tips,
             "echo": self.echo,
         }

@@ -78,7 +78,9 @@ class Telling:
             "output": self.output(files),
         }
         if not self._notes.get("is_bare"):
-            told |= {"proxy_links": self.proxy_links(), "meta": self.meta(), "future_links": self.output()}
+            told |= {"proxy_links": self.proxy_links(), "meta": self.meta()}
+            if self._notes.get("repeats_links", True):
+                told["future_links"] = self.output()
         return told | self._tip()
 
     def fetched(self, files: Mapping[int, str] | None = None) -> dict[str, Any]:
