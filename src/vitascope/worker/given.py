@@ -37,7 +37,8 @@ def _inputs_of_pass(plan: Plan) -> Inputs:
     image = None if plan.image is None else _picture(plan, plan.image)
     video = None if plan.video is None else _read_video(plan, plan.video)
     if image is not None and plan.mode == "video":  # it stands still, and is changed
-        image, video = None, np.stack([image] * plan.native_num_frames)
+        video = np.stack([image] * plan.native_num_frames)
+        image = None
     return Inputs(
         image=image,
         last_image=None if plan.last_image is None else _picture(plan, plan.last_image),

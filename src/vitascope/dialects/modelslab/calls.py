@@ -131,9 +131,7 @@ def _v6() -> Iterator[Call]:
 
 
 def _v7() -> Iterator[Call]:
-    text = Call(
-        name="text-to-video", prefix=V7, own_ranges=_FUSION, meta=FUSION_META, repeats_links=False
-    )
+    text = Call(name="text-to-video", prefix=V7, own_ranges=_FUSION, meta=FUSION_META, repeats_links=False)
     yield text
     yield dataclasses.replace(text, name="image-to-video", needs="init_image")
     yield dataclasses.replace(
