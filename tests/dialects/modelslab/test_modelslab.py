@@ -499,6 +499,12 @@ class TestKeys:
         assert own.json()["status"] == "processing"
         assert refused(theirs, 200) == refused(unknown, 200)
 
+    def test_one_that_may_only_read_fetches_and_makes_nothing(self, closed: Closed) -> None:
+        key = Keys(closed.server.store).create("reader", (Scope.READ,))[1]
+        refused(closed.client.post(f"{V6}/text2video", json={"key": key, "prompt": "a dog"}), 403)
+        error = refused(closed.client.post(f"{V6}/fetch/999999", json={"key": key}), 200)
+        assert error["code"] == "job_not_found"
+
     def test_too_many_requests(self, closed: Closed) -> None:
         fields = {"key": closed.slow, "prompt": "a dog"}
         answers = [closed.client.post(f"{V6}/text2video", json=fields) for _ in range(3)]

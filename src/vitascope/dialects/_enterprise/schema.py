@@ -9,10 +9,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from vitascope.dialects._http import RenderError
+from vitascope.domain.access import Scope
 from vitascope.domain.schedulers import EIGHTEEN
 
 from .calls import Call
 from .making import generating
+from .routes import route_class
 
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
@@ -160,8 +163,10 @@ def add_call(router: APIRouter, path: str, call: Call) -> None:
     )
 
 
-def add_fetch(router: APIRouter, path: str, endpoint: Endpoint, *, is_described: bool = True) -> None:
-    """Add a way to fetch a result, by the id in the path or in the body."""
+def add_fetch(
+    router: APIRouter, path: str, endpoint: Endpoint, render: RenderError, *, is_described: bool = True
+) -> None:
+    """Add a way to fetch a result, by the id in the path or in the body. A key that may only read may do so too."""
     properties: dict[str, Any] = {"key": _KEY}
     by_body = "{" not in path
     if by_body:
@@ -174,4 +179,5 @@ def add_fetch(router: APIRouter, path: str, endpoint: Endpoint, *, is_described:
         summary="fetch",
         openapi_extra=_body(properties, ["request_id"] if by_body else []),
         include_in_schema=is_described,
+        route_class_override=route_class(render, scope=Scope.READ),
     )

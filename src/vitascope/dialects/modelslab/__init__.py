@@ -39,6 +39,8 @@ class ModelsLabDialect:
             schema.add_call(router, path, call)
         for prefix in (*FETCH_PREFIXES, *MORE_FETCH_PREFIXES):
             path, is_described = f"{prefix}/fetch/{{request_id}}", prefix in FETCH_PREFIXES
-            schema.add_fetch(router, path, making.fetch_by_path, is_described=is_described)
-        schema.add_fetch(router, f"{ENTERPRISE}/fetch", making.fetch_by_body)
+            schema.add_fetch(
+                router, path, making.fetch_by_path, _enterprise.render_4xx, is_described=is_described
+            )
+        schema.add_fetch(router, f"{ENTERPRISE}/fetch", making.fetch_by_body, _enterprise.render_4xx)
         return router

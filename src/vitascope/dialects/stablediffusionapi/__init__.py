@@ -43,12 +43,13 @@ class StableDiffusionApiDialect:
 
     def router(self) -> APIRouter:
         """Make the routes."""
-        router = APIRouter(
-            tags=["stablediffusionapi"], route_class=_enterprise.route_class(_enterprise.render_200)
-        )
+        render = _enterprise.render_200
+        router = APIRouter(tags=["stablediffusionapi"], route_class=_enterprise.route_class(render))
         schema.add_call(router, f"{PREFIX}/{TEXT.name}", TEXT)
-        schema.add_fetch(router, f"{PREFIX}/fetch", making.fetch_by_body)
+        schema.add_fetch(router, f"{PREFIX}/fetch", making.fetch_by_body, render)
         # as the vendor's list of pages calls it
-        schema.add_fetch(router, f"{PREFIX}/fetch_queue_image", making.fetch_by_body, is_described=False)
-        schema.add_fetch(router, f"{PREFIX}/fetch/{{request_id}}", making.fetch_by_path)
+        schema.add_fetch(
+            router, f"{PREFIX}/fetch_queue_image", making.fetch_by_body, render, is_described=False
+        )
+        schema.add_fetch(router, f"{PREFIX}/fetch/{{request_id}}", making.fetch_by_path, render)
         return router
