@@ -16,6 +16,7 @@ import pytest
 
 from vitascope import app, settings
 from vitascope.dialects import _http
+from vitascope.dialects._enterprise import management
 from vitascope.dialects.openai import create, parameters, schema, superset
 from vitascope.domain.errors import SettingsError, StoreUnavailable
 from vitascope.service import Expiry, Service
@@ -177,6 +178,14 @@ class TestOpenapi:
             "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test",
             "GET /v1/webhook_event_types",
             "POST /api/v1/videos", "GET /api/v1/videos/models", "GET /api/v1/videos/{job_id}", "GET /api/v1/videos/{job_id}/content",
+            "POST /api/v1/enterprise/video/text2video", "POST /api/v1/enterprise/video/img2video", "POST /api/v1/enterprise/video/video2video",
+            "POST /api/v1/enterprise/video/open_sora", "POST /api/v1/enterprise/video/fetch/{request_id}", "POST /api/v1/enterprise/video/fetch",
+            "POST /api/v1/enterprise/ultra_video/text2video", "POST /api/v1/enterprise/ultra_video/img2video", "POST /api/v1/enterprise/image_to_video_ultra/img2video",
+            "POST /api/v6/video/text2video", "POST /api/v6/video/img2video", "POST /api/v6/video/video2video", "POST /api/v6/video/open_sora",
+            "POST /api/v6/video/text2video_ultra", "POST /api/v6/video/img2video_ultra", "POST /api/v6/video/fetch/{request_id}",
+            "POST /api/v7/video-fusion/text-to-video", "POST /api/v7/video-fusion/image-to-video", "POST /api/v7/video-fusion/video-to-video",
+            "POST /api/v7/video-fusion/fetch/{request_id}",
+            "POST /api/v1/enterprise/text2video", "POST /api/v1/enterprise/fetch", "POST /api/v1/enterprise/fetch/{request_id}",
             "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",
             "POST /api/v1/jobs/{job_id}/cancel", "POST /api/v1/jobs/{job_id}/retry", "GET /api/v1/jobs/{job_id}/content", "GET /api/v1/jobs/{job_id}/events", "POST /api/v1/plan", "POST /api/v1/quote", "GET /api/v1/account", "GET /api/v1/keys/{key_id}/credits", "POST /api/v1/keys/{key_id}/credits", "GET /api/v1/keys/{key_id}/ledger", "GET /api/v1/models",
@@ -191,6 +200,7 @@ class TestOpenapi:
             "POST /api/v1/webhooks/endpoints/{endpoint_id}/rotate", "POST /api/v1/webhooks/endpoints/{endpoint_id}/test",
             "GET /api/v1/webhooks/deliveries", "GET /api/v1/webhooks/deliveries/{delivery_id}", "POST /api/v1/webhooks/deliveries/{delivery_id}/replay",
             "GET /files/{token}", "GET /files/{token}/{name}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
+            *(f"POST {host}/{call.name}" for host in ("/api/v1/enterprise", "/api/v1/enterprise/video") for call in management.CALLS),
         }  # fmt: skip
         for path, methods in document["paths"].items():
             for operation in methods.values():

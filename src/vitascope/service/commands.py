@@ -40,7 +40,8 @@ class Commands:
             kind: what.
             spec: the model that it is about.
             worker: id of the only one that shall do it.
-            options: `force` unloads a model that is to be removed, `repair` reads what is there before it downloads.
+            options: `force` unloads a model that is to be removed, `repair` reads what is there before it downloads,
+                `models` unloads all models when caches are cleared.
 
         Raises:
             NoWorker: there is none.
@@ -75,7 +76,11 @@ class Commands:
         return [command.among(living) for command in self._store.commands()]
 
     def workers(self) -> list[WorkerState]:
-        """Return the workers that live."""
+        """Return the workers that live and have a device of their own."""
+        return [state for state in self.all_workers() if state.peer is None]
+
+    def all_workers(self) -> list[WorkerState]:
+        """Return the workers that live, with those that hand jobs over to other servers."""
         return self._store.worker_states(self._silence_seconds)
 
     def _living(self) -> set[str]:

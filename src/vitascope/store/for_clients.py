@@ -281,6 +281,7 @@ def insert_job(
         "key_id": key_id,
         "user": request.user and storable(request.user),
         "precedence": -request.priority,
+        "may_hand_over": request.may_hand_over,
         "fingerprint": fingerprint,
         "last_event": 1,
         "price": None if charge is None else ledger.hold(connection, key_id, charge),

@@ -4,13 +4,14 @@ parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": 
                  {"do": "cancel", "job": ID}
                  {"do": "prepare", "model": ID}              beside a job; has no answer
                  {"do": "load" | "unload", "errand": NUMBER, "model": ID}
-                 {"do": "clear_caches", "errand": NUMBER}
+                 {"do": "clear_caches", "errand": NUMBER, "models": WHETHER TO UNLOAD THEM TOO}
 child → parent   {"is": "ready"}
                  {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
                  {"is": "enhanced", "job": ID, "texts": [TEXT, …]}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
+                 {"is": "returned", "job": ID, "for_now": …}               by a peer only: the job waits here again
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
                A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps and enhanced texts also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
 """

@@ -37,7 +37,7 @@ from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .ahead import Ahead, result_of
-from .engine_process import EngineProcess
+from .engine_process import AnyEngine
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
 from .messages import Message
@@ -116,11 +116,16 @@ class Worker:
         models: the catalog, for what operators want done with models.
     """
 
+    #: URL of the server that makes the jobs; None where they are made here.
+    peer: str | None = None
+    #: Whether a job whose engine died is to blame for that.
+    counts_attempts = True
+
     def __init__(
         self,
         store: Store,
         files: Files,
-        start_engine: Callable[[], EngineProcess],
+        start_engine: Callable[[], AnyEngine],
         config: WorkerConfig,
         models: Models,
     ) -> None:
@@ -128,7 +133,7 @@ class Worker:
         self._files = files
         self._start_engine = start_engine
         self._config = config
-        self._engine: EngineProcess | None = None
+        self._engine: AnyEngine | None = None
         #: Kind of the engine's device; empty until it has told.
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
@@ -139,12 +144,21 @@ class Worker:
         self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
         self._ahead: Ahead | None = None
         self._stop_at: float | None = None
+        #: What an operator waits for: that another process takes this one's place.
+        self._restart: Errand | None = None
+        self._is_told_to_stop = False
         self._tidied_at = self._swept_at = float("-inf")
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more; a running job has `drain_seconds` left, or none. Safe to call from a signal handler."""
         # nothing with a lock: the signal may have come while this very thread held it
+        self._is_told_to_stop = True
         self._stop_at = time.monotonic() + (0.0 if at_once else self._config.drain_seconds)
+
+    @property
+    def shall_restart(self) -> bool:
+        """Whether an operator wants another process in this one's place, once it has stopped; not if it was told to stop meanwhile."""
+        return self._restart is not None and not self._is_told_to_stop
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not for much longer than until the worker is told to stop."""
@@ -173,6 +187,9 @@ class Worker:
             self._drop_engine()
             shutil.rmtree(self._config.work_folder, ignore_errors=True)
             with contextlib.suppress(StoreUnavailable):
+                if self._restart is not None:
+                    message = f"process {os.getpid()} of the worker has ended, and another is started"
+                    self._store.end_errand(self._restart.number, message)
                 self._store.worker_stopped(self._config.worker_id)
 
     def _work_once(self) -> None:
@@ -183,8 +200,11 @@ class Worker:
             self._ahead = None
         self._hear_idle_engine(self._ready_engine())
         self._errands.begin()
-        if (errand := self._errands.next_for_engine()) is not None:
-            self._errands.end(errand, lambda: self._obey(errand))
+        if (errand := self._errands.next_between_jobs()) is not None:
+            if errand.kind is CommandKind.RESTART_WORKER:
+                self._begin_restart(errand)
+            else:
+                self._errands.end(errand, lambda: self._obey(errand))
             return
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             self._sweep_some()  # before the claim: while a lease is held, a slow storage must not hold the worker
@@ -215,14 +235,22 @@ class Worker:
         self._tidied_at = time.monotonic()
         if self._device:
             told = (self._device, self._warm_models, self._residency)
-            self._store.worker_seen(self._config.worker_id, *told)
+            self._store.worker_seen(self._config.worker_id, *told, peer=self.peer)
         else:
-            self._store.worker_seen(self._config.worker_id)
+            self._store.worker_seen(self._config.worker_id, peer=self.peer)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
+        if self._stop_at is None and (restart := self._errands.next_restart()) is not None:
+            self._begin_restart(restart)
 
-    def _ready_engine(self) -> EngineProcess:
+    def _begin_restart(self, errand: Errand) -> None:
+        """Stop as when a signal says so: a running job has `drain_seconds` left, then it is handed back."""
+        logger.info("the worker is to be started anew", extra={"pid": os.getpid()})
+        self._restart = errand
+        self._stop_at = time.monotonic() + self._config.drain_seconds
+
+    def _ready_engine(self) -> AnyEngine:
         """Return the engine process; starts one if there is none, or if it died without a job."""
         if self._engine is not None and not self._engine.is_alive():
             logger.warning("engine died", extra={"pid": self._engine.pid})
@@ -237,7 +265,7 @@ class Worker:
             logger.info("engine started", extra={"pid": self._engine.pid})
         return self._engine
 
-    def _hear_idle_engine(self, engine: EngineProcess) -> None:
+    def _hear_idle_engine(self, engine: AnyEngine) -> None:
         """Take what an engine says on its own, which is that it is ready."""
         with contextlib.suppress(EOFError):  # it has died, which the next look finds out
             if (message := engine.receive(0)) is not None:
@@ -270,10 +298,11 @@ class Worker:
 
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:
         engine = self._ready_engine()
-        engine.send({"do": kind.value, "errand": errand.number, "model": errand.model})
+        order = {"do": kind.value, "errand": errand.number, "model": errand.model}
+        engine.send({**order, "models": errand.options.get("models", False)})
         return self._await_answer(engine, errand)
 
-    def _await_answer(self, engine: EngineProcess, errand: Errand) -> str:
+    def _await_answer(self, engine: AnyEngine, errand: Errand) -> str:
         if engine is not self._engine:
             raise InternalError("The engine process ended before it was done.")
         silent_seconds = 0.0
@@ -318,7 +347,7 @@ class Worker:
             self._hand_back(lease, count_attempt=False)
         except EngineDied:
             self._engine = None
-            self._hand_back(lease, count_attempt=True)
+            self._hand_back(lease, count_attempt=self.counts_attempts)
         except StorageError as error:  # its first frame is gone, or its file cannot be kept
             self._fail(lease, JobError(StorageError.code, error.message))
         else:
@@ -423,6 +452,8 @@ class Worker:
             self._deliver(lease, ending)
         elif ending["is"] == "cancelled":
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
+        elif ending["is"] == "returned":
+            self._hand_back(lease, count_attempt=False)
         else:
             self._fail(lease, JobError(ending["code"], ending["message"]))
 

@@ -62,14 +62,17 @@ def router() -> APIRouter:
         responses=command,
         openapi_extra=schema.REMOVE,
     )
-    for path, about_all in (("restart", restart), ("clear-caches", clear_caches)):
+    for path, about_all, option in (
+        ("restart", restart, "process"),
+        ("clear-caches", clear_caches, "models"),
+    ):
         add(
             f"/workers/{path}",
             about_all,
             methods=["POST"],
             status_code=202,
             responses=command,
-            openapi_extra=schema.options(),
+            openapi_extra=schema.options(option),
         )
     add("/workers", workers, responses={200: {"model": schema.WorkerList}, **errors})
     add("/commands", commands, responses={200: {"model": schema.CommandList}, **errors})
@@ -144,13 +147,13 @@ async def remove(model_id: str, request: Request) -> Response:
 
 
 async def restart(request: Request) -> Response:
-    """Start engine processes anew, between jobs."""
-    return await _order(request, CommandKind.RESTART)
+    """Start engine processes anew, between jobs; or, with `process`, the workers themselves, whose jobs are not waited for longer than at a stop."""
+    return await _order(request, CommandKind.RESTART, None, "process")
 
 
 async def clear_caches(request: Request) -> Response:
-    """Give back memory that engines keep for speed only."""
-    return await _order(request, CommandKind.CLEAR_CACHES)
+    """Give back memory that engines keep for speed only; with `models` that of the loaded models too."""
+    return await _order(request, CommandKind.CLEAR_CACHES, None, "models")
 
 
 async def _order(request: Request, kind: CommandKind, model_id: str | None = None, *options: str) -> Response:
@@ -161,6 +164,8 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
         fields = await _http.read_body(request, desk.max_body_bytes, may_be_empty=True)
     fields.check_names(("worker", *options))
     chosen = [name for name in options if fields.boolean(name)]
+    if "process" in chosen:
+        kind, chosen = CommandKind.RESTART_WORKER, []
     spec = None if model_id is None else desk.service.spec(model_id)
     order = desk.service.commands.order
     command = await desk.write(order, kind, spec, worker=fields.text("worker") or None, options=chosen)
@@ -170,9 +175,9 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
 
 
 async def workers(request: Request) -> Response:
-    """List the workers that live, with what they have loaded."""
+    """List the workers that live, with what they have loaded, or the peer server that makes their jobs."""
     desk = _http.desk_of(request)
-    states = await desk.read(desk.service.commands.workers)
+    states = await desk.read(desk.service.commands.all_workers)
     return JSONResponse({"workers": [_worker_object(state) for state in states]})
 
 
@@ -216,6 +221,7 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
     return {
         "id": state.id,
         "device": state.device,
+        "peer": state.peer,
         "loaded": list(state.loaded),
         "memory": state.residency.to_dict(),
         "started_at": state.started_at.isoformat(),

@@ -111,6 +111,10 @@ _FIELDS = {
         "`opacity` (0.5); or a file; or false for none where the operator allows it.",
     ),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
+    "may_hand_over": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether another server of the operator's may make the video while this one is busy. By default false.",
+    ),
     "expires_in_seconds": _field(
         _INTEGER,
         "How long the file and what was sent for it are kept, from the job's end: 60 to 315360000. By default as the server is set.",
@@ -240,6 +244,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "worker": _field(_TEXT, "Id of the only worker that shall do it; by default all do."),
     "repair": _field({"type": "boolean"}, "Read what is there, and fetch again what is not right."),
     "force": _field({"type": "boolean"}, "Unload it first where it is loaded."),
+    "process": _field({"type": "boolean"}, "Start the worker itself anew, and its engine with it."),
+    "models": _field({"type": "boolean"}, "Unload all models too."),
 }
 
 
