@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, stablediffusionapi
+from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, soratasks, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -362,11 +362,12 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_operations())
     app.include_router(_links())
     for dialect in (
-        native.NativeDialect(),
+        native.NativeDialect(has_open_gallery=settings.gallery.open),
         openai.OpenAIDialect(app.state.openai),
         openrouter.OpenRouterDialect(),
         modelslab.ModelsLabDialect(),
         stablediffusionapi.StableDiffusionApiDialect(),
+        soratasks.SoraTasksDialect(),
     ):
         app.include_router(dialect.router())
     return app

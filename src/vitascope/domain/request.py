@@ -160,6 +160,8 @@ class GenerationRequest:
     priority: int = 0
     #: Whether a peer server may make it while this one is busy; of a job that came from a peer it never is.
     may_hand_over: bool = False
+    #: Whether others find it in the gallery once it is made; else only its owner sees it.
+    is_public: bool = False
     #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
     expires_in_seconds: int | None = None
     #: The client's own words about the job, given back unchanged.

@@ -15,6 +15,7 @@ from .for_commands import ForCommands
 from .for_credits import ForCredits
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
+from .for_gallery import ForGallery
 from .for_keys import ForKeys
 from .for_operators import ForOperators
 from .for_webhooks import ForWebhooks
@@ -34,6 +35,7 @@ class Store(
     ForCharacters,
     ForBatches,
     ForCredits,
+    ForGallery,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

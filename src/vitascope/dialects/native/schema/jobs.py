@@ -170,6 +170,7 @@ class Job(BaseModel):
     eta_seconds: float | None
     priority: int
     may_hand_over: bool
+    is_public: bool
     model: str
     mode: Mode
     prompt: str

@@ -115,6 +115,10 @@ _FIELDS = {
         {"anyOf": [{"type": "boolean"}, _TEXT]},
         "Whether another server of the operator's may make the video while this one is busy. By default false.",
     ),
+    "is_public": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether the finished video is shown in the gallery (`GET /api/v1/gallery`). By default false.",
+    ),
     "expires_in_seconds": _field(
         _INTEGER,
         "How long the file and what was sent for it are kept, from the job's end: 60 to 315360000. By default as the server is set.",
