@@ -88,6 +88,9 @@ class Shot(BaseModel):
 
     prompt: str
     num_frames: int
+    duration_seconds: float
+    #: How it is made to follow the one before: from that one's last frame, or by a cut, as which the first one counts.
+    transition: Literal["continue", "cut"]
 
 
 class Watermark(BaseModel):
