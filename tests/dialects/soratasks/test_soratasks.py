@@ -73,6 +73,25 @@ def elsewhere() -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture
+def endpoint() -> Iterator[tuple[str, list[bytes]]]:
+    """A webhook endpoint, and what it gets."""
+    got: list[bytes] = []
+
+    class Hook(Pictures):
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+    with http.server.ThreadingHTTPServer((HERE, 0), Hook) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield f"http://{HERE}:{made.server_port}/hook", got
+        made.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Any]) -> Any:
     return serve(outbound={"allow": [HERE]})
@@ -213,6 +232,17 @@ def test_a_storyboards_shots_follow_each_other(server: Any) -> None:
     assert "never" not in str(job.plan.to_dict()["windows"]) + job.plan.prompt + job.request.prompt
     assert {window.prompt for window in job.plan.windows} == {"a hill", "a dog"}
     assert told(job)["prompt"] == "ignored"
+    overlaps = [(window.shot, window.mode, window.overlap) for window in job.plan.windows]
+    assert overlaps[0] == (0, "text", 0)
+    assert set(overlaps[1:]) == {(0, "image", 1), (1, "image", 1)}, "each shot goes on from the one before"
+    assert {shot.transition for shot in job.request.shots} == {"continue"}
+
+
+def test_a_storyboard_of_a_model_that_starts_from_text_only_is_cut(serve: Callable[..., Any]) -> None:
+    server = serve(engine={"default_model": "short"})
+    job = made(server, **BOARD, shots=[{"Scene": f"scene {index}", "duration": 2} for index in range(5)])
+    assert (job.plan.num_frames, {window.overlap for window in job.plan.windows}) == (80, {0})
+    assert any("cut" in choice.value for choice in job.plan.choices), "which is told"
 
 
 @pytest.mark.parametrize(
@@ -275,9 +305,9 @@ NOTHING: dict[str, Any] = {}
         ({**TEXT, "prompt": ["a"]}, "`prompt` is a list"),
         ({**IMAGE}, "`imageData` is missing, but this model needs it, or `imageUrl`"),
         ({**IMAGE, "imageData": "", "imageUrl": None}, "`imageData` is missing"),
-        ({**IMAGE, "imageData": "data:image/png;base64,iVBORw0KGgoAAA..."}, "`imageData` is"),
+        ({**IMAGE, "imageData": "data:image/png;base64,iVBORw0KGgoAAA..."}, "cut short"),
         ({**IMAGE, "imageData": "data:image/png;base64,"}, "`imageData` is"),
-        ({**IMAGE, "imageData": "data:image/png,abc"}, "must hold base64"),
+        ({**IMAGE, "imageData": "data:image/png,abc"}, "its base64 is broken"),
         ({**IMAGE, "imageData": base64.b64encode(png()).decode()}, "it must be a data URL in base64"),
         ({**IMAGE, "imageData": "https://example.com/x.png"}, "send a URL as `imageUrl`"),
         ({**IMAGE, "imageData": data_url(b"%PDF-1.7 of no picture", "application/pdf")}, "data URL of an image"),
@@ -533,6 +563,18 @@ def test_credits_are_told_held_and_given_back(serve: Callable[..., Any]) -> None
     assert checked(server, task, **mine)["credits_refunded"] is False
     assert left() == 7
     assert server.store.ledger_imbalances() == []
+
+
+def test_endpoints_of_the_key_hear_of_tasks(
+    serve: Callable[..., Any], endpoint: tuple[str, list[bytes]]
+) -> None:
+    server = serve(outbound={"allow": [HERE]})
+    url, got = endpoint
+    server.client.post("/api/v1/webhooks/endpoints", json={"url": url}).raise_for_status()
+    job = made(server, **TEXT)
+    server.finish(server.claim())
+    eventually(lambda: got)
+    assert job.id in got[0].decode()
 
 
 def test_every_error_has_a_number() -> None:

@@ -64,6 +64,8 @@ def error_response(error: VitascopeError) -> JSONResponse:
     status = status_of(error)
     if isinstance(error, InvalidApiKey):
         message = "no auth"
+    elif isinstance(error, errors.JobNotFound):
+        message = "There is no such task."
     elif status < 500:
         message = f"{error.message} ({error.hint})" if error.hint else error.message
     else:

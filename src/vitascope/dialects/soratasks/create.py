@@ -190,7 +190,7 @@ def _read_storyboard(order: Order, fields: Fields) -> None:
         name = f"shots[{index}]"
         order.names |= {f"{name}.prompt": f"{name}.Scene", f"{name}.num_frames": f"{name}.duration"}
         order.values[f"{name}.num_frames"] = f"{seconds:g}"
-        shots.append(Shot(scene, ends[index + 1] - ends[index]))
+        shots.append(Shot(scene, ends[index + 1] - ends[index], "continue"))
     if num_frames_for(whole, order.spec.fps) != num_frames:
         lengths = " + ".join(f"{shot.num_frames / order.spec.fps:.3g}" for shot in shots if shot.num_frames)
         order.tell("shots", lengths, f"seconds: their {whole:g} are scaled to the whole length")
@@ -215,7 +215,7 @@ def _shot(index: int, entry: Any) -> tuple[str, float]:
     if not scene.strip():
         raise InvalidParameter(f"{name}.Scene", "missing", "it must say what the shot shows")
     if seconds is None or seconds <= 0:
-        value = "missing" if seconds is None else seconds
+        value = "missing" if seconds is None else shown(entry["duration"])
         raise InvalidParameter(f"{name}.duration", value, "it must be a number of seconds above 0")
     return scene, seconds
 
@@ -229,7 +229,7 @@ def _read_picture(order: Order, fields: Fields, names: tuple[str, ...]) -> None:
     given = next((name for name in names if fields.raw(name) not in (None, "")), None)
     if given is None:
         if start == "image":
-            hint = "or choose a text-to-video model"
+            hint = "send one, or choose a text-to-video model"
             raise InvalidParameter("imageData", "missing", "this model needs it, or `imageUrl`", hint=hint)
         return
     if start in ("text", "shots"):
@@ -254,7 +254,11 @@ def _picture(name: str, value: Any) -> bytes | str:
     elif not is_url:
         hint = "send a data URL as `imageData`" if value[:5].lower() == "data:" else None
         raise InvalidParameter(name, value, "it must be an http or https URL", hint=hint)
-    content = picture_of(name, value)
+    try:
+        content = picture_of(name, value)
+    except InvalidParameter as error:
+        rule = "its base64 is broken, cut short or missing: it must be a whole data URL, such as data:image/png;base64,…"
+        raise InvalidParameter(name, error.value, rule) from None
     assert content is not None
     return content
 
