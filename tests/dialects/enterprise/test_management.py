@@ -10,6 +10,7 @@ import http.server
 import importlib.util
 import io
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -236,6 +237,15 @@ class TestModels:
             status, answer = call(server, f"{prefix}/verify_model", **body)
             assert (status, answer["status"]) == (200 if prefix == ENTERPRISE else 400, "error"), body
             assert said in answer["message"]
+
+
+def test_a_clients_fault_is_in_no_log_however_it_is_answered(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert call(server, f"{ENTERPRISE}/verify_model", model_id="no-such-model")[0] == 200
+        assert server.client.post(f"{ENTERPRISE}/verify_model", content=b"[1]").json()["status"] == "error"
+    assert not caplog.records
 
 
 class TestUploads:
