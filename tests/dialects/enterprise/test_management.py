@@ -199,6 +199,21 @@ class TestServer:
         thread.join()
         assert (status, body["status"], "secret" in body["message"]) == (500, "error", False)
 
+    def test_a_worker_that_ends_meanwhile_has_no_cache(self, serve: Callable[..., Any]) -> None:
+        server = serve()
+        cleared = (200, {"status": "success", "message": "Cache cleared successfully"})
+        assert call(server, f"{VIDEO}/clear_cache") == cleared, "nor has nobody"
+        server.store.worker_seen("w1", "cpu", [])
+
+        def end() -> None:
+            eventually(lambda: server.store.commands())
+            server.store.worker_stopped("w1")
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        assert call(server, f"{VIDEO}/clear_cache") == cleared
+        thread.join()
+
     @pytest.mark.parametrize("prefix", EVERYWHERE)
     def test_the_queue_is_cleared_webhooks_and_all(self, serve: Callable[..., Any], prefix: str) -> None:
         server = serve(outbound={"allow": [HERE]})
