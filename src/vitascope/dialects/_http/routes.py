@@ -17,9 +17,12 @@ from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
 from .edge import RenderError
-from .errors import allowance_headers
+from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
+
+SERVER_ERROR = 500
+"""From this status on it is no fault of the client's, and the log says what it was."""
 
 
 Authenticate = Callable[[Request, Scope | None], Coroutine[Any, Any, None]]
@@ -57,11 +60,12 @@ def route_class(
                     )
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
-                    if not 400 <= (response := render(error)).status_code < 500:
+                    # by what it is, not by how it is answered: some vendors say 200 to everything
+                    if status_of(error) >= SERVER_ERROR:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
-                    return _with_allowance(request, response)
+                    return _with_allowance(request, render(error))
                 else:
                     return _with_allowance(request, found)
 
