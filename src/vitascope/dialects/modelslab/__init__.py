@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from . import operators
+
 __all__ = ["ModelsLabDialect"]
 
 
@@ -12,4 +14,6 @@ class ModelsLabDialect:
 
     def router(self) -> APIRouter:
         """Make the routes."""
-        return APIRouter(tags=["ModelsLab"])
+        router = APIRouter(tags=["ModelsLab"])
+        router.include_router(operators.router())
+        return router

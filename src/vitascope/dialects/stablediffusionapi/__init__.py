@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from . import operators
+
 __all__ = ["StableDiffusionApiDialect"]
 
 
@@ -12,4 +14,6 @@ class StableDiffusionApiDialect:
 
     def router(self) -> APIRouter:
         """Make the routes."""
-        return APIRouter(tags=["stablediffusionapi"])
+        router = APIRouter(tags=["stablediffusionapi"])
+        router.include_router(operators.router())
+        return router
