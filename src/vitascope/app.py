@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _http, modelslab, native, openai, openrouter, stablediffusionapi
+from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -341,6 +341,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     )
     app.state.is_stopping = False
     app.state.openai = openai.Manner(**settings.openai.model_dump())
+    app.state.enterprise = _enterprise.Manner(**settings.modelslab.model_dump())
     if not settings.server.allow_public:
         app.add_middleware(
             _http.LoopbackGuard,
@@ -370,7 +371,8 @@ def create_web_app(settings: Settings) -> FastAPI:
     return app
 
 
-#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own.
+#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own. Those that
+#: tell addresses of files are added where there is a service that makes them.
 WEBHOOK_FORMATS = {
     STANDARD: Format(openai.webhook_body),
     openrouter.FORMAT: Format(openrouter.webhook_body, headers=openrouter.webhook_headers),
@@ -378,10 +380,16 @@ WEBHOOK_FORMATS = {
 
 
 def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
+    formats = {
+        **WEBHOOK_FORMATS,
+        _enterprise.FORMAT: Format(
+            _enterprise.webhook_body(desk.service), seconds=_enterprise.WEBHOOK_SECONDS
+        ),
+    }
     return Deliverer(
         store,
         None if outbound is None else outbound.post,
-        WEBHOOK_FORMATS,
+        formats,
         read=desk.read_much,  # of a long backlog a look takes tenths of a second
         write=desk.write,
         keep=timedelta(days=settings.webhooks.keep_days),

@@ -311,6 +311,13 @@ class OpenAISettings(_Section):
     """How long `/v1/videos/sync` waits for its video before it answers with the job instead. 9 min: OpenAI's SDK waits ten for an answer."""
 
 
+class ModelsLabSettings(_Section):
+    """ModelsLab's and stablediffusionapi's calls. See docs/modelslab.md."""
+
+    wait_seconds: Annotated[float, Field(ge=0, le=600)] = 20.0
+    """How long a reply waits for its video before it says `processing`. 20 s: some of the vendor's clients give up after 30."""
+
+
 class ProvenanceSettings(_Section):
     """What each file says of its origin. See docs/provenance.md."""
 
@@ -541,6 +548,7 @@ class Settings(BaseSettings):
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
     openai: OpenAISettings = OpenAISettings()
+    modelslab: ModelsLabSettings = ModelsLabSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
     prompting: PromptingSettings = PromptingSettings()

@@ -131,7 +131,7 @@ class GenerationRequest:
     scheduler: str | None = None
     #: How far the noise levels of a flow-matching model are moved towards noise; `None` is the checkpoint's own.
     flow_shift: float | None = None
-    #: How much of a given video is changed: 0 nothing, 1 all.
+    #: How much of a given video is changed: 0 nothing, 1 all. With `image` that picture, standing still, is the video.
     strength: float | None = None
     #: Beside those of the model's card.
     loras: tuple[Lora, ...] = ()

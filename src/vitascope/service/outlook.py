@@ -110,10 +110,6 @@ class Outlook:
         waits = self._view.newcomer_waits
         return None if waits is None else max(0.0, waits - (self._clock() - self._view.seen_at))
 
-    def queue_seconds(self) -> float:
-        """Tell the same, and 0 also where nobody knows."""
-        return self.newcomer_waits or 0.0
-
     def retry_seconds(self) -> int:
         """Tell when a place in a full queue should be free: when the next running job ends."""
         ends = list(self._view.ends_in.values())

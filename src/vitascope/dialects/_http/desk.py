@@ -347,7 +347,7 @@ class Desk:
     async def queue_seconds(self) -> float:
         """Tell how long a job that came now would wait, as far as is known. Never fails."""
         await self._seen_queue()
-        return self.service.outlook.queue_seconds()
+        return self.service.outlook.newcomer_waits or 0.0
 
     async def expectation(self, job: Job) -> Expectation:
         """Tell where a job is in the queue and when it will be ready. Never fails: what was asked for has happened."""
