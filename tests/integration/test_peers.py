@@ -132,7 +132,7 @@ class Pair:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A pair whose first server is busy for as long as the tests of this module take."""
     made = Pair(tmp_path_factory.mktemp("pair"))
-    made.start(VITASCOPE_WATERMARK__TEXT="AI")
+    made.start(VITASCOPE_WATERMARK__TEXT="AI", VITASCOPE_MODELSLAB__WAIT_SECONDS="0")
     yield made
     made.stop()
 
@@ -249,6 +249,35 @@ def test_what_was_sent_travels_along(shared: Pair) -> None:
     for job in ended:
         assert first.ask("GET", f"/jobs/{job['id']}/provenance")["is_known"]
     assert "event: preview" in httpx.get(f"{first.url}/api/v1/jobs/{ended[0]['id']}/events").text
+
+
+def test_a_vendors_loadbalancer_means_the_same(shared: Pair, receiver: Receiver) -> None:
+    first = shared.first
+    asked = {"key": "", "prompt": "a dog", "height": 64, "width": 96, "num_frames": 9, "seed": 5}
+
+    def post(path: str, **more: Any) -> dict[str, Any]:
+        answer = httpx.post(f"{first.url}/api/v1/enterprise/{path}", json={**asked, **more}, timeout=60)
+        assert answer.status_code == 200
+        found: dict[str, Any] = answer.json()
+        return found
+
+    stays = post("text2video", loadbalancer="no")
+    goes = post("text2video", loadbalancer="yes", webhook=receiver.url, track_id="t1")
+    fetched = eventually(
+        lambda: now if (now := post("fetch", request_id=goes["id"]))["status"] == "success" else None, 90
+    )
+    (link,) = fetched["output"]
+    assert link.startswith(first.url)
+    assert httpx.get(link).headers["content-type"] == "video/mp4"
+    assert choices(first.job({"id": goes["id"]}))["made_by"] == "a peer server"
+    (told,) = eventually(lambda: receiver.bodies)
+    assert (told["id"], told["track_id"], told["output"][0][: len(first.url)]) == (
+        goes["id"],
+        "t1",
+        first.url,
+    )
+    assert first.job({"id": stays["id"]})["status"] == "queued"
+    first.ask("DELETE", f"/jobs/{stays['id']}")
 
 
 def test_a_cancel_reaches_the_peer(shared: Pair) -> None:
