@@ -291,6 +291,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
             shows_previews=not settings.moderation.frames,
+            unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
         await asyncio.to_thread(service.links.warm_up)

@@ -53,6 +53,7 @@ from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Links
 from .outlook import Outlook
+from .pictures import Pictures
 from .results import Results
 from .webhooks import Webhooks
 
@@ -139,6 +140,7 @@ class Service:
         prompt_rules: whether prompts are written out.
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
+        unsafe_from: score from which on a picture is unsafe to whoever asks.
         clock: tells what has expired.
     """
 
@@ -165,6 +167,7 @@ class Service:
         prompt_rules: PromptRules = NO_PROMPT_RULES,
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
+        unsafe_from: float = 0.8,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -191,6 +194,7 @@ class Service:
             certificates=certificates,
             clock=clock,
         )
+        self.pictures = Pictures(self.files, self._fetched, link_seconds=link_seconds, threshold=unsafe_from)
         self._marks = marks
         self._improved_sampling_iterations = improved_sampling_iterations
         self._expire_seconds = expire_seconds
@@ -362,10 +366,10 @@ class Service:
             InvalidParameter: a URL is not one that is fetched, or there is no file of a bearable size.
             QueueFull: too many are being fetched.
         """
-        sent = await inputs.fetched(
-            draft.sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link
-        )
-        return dataclasses.replace(draft, sent=sent)
+        return dataclasses.replace(draft, sent=await self._fetched(draft.sent))
+
+    async def _fetched(self, sent: Sent) -> Sent:
+        return await inputs.fetched(sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link)
 
     def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
         """Read what the draft names by ids of uploaded files. May wait for a network.
@@ -734,6 +738,14 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+    def newest_waiting(self) -> int:
+        """Return the number of the last job that waits; 0 if none does."""
+        return self._store.newest_waiting()
+
+    def cancel_waiting(self, newest: int) -> int:
+        """Cancel some of the jobs that wait, whosever they are, up to this number; returns how many, 0 where there are none left."""
+        return self._store.cancel_waiting(newest)
 
     def webhook_backlog(self) -> Backlog:
         return self._store.webhook_backlog()

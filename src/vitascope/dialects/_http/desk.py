@@ -273,6 +273,10 @@ class Desk:
             await asyncio.to_thread(files.drop, upload)
             raise
 
+    async def is_unsafe(self, name: str, data: bytes) -> bool:
+        """Look whether a picture is unsafe; raises what the service's function of that name raises."""
+        return await self._storing_lane(lambda: self.service.pictures.is_unsafe(name, data))
+
     async def keep_character(
         self, caller: Caller, name: str, prepare: Callable[[], NewCharacter]
     ) -> Character:
@@ -332,14 +336,30 @@ class Desk:
         keys = await self.write(self.service.delete, job_id, caller)
         await asyncio.to_thread(self.service.remove, keys)
 
+    async def clear_queue(self) -> int:
+        """Cancel all jobs that wait now, everybody's; returns how many. Others' writes come in between."""
+        newest = await self.read(self.service.newest_waiting)
+        total = 0
+        while cancelled := await self.write(self.service.cancel_waiting, newest):
+            total += cancelled
+        return total
+
+    async def queue_seconds(self) -> float:
+        """Tell how long a job that came now would wait, as far as is known. Never fails."""
+        await self._seen_queue()
+        return self.service.outlook.queue_seconds()
+
     async def expectation(self, job: Job) -> Expectation:
         """Tell where a job is in the queue and when it will be ready. Never fails: what was asked for has happened."""
         if job.status.is_terminal:
             return Expectation()
+        await self._seen_queue()
+        return self.service.outlook.of(job)
+
+    async def _seen_queue(self) -> None:
         look = self._look()
         if look is not None and self.service.outlook.is_outdated:
             await asyncio.wait([look])
-        return self.service.outlook.of(job)
 
     def _look(self) -> asyncio.Task[None] | None:
         """Begin a look at the queue if the last one is too old. One at a time: meanwhile answers come from the last one."""

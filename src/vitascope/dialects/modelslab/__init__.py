@@ -24,6 +24,7 @@ from fastapi import APIRouter
 from vitascope.dialects import _enterprise
 from vitascope.dialects._enterprise import making, schema
 
+from . import operators
 from .calls import ENTERPRISE, FETCH_PREFIXES, MORE_FETCH_PREFIXES, calls
 
 __all__ = ["ModelsLabDialect"]
@@ -43,4 +44,5 @@ class ModelsLabDialect:
                 router, path, making.fetch_by_path, _enterprise.render_4xx, is_described=is_described
             )
         schema.add_fetch(router, f"{ENTERPRISE}/fetch", making.fetch_by_body, _enterprise.render_4xx)
+        router.include_router(operators.router())
         return router

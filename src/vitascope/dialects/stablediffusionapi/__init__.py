@@ -21,6 +21,8 @@ from vitascope.dialects import _enterprise
 from vitascope.dialects._enterprise import making, schema
 from vitascope.dialects._enterprise.calls import Call, Range
 
+from . import operators
+
 __all__ = ["StableDiffusionApiDialect"]
 
 PREFIX = "/api/v1/enterprise"
@@ -52,4 +54,5 @@ class StableDiffusionApiDialect:
             router, f"{PREFIX}/fetch_queue_image", making.fetch_by_body, render, is_described=False
         )
         schema.add_fetch(router, f"{PREFIX}/fetch/{{request_id}}", making.fetch_by_path, render)
+        router.include_router(operators.router())
         return router
