@@ -480,6 +480,8 @@ class PeerSettings(_Section):
     """Where it is, such as `https://second.internal:8000`."""
     key: _Key = None
     """An API key of that server's; none where it has none."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many it makes for this one at a time: as many as it has workers."""
 
     @model_validator(mode="after")
     def _whole(self) -> PeerSettings:
