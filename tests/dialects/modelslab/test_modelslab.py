@@ -399,6 +399,11 @@ class TestParameters:
         fields = {"prompt": "a dog", "num_frames": 10**9}
         error = refused(server.client.post(f"{ENTERPRISE}/open_sora", json=fields))
         assert "`num_frames`" in error["message"]
+        error = refused(
+            server.client.post(f"{V7}/text-to-video", json={"prompt": "a dog", "duration": "100s"})
+        )
+        assert "`duration` is 100" in error["message"]
+        assert "nearest legal value is 60" in error["message"]
 
 
 class TestInputs:
