@@ -17,7 +17,7 @@ from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
 from .edge import RenderError
-from .errors import allowance_headers
+from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,10 @@ def route_class(
                     )
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
-                    if not 400 <= (response := render(error)).status_code < 500:
+                    response = render(error)
+                    # some dialects say 200 whatever is wrong: then the error itself decides whose fault it is
+                    status = response.status_code if response.status_code >= 400 else status_of(error)
+                    if status >= 500:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
