@@ -58,9 +58,8 @@ def route_class(
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
                     response = render(error)
-                    # some dialects say 200 whatever is wrong: then the error itself decides whose fault it is
-                    status = response.status_code if response.status_code >= 400 else status_of(error)
-                    if status >= 500:
+                    # of a refusal nothing is logged, also where a vendor's form of it comes with 200
+                    if max(response.status_code, status_of(error)) >= 500:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
