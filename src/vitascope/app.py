@@ -129,6 +129,7 @@ def _bucket_of(settings: Settings) -> S3Storage:
         path_style=chosen.is_path_style,
         access_key_id=chosen.access_key_id,
         secret_access_key=None if secret is None else secret.get_secret_value(),
+        public_url=chosen.public_url,
     )
 
 

@@ -159,6 +159,7 @@ class TestStorage:
             lambda: storage.path_for(key),
             lambda: storage.fetch(key, tmp_path / "copy"),
             lambda: storage.url_for(key, expires_seconds=60),
+            lambda: storage.public_url_for(key),
             lambda: storage.delete(key),
             lambda: storage.put_bytes(b"", key),
             lambda: storage.put(made(tmp_path), key),
@@ -216,6 +217,22 @@ class TestS3:
                 urllib.request.urlopen(bad)
             caught.value.close()
             assert caught.value.code == 403
+
+    @pytest.mark.parametrize(
+        ("public_url", "prefix", "begins"),
+        [
+            (None, "a", None),
+            ("https://videos.example", "", "https://videos.example"),
+            ("https://videos.example/", "a/b", "https://videos.example/a/b"),
+            ("https://cdn.example/a/b/", "a/b", "https://cdn.example/a/b"),
+            ("https://cdn.example/xa", "a", "https://cdn.example/xa/a"),
+        ],
+    )
+    def test_public_addresses_end_as_the_file_does(
+        self, public_url: str | None, prefix: str, begins: str | None
+    ) -> None:
+        storage = S3Storage("bucket", prefix, endpoint="http://127.0.0.1:9", public_url=public_url)
+        assert storage.public_url_for(KEY) == (begins and f"{begins}/{KEY}")
 
     def test_what_is_wrong_is_said_in_one_sentence(self, s3_server: seaweed.Server) -> None:
         place = s3_server.prefix()

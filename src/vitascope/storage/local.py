@@ -93,6 +93,10 @@ class LocalStorage:
         check_key(key)
         return None
 
+    def public_url_for(self, key: str) -> str | None:
+        check_key(key)
+        return None
+
     def delete(self, key: str) -> None:
         target = self._target(key)
         with _storing(key), contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -76,6 +76,9 @@ class Storage(Protocol):
     def url_for(self, key: str, *, expires_seconds: int) -> str | None:
         """Make an address from which anyone can GET the file for a while; None if the storage has no such thing."""
 
+    def public_url_for(self, key: str) -> str | None:
+        """Say where anyone can fetch the file for as long as it is there; None if it is nowhere public. Asks nobody whether it is."""
+
     def delete(self, key: str) -> None:
         """Remove a file. If it is not there, that is what was asked."""
 

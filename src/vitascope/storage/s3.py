@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import quote, urlsplit
 
 from vitascope.domain.errors import SettingsError, StorageError, StorageUnavailable
 
@@ -86,6 +87,7 @@ class S3Storage:
         access_key_id: None looks where AWS's own clients look: the environment, a web identity, the machine's role.
         secret_access_key: of that id.
         session_token: of temporary credentials.
+        public_url: where anyone can read the bucket: its root, or what is below the prefix if the URL ends in that; None if nobody can.
 
     Raises:
         SettingsError: obstore is not installed, or does not understand these values.
@@ -102,9 +104,11 @@ class S3Storage:
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
         session_token: str | None = None,
+        public_url: str | None = None,
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/")
+        self._public_url = None if public_url is None else _with_prefix(public_url, self._prefix)
         values = {
             "endpoint": endpoint,
             "region": region,
@@ -260,6 +264,10 @@ class S3Storage:
         with self._asking(key):
             return obstore.sign(self._store, "GET", key, timedelta(seconds=expires_seconds))
 
+    def public_url_for(self, key: str) -> str | None:
+        check_key(key)
+        return None if self._public_url is None else f"{self._public_url}/{key}"
+
     def files_in(self, folder: str) -> Iterator[StoredFile]:
         import obstore
 
@@ -357,6 +365,14 @@ class S3Storage:
         if "redential" in text or "169.254." in text:
             return "there are no credentials for the object storage"
         return "the object storage does not answer" if "HTTP error" in text else NO_STORAGE
+
+
+def _with_prefix(public_url: str, prefix: str) -> str:
+    """Say where files below the prefix are: some write the address of the bucket, others that of their folder in it."""
+    url = public_url.rstrip("/")
+    if not prefix or urlsplit(url).path.endswith(f"/{prefix}"):
+        return url
+    return f"{url}/{quote(prefix)}"
 
 
 def _is_for_good(text: str) -> bool:
