@@ -44,9 +44,9 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import BatchFormat, Expiry, Feeder, Removal, Service, StillMaking, metrics
+from .service import BatchFormat, Expiry, Feeder, OpenBuckets, Removal, Service, StillMaking, metrics
 from .settings import Settings, environment_of_engine
-from .storage import LocalStorage, S3Storage, Space, Storage
+from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
@@ -131,6 +131,20 @@ def _bucket_of(settings: Settings) -> S3Storage:
         secret_access_key=None if secret is None else secret.get_secret_value(),
         public_url=chosen.public_url,
     )
+
+
+def open_places(settings: Settings, store: Store) -> Storage:
+    """Open the same, and the buckets that were named while the server ran; none of them before it is asked for a file.
+
+    Raises:
+        SettingsError: as `open_storage` does; or an allowed host cannot be read.
+    """
+    allow = AllowList.of(settings.outbound.allow)
+
+    def outbound() -> Outbound:  # one for each event loop; also where users' URLs are not called any more
+        return Outbound(allow, seconds=settings.outbound.max_seconds)
+
+    return Places(open_storage(settings), OpenBuckets(store, outbound))
 
 
 def check_storage(settings: Settings) -> str | None:
@@ -271,7 +285,8 @@ def create_web_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
-        store, files = open_store(settings), open_storage(settings)
+        store = open_store(settings)
+        files = open_places(settings, store)
         service = Service(
             store,
             catalog,
@@ -553,7 +568,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     try:
         yield Worker(
             store,
-            open_storage(settings),
+            open_places(settings, store),
             lambda: EngineProcess(command, environment),
             config,
             open_catalog(settings),

@@ -5,6 +5,7 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
 from .batches import Batches
+from .buckets import Buckets, OpenBuckets
 from .characters import Characters, NewCharacter
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
@@ -19,6 +20,7 @@ __all__ = [
     "REFUSALS",
     "BatchFormat",
     "Batches",
+    "Buckets",
     "CharacterId",
     "Characters",
     "Content",
@@ -33,6 +35,7 @@ __all__ = [
     "Models",
     "NewCharacter",
     "OfJob",
+    "OpenBuckets",
     "Parsed",
     "Prepared",
     "Removal",

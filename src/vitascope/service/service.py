@@ -46,6 +46,7 @@ from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
 from .batches import Batches
+from .buckets import Buckets
 from .characters import Characters
 from .commands import Commands
 from .files import Files
@@ -179,6 +180,7 @@ class Service:
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
+        self.buckets = Buckets(store, outbound)
         self.files = Files(store, files, clock)
         self.characters = Characters(store, files, clock)
         self.batches = Batches(store, self.files, clock)

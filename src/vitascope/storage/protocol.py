@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,12 @@ class Storage(Protocol):
     Every method may raise StorageError: the key is not legal, or the storage did not do what was asked. It is a
     StorageUnavailable where the same call may succeed later. Calls may wait for a network: none belongs into an event loop.
     """
+
+    def key_for_new(self, key: str) -> str:
+        """Give the key that a new video's file is put under, from the one that it would have in a storage of a single place."""
+
+    def elsewhere(self) -> Sequence[str]:
+        """Name the folders whose files are in other places than the rest. Each is this database's alone."""
 
     def put(self, path: Path, key: str) -> None:
         """Take a finished file over: afterwards `path` is gone and `key` survives a crash of the machine.
