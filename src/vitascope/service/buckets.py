@@ -7,8 +7,10 @@ wherever new videos go by then; so what opens a bucket is kept, encrypted, also 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from vitascope.domain.bucket import Bucket, bucket_id
 from vitascope.domain.errors import (
     BucketRefused,
     InvalidParameter,
+    QueueFull,
     SecretUnreadable,
     SettingsError,
     StorageError,
@@ -37,6 +40,7 @@ _PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/(?!$)|$))*", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _CREDENTIAL = re.compile(r"[!-~]{1,1024}", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[!-~]+", re.ASCII)
+MAX_PUBLIC_BYTES = 1000
 MAX_PREFIX_CHARS = 200
 MAX_URL_CHARS = 1000
 
@@ -113,6 +117,28 @@ class Buckets:
         logger.info("new videos go to a bucket", extra={"bucket": used.bucket, "key": used.id})
         return used
 
+    async def why_not_public(self, bucket: Bucket) -> str | None:
+        """Find out whether anyone can read what is in a bucket that is in use, at its `public_url`, by a small file.
+
+        Returns:
+            Why nobody can, as far as this server can tell; None if all is well, or no such address is given.
+        """
+        if self._outbound is None or bucket.public_url is None:
+            return None
+        key, data = f"{bucket.id}/probe-{secrets.token_hex(16)}", secrets.token_hex(16).encode()
+        storage = storage_of(bucket)
+        try:
+            await asyncio.to_thread(storage.put_bytes, data, key)
+            url = public_url_of(bucket.public_url, bucket.prefix, key)
+            found = await self._outbound.fetch(url, max_bytes=MAX_PUBLIC_BYTES)
+            await asyncio.to_thread(storage.delete, key)
+        except UrlRefused as error:
+            await asyncio.to_thread(_delete, storage, key)
+            return error.rule
+        except (StorageError, QueueFull) as error:  # what is left of it is swept
+            return error.message
+        return None if found.data == data else "another file is there"
+
     def try_again(self) -> Bucket | None:
         """Try the bucket that is in use as `use` did; returns it, or None if there is none.
 
@@ -132,6 +158,11 @@ class Buckets:
         if is_change:
             logger.info("new videos go where the settings say")
         return is_change
+
+
+def _delete(storage: Storage, key: str) -> None:
+    with contextlib.suppress(StorageError):
+        storage.delete(key)
 
 
 def _try(bucket: Bucket) -> None:

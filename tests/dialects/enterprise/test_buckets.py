@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from vitascope.domain.access import Scope
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.video import stored_keys
 from vitascope.service.keys import Keys
+from vitascope.storage import S3Storage
 
 ENTERPRISE, VIDEO = "/api/v1/enterprise", "/api/v1/enterprise/video"
 OUTBOUND = {"allow": ["127.0.0.1"]}
@@ -26,7 +29,7 @@ def details(s3: seaweed.Server, **other: Any) -> dict[str, Any]:
     return {
         "key": "",
         "deploy_type": "video",
-        "public_url": "https://cdn.example/",
+        "public_url": "",
         "region_name": "us-east-1",
         "endpoint_url": f"{s3.endpoint}/{seaweed.BUCKET}",
         "aws_access_key_id": seaweed.KEY,
@@ -120,6 +123,55 @@ def test_new_videos_go_to_the_bucket_and_links_say_so(
     assert body["tip"] == "there were none"
     assert server.store.bucket_in_use() is None
     assert places.key_for_new("videos/a.1.0.mp4") == "videos/a.1.0.mp4"
+
+
+@pytest.fixture
+def public(s3_server: seaweed.Server) -> Iterator[str]:
+    """Where anyone can read the bucket; its address."""
+    behind = S3Storage(
+        seaweed.BUCKET,
+        endpoint=s3_server.endpoint,
+        region="us-east-1",
+        access_key_id=seaweed.KEY,
+        secret_access_key=seaweed.SECRET,
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with behind.open(self.path.removeprefix("/public/")) as file:
+                content = file.read()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}/public/"
+        web.shutdown()
+        thread.join()
+
+
+def test_a_public_address_is_tried_and_named(
+    serve: Callable[..., Any], s3_server: seaweed.Server, public: str
+) -> None:
+    server = serve(outbound=OUTBOUND)
+    for public_url, words in (
+        (public, None),
+        (f"{s3_server.endpoint}/{seaweed.BUCKET}", "its server answers 403"),
+        ("", "linked to through this server"),
+    ):
+        _, body = post(server, f"{VIDEO}/update_s3", details(s3_server, public_url=public_url))
+        assert body["status"] == "success"
+        assert words is None or words in body["tip"]
+        in_use = server.store.bucket_in_use()
+        assert ("could not read" in body["tip"]) == (words == "its server answers 403")
+        assert list(server.files.files_in(in_use.id)) == []
+        if words is None:
+            assert server.files.public_url_for(f"{in_use.id}/a.mp4").startswith(f"{public}{in_use.prefix}/")
 
 
 def test_a_video_in_a_bucket_is_downloaded_linked_and_deleted(

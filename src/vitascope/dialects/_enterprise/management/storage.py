@@ -80,6 +80,8 @@ async def update_s3(request: Request, fields: _http.Fields) -> dict[str, Any]:
     tips = [f"new videos go to `{folder}/` in the bucket `{used.bucket}`"]
     if used.public_url is None:
         tips.append("without `public_url` they are linked to through this server")
+    elif (reason := await desk.service.buckets.why_not_public(used)) is not None:
+        tips.append(f"this server could not read a file of it at `public_url`: {reason}")
     return done("S3 details updated successfully", tip="; ".join(tips + _of_type(deploy_type)))
 
 
