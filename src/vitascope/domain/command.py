@@ -113,3 +113,5 @@ class WorkerState:
     started_at: datetime
     #: What these take, and counts since the worker's engine was started.
     residency: Residency = field(default_factory=Residency)
+    #: URL of the server that makes its jobs; None of a worker with a device of its own.
+    peer: str | None = None

@@ -268,7 +268,7 @@ class Results:
             return None
         try:
             stored, _ = self.open_linked(token)
-        except (RequestError, StorageError) as error:
+        except (StillMaking, RequestError, StorageError) as error:
             if isinstance(error, StorageUnavailable):
                 raise
             raise InvalidParameter(
@@ -279,8 +279,8 @@ class Results:
         return b"".join(stored.read(0, stored.num_bytes))
 
 
-class StillMaking(VideoNotReady):
-    """A link's file is being made.
+class StillMaking(Exception):
+    """A link's file is being made; for whoever asks for it this is a VideoNotReady, with an estimate of when it will be.
 
     Args:
         job: that makes it.
@@ -290,6 +290,7 @@ class StillMaking(VideoNotReady):
     def __init__(self, job: Job, message: str) -> None:
         super().__init__(message)
         self.job = job
+        self.message = message
 
 
 def _suffix(job: Job, file: Video | Picture, index: int, variant: Variant) -> str:

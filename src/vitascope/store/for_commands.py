@@ -36,7 +36,12 @@ class ForCommands(Base):
             query = sa.select(workers).where(is_alive).order_by(workers.c.started_at, workers.c.id)
             return [
                 WorkerState(
-                    row.id, row.device, tuple(row.loaded), row.started_at, Residency.from_dict(row.residency)
+                    row.id,
+                    row.device,
+                    tuple(row.loaded),
+                    row.started_at,
+                    Residency.from_dict(row.residency),
+                    row.peer,
                 )
                 for row in connection.execute(query)
             ]

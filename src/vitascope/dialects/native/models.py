@@ -173,9 +173,9 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
 
 
 async def workers(request: Request) -> Response:
-    """List the workers that live, with what they have loaded."""
+    """List the workers that live, with what they have loaded, or the peer server that makes their jobs."""
     desk = _http.desk_of(request)
-    states = await desk.read(desk.service.commands.workers)
+    states = await desk.read(desk.service.commands.all_workers)
     return JSONResponse({"workers": [_worker_object(state) for state in states]})
 
 
@@ -219,6 +219,7 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
     return {
         "id": state.id,
         "device": state.device,
+        "peer": state.peer,
         "loaded": list(state.loaded),
         "memory": state.residency.to_dict(),
         "started_at": state.started_at.isoformat(),
