@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 import seaweed
@@ -172,6 +173,35 @@ def test_a_public_address_is_tried_and_named(
         assert list(server.files.files_in(in_use.id)) == []
         if words is None:
             assert server.files.public_url_for(f"{in_use.id}/a.mp4").startswith(f"{public}{in_use.prefix}/")
+
+
+def test_replies_link_to_the_bucket_and_beside_it_to_this_server(
+    serve: Callable[..., Any], s3_server: seaweed.Server, public: str
+) -> None:
+    server = serve(outbound=OUTBOUND)
+    server.start_worker()
+
+    def made() -> dict[str, Any]:
+        status, body = post(server, f"{VIDEO}/text2video", {"key": "", "prompt": "a dog"})
+        assert (status, body["status"]) == (200, "success"), body
+        return body
+
+    before = made()
+    post(server, f"{VIDEO}/update_s3", details(s3_server, public_url=public))
+    in_use = server.store.bucket_in_use()
+    body = made()
+    post(server, f"{VIDEO}/reset_s3", {"key": ""})
+    assert before["output"] == before["proxy_links"]
+    (link,), (proxy_link,) = body["output"], body["proxy_links"]
+    assert link.startswith(f"{public}{in_use.prefix}/{in_use.id}/")
+    assert link.endswith(".mp4")
+    assert proxy_link.startswith(f"{server.url}/files/")
+    assert proxy_link.endswith(".mp4")
+    contents = {httpx.get(url, trust_env=False).content for url in (link, proxy_link)}
+    assert contents == {content_of(0)}
+    status, fetched = post(server, f"{VIDEO}/fetch/{body['id']}", {"key": ""})
+    assert (status, fetched["output"]) == (200, body["output"])
+    assert post(server, f"{VIDEO}/fetch/{before['id']}", {"key": ""})[1]["output"][0].startswith(server.url)
 
 
 def test_a_video_in_a_bucket_is_downloaded_linked_and_deleted(
