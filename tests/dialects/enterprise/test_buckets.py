@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -121,7 +125,7 @@ def test_new_videos_go_to_the_bucket_and_links_say_so(
     for path in (f"{ENTERPRISE}/reset_s3", f"{VIDEO}/reset_s3", f"{ENTERPRISE}/reset_s3_details"):
         status, body = post(server, path, {"key": "", "deploy_type": "video"})
         assert (status, body["status"], body["message"]) == (200, "success", "S3 details reset successfully")
-    assert body["tip"] == "there were none"
+    assert body["tip"] == "no bucket was named"
     assert server.store.bucket_in_use() is None
     assert places.key_for_new("videos/a.1.0.mp4") == "videos/a.1.0.mp4"
 
@@ -258,6 +262,30 @@ def test_what_cannot_be_used_is_refused_in_the_vendors_shape(
         assert "wrong-secret" not in str(body)
         assert status == (400 if path.startswith(VIDEO) else 200)
     assert server.store.bucket_in_use() is None
+
+
+@pytest.mark.parametrize(("prefix", "folder"), [(ENTERPRISE, "stablediffusionapi"), (VIDEO, "modelslab")])
+def test_replies_are_as_they_were(
+    serve: Callable[..., Any], s3_server: seaweed.Server, prefix: str, folder: str
+) -> None:
+    server = serve(outbound=OUTBOUND)
+    given = details(s3_server)
+    found: dict[str, dict[str, Any]] = {}
+    for name, call, body in (
+        ("update_s3", "update_s3", given),
+        ("update_s3: other kind", "update_s3", {**given, "deploy_type": "realtime"}),
+        ("update_s3: wrong secret", "update_s3", {**given, "aws_secret_access_key": "wrong"}),
+        ("update_s3: nothing", "update_s3", {"key": ""}),
+        ("reset_s3", "reset_s3", {"key": ""}),
+        ("reset_s3: again", "reset_s3", {"key": "", "deploy_type": "text_to_image"}),
+    ):
+        found[name] = dict(zip(("http", "reply"), post(server, f"{prefix}/{call}", body), strict=True))
+    text = json.dumps(found, indent=1).replace(given["image_directory"], "DIRECTORY")
+    text = re.sub(r"vitascope-[0-9a-f]{16}", "FOLDER", text)
+    path = Path(__file__).parent.parent / folder / "s3.json"
+    if os.environ.get("WRITE_GOLDEN"):
+        path.write_text(text + "\n")
+    assert json.loads(text) == json.loads(path.read_text())
 
 
 def test_only_admins_may(serve: Callable[..., Any], s3_server: seaweed.Server) -> None:

@@ -90,7 +90,7 @@ async def reset_s3(request: Request, fields: _http.Fields) -> dict[str, Any]:
     desk = _http.desk_of(request)
     deploy_type = fields.text("deploy_type", max_chars=MAX_CHARS)
     is_change = await desk.write(desk.service.buckets.reset)
-    tips = [] if is_change else ["there were none"]
+    tips = [] if is_change else ["no bucket was named"]
     tip = "; ".join(tips + _of_type(deploy_type))
     return done("S3 details reset successfully", **({"tip": tip} if tip else {}))
 
