@@ -160,7 +160,10 @@ def open_catalog(settings: Settings) -> Catalog:
         SettingsError: a card cannot be read, or there is no such default model.
     """
     return Catalog.open(
-        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+        settings.cards_folder,
+        settings.engine.default_model,
+        loras_folder=settings.loras_folder,
+        needs_files=settings.engine.kind != "fake",
     )
 
 

@@ -71,7 +71,7 @@ class ServerSettings(_Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     unknown_model_falls_back: bool = True
-    """In vendors' dialects a model name that no card has is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
+    """In vendors' dialects a model name that no card has, or whose files are on no machine of the deployment, is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 

@@ -14,19 +14,26 @@ from vitascope.domain.model_spec import ModelSpec
 from .cards import read_card
 from .loras import Loras
 from .sources import HUB_ID, spec_of_folder, spec_of_hub
+from .weights import is_here
 
 
 class Catalog:
     """Cards that ship with Vitascope, then the operator's own; an own card of the same id replaces ours."""
 
     def __init__(
-        self, specs: Iterable[ModelSpec], default_model: str, loras_folder: Path | None = None
+        self,
+        specs: Iterable[ModelSpec],
+        default_model: str,
+        loras_folder: Path | None = None,
+        *,
+        needs_files: bool = True,
     ) -> None:
         #: The operator's adapters.
         self.loras = Loras(loras_folder)
         self._specs = {spec.id: spec for spec in specs}
         self._by_alias = {alias: spec for spec in self._specs.values() for alias in spec.aliases}
         self.default_model = default_model
+        self._needs_files = needs_files
 
     @classmethod
     def open(
@@ -35,6 +42,8 @@ class Catalog:
         default_model: str = "pocket",
         on_problem: Callable[[SettingsError], None] | None = None,
         loras_folder: Path | None = None,
+        *,
+        needs_files: bool = True,
     ) -> Catalog:
         """Read all cards.
 
@@ -43,6 +52,7 @@ class Catalog:
             default_model: may also be a local diffusers folder: the operator names it, not a client.
             on_problem: told of each card that cannot be read, which is then left out; None raises it.
             loras_folder: the operator's adapters.
+            needs_files: false where the engine makes pictures without any.
 
         Raises:
             SettingsError: a card cannot be read, or there is no such default model.
@@ -50,7 +60,7 @@ class Catalog:
         shipped = Path(str(resources.files(__package__).joinpath("cards")))
         folders = [shipped] if cards_folder is None else [shipped, cards_folder]
         paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-        catalog = cls(_specs(paths, on_problem), default_model, loras_folder)
+        catalog = cls(_specs(paths, on_problem), default_model, loras_folder, needs_files=needs_files)
         try:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:
@@ -66,6 +76,14 @@ class Catalog:
     def all(self) -> list[ModelSpec]:
         specs = sorted(self._specs.values(), key=lambda spec: (spec.id != self.default_model, spec.id))
         return [self._with_second(spec) for spec in specs]
+
+    def is_here(self, spec: ModelSpec) -> bool:
+        """Whether this machine can make videos with a model: its files are here. Looks at them."""
+        return not self._needs_files or is_here(spec)
+
+    def available(self) -> frozenset[str]:
+        """Name the models whose files this machine has. Looks at them: 35 cards without downloads take 3 ms."""
+        return frozenset(spec.id for spec in self.all() if self.is_here(spec))
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model by its id or by a vendor's name for it; no name is the default model.

@@ -11,7 +11,7 @@ from pathlib import Path
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import ModelSpec
 
-from . import hub, manifest
+from . import checkpoint, hub, manifest
 from .hub import Progress, Report
 from .sources import check_sums, embedded_folder, locate
 
@@ -46,6 +46,18 @@ def weights_of(spec: ModelSpec) -> Weights:
     num_bytes = made.num_bytes if made else _size(folder, follow=True)
     revision = made.commit if made else folder.name if kind == "hub" else None
     return Weights(is_downloaded=True, num_bytes=num_bytes, revision=revision, problem=None)
+
+
+def is_here(spec: ModelSpec) -> bool:
+    """Whether this machine has all files of a model, as far as their lengths tell."""
+    kind, _, name = spec.source.partition(":")
+    try:
+        if kind == "embedded":  # its checksums take a while, and are looked at when it is loaded
+            return (embedded_folder(name) / checkpoint.INDEX).is_file()
+        locate(spec)
+    except (ModelUnavailable, OSError):
+        return False
+    return True
 
 
 def verify(spec: ModelSpec, report: Report) -> list[str]:

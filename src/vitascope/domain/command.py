@@ -113,3 +113,5 @@ class WorkerState:
     started_at: datetime
     #: What these take, and counts since the worker's engine was started.
     residency: Residency = field(default_factory=Residency)
+    #: Ids of the models whose files it has; None before it has told.
+    available: tuple[str, ...] | None = None

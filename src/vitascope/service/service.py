@@ -45,6 +45,7 @@ from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .availability import Availability
 from .batches import Batches
 from .characters import Characters
 from .commands import Commands
@@ -98,6 +99,9 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model; None is the default. Raises UnknownModel."""
+
+    def is_here(self, spec: ModelSpec) -> bool:
+        """Whether this machine has its files."""
 
     @property
     def loras(self) -> Loras: ...
@@ -199,6 +203,9 @@ class Service:
         self._prompt_check = prompt_check
         self._shows_previews = shows_previews
         self._clock = clock
+        self.availability = Availability(
+            lambda: store.models_on_workers(worker_silence_seconds), lambda spec: models.is_here(spec)
+        )
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -216,7 +223,9 @@ class Service:
         return self._models.resolve(name)
 
     def spec_of_vendor(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
-        """Find a model by a name that a vendor's client sends: one that no card has is the default model, if settings allow.
+        """Find a model by a name that a vendor's client sends.
+
+        One that no card has is the default model, if settings allow, and so is one whose files are on no worker and not here.
 
         Returns:
             The model, and the choice to keep with the job if it is not the one that was named.
@@ -225,12 +234,18 @@ class Service:
             UnknownModel: there is none of that name, and the setting `server.unknown_model_falls_back` is off.
         """
         try:
-            return self._models.resolve(name), ()
+            spec = self._models.resolve(name)
         except UnknownModel as error:
             if not self._unknown_model_falls_back:
                 raise
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
+        if not name or not self._unknown_model_falls_back:
+            return spec, ()
+        default = self._models.resolve(None)
+        if spec.id == default.id or self.availability.has(spec) or not self.availability.has(default):
+            return spec, ()
+        return default, (Choice("model", default.id, f"the files of `{spec.id}` are on no machine here"),)
 
     def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
         """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""

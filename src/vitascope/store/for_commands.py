@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -31,15 +31,20 @@ class ForCommands(Base):
     def worker_states(self, within_seconds: float) -> list[WorkerState]:
         """Return the workers that were seen so recently and have not ended, the oldest first."""
         with self._database.read() as connection:
-            seen_after = self._lease_time(connection) - timedelta(seconds=within_seconds)
-            is_alive = (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None)
+            is_alive = _is_alive(self._lease_time(connection) - timedelta(seconds=within_seconds))
             query = sa.select(workers).where(is_alive).order_by(workers.c.started_at, workers.c.id)
-            return [
-                WorkerState(
-                    row.id, row.device, tuple(row.loaded), row.started_at, Residency.from_dict(row.residency)
-                )
-                for row in connection.execute(query)
-            ]
+            return [_worker_of(row) for row in connection.execute(query)]
+
+    def models_on_workers(self, within_seconds: float) -> list[frozenset[str] | None]:
+        """Return the ids of the models whose files each living worker has; None for one that has not told.
+
+        Where none lives, those that were there lately count: they may be starting anew.
+        """
+        with self._database.read() as connection:
+            is_alive = _is_alive(self._lease_time(connection) - timedelta(seconds=within_seconds))
+            query = sa.select(workers.c.available)
+            rows = connection.execute(query.where(is_alive)).all() or connection.execute(query).all()
+        return [None if row.available is None else frozenset(row.available) for row in rows]
 
     def add_command(
         self,
@@ -149,6 +154,21 @@ class ForCommands(Base):
         with self._database.write_soon() as connection:
             changes.fail_commands(connection, commands.c.worker_id.not_in(alive), now)
             connection.execute(sa.delete(commands).where(is_old))
+
+
+def _is_alive(seen_after: datetime) -> sa.ColumnElement[bool]:
+    return (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None)
+
+
+def _worker_of(row: Row) -> WorkerState:
+    return WorkerState(
+        id=row.id,
+        device=row.device,
+        loaded=tuple(row.loaded),
+        started_at=row.started_at,
+        residency=Residency.from_dict(row.residency),
+        available=None if row.available is None else tuple(row.available),
+    )
 
 
 def _running(number: int) -> sa.Update:

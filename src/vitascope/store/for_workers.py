@@ -266,6 +266,7 @@ class ForWorkers(Base):
         device: str | None = None,
         loaded: Collection[str] | None = None,
         residency: Residency | None = None,
+        available: Collection[str] | None = None,
     ) -> None:
         """Note that a worker is alive; the first time makes it known.
 
@@ -274,10 +275,12 @@ class ForWorkers(Base):
             device: its kind of device, once that is known.
             loaded: ids of the models that it has loaded, once that is known.
             residency: what they take, and counts, once that is known.
+            available: ids of the models whose files it has, once that is known.
         """
         told = None if residency is None else residency.to_dict()
         with self._database.write_soon() as connection:
-            changes.see_worker(connection, worker_id, self._lease_time(connection), device, loaded, told)
+            now = self._lease_time(connection)
+            changes.see_worker(connection, worker_id, now, device, loaded, told, available)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose; what it was told to do and has not done fails."""

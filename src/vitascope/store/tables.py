@@ -16,7 +16,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0015"
+HEAD = "0016"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -191,6 +191,8 @@ workers = sa.Table(
     sa.Column("loaded", _Json, nullable=False, server_default="[]"),
     # `domain.residency`: what they take, and counts
     sa.Column("residency", _Json, nullable=False, server_default="{}"),
+    # ids of the models whose files it has; none before it has told
+    sa.Column("available", _Json),
 )
 
 # what operators want of workers; one row for each worker that shall do it

@@ -17,6 +17,8 @@ from vitascope.store import Store
 
 logger = logging.getLogger(__name__)
 
+CHANGES_FILES = frozenset({CommandKind.PULL, CommandKind.REMOVE})
+
 REPORT_SECONDS = 0.5
 """Progress is written at most so often."""
 
@@ -35,6 +37,8 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec: ...
 
+    def available(self) -> frozenset[str]: ...
+
 
 class _GivenUp(Exception):
     """The worker stops, or the store says that nobody waits for this any more."""
@@ -48,9 +52,18 @@ class Errands:
         models: the catalog.
         worker_id: whose they are.
         silence_seconds: other workers that were silent for so long have stopped; what they were told fails.
+        on_files: called when files of models have come or gone.
     """
 
-    def __init__(self, store: Store, models: Models, worker_id: str, silence_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        worker_id: str,
+        silence_seconds: float,
+        on_files: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_files = on_files
         self._store = store
         self._models = models
         self._worker_id = worker_id
@@ -97,6 +110,8 @@ class Errands:
             logger.exception("command failed", extra=extra)
             message, failed = "An unexpected error occurred; the worker's log says more.", True
         logger.info("command failed" if failed else "command done", extra={**extra, "result": message})
+        if errand.kind in CHANGES_FILES:
+            self._on_files()
         self._insist(lambda: self._store.end_errand(errand.number, message, failed=failed))
 
     def _insist(self, write: Callable[[], None]) -> None:

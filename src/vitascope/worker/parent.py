@@ -37,6 +37,7 @@ from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .ahead import Ahead, result_of
+from .available import Available
 from .engine_process import EngineProcess
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
@@ -133,10 +134,13 @@ class Worker:
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
         self._residency = Residency()
+        self._available = Available(models.available)
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
-        self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
+        self._errands = Errands(
+            store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds, self._files_changed
+        )
         self._ahead: Ahead | None = None
         self._stop_at: float | None = None
         self._tidied_at = self._swept_at = float("-inf")
@@ -204,6 +208,10 @@ class Worker:
             warm_models=self._warm_models,
         )
 
+    def _files_changed(self) -> None:
+        self._available.look_soon()
+        self._tidied_at = float("-inf")  # let the store know soon
+
     def _sweep_some(self) -> None:
         self._swept_at = time.monotonic()
         self._sweep.advance()
@@ -213,11 +221,13 @@ class Worker:
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
+        available = self._available.news()
         if self._device:
             told = (self._device, self._warm_models, self._residency)
-            self._store.worker_seen(self._config.worker_id, *told)
+            self._store.worker_seen(self._config.worker_id, *told, available=available)
         else:
-            self._store.worker_seen(self._config.worker_id)
+            self._store.worker_seen(self._config.worker_id, available=available)
+        self._available.was_told(available)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()

@@ -215,6 +215,7 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
         "id": state.id,
         "device": state.device,
         "loaded": list(state.loaded),
+        "available": None if state.available is None else list(state.available),
         "memory": state.residency.to_dict(),
         "started_at": state.started_at.isoformat(),
     }

@@ -72,6 +72,8 @@ class Worker(BaseModel):
     id: str
     device: str
     loaded: list[str]
+    #: Models whose files it has; null before it has told.
+    available: list[str] | None
     memory: WorkerMemory
     started_at: datetime
 
