@@ -32,18 +32,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _http, native, openai, openrouter
+from .dialects import _http, modelslab, native, openai, openrouter, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
     StorageError,
     StorageUnavailable,
     UnreadableImage,
+    VideoNotReady,
 )
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
-from .service import BatchFormat, Expiry, Feeder, Removal, Service, metrics
+from .service import BatchFormat, Expiry, Feeder, Removal, Service, StillMaking, metrics
 from .settings import Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -59,6 +60,9 @@ logger = logging.getLogger(__name__)
 
 NOT_READY_RETRY_SECONDS = 5
 """When to ask again whether the server is ready: starting a worker takes about as long."""
+
+UNKNOWN_LINK_SECONDS, MAX_LINK_SECONDS = 5, 60
+"""When to ask again for a file that is being made: where nothing was measured, and at most."""
 
 SHUTDOWN_SECONDS = 10
 """What answers may take that are being sent when the server stops, such as downloads."""
@@ -352,9 +356,14 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.add_middleware(_http.Edge, render=openai.error_response)
     app.include_router(_operations())
     app.include_router(_links())
-    app.include_router(native.NativeDialect().router())
-    app.include_router(openai.OpenAIDialect(app.state.openai).router())
-    app.include_router(openrouter.OpenRouterDialect().router())
+    for dialect in (
+        native.NativeDialect(),
+        openai.OpenAIDialect(app.state.openai),
+        openrouter.OpenRouterDialect(),
+        modelslab.ModelsLabDialect(),
+        stablediffusionapi.StableDiffusionApiDialect(),
+    ):
+        app.include_router(dialect.router())
     return app
 
 
@@ -433,11 +442,24 @@ def _links() -> APIRouter:
     router = APIRouter(tags=["Files"], route_class=_http.route_class(openai.error_response, is_public=True))
 
     async def linked_file(token: str, request: Request) -> Response:
-        """Download a file by a signed link; understands Range, If-Range and HEAD. A link that is not good is 404."""
+        """Download a file by a signed link; understands Range, If-Range and HEAD.
+
+        A link that is not good is 404; so is one whose file is being made, with a `Retry-After`.
+        """
         desk = _http.desk_of(request)
-        job, linked = await desk.read(desk.service.results.linked, token)
-        stored = await desk.open_video(job, linked.output, linked.variant)
-        return _http.VideoFile(stored, f"{job.id}{stored.suffix}", openai.refuse_range)
+        try:
+            stored, name = await asyncio.to_thread(desk.service.results.open_linked, token)
+        except StillMaking as error:
+            eta = (await desk.expectation(error.job)).eta_seconds
+            seconds = UNKNOWN_LINK_SECONDS if eta is None else min(max(1, math.ceil(eta)), MAX_LINK_SECONDS)
+            answer = openai.error_response(VideoNotReady(error.message))
+            answer.headers["retry-after"] = str(seconds)
+            return answer
+        return _http.VideoFile(stored, name, openai.refuse_range)
+
+    async def named_file(token: str, name: str, request: Request) -> Response:
+        """Download a file by a signed link that ends in a name; else as without one."""
+        return await linked_file(token, request)
 
     responses: dict[int | str, dict[str, Any]] = {
         206: {"description": "The part that was asked for."},
@@ -450,10 +472,9 @@ def _links() -> APIRouter:
         },
         "5XX": {"description": "The storage does not answer (503), or has lost the file."},
     }
-    router.add_api_route(
-        "/files/{token}", linked_file, methods=["GET"], response_class=Response, responses=responses
-    )
-    router.add_api_route("/files/{token}", linked_file, methods=["HEAD"], include_in_schema=False)
+    for path, endpoint in (("/files/{token}", linked_file), ("/files/{token}/{name}", named_file)):
+        router.add_api_route(path, endpoint, methods=["GET"], response_class=Response, responses=responses)
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router
 
 

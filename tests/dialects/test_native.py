@@ -209,7 +209,7 @@ def test_a_retry_makes_the_same_once_more(serve: Callable[..., Any]) -> None:
     second = answer.json()
     assert (answer.status_code, answer.headers["location"]) == (201, f"/api/v1/jobs/{second['id']}")
     schema.Job.model_validate(second, extra="forbid")
-    own = {"id", "created_at", "queue_position"}
+    own = {"id", "number", "created_at", "queue_position"}
     assert {k: v for k, v in second.items() if k not in own} == {
         k: v for k, v in first.items() if k not in own
     }

@@ -190,7 +190,7 @@ class TestOpenapi:
             "POST /api/v1/webhooks/endpoints/{endpoint_id}/enable", "GET /api/v1/webhooks/endpoints/{endpoint_id}/secret",
             "POST /api/v1/webhooks/endpoints/{endpoint_id}/rotate", "POST /api/v1/webhooks/endpoints/{endpoint_id}/test",
             "GET /api/v1/webhooks/deliveries", "GET /api/v1/webhooks/deliveries/{delivery_id}", "POST /api/v1/webhooks/deliveries/{delivery_id}/replay",
-            "GET /files/{token}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
+            "GET /files/{token}", "GET /files/{token}/{name}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
         }  # fmt: skip
         for path, methods in document["paths"].items():
             for operation in methods.values():

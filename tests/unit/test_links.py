@@ -27,6 +27,7 @@ def job(small_spec: ModelSpec) -> Job:
     request = GenerationRequest(prompt="a dog", model="small", seed=1, base_url="https://first.example/base")
     return Job(
         id=ids.new_id(),
+        number=1,
         status=JobStatus.QUEUED,
         request=request,
         plan=plan(request, small_spec),

@@ -21,6 +21,7 @@ def job(small_spec: ModelSpec, clock: Any) -> Job:
     request = GenerationRequest(prompt="a", model="small", seed=1)
     return Job(
         id="a",
+        number=1,
         status=JobStatus.QUEUED,
         request=request,
         plan=plan(request, small_spec),

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vitascope.domain.errors import ModelUnavailable
@@ -29,6 +30,8 @@ class Weights:
     problem: str | None
     #: What mends it.
     hint: str | None = None
+    #: When they came, aware UTC; None of what is not complete.
+    since: datetime | None = None
 
 
 def weights_of(spec: ModelSpec) -> Weights:
@@ -45,7 +48,14 @@ def weights_of(spec: ModelSpec) -> Weights:
         )
     num_bytes = made.num_bytes if made else _size(folder, follow=True)
     revision = made.commit if made else folder.name if kind == "hub" else None
-    return Weights(is_downloaded=True, num_bytes=num_bytes, revision=revision, problem=None)
+    since = datetime.fromisoformat(made.made_at) if made else _changed_at(folder)
+    return Weights(is_downloaded=True, num_bytes=num_bytes, revision=revision, problem=None, since=since)
+
+
+def _changed_at(folder: Path) -> datetime:
+    """Tell when a folder's index was written, which is the last thing that is needed of it."""
+    index = folder / checkpoint.INDEX
+    return datetime.fromtimestamp((index if index.exists() else folder).stat().st_mtime, UTC)
 
 
 def is_here(spec: ModelSpec) -> bool:

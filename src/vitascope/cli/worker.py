@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, locate
+from vitascope.fleet.supervisor import RESTART_STATUS
 
 from ._terminal import configure_logging
 
+if TYPE_CHECKING:
+    from vitascope.worker.parent import Worker
+
 logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False) -> None:
@@ -31,13 +39,27 @@ def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)
             signals += 1
             running.stop(at_once=signals > 1)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if supervised:
             from vitascope.fleet.supervisor import when_orphaned
 
             when_orphaned(lambda: running.stop(at_once=True))
         running.run()
+    if running.shall_restart:
+        if supervised:
+            raise typer.Exit(RESTART_STATUS)
+        _start_anew(running)
+
+
+def _start_anew(ended: Worker) -> None:
+    """Become a new worker under the same process id, which whoever started this one (a shell, systemd, a container) goes on watching."""
+    # one that comes from here on waits until the new worker heeds it
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    if ended.shall_restart:
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:

@@ -19,13 +19,13 @@ class CommandKind(StrEnum):
     CLEAR_CACHES = "clear_caches"
     #: The engine process is started anew.
     RESTART = "restart"
+    #: The worker process itself ends, as at SIGTERM, and is started anew. Heeded beside a job too, whose time is limited then.
+    RESTART_WORKER = "restart_worker"
     #: Download a model's files; read them all and compare; remove the download.
     PULL = "pull"
     VERIFY = "verify"
     REMOVE = "remove"
 
-
-ABOUT_MODELS = frozenset(CommandKind) - {CommandKind.CLEAR_CACHES, CommandKind.RESTART}
 
 WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
 """What needs no engine: it is done beside jobs."""

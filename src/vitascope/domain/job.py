@@ -64,6 +64,8 @@ class Job:
     """One job as the store has it. All instants are aware UTC."""
 
     id: str
+    #: In order of arrival, from 1: the id that vendors show whose ids are whole numbers.
+    number: int
     status: JobStatus
     request: GenerationRequest
     plan: Plan

@@ -24,6 +24,9 @@ HEALTHY_SECONDS = 30.0
 """A process that ran for so long starts again without waiting."""
 
 
+RESTART_STATUS = 75
+"""A process that ends so wants to be started anew at once: it has not failed. `EX_TEMPFAIL` of sysexits.h, which no crash gives."""
+
 TEND_SECONDS = 0.1
 """How often members and signals are looked at."""
 
@@ -118,7 +121,10 @@ class Supervisor:
     def _tend(self, member: _Member) -> None:
         """Start the member, or start it again after a pause that grows with each early death."""
         now = time.monotonic()
-        if member.process is not None and member.process.poll() is not None:
+        if member.process is not None and member.process.poll() == RESTART_STATUS:
+            logger.info("process is started anew", extra={"member": member.name})
+            member.process = None
+        elif member.process is not None and member.process.poll() is not None:
             lived = now - member.started_at
             if lived > HEALTHY_SECONDS:
                 member.backoff_seconds = FIRST_BACKOFF_SECONDS

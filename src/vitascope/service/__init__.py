@@ -11,7 +11,7 @@ from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
 from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
-from .results import StoredVideo
+from .results import StillMaking, StoredVideo
 from .service import REFUSALS, Draft, Models, Service
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Removal",
     "Sent",
     "Service",
+    "StillMaking",
     "StoredVideo",
     "Upload",
 ]

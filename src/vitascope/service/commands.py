@@ -40,7 +40,8 @@ class Commands:
             kind: what.
             spec: the model that it is about.
             worker: id of the only one that shall do it.
-            options: `force` unloads a model that is to be removed, `repair` reads what is there before it downloads.
+            options: `force` unloads a model that is to be removed, `repair` reads what is there before it downloads,
+                `models` unloads all models when caches are cleared.
 
         Raises:
             NoWorker: there is none.

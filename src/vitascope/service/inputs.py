@@ -5,6 +5,7 @@ Nothing later depends on where they came from, and what is stored was opened onc
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -167,8 +168,16 @@ def _named_watermark(request: GenerationRequest, sent: Sent, start: str) -> Wate
     return dataclasses.replace(request.watermark or Watermark(), image=f"{start}.watermark.png")
 
 
-async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent:
+async def fetched(
+    sent: Sent, outbound: Outbound | None, max_bytes: int, own: Callable[[str, int], bytes | None]
+) -> Sent:
     """Fetch what is a URL.
+
+    Args:
+        sent: what came with a request.
+        outbound: the way to URLs that users give; None refuses them.
+        max_bytes: the largest file that is fetched.
+        own: reads the file of an address that is a link of this server's, of so many bytes at most; None if it is none.
 
     Raises:
         InvalidParameter: the URL is not one that is fetched, or there is no file of a bearable size.
@@ -178,6 +187,12 @@ async def fetched(sent: Sent, outbound: Outbound | None, max_bytes: int) -> Sent
     async def fetch(name: str, content: Content | None) -> Content | None:
         if not isinstance(content, str):
             return content
+        try:
+            found = await asyncio.to_thread(own, content, max_bytes)
+        except InvalidParameter as error:
+            raise InvalidParameter(name, content, error.rule) from None
+        if found is not None:
+            return found
         if outbound is None:
             hint = "send the file itself, or a data: URL"
             raise InvalidParameter(name, content, "URLs are not fetched by this server", hint=hint)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from vitascope.domain.errors import LinkNotFound
+from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.video import Variant
 
@@ -28,8 +29,14 @@ GRAINS = 100
 """An end is rounded up to a hundredth of the lifetime, so that a client that polls is mostly told the same link."""
 
 _FORM = re.compile(
-    r"([0-9a-z]{26})\.([0-9]{1,3})([ts]?)\.([0-9]{1,12})\.([A-Za-z0-9_-]{24})\.([a-z0-9]{1,5})", re.ASCII
+    r"([0-9a-z]{26})\.([0-9]{1,3})([tsf]?)\.([0-9]{1,12})\.([A-Za-z0-9_-]{24})\.([a-z0-9]{1,5})", re.ASCII
 )
+
+_PATH = re.compile(r"https?://[^/?#]+(?:/[^?#]*)?/files/([^/?#]+)(?:/[^/?#]*)?(?:[?#].*)?", re.IGNORECASE)
+"""Of addresses that may be links of ours: what the token is."""
+
+_OF_FILE = "f"
+"""Where links of jobs have their variant's letter, links of uploaded files have this."""
 
 
 _LETTERS: dict[Variant, str] = {"video": "", "thumbnail": "t", "spritesheet": "s"}
@@ -55,6 +62,15 @@ class Linked:
     output: int
     #: The video itself, or which picture of it.
     variant: Variant
+    #: End of its name, without a dot.
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFile:
+    """An uploaded file to which a good link leads."""
+
+    file_id: str
     #: End of its name, without a dot.
     suffix: str
 
@@ -94,7 +110,14 @@ class Links:
         """Look for the keys now: the first look may write to the database."""
         assert self._keys
 
-    def make(self, job: Job, base_url: str = "", output: int = 0, variant: Variant = "video") -> Link:
+    def make(
+        self,
+        job: Job,
+        base_url: str = "",
+        output: int = 0,
+        variant: Variant = "video",
+        name: str | None = None,
+    ) -> Link:
         """Make a link to a job's file, which need not be there yet.
 
         Args:
@@ -102,19 +125,36 @@ class Links:
             base_url: where a client has reached this server now, for a job that knows no such address.
             output: which of the job's videos.
             variant: the video itself, or which picture of it.
+            name: with what the address ends, for clients that call the file so; it decides nothing.
         """
+        suffix = _SUFFIXES.get(variant, job.plan.format)
+        base = self._public_url or job.request.base_url or base_url
+        return self._made(base, f"{job.id}.{output}{_LETTERS[variant]}", suffix, job.expires_at, name)
+
+    def make_for_file(self, file: File, base_url: str, suffix: str) -> Link:
+        """Make a link to a file that a client has uploaded.
+
+        Args:
+            file: which.
+            base_url: where a client has reached this server now.
+            suffix: end of its name, without a dot.
+        """
+        return self._made(self._public_url or base_url, f"{file.id}.0{_OF_FILE}", suffix, file.expires_at)
+
+    def _made(
+        self, base: str, what: str, suffix: str, expires_at: datetime | None, name: str | None = None
+    ) -> Link:
         grain = max(1, int(self._lifetime_seconds / GRAINS))
         end = int(self._clock().timestamp() + self._lifetime_seconds)
         end = -(-end // grain) * grain
-        if job.expires_at is not None:  # no link promises more than there is
-            end = min(end, int(job.expires_at.timestamp()))
-        suffix = _SUFFIXES.get(variant, job.plan.format)
-        told = f"{job.id}.{output}{_LETTERS[variant]}.{end}"
+        if expires_at is not None:  # no link promises more than there is
+            end = min(end, int(expires_at.timestamp()))
+        told = f"{what}.{end}"
         token = f"{told}.{_mac(self._keys[0], told, suffix)}.{suffix}"
-        base = self._public_url or job.request.base_url or base_url
-        return Link(f"{base.rstrip('/')}/files/{token}", datetime.fromtimestamp(end, UTC))
+        path = token if name is None else f"{token}/{name}"
+        return Link(f"{base.rstrip('/')}/files/{path}", datetime.fromtimestamp(end, UTC))
 
-    def read(self, token: str) -> Linked:
+    def read(self, token: str) -> Linked | LinkedFile:
         """Find out where a link leads.
 
         Raises:
@@ -123,12 +163,25 @@ class Links:
         found = _FORM.fullmatch(token)
         if found is None:
             raise LinkNotFound
-        job_id, output, letter, end, mac, suffix = found.groups()
-        told = f"{job_id}.{output}{letter}.{end}"
+        its_id, output, letter, end, mac, suffix = found.groups()
+        told = f"{its_id}.{output}{letter}.{end}"
         is_ours = [hmac.compare_digest(_mac(key, told, suffix), mac) for key in self._keys]
-        if not any(is_ours) or int(end) <= self._clock().timestamp() or not ids.is_id(job_id):
+        if not any(is_ours) or int(end) <= self._clock().timestamp() or not ids.is_id(its_id):
             raise LinkNotFound
-        return Linked(job_id, int(output), _VARIANTS[letter], suffix)
+        if letter == _OF_FILE:
+            return LinkedFile(its_id, suffix)
+        return Linked(its_id, int(output), _VARIANTS[letter], suffix)
+
+    def token_in(self, url: str) -> str | None:
+        """Return the token of an address that is a link of ours and still good, whatever host it names; else None."""
+        found = _PATH.fullmatch(url)
+        if found is None:
+            return None
+        try:
+            self.read(found[1])
+        except LinkNotFound:
+            return None
+        return found[1]
 
 
 def _mac(key: bytes, told: str, suffix: str) -> str:

@@ -46,6 +46,8 @@ class _View:
     ends_in: Mapping[str, float] = field(default_factory=dict)
     #: Jobs before which, in the queue or at work, everything is measured.
     known: frozenset[str] = frozenset()
+    #: Seconds from `seen_at` until a job that is behind all others begins; None if nobody knows.
+    wait_seconds: float | None = None
 
 
 class Outlook:
@@ -102,6 +104,11 @@ class Outlook:
         eta_seconds = max(0.0, turn.ends_in - age) if is_known and turn.ends_in is not None else None
         return Expectation(turn.position, eta_seconds)
 
+    def queue_seconds(self) -> float:
+        """Tell how long a job that comes now waits before it begins; 0 also where nobody knows, because no worker lives."""
+        age = self._clock() - self._view.seen_at
+        return max(0.0, (self._view.wait_seconds or 0.0) - age)
+
     def retry_seconds(self) -> int:
         """Tell when a place in a full queue should be free: when the next running job ends."""
         ends = list(self._view.ends_in.values())
@@ -121,6 +128,8 @@ def _view(situation: Situation, started_at: float, now: float) -> _View:
         for worker in situation.workers
     ]
     turns = forecast(situation.waiting, situation.served_seconds, free_in)
+    # whoever is last begins when the first worker is free once all others have begun
+    ends = sorted([*free_in, *(turn.ends_in for turn in turns.values() if turn.ends_in is not None)])
     is_known = all(remaining[job.job_id] is not None for job in situation.running if job.job_id not in lost)
     known: set[str] = set()
     for candidate in sorted(situation.waiting, key=lambda candidate: turns[candidate.job_id].position):
@@ -133,6 +142,7 @@ def _view(situation: Situation, started_at: float, now: float) -> _View:
         turns=turns,
         ends_in={job_id: seconds for job_id, seconds in remaining.items() if seconds is not None},
         known=frozenset(known),
+        wait_seconds=ends[-len(free_in)] if free_in else None,
     )
 
 

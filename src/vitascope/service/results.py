@@ -9,9 +9,11 @@ from functools import partial
 
 from vitascope import media
 from vitascope.domain.errors import (
+    FileNotFound,
     InvalidParameter,
     JobNotFound,
     LinkNotFound,
+    RequestError,
     StorageError,
     StorageUnavailable,
     VideoExpired,
@@ -25,7 +27,7 @@ from vitascope.domain.video import Picture, Variant, Video
 from vitascope.storage import Storage
 from vitascope.store import Store
 
-from .links import Link, Linked, Links
+from .links import Link, LinkedFile, Links
 
 REDIRECT_SECONDS = 3600
 """How long the storage's own address is good for: a download that was begun, or broke off, can go on."""
@@ -173,7 +175,14 @@ class Results:
             raise VideoFailed(f"there is no {variant} of this video: it is from before there were any")
         return file
 
-    def link_for(self, job: Job, base_url: str = "", output: int = 0, variant: Variant = "video") -> Link:
+    def link_for(
+        self,
+        job: Job,
+        base_url: str = "",
+        output: int = 0,
+        variant: Variant = "video",
+        name: str | None = None,
+    ) -> Link:
         """Make an address from which anyone can fetch a job's file for a while, an absolute one where a host is known.
 
         Args:
@@ -181,26 +190,96 @@ class Results:
             base_url: where a client has reached this server now, for a job that was not made over HTTP.
             output: which of the job's videos.
             variant: the video itself, or which picture of it.
+            name: with what the address ends, for clients that call the file so; it decides nothing.
         """
-        return self._links.make(job, base_url, output, variant)
+        return self._links.make(job, base_url, output, variant, name)
 
-    def linked(self, token: str) -> tuple[Job, Linked]:
-        """Return the job whose file a signed link leads to, and which file, whoever has the link.
+    def link_for_file(self, file: File, base_url: str, suffix: str) -> Link:
+        """Make an address from which anyone can fetch a file that a client has uploaded, for a while.
+
+        Args:
+            file: which.
+            base_url: where a client has reached this server now.
+            suffix: end of its name, without a dot, such as `png`.
+        """
+        return self._links.make_for_file(file, base_url, suffix)
+
+    def open_linked(self, token: str) -> tuple[StoredVideo, str]:
+        """Find the file that a signed link leads to, whoever has the link. May wait for a network.
+
+        Returns:
+            The file, and what it is called.
 
         Raises:
-            LinkNotFound: the link is not ours, its time is over, or the job is gone.
+            LinkNotFound: the link is not ours, its time is over, or what it leads to is gone.
+            StillMaking: a job makes it.
+            and what `open_video` raises.
         """
         linked = self._links.read(token)
+        if isinstance(linked, LinkedFile):
+            file = self._linked_file(linked)
+            return self.open_file(file), f"{file.id}.{linked.suffix}"
         try:
             job = self._store.get(linked.job_id)
         except JobNotFound:
             raise LinkNotFound from None
         video = job.video_at(linked.output)
-        file = None if video is None else video.variant(linked.variant)
+        made = None if video is None else video.variant(linked.variant)
         is_of_job = linked.output < job.plan.num_videos
-        if not is_of_job or (file is not None and not file.key.endswith(f".{linked.suffix}")):
+        if not is_of_job or (made is not None and not made.key.endswith(f".{linked.suffix}")):
             raise LinkNotFound
-        return job, linked
+        try:
+            stored = self.open_video(job, linked.output, linked.variant)
+        except VideoNotReady as error:
+            raise StillMaking(job, error.message) from None
+        return stored, f"{job.id}{stored.suffix}"
+
+    def _linked_file(self, linked: LinkedFile) -> File:
+        try:
+            return self._store.file(linked.file_id)
+        except FileNotFound:
+            raise LinkNotFound from None
+
+    def read_own_link(self, url: str, max_bytes: int) -> bytes | None:
+        """Read the file that an address leads to if that is a link of this server's, without a way over the network. May wait for a storage.
+
+        Args:
+            url: any address.
+            max_bytes: of a larger file nothing is read.
+
+        Returns:
+            None if it is no link of ours that is good now.
+
+        Raises:
+            InvalidParameter: named `url`: its file is not there (yet), or too large.
+        """
+        token = self._links.token_in(url)
+        if token is None:
+            return None
+        try:
+            stored, _ = self.open_linked(token)
+        except (RequestError, StorageError) as error:
+            if isinstance(error, StorageUnavailable):
+                raise
+            raise InvalidParameter(
+                "url", url, f"the file of this link cannot be used: {error.message}"
+            ) from None
+        if stored.num_bytes > max_bytes:
+            raise InvalidParameter("url", url, f"its file has more than {max_bytes} bytes")
+        return b"".join(stored.read(0, stored.num_bytes))
+
+
+class StillMaking(VideoNotReady):
+    """A link's file is being made.
+
+    Args:
+        job: that makes it.
+        message: how far it is.
+    """
+
+    def __init__(self, job: Job, message: str) -> None:
+        super().__init__(message)
+        self.job = job
 
 
 def _suffix(job: Job, file: Video | Picture, index: int, variant: Variant) -> str:

@@ -377,7 +377,9 @@ class Service:
             InvalidParameter: a URL is not one that is fetched, or there is no file of a bearable size.
             QueueFull: too many are being fetched.
         """
-        sent = await inputs.fetched(draft.sent, self._outbound, self._max_fetched_bytes)
+        sent = await inputs.fetched(
+            draft.sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link
+        )
         return dataclasses.replace(draft, sent=sent)
 
     def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
@@ -647,6 +649,14 @@ class Service:
             raise JobNotFound
         return self._store.get(job_id, caller.owner)
 
+    def numbered(self, number: int, caller: Caller) -> Job:
+        """Return the job of a number.
+
+        Raises:
+            JobNotFound: there is none of the caller's.
+        """
+        return self._store.numbered(number, caller.owner)
+
     def page(
         self,
         caller: Caller,
@@ -739,6 +749,14 @@ class Service:
 
     def queue_stats(self) -> QueueStats:
         return self._store.queue_stats()
+
+    def newest_waiting(self) -> int:
+        """Return the number of the last job that waits; 0 if none does."""
+        return self._store.newest_waiting()
+
+    def cancel_waiting(self, newest: int) -> int:
+        """Cancel some of the jobs that wait, whosever they are, up to this number; returns how many, 0 where there are none left."""
+        return self._store.cancel_waiting(newest)
 
     def webhook_backlog(self) -> Backlog:
         return self._store.webhook_backlog()

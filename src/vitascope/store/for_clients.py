@@ -29,13 +29,18 @@ MANY_EVENTS = 1000
 
 #: Made once: every poll reads a job, and making the statement anew takes as long as running it.
 #: Request and plan come as the text that is stored: see `rows.job_of`.
-_ONE: sa.Select[Any] = sa.select(
+_ANY: sa.Select[Any] = sa.select(
     *(column for column in jobs.c if column.name not in ("request", "plan")),
     sa.cast(jobs.c.request, sa.Text).label("request"),
     sa.cast(jobs.c.plan, sa.Text).label("plan"),
-).where(jobs.c.id == sa.bindparam("job_id"), jobs.c.deleted_at.is_(None))
+).where(jobs.c.deleted_at.is_(None))
 
+_ONE = _ANY.where(jobs.c.id == sa.bindparam("job_id"))
 _OWN = _ONE.where(jobs.c.key_id == sa.bindparam("owner"))
+_NUMBERED = _ANY.where(jobs.c.number == sa.bindparam("number"))
+
+MAX_NUMBER = 2**63 - 1
+"""What the databases' integers hold."""
 
 
 class ForClients(Base):
@@ -127,6 +132,21 @@ class ForClients(Base):
         )
         with self._database.read() as connection:
             row = connection.execute(query, values).one_or_none()
+        if row is None:
+            raise JobNotFound
+        return job_of(row)
+
+    def numbered(self, number: int, owner: str | None = None) -> Job:
+        """Return the job of a number; else as `get`.
+
+        Raises:
+            JobNotFound: there is none of that number, it has been deleted, or it is another's.
+        """
+        if not 0 < number <= MAX_NUMBER:
+            raise JobNotFound
+        query = _NUMBERED if owner is None else _NUMBERED.where(jobs.c.key_id == owner)
+        with self._database.read() as connection:
+            row = connection.execute(query, {"number": number}).one_or_none()
         if row is None:
             raise JobNotFound
         return job_of(row)

@@ -10,7 +10,7 @@ from vitascope.domain.cost import effort_of
 from vitascope.domain.job import JobStatus
 from vitascope.domain.plan import Plan
 
-from . import queue
+from . import changes, queue
 from .base import Base
 from .rows import QueueStats, Situation
 from .tables import jobs, workers
@@ -57,6 +57,30 @@ class ForOperators(Base):
             alive = _is_alive(self._lease_time(connection), within_seconds)
             devices = set(connection.scalars(sa.select(workers.c.device).where(alive)))
             return queue.estimate_on(connection, devices)(effort_of(plan))
+
+    def newest_waiting(self) -> int:
+        """Return the number of the job that came last of those that wait; 0 if none does."""
+        with self._database.read() as connection:
+            return connection.scalar(sa.select(sa.func.max(jobs.c.number)).where(queue.is_queued)) or 0
+
+    def cancel_waiting(self, newest: int, max_jobs: int = 100) -> int:
+        """Cancel some of the jobs that wait, the oldest first, with all that follows from it for each.
+
+        Args:
+            newest: number of the last one; what has come later goes on waiting.
+            max_jobs: at once, so that others' writes do not wait for long.
+
+        Returns:
+            How many. Where it is 0, no more wait.
+        """
+        waiting = sa.select(jobs).where(queue.is_queued, jobs.c.number <= newest)
+        query = waiting.order_by(jobs.c.number).limit(max_jobs).with_for_update()
+        now = self._now()
+        with self._database.write() as connection:
+            rows = connection.execute(query).all()
+            for row in rows:
+                changes.move(connection, row, JobStatus.CANCELLED, now, cancel_requested=True)
+        return len(rows)
 
     def queue_stats(self) -> QueueStats:
         """Count jobs by status and model."""

@@ -116,6 +116,7 @@ def job_of(row: Row) -> Job:
     """Make the domain's job of a row of `jobs`; `request` and `plan` may also be the JSON text that is stored."""
     return Job(
         id=row.id,
+        number=row.number,
         status=JobStatus(row.status),
         request=_remembered(_request_of, row.request)
         if isinstance(row.request, str)

@@ -203,13 +203,19 @@ class _Child:
 
     def _do(self, order: Message) -> str:
         if order["do"] == "clear_caches":
-            self._engine.clear_caches()
-            return "the caches are empty"
+            return self._clear_caches(order["models"])
         spec = self._resolve(order["model"])
         if order["do"] == "load":
             self._engine.load(spec)
             return "loaded"
         return "unloaded" if self._engine.unload(spec.id) else "it was not loaded"
+
+    def _clear_caches(self, with_models: bool) -> str:
+        unloaded = [
+            model for model in self._engine.loaded_models if with_models and self._engine.unload(model)
+        ]
+        self._engine.clear_caches()
+        return "the caches are empty" + (f", and unloaded: {', '.join(unloaded)}" if unloaded else "")
 
     def _produce(self, order: Message) -> Iterator[Product | Failed | Enhanced]:
         """Make the videos of a job one after the other, telling the parent each step.

@@ -22,7 +22,7 @@ CHANGES_FILES = frozenset({CommandKind.PULL, CommandKind.REMOVE})
 REPORT_SECONDS = 0.5
 """Progress is written at most so often."""
 
-THROUGH_ENGINE = frozenset(CommandKind) - WITH_FILES
+BETWEEN_JOBS = frozenset(CommandKind) - WITH_FILES
 
 _WORDS = {
     "waiting": "another process downloads the same: waiting for it",
@@ -85,13 +85,17 @@ class Errands:
             self._thread = threading.Thread(target=self._do, args=(errand,), name="errand", daemon=True)
             self._thread.start()
 
-    def next_for_engine(self) -> Errand | None:
-        """Take the next errand that the caller does, with the engine."""
-        return self._store.take_errand(self._worker_id, THROUGH_ENGINE)
+    def next_between_jobs(self) -> Errand | None:
+        """Take the next errand that the caller does: with the engine, or by its own end."""
+        return self._store.take_errand(self._worker_id, BETWEEN_JOBS)
 
     def next_load(self) -> Errand | None:
         """Take the next wish that a model be loaded: the engine does it beside a job."""
         return self._store.take_errand(self._worker_id, {CommandKind.LOAD})
+
+    def next_restart(self) -> Errand | None:
+        """Take the wish that the worker process be started anew."""
+        return self._store.take_errand(self._worker_id, {CommandKind.RESTART_WORKER})
 
     def stop(self) -> None:
         """Let a download stop where it is; it goes on from there when it is asked for again."""

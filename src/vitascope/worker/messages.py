@@ -4,7 +4,7 @@ parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": 
                  {"do": "cancel", "job": ID}
                  {"do": "prepare", "model": ID}              beside a job; has no answer
                  {"do": "load" | "unload", "errand": NUMBER, "model": ID}
-                 {"do": "clear_caches", "errand": NUMBER}
+                 {"do": "clear_caches", "errand": NUMBER, "models": WHETHER TO UNLOAD THEM TOO}
 child → parent   {"is": "ready"}
                  {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
                  {"is": "enhanced", "job": ID, "texts": [TEXT, …]}

@@ -143,12 +143,21 @@ class Worker:
         )
         self._ahead: Ahead | None = None
         self._stop_at: float | None = None
+        #: What an operator waits for: that another process takes this one's place.
+        self._restart: Errand | None = None
+        self._is_told_to_stop = False
         self._tidied_at = self._swept_at = float("-inf")
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more; a running job has `drain_seconds` left, or none. Safe to call from a signal handler."""
         # nothing with a lock: the signal may have come while this very thread held it
+        self._is_told_to_stop = True
         self._stop_at = time.monotonic() + (0.0 if at_once else self._config.drain_seconds)
+
+    @property
+    def shall_restart(self) -> bool:
+        """Whether an operator wants another process in this one's place, once it has stopped; not if it was told to stop meanwhile."""
+        return self._restart is not None and not self._is_told_to_stop
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not for much longer than until the worker is told to stop."""
@@ -177,6 +186,9 @@ class Worker:
             self._drop_engine()
             shutil.rmtree(self._config.work_folder, ignore_errors=True)
             with contextlib.suppress(StoreUnavailable):
+                if self._restart is not None:
+                    message = f"process {os.getpid()} of the worker has ended, and another is started"
+                    self._store.end_errand(self._restart.number, message)
                 self._store.worker_stopped(self._config.worker_id)
 
     def _work_once(self) -> None:
@@ -187,8 +199,11 @@ class Worker:
             self._ahead = None
         self._hear_idle_engine(self._ready_engine())
         self._errands.begin()
-        if (errand := self._errands.next_for_engine()) is not None:
-            self._errands.end(errand, lambda: self._obey(errand))
+        if (errand := self._errands.next_between_jobs()) is not None:
+            if errand.kind is CommandKind.RESTART_WORKER:
+                self._begin_restart(errand)
+            else:
+                self._errands.end(errand, lambda: self._obey(errand))
             return
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             self._sweep_some()  # before the claim: while a lease is held, a slow storage must not hold the worker
@@ -231,6 +246,14 @@ class Worker:
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
+        if self._stop_at is None and (restart := self._errands.next_restart()) is not None:
+            self._begin_restart(restart)
+
+    def _begin_restart(self, errand: Errand) -> None:
+        """Stop as when a signal says so: a running job has `drain_seconds` left, then it is handed back."""
+        logger.info("the worker is to be started anew", extra={"pid": os.getpid()})
+        self._restart = errand
+        self._stop_at = time.monotonic() + self._config.drain_seconds
 
     def _ready_engine(self) -> EngineProcess:
         """Return the engine process; starts one if there is none, or if it died without a job."""
@@ -280,7 +303,8 @@ class Worker:
 
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:
         engine = self._ready_engine()
-        engine.send({"do": kind.value, "errand": errand.number, "model": errand.model})
+        order = {"do": kind.value, "errand": errand.number, "model": errand.model}
+        engine.send({**order, "models": errand.options.get("models", False)})
         return self._await_answer(engine, errand)
 
     def _await_answer(self, engine: EngineProcess, errand: Errand) -> str:

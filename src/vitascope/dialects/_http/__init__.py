@@ -1,7 +1,7 @@
 """What all HTTP edges share: bodies, lenient fields, errors, threads, files. Knows no vendor."""
 
 from .body import Upload, in_thread_if_large, json_object, read_body
-from .credentials import caller_of
+from .credentials import authenticate, caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
@@ -12,6 +12,7 @@ from .once import once_of
 from .paging import limit_and_order
 from .pictures import picture_of
 from .routes import base_url_of, route_class
+from .waiting import ended
 
 __all__ = [
     "Desk",
@@ -21,9 +22,11 @@ __all__ = [
     "RenderError",
     "Upload",
     "VideoFile",
+    "authenticate",
     "base_url_of",
     "caller_of",
     "desk_of",
+    "ended",
     "file_asked",
     "in_thread_if_large",
     "json_object",

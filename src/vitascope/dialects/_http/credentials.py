@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.requests import Request
 
 from vitascope.domain.access import Caller, Scope
@@ -17,28 +19,29 @@ HEADERS = ("x-api-key", "api-key")
 NAMES_IN_ADDRESSES = frozenset({"key", "api_key", "apikey", "access_token", "token"})
 
 
-async def authenticate(request: Request, scope: Scope | None) -> None:
+async def authenticate(request: Request, scope: Scope | None, *, more_keys: Collection[str] = ()) -> None:
     """Find out who calls and note it with the request; decided on the route that was chosen.
 
     Args:
         request: with its key, where the server has keys.
         scope: what the route needs; None is reading or generating, by the method.
+        more_keys: keys that were found where only some vendor's clients put them.
 
     Raises:
         InvalidApiKey: there is no good key.
         PermissionDenied: the key is for something else.
     """
-    caller = request.state.caller = await _identify(request)
+    caller = request.state.caller = await _identify(request, more_keys)
     needed = scope or (Scope.READ if request.method in READING_METHODS else Scope.GENERATE)
     if not caller.may(needed):
         held = ", ".join(sorted(caller.scopes))
         raise PermissionDenied(f"this needs an API key with the scope `{needed}`; this one has {held}")
 
 
-async def _identify(request: Request) -> Caller:
+async def _identify(request: Request, more_keys: Collection[str]) -> Caller:
     desk = desk_of(request)
     try:
-        secret = _key_of(request)
+        secret = _key_of(request, more_keys)
     except InvalidApiKey:
         if await desk.read(desk.service.keys.is_open):
             return desk.service.keys.identify(None)
@@ -46,13 +49,14 @@ async def _identify(request: Request) -> Caller:
     return await desk.read(desk.service.keys.identify, secret)
 
 
-def _key_of(request: Request) -> str | None:
+def _key_of(request: Request, more_keys: Collection[str] = ()) -> str | None:
     """Return the key that was sent; None if there is none.
 
     Raises:
         InvalidApiKey: it is in the wrong place, or there are two.
     """
-    found = {value.strip() for name in HEADERS for value in request.headers.getlist(name) if value.strip()}
+    headers = (value for name in HEADERS for value in request.headers.getlist(name))
+    found = {value.strip() for value in (*headers, *more_keys) if value.strip()}
     for header in request.headers.getlist("authorization"):
         scheme, _, value = header.partition(" ")
         if scheme.lower() != "bearer":

@@ -94,7 +94,13 @@ class Desk:
         Raises:
             JobNotFound: there is none, or none of the caller's.
         """
-        job = await self.read(self.service.get, job_id, caller)
+        return self._seen(await self.read(self.service.get, job_id, caller))
+
+    async def find_numbered(self, caller: Caller, number: int) -> Job:
+        """Read a job of which its client knows the number; else as `find`, and raises the same."""
+        return self._seen(await self.read(self.service.numbered, number, caller))
+
+    def _seen(self, job: Job) -> Job:
         if not job.is_read:
             self.note_read(self.service.mark_read, job.id, job.created_at)
         return job
@@ -326,14 +332,30 @@ class Desk:
         keys = await self.write(self.service.delete, job_id, caller)
         await asyncio.to_thread(self.service.remove, keys)
 
+    async def clear_queue(self) -> int:
+        """Cancel all jobs that wait now, everybody's; returns how many. Others' writes come in between."""
+        newest = await self.read(self.service.newest_waiting)
+        total = 0
+        while cancelled := await self.write(self.service.cancel_waiting, newest):
+            total += cancelled
+        return total
+
+    async def queue_seconds(self) -> float:
+        """Tell how long a job that came now would wait, as far as is known. Never fails."""
+        await self._seen_queue()
+        return self.service.outlook.queue_seconds()
+
     async def expectation(self, job: Job) -> Expectation:
         """Tell where a job is in the queue and when it will be ready. Never fails: what was asked for has happened."""
         if job.status.is_terminal:
             return Expectation()
+        await self._seen_queue()
+        return self.service.outlook.of(job)
+
+    async def _seen_queue(self) -> None:
         look = self._look()
         if look is not None and self.service.outlook.is_outdated:
             await asyncio.wait([look])
-        return self.service.outlook.of(job)
 
     def _look(self) -> asyncio.Task[None] | None:
         """Begin a look at the queue if the last one is too old. One at a time: meanwhile answers come from the last one."""

@@ -22,8 +22,15 @@ from .errors import allowance_headers
 logger = logging.getLogger(__name__)
 
 
+Authenticate = Callable[[Request, Scope | None], Coroutine[Any, Any, None]]
+
+
 def route_class(
-    render: RenderError, *, scope: Scope | None = None, is_public: bool = False
+    render: RenderError,
+    *,
+    scope: Scope | None = None,
+    is_public: bool = False,
+    authenticate: Authenticate = authenticate,
 ) -> type[APIRoute]:
     """Make a route class whose endpoints just raise: errors that we know are answered in the dialect's own form.
 
@@ -31,6 +38,7 @@ def route_class(
         render: makes the answer of an error.
         scope: what an API key needs for these routes; None is reading or generating, by the method.
         is_public: whether nobody needs a key.
+        authenticate: finds out who calls, for vendors whose clients put the key elsewhere.
     """
 
     class DialectRoute(APIRoute):

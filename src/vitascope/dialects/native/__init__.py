@@ -7,6 +7,7 @@ Never here: a vendor's word.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.video import Variant
 from vitascope.service import Link
@@ -25,6 +26,8 @@ from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
 __all__ = ["NativeDialect", "error_response"]
+
+_NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 class NativeDialect:
@@ -119,7 +122,7 @@ class NativeDialect:
         page = await desk.read(
             desk.service.page,
             _http.caller_of(request),
-            after=_own(query.text("after") or "") or None,
+            after=await _own(request, query.text("after") or "") or None,
             limit=limit,
             order=order,
             statuses=_statuses(query.text("status")),
@@ -131,20 +134,21 @@ class NativeDialect:
     async def get(self, job_id: str, request: Request) -> Response:
         """Show a job. It is found by the id that any dialect showed for it."""
         desk = _http.desk_of(request)
-        return await _shown(request, await desk.find(_http.caller_of(request), _own(job_id)))
+        return await _shown(request, await desk.find(_http.caller_of(request), await _own(request, job_id)))
 
     async def cancel(self, job_id: str, request: Request) -> Response:
         """Cancel a job: a queued one at once, a running one within one denoising step; one that has ended stays as it is."""
         desk = _http.desk_of(request)
         return await _shown(
-            request, await desk.write(desk.service.cancel, _own(job_id), _http.caller_of(request))
+            request,
+            await desk.write(desk.service.cancel, await _own(request, job_id), _http.caller_of(request)),
         )
 
     async def retry(self, job_id: str, request: Request) -> Response:
         """Make a new job of the request of one that has ended, with the same seed, and answer with the new one."""
         desk = _http.desk_of(request)
         caller = _http.caller_of(request)
-        ended = await desk.find(caller, _own(job_id))
+        ended = await desk.find(caller, await _own(request, job_id))
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
         # looked for before the inputs are: they may have expired since
@@ -158,7 +162,7 @@ class NativeDialect:
     async def delete(self, job_id: str, request: Request) -> Response:
         """Delete a job and its files; one that has not ended is cancelled."""
         desk = _http.desk_of(request)
-        await desk.delete(_http.caller_of(request), _own(job_id))
+        await desk.delete(_http.caller_of(request), await _own(request, job_id))
         return Response(status_code=204)
 
     async def events(self, job_id: str, request: Request) -> Response:
@@ -167,14 +171,14 @@ class NativeDialect:
         `Last-Event-ID` resumes after the event of that number, without loss or repetition, at any web process.
         """
         desk = _http.desk_of(request)
-        return events.stream(request, await desk.find(_http.caller_of(request), _own(job_id)))
+        return events.stream(request, await desk.find(_http.caller_of(request), await _own(request, job_id)))
 
     async def content(self, job_id: str, request: Request) -> Response:
         """Download a file, one of the job's videos or a picture of it; understands Range, If-Range and HEAD."""
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
         query.check_names(("index", "variant"))
-        job = await desk.find(_http.caller_of(request), _own(job_id))
+        job = await desk.find(_http.caller_of(request), await _own(request, job_id))
         stored = await desk.open_video(job, *_http.file_asked(query))
         return _http.VideoFile(stored, f"{job.id}{stored.suffix}", _refuse_range)
 
@@ -183,7 +187,7 @@ class NativeDialect:
         desk = _http.desk_of(request)
         query = _http.Fields(dict(request.query_params))
         query.check_names(("index", "variant"))
-        job = await desk.find(_http.caller_of(request), _own(job_id))
+        job = await desk.find(_http.caller_of(request), await _own(request, job_id))
         index, variant = _http.file_asked(query)
         found = await asyncio.to_thread(desk.service.results.provenance, job, index, variant)
         return JSONResponse(provenance_object(found))
@@ -234,9 +238,15 @@ def _statuses(text: str | None) -> list[JobStatus]:
     return found
 
 
-def _own(job_id: str) -> str:
-    """Find our id in the one that a dialect shows: dialects put a word and an underscore before it."""
-    return job_id.rpartition("_")[2]
+async def _own(request: Request, shown: str) -> str:
+    """Find our id in the one that a dialect shows: with a word and an underscore before it, or the job's number."""
+    if not _NUMBER.fullmatch(shown):
+        return shown.rpartition("_")[2]
+    desk = _http.desk_of(request)
+    try:
+        return (await desk.read(desk.service.numbered, int(shown), _http.caller_of(request))).id
+    except JobNotFound:
+        return shown  # which no job has as its id
 
 
 def _refuse_range(status: int) -> Response:

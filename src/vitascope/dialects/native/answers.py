@@ -31,6 +31,7 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
     videos = [_video(job, video, link_to) for video in job.videos]
     return {
         "id": job.id,
+        "number": job.number,
         "status": job.status.value,
         "cancel_requested": job.cancel_requested,
         "progress": job.progress,

@@ -61,14 +61,17 @@ def router() -> APIRouter:
         responses=command,
         openapi_extra=schema.REMOVE,
     )
-    for path, about_all in (("restart", restart), ("clear-caches", clear_caches)):
+    for path, about_all, option in (
+        ("restart", restart, "process"),
+        ("clear-caches", clear_caches, "models"),
+    ):
         add(
             f"/workers/{path}",
             about_all,
             methods=["POST"],
             status_code=202,
             responses=command,
-            openapi_extra=schema.options(),
+            openapi_extra=schema.options(option),
         )
     add("/workers", workers, responses={200: {"model": schema.WorkerList}, **errors})
     add("/commands", commands, responses={200: {"model": schema.CommandList}, **errors})
@@ -142,13 +145,13 @@ async def remove(model_id: str, request: Request) -> Response:
 
 
 async def restart(request: Request) -> Response:
-    """Start engine processes anew, between jobs."""
-    return await _order(request, CommandKind.RESTART)
+    """Start engine processes anew, between jobs; or, with `process`, the workers themselves, whose jobs are not waited for longer than at a stop."""
+    return await _order(request, CommandKind.RESTART, None, "process")
 
 
 async def clear_caches(request: Request) -> Response:
-    """Give back memory that engines keep for speed only."""
-    return await _order(request, CommandKind.CLEAR_CACHES)
+    """Give back memory that engines keep for speed only; with `models` that of the loaded models too."""
+    return await _order(request, CommandKind.CLEAR_CACHES, None, "models")
 
 
 async def _order(request: Request, kind: CommandKind, model_id: str | None = None, *options: str) -> Response:
@@ -159,6 +162,8 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
         fields = await _http.read_body(request, desk.max_body_bytes, may_be_empty=True)
     fields.check_names(("worker", *options))
     chosen = [name for name in options if fields.boolean(name)]
+    if "process" in chosen:
+        kind, chosen = CommandKind.RESTART_WORKER, []
     spec = None if model_id is None else desk.service.spec(model_id)
     order = desk.service.commands.order
     command = await desk.write(order, kind, spec, worker=fields.text("worker") or None, options=chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 
@@ -11,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
-from vitascope.domain.errors import InvalidParameter, StorageError, StoreUnavailable
+from vitascope.domain.errors import InvalidParameter, StorageError
 from vitascope.domain.job import Job, JobStatus
 from vitascope.service import StoredVideo
-from vitascope.service.tail import FINAL_KINDS
 
 from . import schema
 from .create import Order
@@ -22,9 +20,6 @@ from .files import refuse_range
 from .making import make_job
 from .manner import manner_of
 from .video import PREFIX, envelope, job_error, poll_headers, shown
-
-LOOK_SECONDS = 1.0
-"""How often it is seen whether the client is still there."""
 
 _binary = {"schema": {"type": "string", "format": "binary"}}
 
@@ -54,7 +49,7 @@ async def create_and_wait(request: Request) -> Response:
     """Make a video and answer with its file. What goes wrong once it was begun is no status that clients try again after."""
     started_at = time.perf_counter()
     job = await make_job(request, _one_file)
-    job = await _ended(request, job, started_at + manner_of(request).sync_seconds)
+    job = await _http.ended(request, job, started_at + manner_of(request).sync_seconds)
     headers = {"x-video-id": PREFIX + job.id, "x-model": job.plan.model}
     if job.status.is_terminal and job.status is not JobStatus.SUCCEEDED:
         problem = job_error(job) or {"code": "cancelled", "message": "The video was cancelled."}
@@ -77,25 +72,6 @@ def _one_file(order: Order) -> None:
     if order.request.num_videos > 1:
         number = order.request.num_videos
         raise InvalidParameter("num_videos", number, "an answer holds one file", nearest=1)
-
-
-async def _ended(request: Request, job: Job, until: float) -> Job:
-    """Wait for a job's end for as long as there is time and a client."""
-    desk, caller = _http.desk_of(request), _http.caller_of(request)
-    look_seconds = min(LOOK_SECONDS, max(0.0, until - time.perf_counter()))
-    following = desk.tail.follow(job.id, 0, look_seconds)  # ends with the job, or with this server
-    async with contextlib.aclosing(following):  # type: ignore[type-var]
-        while not job.status.is_terminal and time.perf_counter() < until:
-            try:
-                event = await anext(following)
-            except StopAsyncIteration:
-                break
-            if event is None or event.kind in FINAL_KINDS:
-                with contextlib.suppress(StoreUnavailable):
-                    job = await desk.read(desk.service.get, job.id, caller)
-            if event is None and await request.is_disconnected():
-                break
-    return job
 
 
 async def _file(request: Request, job: Job) -> StoredVideo | None:

@@ -155,6 +155,8 @@ class Job(BaseModel):
     """A job: what was asked for and how it is made, where it stands, and its file."""
 
     id: str
+    #: In order of arrival: the id in dialects whose ids are whole numbers.
+    number: int
     status: Status
     cancel_requested: bool
     progress: int

@@ -240,6 +240,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "worker": _field(_TEXT, "Id of the only worker that shall do it; by default all do."),
     "repair": _field({"type": "boolean"}, "Read what is there, and fetch again what is not right."),
     "force": _field({"type": "boolean"}, "Unload it first where it is loaded."),
+    "process": _field({"type": "boolean"}, "Start the worker itself anew, and its engine with it."),
+    "models": _field({"type": "boolean"}, "Unload all models too."),
 }
 
 

@@ -1,0 +1,60 @@
+"""The vendor's management calls, which both of its hosts have: for who runs the server, with a key of the scope `admin`.
+
+To add calls: a module here with a `CALLS`, named in the list below. They are served at `/api/v1/enterprise/NAME`,
+`/api/v1/enterprise/video/NAME`, and at `/api/v6/video/NAME`, which `modelslab-py` calls if nobody tells it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vitascope.dialects import _http
+from vitascope.dialects._enterprise.routes import fields_of, route_class
+from vitascope.domain.access import Scope
+
+from . import description, models, pictures, server
+from .calls import Call
+
+__all__ = ["CALLS", "router"]
+
+CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *pictures.CALLS)
+
+
+def router(prefix: str, render: _http.RenderError, *, tag: str, is_described: bool = True) -> APIRouter:
+    """Make the routes of all calls below a path.
+
+    Args:
+        prefix: the path.
+        render: makes the answer of an error.
+        tag: of the API's description.
+        is_described: whether the calls are in it; each is there once for each host.
+    """
+    admin = route_class(render, scope=Scope.ADMIN)
+    made = APIRouter(prefix=prefix, tags=[tag], route_class=admin)
+    for call in CALLS:
+        endpoint = _endpoint(call)
+        made.add_api_route(
+            f"/{call.name}",
+            endpoint,
+            methods=["POST"],
+            responses=description.responses_of(call),
+            openapi_extra=description.body_of(call),
+            include_in_schema=is_described,
+        )
+        for alias in call.aliases:
+            made.add_api_route(f"/{alias}", endpoint, methods=["POST"], include_in_schema=False)
+    return made
+
+
+def _endpoint(call: Call) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(await call.answer(request, fields_of(request)))
+
+    endpoint.__name__ = call.name
+    endpoint.__doc__ = call.answer.__doc__
+    return endpoint

@@ -1,0 +1,67 @@
+"""Models that are on this server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+
+from vitascope.dialects import _http
+from vitascope.domain.errors import InvalidParameter, UnknownModel
+from vitascope.domain.model_spec import ModelSpec
+from vitascope.service.commands import weights_of
+
+from .calls import TEXT, Call, done
+
+DATE = "%m/%d/%Y %H:%M:%S"
+"""As the vendor writes it; ours are UTC."""
+
+
+async def verify_model(request: Request, fields: _http.Fields) -> dict[str, Any]:
+    """Tell whether a model is on this server, by its id or another of its names."""
+    spec = _http.desk_of(request).service.spec(model_id_of(fields))
+    weights = await asyncio.to_thread(weights_of, spec)
+    if not weights.is_downloaded:
+        raise UnknownModel(f"model `{spec.id}` has a card, but its files are not on this server")
+    return done("Model exists on server")
+
+
+async def get_all_models(request: Request, _fields: _http.Fields) -> dict[str, Any]:
+    """List the models whose files are on this server. `load_data` is the vendor's word for when they came."""
+    here = await asyncio.to_thread(
+        models_here, _http.desk_of(request).service.models(_http.caller_of(request))
+    )
+    return {"models": here, "status": "success"}
+
+
+def models_here(specs: list[ModelSpec]) -> list[dict[str, str]]:
+    """Name those models whose files are here. Looks at files."""
+    found = [(spec.id, weights_of(spec).since) for spec in specs]
+    return [
+        {"load_data": since.strftime(DATE), "model_id": model_id}
+        for model_id, since in found
+        if since is not None
+    ]
+
+
+def model_id_of(fields: _http.Fields) -> str:
+    """Return the field that most of these calls need.
+
+    Raises:
+        InvalidParameter: it is missing.
+    """
+    name = (fields.text("model_id") or "").strip()
+    if not name:
+        raise InvalidParameter("model_id", "missing", "it must name a model")
+    return name
+
+
+CALLS = (
+    Call("verify_model", verify_model, done("Model exists on server"), {"model_id": TEXT}, ("model_id",)),
+    Call(
+        "get_all_models",
+        get_all_models,
+        {"models": [{"load_data": "01/25/2023 11:52:22", "model_id": "pocket"}], "status": "success"},
+    ),
+)
