@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
-from .catalog import Catalog
+from .catalog import Allowed, Catalog
 from .dialects import _http, modelslab, native, openai, openrouter, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
@@ -266,6 +266,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     """
     catalog = open_catalog(settings)
     outbound = open_outbound(settings)
+    allowed = Allowed(settings.models.allow)
     marks = settings.mark_rules
     prompt_check = open_prompt_check(settings)
     credentials = open_credentials(settings)
@@ -293,9 +294,11 @@ def create_web_app(settings: Settings) -> FastAPI:
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
+            allowed=allowed,
             shows_previews=not settings.moderation.frames,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
+        catalog.watch(store.added_models)
         await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
@@ -550,14 +553,15 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
         min_free_bytes=settings.storage.min_free_bytes,
     )
     _check_storage_and_tell(settings)
-    store = open_store(settings)
+    store, models = open_store(settings), open_catalog(settings)
+    models.watch(store.added_models)
     try:
         yield Worker(
             store,
             open_storage(settings),
-            lambda: EngineProcess(command, environment),
+            lambda: EngineProcess(command, environment, models.news()),
             config,
-            open_catalog(settings),
+            models,
         )
     finally:
         store.close()

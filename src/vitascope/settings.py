@@ -87,6 +87,23 @@ class StoreSettings(_Section):
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
 
 
+def _json_list(value: object) -> object:
+    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
+
+
+class ModelsSettings(_Section):
+    """Models that are added while the server runs (`vitascope models add`). See docs/models.md."""
+
+    allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ("hub",)
+    """Where they may come from: `hub` (all of its repositories), `hub:OWNER/NAME`, `hub:OWNER/*`, a folder's absolute path (all below it), or what https URLs of adapters begin with (`https://HOST/PATH/`). In the environment a JSON list."""
+
+
 _BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]*))?", re.ASCII)
 
 
@@ -248,16 +265,6 @@ class EngineSettings(_Section):
         """How models are to be loaded, by the engine's names."""
         names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
         return {name: getattr(self, name) for name in names}
-
-
-def _json_list(value: object) -> object:
-    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
 
 
 def _lower(value: object) -> object:
@@ -496,6 +503,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    models: ModelsSettings = ModelsSettings()
     openai: OpenAISettings = OpenAISettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()

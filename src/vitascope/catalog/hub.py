@@ -161,7 +161,7 @@ def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> ManifestFi
 
     repository, name = _adapter_of(lora)
     report(Progress("downloading", file=name))
-    with _hub_errors(spec):
+    with hub_errors(spec):
         path = Path(hf_hub_download(repository, name, revision=lora.revision))
     if problem := checkpoint.cut(path):
         raise ModelUnavailable(f"the adapter `{lora.name}` of model `{spec.id}` {problem}")
@@ -271,7 +271,7 @@ def _list(spec: ModelSpec, repository: str) -> tuple[str, dict[str, _Listed]]:
     """Ask the hub for the commit that is meant and for its files."""
     from huggingface_hub import HfApi
 
-    with _hub_errors(spec):
+    with hub_errors(spec):
         info = HfApi().model_info(
             repository, revision=spec.revision, files_metadata=True, timeout=LIST_SECONDS
         )
@@ -287,7 +287,7 @@ def _list(spec: ModelSpec, repository: str) -> tuple[str, dict[str, _Listed]]:
 
 
 @contextlib.contextmanager
-def _hub_errors(spec: ModelSpec) -> Iterator[None]:
+def hub_errors(spec: ModelSpec) -> Iterator[None]:
     """Say in one sentence what the hub's client found wrong."""
     from huggingface_hub import errors
 
@@ -436,7 +436,7 @@ class _Download:
         """Transfer a file and put it where the hub's client looks for it."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-        with _hub_errors(self._spec):
+        with hub_errors(self._spec):
             if self._listed[name].num_bytes > LARGEST_PLAIN_BYTES:
                 hf_hub_download(self._repository, name, revision=self._commit)
                 return

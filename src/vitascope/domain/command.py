@@ -25,9 +25,11 @@ class CommandKind(StrEnum):
     PULL = "pull"
     VERIFY = "verify"
     REMOVE = "remove"
+    #: Fetch an added model's files, find out what it is, then load it.
+    ADD = "add"
 
 
-WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
+WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY, CommandKind.ADD})
 """What needs no engine: it is done beside jobs."""
 
 

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
+from vitascope.catalog import Allowed
 from vitascope.domain import improved_sampling, prompting
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.access import Allowance, Caller
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
@@ -45,6 +47,7 @@ from vitascope.storage import Space, Storage
 from vitascope.store import Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .additions import Additions
 from .availability import Availability
 from .batches import Batches
 from .characters import Characters
@@ -67,6 +70,8 @@ SEED_BITS = 32
 def _drawn_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
+
+ALLOWED = Allowed()
 
 LINK_SECONDS = 24 * 3600.0
 
@@ -102,6 +107,9 @@ class Models(Protocol):
 
     def is_here(self, spec: ModelSpec) -> bool:
         """Whether this machine has its files."""
+
+    def look_soon(self) -> None:
+        """Look anew at what was added."""
 
     @property
     def loras(self) -> Loras: ...
@@ -143,6 +151,7 @@ class Service:
         prompt_rules: whether prompts are written out.
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
+        allowed: where models may come from that are added.
         clock: tells what has expired.
     """
 
@@ -169,6 +178,7 @@ class Service:
         prompt_rules: PromptRules = NO_PROMPT_RULES,
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
+        allowed: Allowed = ALLOWED,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -202,6 +212,7 @@ class Service:
         self._prompt_rules = prompt_rules
         self._prompt_check = prompt_check
         self._shows_previews = shows_previews
+        self.additions = Additions(store, models, self.commands, allowed)
         self._clock = clock
         self.availability = Availability(
             lambda: store.models_on_workers(worker_silence_seconds), lambda spec: models.is_here(spec)
@@ -222,10 +233,16 @@ class Service:
         """
         return self._models.resolve(name)
 
-    def spec_of_vendor(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
+    def spec_of_vendor(
+        self, name: str | None, vae: str | None = None
+    ) -> tuple[ModelSpec, tuple[Choice, ...]]:
         """Find a model by a name that a vendor's client sends.
 
         One that no card has is the default model, if settings allow, and so is one whose files are on no worker and not here.
+
+        Args:
+            name: of the model; none is the default.
+            vae: an autoencoder that was added. One that is not there or does not fit is left out, which is told.
 
         Returns:
             The model, and the choice to keep with the job if it is not the one that was named.
@@ -233,6 +250,15 @@ class Service:
         Raises:
             UnknownModel: there is none of that name, and the setting `server.unknown_model_falls_back` is off.
         """
+        spec, choices = self._spec_or_default(name)
+        if not vae:
+            return spec, choices
+        try:
+            return self._models.resolve(f"{spec.id}{WITH_VAE}{vae}"), choices
+        except UnknownModel as error:
+            return spec, (*choices, Choice("vae", "the model's own", error.message))
+
+    def _spec_or_default(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
         try:
             spec = self._models.resolve(name)
         except UnknownModel as error:

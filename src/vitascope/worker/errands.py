@@ -6,18 +6,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from vitascope import catalog
-from vitascope.catalog import Progress
+from vitascope.catalog import Progress, Report
+from vitascope.domain.added import AddedModel, ModelKind
 from vitascope.domain.command import WITH_FILES, CommandKind, Errand
-from vitascope.domain.errors import StoreUnavailable, VitascopeError
+from vitascope.domain.errors import ModelUnavailable, StoreUnavailable, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.store import Store
 
 logger = logging.getLogger(__name__)
 
-CHANGES_FILES = frozenset({CommandKind.PULL, CommandKind.REMOVE})
+CHANGES_FILES = frozenset({CommandKind.PULL, CommandKind.REMOVE, CommandKind.ADD})
 
 REPORT_SECONDS = 0.5
 """Progress is written at most so often."""
@@ -37,7 +38,15 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec: ...
 
+    def all(self) -> list[ModelSpec]: ...
+
     def available(self) -> frozenset[str]: ...
+
+    def look_soon(self) -> None: ...
+
+    def fetch(self, model: AddedModel, report: Report) -> dict[str, Any]: ...
+
+    def remove_added(self, model: AddedModel) -> str: ...
 
 
 class _GivenUp(Exception):
@@ -130,8 +139,10 @@ class Errands:
         self.end(errand, lambda: self._with_files(errand))
 
     def _with_files(self, errand: Errand) -> str:
-        spec = self._models.resolve(errand.model)
         report = _Reporter(self._store, errand, lambda: self._is_stopping)
+        if errand.kind is CommandKind.ADD:
+            return self._add(errand, report)
+        spec = self._models.resolve(errand.model)
         if errand.kind is CommandKind.PULL:
             made = catalog.pull(spec, report, repair=errand.options.get("repair", False))
             of_revision = f", of revision {made.commit}" if made.commit else ""  # adapters alone have none
@@ -141,8 +152,24 @@ class Errands:
             raise catalog.damaged(spec, problems)
         return "every file is as it was"
 
+    def _add(self, errand: Errand, report: Report) -> str:
+        """Fetch an added model's files, note what it is, and have a pipeline loaded next."""
+        model = self._store.added_model(errand.model)
+        if model is None or model.deleted_at is not None:
+            raise ModelUnavailable("the model was deleted meanwhile")
+        card = self._models.fetch(model, report)
+        self._store.model_came(model.id, card)
+        self._models.look_soon()
+        if model.kind is ModelKind.PIPELINE:
+            self._store.go_on_with(errand.number, "its files are here", CommandKind.LOAD)
+        return "its files are here"
+
     def remove(self, errand: Errand) -> str:
         """Remove a model's files; those that are not there are none to remove."""
+        model = self._store.added_model(errand.model)
+        if model is not None and model.deleted_at is not None:
+            self._models.look_soon()
+            return self._models.remove_added(model)
         spec = self._models.resolve(errand.model)
         return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
 

@@ -8,6 +8,7 @@ away for a while costs nothing: the engine goes on, and what became of the job i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.command import CommandKind, Errand
 from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
@@ -295,10 +297,12 @@ class Worker:
             return f"the engine process was started anew as {self._ready_engine().pid}"
         if errand.kind is not CommandKind.REMOVE:
             return self._have_engine_obey(errand.kind, errand)
-        if errand.model in self._warm_models:
-            if not errand.options.get("force", False):
-                raise ModelInUse
-            self._have_engine_obey(CommandKind.UNLOAD, errand)
+        # with another autoencoder it is loaded under another name
+        loaded = [name for name in self._warm_models if errand.model in name.split(WITH_VAE)]
+        if loaded and not errand.options.get("force", False):
+            raise ModelInUse
+        for name in loaded:
+            self._have_engine_obey(CommandKind.UNLOAD, dataclasses.replace(errand, model=name))
         return self._errands.remove(errand)
 
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:

@@ -24,7 +24,9 @@ class Command(BaseModel):
     """What an operator wants of workers, and what came of it."""
 
     id: str
-    kind: Literal["load", "unload", "clear_caches", "restart", "restart_worker", "pull", "verify", "remove"]
+    kind: Literal[
+        "load", "unload", "clear_caches", "restart", "restart_worker", "pull", "verify", "remove", "add"
+    ]
     model: str | None
     status: Literal["queued", "running", "done", "failed"]
     created_at: datetime
