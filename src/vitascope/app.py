@@ -296,6 +296,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             prompt_check=prompt_check,
             allowed=allowed,
             shows_previews=not settings.moderation.frames,
+            unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
         catalog.watch(store.added_models)

@@ -158,6 +158,11 @@ def test_workers_and_what_they_are_told(roomy: Any) -> None:
     for path, kind in (("restart", "restart"), ("clear-caches", "clear_caches")):
         command, status = call(roomy, "POST", f"/workers/{path}", json={"worker": "w2"})
         assert (status, command["kind"], command["model"]) == (202, kind, None)
+    command, _ = call(roomy, "POST", "/workers/restart", json={"process": True})
+    assert command["kind"] == "restart_worker"
+    schema.Command.model_validate(command, extra="forbid")
+    call(roomy, "POST", "/workers/clear-caches", json={"models": "yes"})
+    assert roomy.store.commands()[0].errands[0].options == {"models": True}
 
 
 def test_without_a_worker_nothing_is_promised(server: Any) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from vitascope import app, settings
 from vitascope.dialects import _http
+from vitascope.dialects._enterprise import management
 from vitascope.dialects.openai import create, parameters, schema, superset
 from vitascope.domain.errors import SettingsError, StoreUnavailable
 from vitascope.service import Expiry, Service
@@ -191,6 +192,7 @@ class TestOpenapi:
             "POST /api/v1/webhooks/endpoints/{endpoint_id}/rotate", "POST /api/v1/webhooks/endpoints/{endpoint_id}/test",
             "GET /api/v1/webhooks/deliveries", "GET /api/v1/webhooks/deliveries/{delivery_id}", "POST /api/v1/webhooks/deliveries/{delivery_id}/replay",
             "GET /files/{token}", "GET /files/{token}/{name}", "GET /livez", "GET /readyz", "GET /health", "GET /metrics",
+            *(f"POST {host}/{call.name}" for host in ("/api/v1/enterprise", "/api/v1/enterprise/video") for call in management.CALLS),
         }  # fmt: skip
         for path, methods in document["paths"].items():
             for operation in methods.values():

@@ -8,7 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-
 WITH_VAE = "+vae="
 """Between a model's id and that of the autoencoder that was added for it; together they are an id as well."""
 

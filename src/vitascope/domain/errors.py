@@ -23,6 +23,7 @@
     │   ├── CommandNotFound
     │   ├── EndpointNotFound
     │   ├── EndpointSilent
+    │   ├── NotAvailable            a call that a vendor has and this server has not
     │   ├── DeliveryNotFound
     │   ├── DeliveryConflict
     │   ├── ModelInUse
@@ -209,6 +210,10 @@ class EndpointNotFound(RequestError):
 
 class EndpointSilent(RequestError):
     """The webhook endpoint gave no answer."""
+
+
+class NotAvailable(RequestError):
+    """This server does not do this."""
 
 
 class DeliveryNotFound(RequestError):

@@ -5,8 +5,17 @@ Never here: HTTP, jobs, where frames come from. Importing this package does not 
 """
 
 from .endpoint import ModerationEndpoint
-from .frames import FrameCheck, check_installed, nsfw_scores
+from .frames import EXTRA, FrameCheck, check_installed, is_installed, nsfw_scores
 from .prompts import PromptCheck
 from .words import WordList
 
-__all__ = ["FrameCheck", "ModerationEndpoint", "PromptCheck", "WordList", "check_installed", "nsfw_scores"]
+__all__ = [
+    "EXTRA",
+    "FrameCheck",
+    "ModerationEndpoint",
+    "PromptCheck",
+    "WordList",
+    "check_installed",
+    "is_installed",
+    "nsfw_scores",
+]

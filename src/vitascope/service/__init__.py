@@ -4,6 +4,7 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .additions import Additions, Wish
 from .batches import Batches
 from .characters import Characters, NewCharacter
 from .expiry import Expiry
@@ -17,6 +18,7 @@ from .service import REFUSALS, Draft, Models, Service
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "Additions",
     "BatchFormat",
     "Batches",
     "CharacterId",
@@ -41,4 +43,5 @@ __all__ = [
     "StillMaking",
     "StoredVideo",
     "Upload",
+    "Wish",
 ]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from vitascope import media
 from vitascope.catalog import Allowed
 from vitascope.domain import improved_sampling, prompting
-from vitascope.domain.added import WITH_VAE
 from vitascope.domain.access import Allowance, Caller
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
@@ -57,6 +57,7 @@ from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Links
 from .outlook import Outlook
+from .pictures import Pictures
 from .results import Results
 from .webhooks import Webhooks
 
@@ -152,6 +153,7 @@ class Service:
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
         allowed: where models may come from that are added.
+        unsafe_from: score from which on a picture is unsafe to whoever asks.
         clock: tells what has expired.
     """
 
@@ -179,6 +181,7 @@ class Service:
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
         allowed: Allowed = ALLOWED,
+        unsafe_from: float = 0.8,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
@@ -205,6 +208,7 @@ class Service:
             certificates=certificates,
             clock=clock,
         )
+        self.pictures = Pictures(self.files, self._fetched, link_seconds=link_seconds, threshold=unsafe_from)
         self._marks = marks
         self._improved_sampling_iterations = improved_sampling_iterations
         self._expire_seconds = expire_seconds
@@ -403,10 +407,10 @@ class Service:
             InvalidParameter: a URL is not one that is fetched, or there is no file of a bearable size.
             QueueFull: too many are being fetched.
         """
-        sent = await inputs.fetched(
-            draft.sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link
-        )
-        return dataclasses.replace(draft, sent=sent)
+        return dataclasses.replace(draft, sent=await self._fetched(draft.sent))
+
+    async def _fetched(self, sent: Sent) -> Sent:
+        return await inputs.fetched(sent, self._outbound, self._max_fetched_bytes, self.results.read_own_link)
 
     def look_up_inputs(self, draft: Draft, caller: Caller) -> Draft:
         """Read what the draft names by ids of uploaded files. May wait for a network.

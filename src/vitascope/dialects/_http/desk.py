@@ -273,6 +273,10 @@ class Desk:
             await asyncio.to_thread(files.drop, upload)
             raise
 
+    async def is_unsafe(self, name: str, data: bytes) -> bool:
+        """Look whether a picture is unsafe; raises what the service's function of that name raises."""
+        return await self._storing_lane(lambda: self.service.pictures.is_unsafe(name, data))
+
     async def keep_character(
         self, caller: Caller, name: str, prepare: Callable[[], NewCharacter]
     ) -> Character:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from vitascope.dialects._enterprise import management, render_4xx
+from . import operators
 
 __all__ = ["ModelsLabDialect"]
 
@@ -15,9 +15,5 @@ class ModelsLabDialect:
     def router(self) -> APIRouter:
         """Make the routes."""
         router = APIRouter(tags=["ModelsLab"])
-        for prefix in ("/api/v1/enterprise/video", "/api/v6/video"):
-            is_described = prefix.endswith("enterprise/video")
-            router.include_router(
-                management.router(prefix, render_4xx, tag="ModelsLab", is_described=is_described)
-            )
+        router.include_router(operators.router())
         return router

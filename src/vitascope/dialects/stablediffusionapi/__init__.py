@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from vitascope.dialects._enterprise import management, render_200
+from . import operators
 
 __all__ = ["StableDiffusionApiDialect"]
 
@@ -15,5 +15,5 @@ class StableDiffusionApiDialect:
     def router(self) -> APIRouter:
         """Make the routes."""
         router = APIRouter(tags=["stablediffusionapi"])
-        router.include_router(management.router("/api/v1/enterprise", render_200, tag="stablediffusionapi"))
+        router.include_router(operators.router())
         return router

@@ -17,25 +17,24 @@ from vitascope.dialects import _http
 from vitascope.dialects._enterprise.routes import fields_of, route_class
 from vitascope.domain.access import Scope
 
-from . import description, models, pictures, server
+from . import description, loading, models, pictures, server
 from .calls import Call
 
 __all__ = ["CALLS", "router"]
 
-CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *pictures.CALLS)
+CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *loading.CALLS, *pictures.CALLS)
 
 
-def router(prefix: str, render: _http.RenderError, *, tag: str, is_described: bool = True) -> APIRouter:
+def router(prefix: str, render: _http.RenderError, *, is_described: bool = True) -> APIRouter:
     """Make the routes of all calls below a path.
 
     Args:
         prefix: the path.
         render: makes the answer of an error.
-        tag: of the API's description.
-        is_described: whether the calls are in it; each is there once for each host.
+        is_described: whether the calls are in the API's description; each is there once for each host.
     """
     admin = route_class(render, scope=Scope.ADMIN)
-    made = APIRouter(prefix=prefix, tags=[tag], route_class=admin)
+    made = APIRouter(prefix=prefix, route_class=admin)
     for call in CALLS:
         endpoint = _endpoint(call)
         made.add_api_route(
