@@ -172,9 +172,9 @@ def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bo
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it would say on standard error that a connection broke
+    # it would say on standard error that a connection broke; and its HTTP client each address, signed ones too
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     repository = repository_of(spec)
     with only_one(own_folder(repository), report):
         known = None if repair or with_pickles or spec.revision is None else installed(spec)

@@ -71,6 +71,11 @@ class Additions:
         """Return what was added and not deleted, the oldest first; also what is still being fetched."""
         return self._store.added_models()
 
+    def has(self, name: str) -> bool:
+        """Whether this was added, and not deleted."""
+        found = self._store.added_model(name)
+        return found is not None and found.deleted_at is None
+
     def add(self, wish: Wish, caller: Caller) -> Command:
         """Have workers fetch a model, find out what it is, and load it. It is durable when this returns, and not yet there.
 
@@ -97,8 +102,7 @@ class Additions:
 
     def _card(self, name: str) -> ModelSpec | None:
         """Return the model of a name that is on a card of this server."""
-        row = self._store.added_model(name)
-        if row is not None and row.deleted_at is None:
+        if self.has(name):
             return None
         with contextlib.suppress(UnknownModel):
             return self._models.resolve(name)

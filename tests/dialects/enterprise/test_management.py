@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vitascope import __version__, moderation
-from vitascope.dialects._enterprise.management import server as server_calls
+from vitascope.dialects._enterprise.management import waiting as waiting_calls
 from vitascope.domain.access import Scope
 from vitascope.domain.command import CommandKind
 from vitascope.domain.job import JobStatus
@@ -174,7 +174,7 @@ class TestServer:
     def test_a_worker_that_is_busy_clears_its_cache_later(
         self, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server_calls, "WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(waiting_calls, "WAIT_SECONDS", 0.0)
         server = serve()
         server.store.worker_seen("w1", "cpu", [])
         status, body = call(server, f"{VIDEO}/clear_cache")
