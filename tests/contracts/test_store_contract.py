@@ -20,6 +20,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.video import Video
+from vitascope.domain.webhook import Webhook
 from vitascope.store import Lapsed, Store, history, maintenance
 from vitascope.store.changes import move
 from vitascope.store.clock import utc_now
@@ -515,6 +516,46 @@ class TestLeases:
         clock.advance(LEASE_SECONDS * 10)
         store.succeed(lease, [video()], {})
         assert store.get("a").status is JobStatus.SUCCEEDED
+
+
+class TestClearing:
+    def test_all_that_wait_are_cancelled_some_at_a_time(self, store: Store, create: Create) -> None:
+        assert store.newest_waiting() == 0
+        for name in "abcde":
+            create(name, key_id=name, webhook=Webhook("https://example.com/hook"))
+        lease = claimed(store)
+        newest = store.newest_waiting()
+        create("late")
+        assert [store.cancel_waiting(newest, max_jobs=3) for _ in range(3)] == [3, 1, 0]
+        left = {name: store.get(name).status for name in ("a", "b", "c", "d", "e", "late")}
+        assert left.pop(lease.job.id) is JobStatus.RUNNING
+        assert left.pop("late") is JobStatus.QUEUED
+        assert set(left.values()) == {JobStatus.CANCELLED}
+        for name in left:
+            assert kinds(store, name) == ["queued", "cancelled"]
+        assert len(store.due_messages(10)) == 4, "who waits for them is told"
+        assert store.get("b").is_read is False, "nobody has read its id for this"
+
+    def test_nobody_claims_what_is_being_cancelled(
+        self, open_store: Callable[[], Store], create: Create
+    ) -> None:
+        for number in range(40):
+            create(f"j{number:02}")
+        first, second = open_store(), open_store()
+        taken: list[str] = []
+
+        def claim() -> None:
+            while (lease := second.claim("w", LEASE_SECONDS)) is not None:
+                taken.append(lease.job.id)
+
+        thread = threading.Thread(target=claim)
+        thread.start()
+        newest, cancelled = first.newest_waiting(), 0
+        while count := first.cancel_waiting(newest, max_jobs=2):
+            cancelled += count
+        thread.join()
+        assert cancelled + len(taken) == 40
+        assert all(first.get(job_id).status is JobStatus.RUNNING for job_id in taken)
 
 
 class TestCancelAndDelete:

@@ -139,3 +139,19 @@ def test_when_to_come_back_to_a_full_queue() -> None:
     long = Queue(Situation([], [running("r", "w1", 10_000.0, 0)], {"w1"}, {}))
     long.outlook.refresh()
     assert long.outlook.retry_seconds() == MAX_RETRY_SECONDS
+
+
+def test_how_long_one_that_comes_now_waits() -> None:
+    nobody = Queue(Situation([waiting("a")], [], frozenset(), {}))
+    nobody.outlook.refresh()
+    assert nobody.outlook.queue_seconds() == 0.0, "nobody knows"
+    at_work = [running("r", "w1", 20.0, 50)]  # w2 is free
+    free = Queue(Situation([], at_work, {"w1", "w2"}, {}))
+    free.outlook.refresh()
+    assert free.outlook.queue_seconds() == 0.0
+    # a begins at once and ends after 10 s as r does; b and c begin then
+    busy = Queue(Situation([waiting("a"), waiting("b"), waiting("c", 30.0)], at_work, {"w1", "w2"}, {}))
+    busy.outlook.refresh()
+    assert busy.outlook.queue_seconds() == pytest.approx(20.0)
+    busy.now += 5
+    assert busy.outlook.queue_seconds() == pytest.approx(15.0)
