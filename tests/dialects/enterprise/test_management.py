@@ -94,6 +94,10 @@ def examples() -> dict[str, dict[str, Any]]:
         "schedulers_list": nothing,
         "verify_model": {"model_id": "pocket"},
         "get_all_models": nothing,
+        "load_model": {"url": "someone/tiny", "model_id": "tiny", "model_type": "huggingface"},
+        "load_model_v2": {"url": "someone/tiny", "model_id": "tiny", "model_category": "video"},
+        "load_vae": {"vae_id": "soft", "vae_url": "someone/soft", "vae_type": "diffusers"},
+        "delete_model": {"model_id": "tiny"},
         "upload_image": {"base64_image": png, "image_type": "png"},
         "nsfw_image_check": {"init_image": png},
     }
