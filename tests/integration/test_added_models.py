@@ -9,8 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 import hub as hubs
+import tiny
+from endpoints import json_answer, serving
+from tiny import loras
+from vitascope.catalog import Catalog
 from waiting import eventually
 
 from .test_cli_models import NAME, Place, repository
@@ -18,6 +23,7 @@ from .test_cli_models import NAME, Place, repository
 __all__ = ["repository"]
 
 SMALL = {"prompt": "a dog", "width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 1}
+STARTED = {"status": "success", "message": "model load started"}
 ENTERPRISE = "/api/v1/enterprise"
 
 
@@ -105,3 +111,70 @@ def test_the_command_line_adds_and_deletes(yard: Yard) -> None:
     files[weights.replace(".safetensors", ".bin")] = files.pop(weights)
     refused = yard.run("add", NAME, "--id", "ours", code=1)
     assert "are a pickle" in refused.stderr
+
+
+def test_folders_autoencoders_and_adapters(yard: Yard, repository: hubs.Repository) -> None:
+    """A folder's model with an autoencoder of another repository and an adapter of a hub, and who is told that it came."""
+    folder = tiny.build("WanPipeline", yard.folders / "mine")
+    spec = Catalog.open().resolve_local(str(folder))
+    vae = {
+        name.removeprefix("vae/"): content for name, content in repository.files.items() if name[:4] == "vae/"
+    }
+    weights = next(name for name in vae if name.endswith(".safetensors"))
+    save_file(
+        {name: tensor * 0.5 for name, tensor in load_file(folder / "vae" / weights).items()},
+        yard.folders / weights,
+    )
+    vae[weights] = (yard.folders / weights).read_bytes()
+    adapter = loras.write(yard.folders / "paint.safetensors", spec, "transformer").read_bytes()
+    yard.hub.repositories |= {
+        "someone/soft": hubs.Repository(vae),
+        "someone/paint": hubs.Repository({"paint.safetensors": adapter, "README.md": b"paint"}),
+    }
+    yard.serve()
+    with serving(json_answer({})) as receiver:
+        told = {"webhook": f"{receiver.url}/done", "track_id": 7}
+        assert yard.vendor("load_model_v2", url=str(folder), model_id="mine", model_category="video", **told) == STARTED
+        eventually(lambda: receiver.asked, 60)
+        yard.vendor("load_vae", vae_url="someone/soft", vae_id="soft", vae_type="diffusers")
+        yard.vendor("load_model", url="someone/paint", model_id="brush", model_type="lora")
+        yard.vendor("load_model", url=f"{yard.folders}/nothing", model_id="none", **told)
+        eventually(lambda: len(receiver.asked) == 2, 60)
+    assert receiver.asked[0] == {
+        "status": "success",
+        "message": "Model loaded",
+        "model_id": "mine",
+        "track_id": 7,
+    }
+    failed = receiver.asked[1]
+    assert (failed["status"], failed["model_id"]) == ("failed", "none")
+    assert "are not there" in failed["message"]
+    assert str(yard.folders) not in failed["message"]
+    eventually(
+        lambda: all(
+            model["ready_at"]
+            for model in yard.call("GET", "/added-models")["models"]
+            if model["id"] != "none"
+        ),
+        60,
+    )
+
+    plain = yard.made("mine", seed=1)
+    assert plain["status"] == "succeeded", plain["error"]
+    soft = yard.made("mine+vae=soft", seed=1)
+    assert soft["status"] == "succeeded", soft["error"]
+    painted = yard.made("mine", seed=1, loras=[{"name": "brush"}])
+    assert painted["status"] == "succeeded", painted["error"]
+    sums = {job["videos"][0]["sha256"] for job in (plain, soft, painted)}
+    assert len(sums) == 3, "each changes the picture"
+    wrong = httpx.post(
+        f"{yard.url}/api/v1/jobs", json={**SMALL, "model": "mine+vae=none"}, trust_env=False
+    ).json()
+    assert wrong["error"]["code"] == "unknown_model"
+
+    for name in ("soft", "brush", "mine"):
+        assert yard.vendor("delete_model", model_id=name)["status"] == "success"
+    assert folder.is_dir(), "a folder is the operator's own"
+    assert not (yard.home / "loras" / "brush.safetensors").exists()
+    assert yard.loaded() == set()
+    assert not yard.snapshots()

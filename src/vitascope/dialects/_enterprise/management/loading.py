@@ -30,6 +30,8 @@ _NOT_SERVED = {
     "controlnet": "this server makes videos only, and its models take no ControlNet",
 }
 
+MAX_TRACK_CHARS = 255
+
 _PRECISIONS = ("fp16", "fp32", "bf16")
 
 
@@ -84,7 +86,10 @@ async def _load(
     if webhook is not None:
         await desk.service.webhooks.check(webhook)
     revision = (fields.text("revision") or "").strip()
-    shown = {"model_id": name, "track_id": fields.text("track_id")}
+    track_id = fields.values().get("track_id")
+    if not isinstance(track_id, str | int | None) or len(str(track_id)) > MAX_TRACK_CHARS:
+        raise InvalidParameter("track_id", track_id, f"it must be a number, or text of up to {MAX_TRACK_CHARS}")
+    shown = {"model_id": name, "track_id": track_id}
     wish = Wish(
         id=name,
         source=url,
