@@ -31,8 +31,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
-from .catalog import Allowed, Catalog
-from .dialects import _http, modelslab, native, openai, openrouter, stablediffusionapi
+from .catalog import Catalog
+from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, stablediffusionapi
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -44,13 +44,18 @@ from .domain.errors import (
 from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
+from .outbound.peer import Peer, PeerAway, PeerRefused, shown_url
 from .service import BatchFormat, Expiry, Feeder, Removal, Service, StillMaking, metrics
-from .settings import Settings, environment_of_engine
+from .settings import PeerSettings, Settings, environment_of_engine
 from .storage import LocalStorage, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
 from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+from .worker.peer_engine import PeerEngine
+from .worker.peer_files import PeerMarks
+from .worker.peer_job import Link
+from .worker.peer_worker import PeerWorker
 
 if TYPE_CHECKING:
     from .media.certificate import Credentials
@@ -168,6 +173,7 @@ def open_catalog(settings: Settings) -> Catalog:
         settings.engine.default_model,
         loras_folder=settings.loras_folder,
         needs_files=settings.engine.kind != "fake",
+        allowed=settings.models.allow,
     )
 
 
@@ -266,7 +272,6 @@ def create_web_app(settings: Settings) -> FastAPI:
     """
     catalog = open_catalog(settings)
     outbound = open_outbound(settings)
-    allowed = Allowed(settings.models.allow)
     marks = settings.mark_rules
     prompt_check = open_prompt_check(settings)
     credentials = open_credentials(settings)
@@ -294,7 +299,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
-            allowed=allowed,
+            allowed=catalog.allowed,
             shows_previews=not settings.moderation.frames,
             unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
@@ -342,6 +347,7 @@ def create_web_app(settings: Settings) -> FastAPI:
     )
     app.state.is_stopping = False
     app.state.openai = openai.Manner(**settings.openai.model_dump())
+    app.state.enterprise = _enterprise.Manner(**settings.modelslab.model_dump())
     if not settings.server.allow_public:
         app.add_middleware(
             _http.LoopbackGuard,
@@ -371,7 +377,8 @@ def create_web_app(settings: Settings) -> FastAPI:
     return app
 
 
-#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own.
+#: How the ends of jobs are told, by the name that a request's webhook has for it; each dialect adds its own. Those that
+#: tell addresses of files are added where there is a service that makes them.
 WEBHOOK_FORMATS = {
     STANDARD: Format(openai.webhook_body),
     openrouter.FORMAT: Format(openrouter.webhook_body, headers=openrouter.webhook_headers),
@@ -379,10 +386,16 @@ WEBHOOK_FORMATS = {
 
 
 def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk: _http.Desk) -> Deliverer:
+    formats = {
+        **WEBHOOK_FORMATS,
+        _enterprise.FORMAT: Format(
+            _enterprise.webhook_body(desk.service), seconds=_enterprise.WEBHOOK_SECONDS
+        ),
+    }
     return Deliverer(
         store,
         None if outbound is None else outbound.post,
-        WEBHOOK_FORMATS,
+        formats,
         read=desk.read_much,  # of a long backlog a look takes tenths of a second
         write=desk.write,
         keep=timedelta(days=settings.webhooks.keep_days),
@@ -540,19 +553,7 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
     def command(fd: int) -> list[str]:
         return [sys.executable, "-m", "vitascope", "engine-process", str(fd)]
 
-    # containers may share a name and process ids
-    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    config = WorkerConfig(
-        worker_id=worker_id,
-        work_folder=settings.home / "work" / worker_id,
-        lease_seconds=settings.worker.lease_seconds,
-        poll_seconds=settings.worker.poll_seconds,
-        max_attempts=settings.worker.max_attempts,
-        hang_seconds=settings.worker.hang_seconds,
-        drain_seconds=settings.worker.drain_seconds,
-        patience_seconds=settings.storage.patience_seconds,
-        min_free_bytes=settings.storage.min_free_bytes,
-    )
+    config = _worker_config(settings)
     _check_storage_and_tell(settings)
     store, models = open_store(settings), open_catalog(settings)
     models.watch(store.added_models)
@@ -563,6 +564,95 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
             lambda: EngineProcess(command, environment, models.news()),
             config,
             models,
+        )
+    finally:
+        store.close()
+
+
+def _worker_config(settings: Settings) -> WorkerConfig:
+    # containers may share a name and process ids
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    return WorkerConfig(
+        worker_id=worker_id,
+        work_folder=settings.home / "work" / worker_id,
+        lease_seconds=settings.worker.lease_seconds,
+        poll_seconds=settings.worker.poll_seconds,
+        max_attempts=settings.worker.max_attempts,
+        hang_seconds=settings.worker.hang_seconds,
+        drain_seconds=settings.worker.drain_seconds,
+        patience_seconds=settings.storage.patience_seconds,
+        min_free_bytes=settings.storage.min_free_bytes,
+    )
+
+
+def why_no_peers(settings: Settings) -> str | None:
+    """Say why no job is handed over although there are peers; None if it may be."""
+    if settings.peers and settings.moderation.frames:
+        return "this server looks at the frames of its videos itself: no job is handed over to its peers"
+    return None
+
+
+def check_peer(peer: PeerSettings) -> tuple[str, bool]:
+    """Ask a peer how it is; returns what that means, and whether jobs can be handed over to it."""
+    asked = _connect(peer)
+    try:
+        state = asked.state()
+    except PeerAway as error:
+        return f"it {error.reason}: jobs stay here", False
+    except PeerRefused as error:
+        wrong = "its key is wrong" if error.status in (401, 403) else f"it {error}"
+        return f"{wrong}: jobs stay here", False
+    finally:
+        asked.close()
+    if state.wait_seconds is None:
+        return "it has no worker: jobs stay here", False
+    other = "" if state.version == __version__ else f", of version {state.version or 'unknown'}"
+    return f"ready{other}; a job would wait {state.wait_seconds:.0f} s there", True
+
+
+def _connect(peer: PeerSettings) -> Peer:
+    return Peer(peer.url, None if peer.key is None else peer.key.get_secret_value())
+
+
+@contextmanager
+def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
+    """Make a worker that hands its jobs over to a peer; its store is open for as long as the block.
+
+    Args:
+        settings: all of them.
+        number: of the peer, from 1, as they are listed.
+
+    Raises:
+        SettingsError: there is no such peer, or none is used; or what `open_worker` raises.
+    """
+    if not 1 <= number <= len(settings.peers):
+        raise SettingsError(f"there is no peer {number}: setting `peers` names {len(settings.peers)}")
+    if (reason := why_no_peers(settings)) is not None:
+        raise SettingsError(reason)
+    check_marks(settings)
+    peer = settings.peers[number - 1]
+    marks = PeerMarks(
+        open_credentials(settings), settings.provenance.include_prompt, settings.watermark.image
+    )
+    config, catalog = _worker_config(settings), open_catalog(settings)
+    name = f"peer {shown_url(peer.url)}"[:255]
+
+    patience_seconds = SILENCE_LEASES * config.lease_seconds
+    link = Link(lambda: _connect(peer), name, catalog.resolve, marks, patience_seconds)
+
+    _check_storage_and_tell(settings)
+    store = open_store(settings)
+    catalog.watch(store.added_models)
+    try:
+        files = open_storage(settings)
+        yield PeerWorker(
+            store,
+            files,
+            lambda: PeerEngine(link),
+            config,
+            catalog,
+            peer=shown_url(peer.url),
+            connect=link.connect,
         )
     finally:
         store.close()

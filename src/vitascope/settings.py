@@ -318,6 +318,13 @@ class OpenAISettings(_Section):
     """How long `/v1/videos/sync` waits for its video before it answers with the job instead. 9 min: OpenAI's SDK waits ten for an answer."""
 
 
+class ModelsLabSettings(_Section):
+    """ModelsLab's and stablediffusionapi's calls. See docs/modelslab.md."""
+
+    wait_seconds: Annotated[float, Field(ge=0, le=600)] = 20.0
+    """How long a reply waits for its video before it says `processing`. 20 s: some of the vendor's clients give up after 30."""
+
+
 class ProvenanceSettings(_Section):
     """What each file says of its origin. See docs/provenance.md."""
 
@@ -433,7 +440,7 @@ class ModerationSettings(_Section):
             check_installed()
 
 
-def _check_service(url: str | None, key: SecretStr | None) -> None:
+def _check_service(url: str | None, key: SecretStr | None, key_name: str = "api_key") -> None:
     if url is not None:
         from .outbound.target import read  # only where there is one: it takes a tenth of a second
 
@@ -447,7 +454,7 @@ def _check_service(url: str | None, key: SecretStr | None) -> None:
             message = "`url` must end with a path: what follows a `?` or `#` would stand before the paths that are asked"
             raise ValueError(message)
     if key is not None and re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
-        message = "`api_key` holds characters that no key has"
+        message = f"`{key_name}` holds characters that no key has"
         raise ValueError(message)
 
 
@@ -473,6 +480,46 @@ class WatermarkSettings(_Section):
         return Watermark(text=self.text, image=image, position=self.position, opacity=self.opacity)
 
 
+class PeerSettings(_Section):
+    """Another server that jobs may be handed over to."""
+
+    url: str
+    """Where it is, such as `https://second.internal:8000`."""
+    key: _Key = None
+    """An API key of that server's; none where it has none."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many it makes for this one at a time: as many as it has workers."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> PeerSettings:
+        _check_service(self.url, self.key, key_name="key")
+        return self
+
+
+def _each_once(peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
+    urls = [peer.url.rstrip("/") for peer in peers]
+    if len(set(urls)) < len(urls):
+        message = "it names a server twice"
+        raise ValueError(message)
+    return peers
+
+
+_PEERS_RULE = 'it must be a JSON list, such as [{"url": "https://second.internal:8000", "key": "vs_…"}]'
+
+
+def _json_peers(value: object) -> object:
+    """Read the list as the environment has it; an empty variable is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value or "[]")
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ValueError(_PEERS_RULE)
+    return found
+
+
 class Settings(BaseSettings):
     """All settings. Values are checked at start, never during a request."""
 
@@ -495,6 +542,10 @@ class Settings(BaseSettings):
     """Key that these commands show to the server."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """Least severe kind of lines in the log, which goes to standard error. Prompts, keys, secrets and the rest of users' URLs beyond the host are in none."""
+    peers: Annotated[
+        tuple[PeerSettings, ...], NoDecode, BeforeValidator(_json_peers), AfterValidator(_each_once)
+    ] = ()
+    """Other servers that jobs may be handed over to, if they may, while this one is busy: a JSON list of objects with `url` and `key`. See docs/peers.md."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     storage: StorageSettings = StorageSettings()
@@ -505,6 +556,7 @@ class Settings(BaseSettings):
     secrets: SecretsSettings = SecretsSettings()
     models: ModelsSettings = ModelsSettings()
     openai: OpenAISettings = OpenAISettings()
+    modelslab: ModelsLabSettings = ModelsLabSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()
     prompting: PromptingSettings = PromptingSettings()
@@ -635,6 +687,7 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
     variables = to_environment(settings)
     for name in _NOT_FOR_ENGINES:
         variables.pop(name, None)
+    variables["VITASCOPE_PEERS"] = "[]"  # or it would read their keys in the file
     if (
         settings.prompting.model is None
     ):  # what a request says is looked at before, and nothing else is written here
@@ -648,4 +701,4 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value) if isinstance(value, tuple | list) else str(value)
+    return json.dumps(value, default=_as_text) if isinstance(value, tuple | list) else str(value)

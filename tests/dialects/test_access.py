@@ -250,12 +250,14 @@ def test_anothers_job_is_an_unknown_one_everywhere(closed: Closed) -> None:
     # of those: test_webhooks.py, openai/test_openai_webhook_endpoints.py
     webhooks = {"endpoint_id", "delivery_id", "webhook_endpoint_id"}
     files = {"file_id", "batch_id"}  # of those: openai/test_openai_files.py, openai/test_openai_batches.py
-    # models are nobody's own, and a link's token is whoever's has it
+    numbers = {"request_id"}  # of those: modelslab/test_modelslab.py
+    # models are nobody's own, and a link's token is whoever's has it, whatever name stands behind it
     assert (
         named
-        == {"job_id", "video_id", "key_id", "command_id", "model_id", "token", "character_id"}
+        == {"job_id", "video_id", "key_id", "command_id", "model_id", "token", "name", "character_id"}
         | webhooks
         | files
+        | numbers
     ), "another kind needs its part of this test"
     routes = routes_with(paths, "{job_id}") + routes_with(paths, "{video_id}")
     assert len(routes) >= 9

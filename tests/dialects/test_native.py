@@ -33,7 +33,7 @@ def png(size: tuple[int, int] = (96, 64)) -> bytes:
 
 FULL = {
     "prompt": "a dog", "model": "small", "negative_prompt": "cats", "height": 128, "width": 192, "num_frames": 20, "fps": 10,
-    "num_inference_steps": 3, "guidance_scale": 2.5, "scheduler": "UniPCMultistepScheduler", "seed": 7, "format": "gif", "priority": 2,
+    "num_inference_steps": 3, "guidance_scale": 2.5, "scheduler": "UniPCMultistepScheduler", "seed": 7, "format": "gif", "priority": 2, "may_hand_over": True,
     "metadata": {"a": [1, None]}, "user": "u",
 }  # fmt: skip
 

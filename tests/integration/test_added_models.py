@@ -134,7 +134,10 @@ def test_folders_autoencoders_and_adapters(yard: Yard, repository: hubs.Reposito
     yard.serve()
     with serving(json_answer({})) as receiver:
         told = {"webhook": f"{receiver.url}/done", "track_id": 7}
-        assert yard.vendor("load_model_v2", url=str(folder), model_id="mine", model_category="video", **told) == STARTED
+        assert (
+            yard.vendor("load_model_v2", url=str(folder), model_id="mine", model_category="video", **told)
+            == STARTED
+        )
         eventually(lambda: receiver.asked, 60)
         yard.vendor("load_vae", vae_url="someone/soft", vae_id="soft", vae_type="diffusers")
         yard.vendor("load_model", url="someone/paint", model_id="brush", model_type="lora")

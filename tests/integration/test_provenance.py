@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -188,6 +189,31 @@ def test_a_signed_mp4_plays_as_it_did(tmp_path: Path, signed: dict[OutputFormat,
     assert all((left == right).all() for left, right in zip(*decoded, strict=True))
     with av.open(io.BytesIO(signed["gif"])) as container:
         assert len(list(container.decode(video=0))) == 4
+
+
+@pytest.mark.parametrize("format", ["mp4", "gif"])
+def test_a_file_of_another_server_is_signed_as_if_it_were_made_here(
+    tmp_path: Path, credentials: Credentials, format: OutputFormat
+) -> None:
+    """Nothing is left of what the other one has written: neither its statement nor its XMP nor its seal."""
+    theirs = Claim(**{**asdict(CLAIM), "made_at": "2026-11-21T09:00:00+00:00", "prompt": "a secret & more"})
+    path, ours = tmp_path / f"a.{format}", tmp_path / f"b.{format}"
+    write(path, format, local_credentials(tmp_path / "other.pem"), theirs)
+    provenance.sign_again(path, format, CLAIM, credentials)
+    write(ours, format, credentials)
+    content = path.read_bytes()
+    found = media.verify(lambda: path.open("rb"), credentials.certificates)
+    assert (found.state, found.is_known, found.made_at) == ("valid", True, CLAIM.made_at)
+    assert abs(len(content) - len(ours.read_bytes())) < 64, "signatures are of various lengths"
+    for mark in (b"AISystemUsed", b"vitascope-sha256"):
+        assert content.count(mark) == ours.read_bytes().count(mark)
+    assert b"secret" not in content
+    if format == "mp4":
+        assert (media.read_frames(path) == media.read_frames(ours)).all()
+    unsigned = tmp_path / f"c.{format}"
+    write(unsigned, format, None)
+    provenance.sign_again(unsigned, format, CLAIM, credentials)
+    assert state(unsigned.read_bytes(), format) == "valid"
 
 
 def test_metadata_tells_programs_that_know_no_c2pa(tmp_path: Path, signed: dict[OutputFormat, bytes]) -> None:

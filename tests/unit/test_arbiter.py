@@ -18,6 +18,7 @@ from vitascope.domain.arbiter import (
     expected_seconds,
     faded,
     forecast,
+    newcomer_waits,
     next_of,
 )
 
@@ -182,3 +183,15 @@ def test_a_forecast_fills_all_devices_and_knows_no_time_without_one() -> None:
 def test_what_was_had_long_ago_counts_less() -> None:
     assert faded(80.0, HALF_LIFE_SECONDS) == pytest.approx(40.0)
     assert faded(80.0, -5.0) == 80.0
+
+
+def test_who_comes_now_waits_until_a_device_is_free_for_good() -> None:
+    queue = [Candidate(f"j{number}", "", "small", 10.0, 0.0) for number in range(3)]
+    for free_in, waits in (
+        ([0.0], 30.0),
+        ([0.0, 5.0], 15.0),
+        ([100.0, 0.0], 30.0),
+        ([0.0] * 5, 0.0),
+        ([], None),
+    ):
+        assert newcomer_waits(forecast(queue, {}, free_in), free_in) == waits

@@ -144,14 +144,14 @@ def test_when_to_come_back_to_a_full_queue() -> None:
 def test_how_long_one_that_comes_now_waits() -> None:
     nobody = Queue(Situation([waiting("a")], [], frozenset(), {}))
     nobody.outlook.refresh()
-    assert nobody.outlook.queue_seconds() == 0.0, "nobody knows"
+    assert nobody.outlook.newcomer_waits is None, "nobody knows"
     at_work = [running("r", "w1", 20.0, 50)]  # w2 is free
     free = Queue(Situation([], at_work, {"w1", "w2"}, {}))
     free.outlook.refresh()
-    assert free.outlook.queue_seconds() == 0.0
+    assert free.outlook.newcomer_waits == 0.0
     # a begins at once and ends after 10 s as r does; b and c begin then
     busy = Queue(Situation([waiting("a"), waiting("b"), waiting("c", 30.0)], at_work, {"w1", "w2"}, {}))
     busy.outlook.refresh()
-    assert busy.outlook.queue_seconds() == pytest.approx(20.0)
+    assert busy.outlook.newcomer_waits == pytest.approx(20.0)
     busy.now += 5
-    assert busy.outlook.queue_seconds() == pytest.approx(15.0)
+    assert busy.outlook.newcomer_waits == pytest.approx(15.0)

@@ -27,6 +27,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "server_url": None,
         "api_key": None,
         "log_level": "info",
+        "peers": (),
         "server": {
             "host": "127.0.0.1",
             "allow_public": False,
@@ -315,3 +316,50 @@ def test_a_process_that_does_not_ask_gets_no_key(monkeypatch: pytest.MonkeyPatch
     loaded = settings.load(moderation={"url": "http://127.0.0.1/v1"})
     assert loaded.moderation.api_key is not None
     assert "s3cret" not in settings.environment_of_engine(loaded).values()
+
+
+PEERS = '[{"url": "http://b:8000", "key": "vs_b"}, {"url": "https://c"}]'
+
+
+def test_peers_are_a_json_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_PEERS", PEERS)
+    first, second = settings.load().peers
+    assert (first.url, first.key and first.key.get_secret_value()) == ("http://b:8000", "vs_b")
+    assert (second.url, second.key) == ("https://c", None)
+    monkeypatch.setenv("VITASCOPE_PEERS", "")
+    assert settings.load().peers == ()
+
+
+def test_keys_of_peers_are_handed_to_members_and_never_to_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_PEERS", PEERS)
+    given = settings.load()
+    monkeypatch.delenv("VITASCOPE_PEERS")
+    assert "vs_b" not in repr(given)
+    for_engines = settings.environment_of_engine(given)
+    assert "vs_b" not in str(for_engines)
+    for name, value in settings.to_environment(given).items():
+        monkeypatch.setenv(name, value)
+    assert settings.load() == given
+    monkeypatch.setenv("VITASCOPE_PEERS", for_engines["VITASCOPE_PEERS"])
+    assert settings.load().peers == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("http://b:8000", "setting `peers`: it must be a JSON list, such as"),
+        ('["http://b:8000"]', "setting `peers`: it must be a JSON list, such as"),
+        ('[{"key": "a"}]', "setting `peers.0.url`: Field required"),
+        ('[{"url": "ftp://b"}]', "setting `peers.0`: `url` is 'ftp://b', but"),
+        ('[{"url": "http://me:pw@b"}]', "setting `peers.0`: `url`: "),
+        ('[{"url": "http://b", "key": "a b"}]', "setting `peers.0`: `key` holds characters that no key has"),
+        ('[{"url": "http://b"}, {"url": "http://b/"}]', "setting `peers`: it names a server twice"),
+    ],
+)
+def test_wrong_peers_are_refused_with_the_rule(
+    text: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITASCOPE_PEERS", text)
+    with pytest.raises(SettingsError, match=re.escape(problem)) as refused:
+        settings.load()
+    assert "pw" not in refused.value.message

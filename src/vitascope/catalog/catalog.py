@@ -14,6 +14,7 @@ from vitascope.domain.errors import SettingsError, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
 
 from . import added
+from .allowed import Allowed
 from .cards import read_card
 from .hub import Report
 from .known import Added
@@ -40,6 +41,8 @@ class Catalog:
         self.default_model = default_model
         self._needs_files = needs_files
         self._added = Added()
+        #: Where models may come from that are added while the server runs.
+        self.allowed = Allowed()
 
     @classmethod
     def open(
@@ -50,6 +53,7 @@ class Catalog:
         loras_folder: Path | None = None,
         *,
         needs_files: bool = True,
+        allowed: Sequence[str] | None = None,
     ) -> Catalog:
         """Read all cards.
 
@@ -59,14 +63,16 @@ class Catalog:
             on_problem: told of each card that cannot be read, which is then left out; None raises it.
             loras_folder: the operator's adapters.
             needs_files: false where the engine makes pictures without any.
+            allowed: where models may come from that are added; by default the hub.
 
         Raises:
-            SettingsError: a card cannot be read, or there is no such default model.
+            SettingsError: an entry of `allowed` or a card cannot be read, or there is no such default model.
         """
         shipped = Path(str(resources.files(__package__).joinpath("cards")))
         folders = [shipped] if cards_folder is None else [shipped, cards_folder]
         paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
         catalog = cls(_specs(paths, on_problem), default_model, loras_folder, needs_files=needs_files)
+        catalog.allowed = Allowed() if allowed is None else Allowed(allowed)
         try:
             spec = catalog.resolve_local(default_model)
         except UnknownModel as error:

@@ -32,7 +32,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check this machine: each finding with what it means. Exits 1 if videos cannot be made."""
+    """Check this machine: each finding with what it means. Exits 1 if videos cannot be made, or a peer cannot be used."""
     findings = _findings(model)
     if as_json:
         typer.echo(
@@ -60,7 +60,20 @@ def _findings(model: str | None) -> list[tuple[Choice, bool]]:
     findings += [_memory(), _folder(settings.home), *_storage(settings), _provenance(settings)]
     findings += [*_prompting(settings), *_moderation(settings)]
     findings += _models(settings, model)
+    findings += _peers(settings)
     return findings
+
+
+def _peers(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
+    """Ask each peer how it is. One that is away keeps no video from being made."""
+    from vitascope import app
+
+    found = []
+    for number, peer in enumerate(settings.peers, 1):
+        unused = app.why_no_peers(settings)
+        meaning, ok = (unused, True) if unused is not None else app.check_peer(peer)
+        found.append((Choice(f"peer {number}", peer.url, meaning), ok))
+    return found
 
 
 def _prompting(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:

@@ -47,6 +47,8 @@ def serve(
     app.check_marks(settings)
     app.check_guards(settings)
     default_model = Catalog.open(settings.cards_folder, settings.engine.default_model).resolve(None)
+    if (problem := app.why_no_peers(settings)) is not None:
+        stderr.print(Text(problem, "yellow"), soft_wrap=True)
     if settings.engine.kind != "fake" and (found := weights_of(default_model)).problem:
         hint = f": {found.hint}" if found.hint else ""
         stderr.print(Text(f"{found.problem}{hint}", "yellow"), soft_wrap=True)  # it may come while this runs
@@ -59,9 +61,7 @@ def serve(
                 if store.has_keys()
                 else "there are no API keys: whoever reaches this address may use it."
             )
-        commands = {
-            name: [sys.executable, "-m", "vitascope", name, "--supervised"] for name in ("web", "worker")
-        }
+        commands = _commands(settings)
         stderr.print(
             f"Vitascope listens on [bold]http://{settings.server.host}:{settings.server.port}[/]; "
             f"{access} Stop with Ctrl-C.",
@@ -72,6 +72,20 @@ def serve(
         supervisor = Supervisor(commands, environment, stop_seconds, ends_last=["web"])
         if supervisor.run() == signal.SIGINT:
             raise typer.Exit(130)
+
+
+def _commands(settings: settings_module.Settings) -> dict[str, list[str]]:
+    """Name the command lines of all members: a worker for this machine, and one for each job that a peer makes at a time."""
+    from vitascope import app
+
+    start = [sys.executable, "-m", "vitascope"]
+    commands = {name: [*start, name, "--supervised"] for name in ("web", "worker")}
+    if app.why_no_peers(settings) is None:
+        for number, peer in enumerate(settings.peers, 1):
+            for place in range(1, peer.jobs + 1):
+                line = [*start, "worker", "--supervised", "--peer", str(number)]
+                commands[f"peer {number}-{place}"] = line
+    return commands
 
 
 def web(

@@ -25,13 +25,20 @@ logger = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def worker(supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False) -> None:
-    """Run a worker alone: it takes jobs from the store and makes them on this machine's device."""
+def worker(
+    peer: Annotated[
+        int | None,
+        typer.Option(help="Hand jobs over to the peer of this number in the setting `peers`, from 1."),
+    ] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run a worker alone: it takes jobs from the store and makes them on this machine's device, or has a peer make them."""
     from vitascope import app
 
     settings = settings_module.load()
     configure_logging(settings.log_level)
-    with app.open_worker(settings) as running:
+    opened = app.open_worker(settings) if peer is None else app.open_peer_worker(settings, peer)
+    with opened as running:
         signals = 0
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:

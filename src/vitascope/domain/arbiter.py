@@ -111,6 +111,17 @@ def forecast(
     return turns
 
 
+def newcomer_waits(turns: Mapping[str, Turn], free_in: Sequence[float]) -> float | None:
+    """Tell how long who comes now would wait behind all others; None where no device is there.
+
+    Each turn begins when the first device is free and ends no sooner: so the last ends are when the devices are free for good.
+    """
+    if not free_in:
+        return None
+    ends = sorted([*free_in, *(turn.ends_in for turn in turns.values() if turn.ends_in is not None)])
+    return ends[-len(free_in)]
+
+
 def _in_order(candidates: Sequence[Candidate], served: defaultdict[str, float]) -> list[Candidate]:
     """Order candidates as `next_of` would take them. Ranks all fall by the same while time passes: they keep their order."""
     if not candidates:

@@ -117,3 +117,5 @@ class WorkerState:
     residency: Residency = field(default_factory=Residency)
     #: Ids of the models whose files it has; None before it has told.
     available: tuple[str, ...] | None = None
+    #: URL of the server that makes its jobs; None of a worker with a device of its own.
+    peer: str | None = None

@@ -411,6 +411,8 @@ def _mode(request: GenerationRequest, spec: ModelSpec) -> Mode:
     if request.continues is not None:
         return _continuing_mode(request, spec)
     mode = _asked_mode(request)
+    if mode == "image" and request.strength is not None and "video" in spec.pipelines:
+        mode = "video"  # the picture, standing still, is the video that is changed
     if mode in spec.pipelines:
         return mode
     if mode == "text":
@@ -462,6 +464,8 @@ def _strength(request: GenerationRequest, spec: ModelSpec, mode: Mode, steps: in
     if mode != "video":
         if request.strength is not None:
             rule = "it says how much of a given video is changed, and none is given"
+            if request.image is not None:
+                rule = f"it says how much of what is given is changed, and model `{spec.id}` starts from pictures as they are"
             raise InvalidParameter("strength", request.strength, rule, hint="leave it out or send `video`")
         return None
     return strength_within("strength", request.strength, spec.strength, steps)

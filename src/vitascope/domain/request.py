@@ -131,7 +131,7 @@ class GenerationRequest:
     scheduler: str | None = None
     #: How far the noise levels of a flow-matching model are moved towards noise; `None` is the checkpoint's own.
     flow_shift: float | None = None
-    #: How much of a given video is changed: 0 nothing, 1 all.
+    #: How much of a given video is changed: 0 nothing, 1 all. With `image` that picture, standing still, is the video.
     strength: float | None = None
     #: Beside those of the model's card.
     loras: tuple[Lora, ...] = ()
@@ -158,6 +158,8 @@ class GenerationRequest:
     watermark: Watermark | None = None
     #: Jobs of a higher priority go first.
     priority: int = 0
+    #: Whether a peer server may make it while this one is busy; of a job that came from a peer it never is.
+    may_hand_over: bool = False
     #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
     expires_in_seconds: int | None = None
     #: The client's own words about the job, given back unchanged.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 #: Stages in the order that a job passes them, with the percent at which each begins.
 #: Denoising takes nearly all of the time of a real model, so it gets nearly all of the scale.
 STAGE_STARTS: dict[str, int] = {
+    "hand_over": 0,
     "check_inputs": 0,
     "enhance_prompt": 0,
     "load": 0,

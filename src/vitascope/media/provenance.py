@@ -63,6 +63,15 @@ def sign(path: Path, format: SignedFormat, claim: Claim, credentials: Credential
         signed.unlink(missing_ok=True)
 
 
+def sign_again(path: Path, format: SignedFormat, claim: Claim, credentials: Credentials) -> None:
+    """Sign a file that another server of ours has made, in the place of what it had signed; raises what `sign` does."""
+    if format == "mp4":
+        _unseal(path)
+    if format in ("mp4", "gif"):
+        xmp.remove(path, format)
+    sign(path, format, claim, credentials)
+
+
 def check(credentials: Credentials) -> None:
     """Sign something small, to find out before any video is made whether C2PA takes the certificate.
 
@@ -160,6 +169,15 @@ def _seal(file: io.BufferedRandom) -> None:
     digest = hashlib.file_digest(file, "sha256").digest()
     file.seek(0, os.SEEK_END)
     file.write(_SEAL_BYTES.to_bytes(4, "big") + b"free" + _SEAL + digest)
+
+
+def _unseal(path: Path) -> None:
+    """Take the seal off, if there is one; then what was written before it is the file's end again."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END) - _SEAL_BYTES
+        file.seek(max(0, end))
+        if file.read().startswith(_SEAL_BYTES.to_bytes(4, "big") + b"free" + _SEAL):
+            file.truncate(end)
 
 
 def _is_seal_whole(file: BinaryIO) -> bool:

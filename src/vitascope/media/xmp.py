@@ -51,7 +51,29 @@ def add(path: Path, format: OutputFormat, claim: Claim) -> None:
     with path.open("r+b") as file:
         if format == "gif":
             file.seek(-1, 2)  # over the last byte, which ends the file
-            file.write(b"\x21\xff\x0bXMP DataXMP" + data + _GIF_END + b";")
+            file.write(_GIF_START + data + _GIF_END + b";")
         else:
             file.seek(0, 2)
             file.write((24 + len(data)).to_bytes(4, "big") + b"uuid" + _UUID + data)
+
+
+_GIF_START = b"\x21\xff\x0bXMP DataXMP"
+_MOST_BYTES = 1 << 19
+"""A packet with the longest prompt, each of whose letters is written as an entity."""
+
+
+def remove(path: Path, format: OutputFormat) -> None:
+    """Take the packet off again that `add` has put at the end of a file; of a file without one nothing changes."""
+    with path.open("r+b") as file:
+        end = file.seek(0, 2)
+        begin = file.seek(max(0, end - _MOST_BYTES))
+        tail = file.read()
+        if format == "gif":
+            if (at := tail.rfind(_GIF_START)) >= 0:
+                file.truncate(begin + at)
+                file.seek(0, 2)
+                file.write(b";")
+            return
+        at = tail.rfind(b"uuid" + _UUID) - 4
+        if at >= 0 and begin + at + int.from_bytes(tail[at : at + 4], "big") == end:
+            file.truncate(begin + at)

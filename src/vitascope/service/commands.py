@@ -76,7 +76,11 @@ class Commands:
         return [command.among(living) for command in self._store.commands()]
 
     def workers(self) -> list[WorkerState]:
-        """Return the workers that live."""
+        """Return the workers that live and have a device of their own."""
+        return [state for state in self.all_workers() if state.peer is None]
+
+    def all_workers(self) -> list[WorkerState]:
+        """Return the workers that live, with those that hand jobs over to other servers."""
         return self._store.worker_states(self._silence_seconds)
 
     def _living(self) -> set[str]:

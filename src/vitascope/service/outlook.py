@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from vitascope.domain.arbiter import UNKNOWN_SECONDS, Turn, forecast
+from vitascope.domain.arbiter import Turn, forecast, newcomer_waits
 from vitascope.domain.job import Job, JobStatus
-from vitascope.store import Running, Situation
+from vitascope.store import Situation
 
 FRESH_SECONDS = 1.0
 """How long a look at the queue is good for; answers count the seconds since."""
@@ -46,8 +46,8 @@ class _View:
     ends_in: Mapping[str, float] = field(default_factory=dict)
     #: Jobs before which, in the queue or at work, everything is measured.
     known: frozenset[str] = frozenset()
-    #: Seconds from `seen_at` until a job that is behind all others begins; None if nobody knows.
-    wait_seconds: float | None = None
+    #: Seconds that who comes now waits, behind all others; None if no worker lives.
+    newcomer_waits: float | None = None
 
 
 class Outlook:
@@ -104,10 +104,11 @@ class Outlook:
         eta_seconds = max(0.0, turn.ends_in - age) if is_known and turn.ends_in is not None else None
         return Expectation(turn.position, eta_seconds)
 
-    def queue_seconds(self) -> float:
-        """Tell how long a job that comes now waits before it begins; 0 also where nobody knows, because no worker lives."""
-        age = self._clock() - self._view.seen_at
-        return max(0.0, (self._view.wait_seconds or 0.0) - age)
+    @property
+    def newcomer_waits(self) -> float | None:
+        """Seconds until a job that came now would begin, behind all others; None if no worker lives."""
+        waits = self._view.newcomer_waits
+        return None if waits is None else max(0.0, waits - (self._clock() - self._view.seen_at))
 
     def retry_seconds(self) -> int:
         """Tell when a place in a full queue should be free: when the next running job ends."""
@@ -119,17 +120,12 @@ class Outlook:
 
 
 def _view(situation: Situation, started_at: float, now: float) -> _View:
-    at_work = {job.worker_id: job for job in situation.running}
-    # what a dead worker holds will begin again, nobody knows when
-    lost = {job.job_id for job in situation.running if job.worker_id not in situation.workers}
-    remaining = {job.job_id: None if job.job_id in lost else _remaining(job) for job in situation.running}
-    free_in = [
-        _or_unknown(remaining[at_work[worker].job_id]) if worker in at_work else 0.0
-        for worker in situation.workers
-    ]
+    lost = situation.lost
+    remaining = {
+        job.job_id: None if job.job_id in lost else job.remaining_seconds for job in situation.running
+    }
+    free_in = situation.free_in
     turns = forecast(situation.waiting, situation.served_seconds, free_in)
-    # whoever is last begins when the first worker is free once all others have begun
-    ends = sorted([*free_in, *(turn.ends_in for turn in turns.values() if turn.ends_in is not None)])
     is_known = all(remaining[job.job_id] is not None for job in situation.running if job.job_id not in lost)
     known: set[str] = set()
     for candidate in sorted(situation.waiting, key=lambda candidate: turns[candidate.job_id].position):
@@ -142,17 +138,5 @@ def _view(situation: Situation, started_at: float, now: float) -> _View:
         turns=turns,
         ends_in={job_id: seconds for job_id, seconds in remaining.items() if seconds is not None},
         known=frozenset(known),
-        wait_seconds=ends[-len(free_in)] if free_in else None,
+        newcomer_waits=newcomer_waits(turns, free_in),
     )
-
-
-def _remaining(job: Running) -> float | None:
-    """Estimate the rest of a running job: from its model's speed, else from its own progress; None before it has any."""
-    share_left = 1 - job.progress / 100
-    if job.seconds is not None:
-        return job.seconds * share_left
-    return job.elapsed_seconds / job.progress * 100 * share_left if job.progress > 0 else None
-
-
-def _or_unknown(seconds: float | None) -> float:
-    return UNKNOWN_SECONDS if seconds is None else seconds

@@ -258,7 +258,7 @@ class Results:
             return None
         try:
             stored, _ = self.open_linked(token)
-        except (RequestError, StorageError) as error:
+        except (StillMaking, RequestError, StorageError) as error:
             if isinstance(error, StorageUnavailable):
                 raise
             raise InvalidParameter(
@@ -269,8 +269,8 @@ class Results:
         return b"".join(stored.read(0, stored.num_bytes))
 
 
-class StillMaking(VideoNotReady):
-    """A link's file is being made.
+class StillMaking(Exception):
+    """A link's file is being made; for whoever asks for it this is a VideoNotReady, with an estimate of when it will be.
 
     Args:
         job: that makes it.
@@ -280,6 +280,7 @@ class StillMaking(VideoNotReady):
     def __init__(self, job: Job, message: str) -> None:
         super().__init__(message)
         self.job = job
+        self.message = message
 
 
 def _suffix(job: Job, file: Video | Picture, index: int, variant: Variant) -> str:

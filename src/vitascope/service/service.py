@@ -773,6 +773,10 @@ class Service:
     def live_workers(self) -> int:
         return self._store.live_workers(self._worker_silence_seconds)
 
+    def deployment_id(self) -> str:
+        """Return the name that all processes on this database share."""
+        return self._store.deployment_id()
+
     def count_overdue(self) -> int:
         """Count jobs whose files should be gone by now and are not known to be."""
         return self._store.count_overdue()

@@ -166,6 +166,7 @@ def see_worker(
     loaded: Collection[str] | None = None,
     residency: Mapping[str, Any] | None = None,
     available: Collection[str] | None = None,
+    peer: str | None = None,
 ) -> None:
     """Note that a worker is alive; forgets those that were not seen for long when a new one comes."""
     values: dict[str, Any] = {} if device is None else {"device": device}
@@ -175,6 +176,8 @@ def see_worker(
         values["residency"] = dict(residency)
     if available is not None:
         values["available"] = sorted(available)
+    if peer is not None:
+        values["peer"] = peer
     seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None, **values)
     if connection.execute(seen).rowcount == 0:
         connection.execute(sa.delete(workers).where(workers.c.seen_at < now - FORGET_WORKERS_AFTER))

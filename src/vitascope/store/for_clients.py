@@ -262,6 +262,7 @@ def insert_job(
         "key_id": key_id,
         "user": request.user and storable(request.user),
         "precedence": -request.priority,
+        "may_hand_over": request.may_hand_over,
         "fingerprint": fingerprint,
         "last_event": 1,
     }

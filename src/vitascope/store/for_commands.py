@@ -43,7 +43,7 @@ class ForCommands(Base):
         """
         with self._database.read() as connection:
             is_alive = _is_alive(self._lease_time(connection) - timedelta(seconds=within_seconds))
-            query = sa.select(workers.c.available)
+            query = sa.select(workers.c.available).where(workers.c.peer.is_(None))
             rows = connection.execute(query.where(is_alive)).all() or connection.execute(query).all()
         return [None if row.available is None else frozenset(row.available) for row in rows]
 
@@ -183,6 +183,7 @@ def _worker_of(row: Row) -> WorkerState:
         started_at=row.started_at,
         residency=Residency.from_dict(row.residency),
         available=None if row.available is None else tuple(row.available),
+        peer=row.peer,
     )
 
 

@@ -27,9 +27,9 @@ class ForOperators(Base):
             connection.execute(sa.select(1))
 
     def live_workers(self, within_seconds: float) -> int:
-        """Count the workers that were seen so recently and have not ended."""
+        """Count the workers with a device of their own that were seen so recently and have not ended."""
         with self._database.read() as connection:
-            is_alive = _is_alive(self._lease_time(connection), within_seconds)
+            is_alive = _works_here(self._lease_time(connection), within_seconds)
             return connection.scalars(sa.select(sa.func.count()).where(is_alive)).one()
 
     def situation(self, within_seconds: float) -> Situation:
@@ -40,21 +40,23 @@ class ForOperators(Base):
         """
         with self._database.read() as connection:
             lease_now = self._lease_time(connection)
-            query = sa.select(workers.c.id, workers.c.device).where(_is_alive(lease_now, within_seconds))
-            devices = {row.id: row.device for row in connection.execute(query)}
+            query = sa.select(workers.c.id, workers.c.device, workers.c.peer)
+            alive = connection.execute(query.where(_is_alive(lease_now, within_seconds))).all()
+            devices = {row.id: row.device for row in alive if row.peer is None}
             estimate = queue.estimate_on(connection, set(devices.values()))
             at_work = queue.running(connection, lease_now, estimate)
             return Situation(
                 waiting=queue.waiting(connection, self._now(), estimate, MANY_WAITING),
                 running=[job for _, job in at_work],
                 workers=frozenset(devices),
+                peers=frozenset(row.id for row in alive if row.peer is not None),
                 served_seconds=queue.served_seconds(connection, lease_now, at_work),
             )
 
     def expected_seconds(self, plan: Plan, within_seconds: float) -> float | None:
         """Estimate how long a plan would take once it runs, on the devices that are there; None if nobody knows."""
         with self._database.read() as connection:
-            alive = _is_alive(self._lease_time(connection), within_seconds)
+            alive = _works_here(self._lease_time(connection), within_seconds)
             devices = set(connection.scalars(sa.select(workers.c.device).where(alive)))
             return queue.estimate_on(connection, devices)(effort_of(plan))
 
@@ -102,3 +104,8 @@ def _is_alive(lease_now: datetime, within_seconds: float) -> sa.ColumnElement[bo
     return (workers.c.seen_at >= lease_now - timedelta(seconds=within_seconds)) & workers.c.stopped_at.is_(
         None
     )
+
+
+def _works_here(lease_now: datetime, within_seconds: float) -> sa.ColumnElement[bool]:
+    """Without those that hand jobs over: who asks for a job that stays here waits for the others."""
+    return _is_alive(lease_now, within_seconds) & workers.c.peer.is_(None)

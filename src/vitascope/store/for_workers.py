@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from vitascope.domain.cost import Speed
-from vitascope.domain.job import JobError, JobStatus, Lease
+from vitascope.domain.job import Job, JobError, JobStatus, Lease
 from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, stored_keys
 
@@ -35,6 +35,7 @@ class ForWorkers(Base):
         *,
         device: str = "",
         warm_models: frozenset[str] = frozenset(),
+        job_id: str | None = None,
     ) -> Lease | None:
         """Take the job whose turn it is, as `domain.arbiter` says; None if none waits.
 
@@ -43,6 +44,7 @@ class ForWorkers(Base):
             lease_seconds: the job is the worker's for so long.
             device: the worker's kind of device, by which it is estimated how long jobs take.
             warm_models: models that the worker has loaded.
+            job_id: takes this one only, if it still waits.
         """
         # an idle worker asks often: do not make writers wait for it
         with self._database.read() as connection:
@@ -52,7 +54,10 @@ class ForWorkers(Base):
         with self._database.write() as connection:
             self._database.lock_claims(connection)
             lease_now = self._lease_time(connection)
-            row = queue.lock_next(connection, now, lease_now, device, warm_models)
+            if job_id is None:
+                row = queue.lock_next(connection, now, lease_now, device, warm_models)
+            else:
+                row = queue.lock_waiting(connection, job_id)
             if row is None:
                 return None
             expires_at = lease_now + timedelta(seconds=lease_seconds)
@@ -74,6 +79,25 @@ class ForWorkers(Base):
                 return None
             lease_now = self._lease_time(connection)
             return queue.next_model(connection, self._now(), lease_now, device, warm_models)
+
+    def next_to_hand_over(self, *, device: str = "", without: Collection[str] = ()) -> Job | None:
+        """Return the job that goes next of those that a peer may make, as things stand; None if none waits.
+
+        Costs a read of a small index where there is none.
+
+        Args:
+            device: the peer's name, by which it is estimated how long jobs take there.
+            without: ids of jobs that are not meant.
+        """
+        with self._database.read() as connection:
+            waits = sa.select(jobs.c.number).where(queue.is_queued, queue.may_be_handed_over)
+            if connection.execute(waits.limit(1)).first() is None:
+                return None
+            lease_now = self._lease_time(connection)
+            job_id = queue.next_to_hand_over(connection, self._now(), lease_now, device, without)
+            if job_id is None:
+                return None
+            return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
 
     def renew(self, lease: Lease, lease_seconds: float) -> bool:
         """Keep the job for `lease_seconds` from now, and be seen as a worker.
@@ -266,7 +290,9 @@ class ForWorkers(Base):
         device: str | None = None,
         loaded: Collection[str] | None = None,
         residency: Residency | None = None,
+        *,
         available: Collection[str] | None = None,
+        peer: str | None = None,
     ) -> None:
         """Note that a worker is alive; the first time makes it known.
 
@@ -276,11 +302,12 @@ class ForWorkers(Base):
             loaded: ids of the models that it has loaded, once that is known.
             residency: what they take, and counts, once that is known.
             available: ids of the models whose files it has, once that is known.
+            peer: URL of the server that makes its jobs; None of a worker with a device of its own.
         """
         told = None if residency is None else residency.to_dict()
         with self._database.write_soon() as connection:
             now = self._lease_time(connection)
-            changes.see_worker(connection, worker_id, now, device, loaded, told, available)
+            changes.see_worker(connection, worker_id, now, device, loaded, told, available, peer)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose; what it was told to do and has not done fails."""

@@ -35,6 +35,8 @@ Estimate = Callable[[Effort], float | None]
 
 # written out, because a parameter would keep databases from using the indexes of what is queued
 is_queued = jobs.c.status == sa.literal_column(f"'{JobStatus.QUEUED.value}'")
+#: What a peer may make; written out likewise.
+may_be_handed_over: sa.ColumnElement[bool] = sa.literal_column("may_hand_over", sa.Boolean)
 _is_running = jobs.c.status == JobStatus.RUNNING.value
 _COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     jobs.c.number, jobs.c.id, jobs.c.key_id, jobs.c.model, jobs.c.precedence, jobs.c.created_at,
@@ -64,11 +66,35 @@ def lock_next(
         warm_models: that the asking worker has loaded.
     """
     for chosen in _in_turn(connection, now, lease_now, device, warm_models):
-        query = sa.select(jobs).where(jobs.c.id == chosen.job_id, is_queued)
-        row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+        row = lock_waiting(connection, chosen.job_id)
         if row is not None:
             return row
     return None
+
+
+def lock_waiting(connection: sa.Connection, job_id: str) -> Row | None:
+    """Lock the row of a job that waits; None if it does no more, or another has locked it."""
+    query = sa.select(jobs).where(jobs.c.id == job_id, is_queued)
+    return connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+
+
+def next_to_hand_over(
+    connection: sa.Connection, now: datetime, lease_now: datetime, device: str, without: Collection[str]
+) -> str | None:
+    """Tell the id of the job that goes next of those that may be handed over, as things stand; None if none of them waits.
+
+    Args:
+        connection: may be one that only reads.
+        now: by the clock of history.
+        lease_now: by the clock of leases.
+        device: the peer's name in the place of one.
+        without: ids of jobs that are not meant.
+    """
+    among = may_be_handed_over
+    if without:
+        among = sa.and_(among, jobs.c.id.not_in(without))
+    chosen = next(_in_turn(connection, now, lease_now, device, frozenset(), among), None)
+    return None if chosen is None else chosen.job_id
 
 
 def next_model(
@@ -80,10 +106,16 @@ def next_model(
 
 
 def _in_turn(
-    connection: sa.Connection, now: datetime, lease_now: datetime, device: str, warm_models: frozenset[str]
+    connection: sa.Connection,
+    now: datetime,
+    lease_now: datetime,
+    device: str,
+    warm_models: frozenset[str],
+    among: sa.ColumnElement[bool] | None = None,
 ) -> Iterator[Candidate]:
-    """Choose the job that goes next, then who would go instead of it, and so on; of a bounded number."""
-    lines = _lines(connection, now)
+    """Choose the job that goes next, then who would go instead of it, and so on; of a bounded number, or of some only."""
+    waits = is_queued if among is None else sa.and_(is_queued, among)
+    lines = _lines(connection, now, waits)
     if not lines:
         return
     estimate = estimate_on(connection, [device])
@@ -91,7 +123,7 @@ def _in_turn(
     if len({line.key_id for line in lines}) > 1:
         served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
     top = max(line.priority for line in lines)
-    rows = [row for line in _due(lines, served, top) for row in _window(connection, line)]
+    rows = [row for line in _due(lines, served, top) for row in _window(connection, line, waits)]
     candidates = [candidate_of(row, now, estimate) for row in sorted(rows, key=lambda row: int(row.number))]
     while (chosen := arbiter.next_of(candidates, served, warm_models, top)) is not None:
         yield chosen
@@ -109,11 +141,11 @@ class _Line:
     waited_seconds: float
 
 
-def _lines(connection: sa.Connection, now: datetime) -> list[_Line]:
-    """Find who waits, without the keys that have as many jobs running as they may."""
+def _lines(connection: sa.Connection, now: datetime, waits: sa.ColumnElement[bool]) -> list[_Line]:
+    """Find whose jobs wait, as `waits` says, without the keys that have as many jobs running as they may."""
     oldest, since = sa.func.min(jobs.c.number), sa.func.min(jobs.c.created_at)
     query = sa.select(jobs.c.key_id, jobs.c.precedence, oldest.label("oldest"), since.label("since"))
-    query = query.where(is_queued).group_by(jobs.c.key_id, jobs.c.precedence)
+    query = query.where(waits).group_by(jobs.c.key_id, jobs.c.precedence)
     full = _keys_at_their_limit(connection)
     return [
         _Line(row.key_id, -row.precedence, row.oldest, _seconds(now - row.since))
@@ -138,10 +170,10 @@ def _due(lines: Sequence[_Line], served: Mapping[str, float], top: int) -> list[
     return [line for line in urgent if line.key_id in due]
 
 
-def _window(connection: sa.Connection, line: _Line) -> Sequence[Row]:
+def _window(connection: sa.Connection, line: _Line, waits: sa.ColumnElement[bool]) -> Sequence[Row]:
     """Return a line's oldest and shortest jobs."""
     is_in_line = (jobs.c.key_id == line.key_id) & (jobs.c.precedence == -line.priority)
-    waiting = sa.select(*_COLUMNS).where(is_queued, is_in_line)
+    waiting = sa.select(*_COLUMNS).where(waits, is_in_line)
     ends = (
         waiting.order_by(jobs.c.number).limit(JOBS_PER_LINE),
         waiting.order_by(jobs.c.total_work, jobs.c.number).limit(JOBS_PER_LINE),

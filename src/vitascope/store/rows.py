@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from vitascope.domain.arbiter import Candidate
+from vitascope.domain.arbiter import UNKNOWN_SECONDS, Candidate
 from vitascope.domain.job import Job, JobError, JobStatus
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import GenerationRequest
@@ -99,6 +99,14 @@ class Running:
     #: Since its worker took it.
     elapsed_seconds: float
 
+    @property
+    def remaining_seconds(self) -> float | None:
+        """The rest, from its model's speed, else from its own progress; None before it has any."""
+        share_left = 1 - self.progress / 100
+        if self.seconds is not None:
+            return self.seconds * share_left
+        return self.elapsed_seconds / self.progress * 100 * share_left if self.progress > 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
@@ -110,6 +118,21 @@ class Situation:
     workers: Collection[str]
     #: Device seconds that each key has had lately, with those of running jobs.
     served_seconds: Mapping[str, float]
+    #: Ids of the workers that live and hand their jobs over to another server.
+    peers: Collection[str] = ()
+
+    @property
+    def free_in(self) -> list[float]:
+        """For each worker, the seconds until it is free; a guess where that is unknown."""
+        at_work = {job.worker_id: job for job in self.running}
+        left = (at_work[worker].remaining_seconds if worker in at_work else 0.0 for worker in self.workers)
+        return [UNKNOWN_SECONDS if seconds is None else seconds for seconds in left]
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Ids of jobs that dead workers hold: they will begin again, nobody knows when."""
+        living = {*self.workers, *self.peers}
+        return frozenset(job.job_id for job in self.running if job.worker_id not in living)
 
 
 def job_of(row: Row) -> Job:

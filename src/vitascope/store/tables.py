@@ -17,7 +17,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0016"
+HEAD = "0018"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -73,6 +73,10 @@ _kept_text = sa.text("expires_at IS NOT NULL AND expired_at IS NULL")
 _kept: dict[str, Any] = {"sqlite_where": _kept_text, "postgresql_where": _kept_text}
 _going_text = sa.text("removal_tried_at IS NOT NULL AND expired_at IS NULL")
 _going: dict[str, Any] = {"sqlite_where": _going_text, "postgresql_where": _going_text}
+
+# of what waits and a peer may make
+_handed_text = sa.text("status = 'queued' AND may_hand_over")
+_handed: dict[str, Any] = {"sqlite_where": _handed_text, "postgresql_where": _handed_text}
 
 # most jobs name no user
 _named_text = sa.text('"user" IS NOT NULL')
@@ -140,6 +144,8 @@ jobs = sa.Table(
     sa.Column("expires_at", Instant),
     sa.Column("removal_tried_at", Instant),
     sa.Column("expired_at", Instant),
+    # as in the request
+    sa.Column("may_hand_over", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
     sa.CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
@@ -154,6 +160,7 @@ jobs = sa.Table(
     # the two ends of each key's queue
     sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
     sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
+    sa.Index("ix_jobs_may_hand_over", "key_id", "precedence", "number", **_handed),
     sa.Index("ix_jobs_expires_at", "expires_at", **_kept),
     sa.Index("ix_jobs_removal_tried_at", "removal_tried_at", **_going),
     # SQLite would give the number of the newest job again after that row is gone
@@ -194,6 +201,8 @@ workers = sa.Table(
     sa.Column("residency", _Json, nullable=False, server_default="{}"),
     # ids of the models whose files it has; none before it has told
     sa.Column("available", _Json),
+    # URL of the server that makes its jobs; null of a worker with a device of its own
+    sa.Column("peer", sa.Text),
 )
 
 # models, adapters and autoencoders that operators have added at run time, beside the cards of each machine

@@ -10,7 +10,7 @@ from vitascope.domain.command import Errand
 from vitascope.domain.errors import ModelUnavailable, StoreUnavailable
 from vitascope.store import Store
 
-from .engine_process import EngineProcess
+from .engine_process import AnyEngine
 from .errands import Errands
 from .messages import Message
 
@@ -27,7 +27,7 @@ class Ahead:
         engine: what makes the job.
     """
 
-    def __init__(self, store: Store, errands: Errands, engine: EngineProcess) -> None:
+    def __init__(self, store: Store, errands: Errands, engine: AnyEngine) -> None:
         self._store = store
         self._errands = errands
         self._engine = engine
@@ -59,7 +59,7 @@ class Ahead:
             with contextlib.suppress(StoreUnavailable):
                 self._write_down()
 
-    def settle(self, wait: Callable[[EngineProcess, Errand], str]) -> None:
+    def settle(self, wait: Callable[[AnyEngine, Errand], str]) -> None:
         """Once the job has ended, see to it that the errand ends.
 
         Args:

@@ -7,8 +7,27 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from .messages import Message, open_pipe
+
+
+class AnyEngine(Protocol):
+    """What a worker needs of whatever makes its jobs: a process here, or a peer server."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def is_alive(self) -> bool: ...
+
+    def send(self, message: Message) -> None:
+        """Send a message; an engine that is gone is noticed at the next `receive`."""
+
+    def receive(self, timeout_seconds: float) -> Message | None:
+        """Wait for a message; None when the time is over. Raises EOFError: the engine is gone."""
+
+    def kill(self) -> int:
+        """End it and whatever it does; returns its exit status."""
 
 
 class EngineProcess:

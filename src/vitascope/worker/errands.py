@@ -116,7 +116,7 @@ class Errands:
         try:
             message, failed = work(), False
         except VitascopeError as error:
-            message, failed = f"{error.message}; {error.hint}" if error.hint else error.message, True
+            message, failed = _sentence(error, errand.kind), True
         except _GivenUp:
             return
         except Exception:
@@ -172,6 +172,12 @@ class Errands:
             return self._models.remove_added(model)
         spec = self._models.resolve(errand.model)
         return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
+
+
+def _sentence(error: VitascopeError, kind: CommandKind) -> str:
+    """Join message and hint; where the message may go to a webhook's receiver, no hint that may hold a path."""
+    is_shown = error.hint and (kind is not CommandKind.ADD or "/" not in error.hint)
+    return f"{error.message}; {error.hint}" if is_shown else error.message
 
 
 class _Reporter:

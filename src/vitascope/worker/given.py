@@ -29,14 +29,20 @@ def read_inputs(plan: Plan) -> Inputs:
     inputs, second = _inputs_of_pass(plan), plan.second
     if second is None:
         return inputs
-    return dataclasses.replace(inputs, larger=_inputs_of_pass(dataclasses.replace(second, video=None)))
+    second = dataclasses.replace(second, video=None, image=None if plan.mode == "video" else second.image)
+    return dataclasses.replace(inputs, larger=_inputs_of_pass(second))
 
 
 def _inputs_of_pass(plan: Plan) -> Inputs:
+    image = None if plan.image is None else _picture(plan, plan.image)
+    video = None if plan.video is None else _read_video(plan, plan.video)
+    if image is not None and plan.mode == "video":  # it stands still, and is changed
+        video = np.stack([image] * plan.native_num_frames)
+        image = None
     return Inputs(
-        image=None if plan.image is None else _picture(plan, plan.image),
+        image=image,
         last_image=None if plan.last_image is None else _picture(plan, plan.last_image),
-        video=None if plan.video is None else _read_video(plan, plan.video),
+        video=video,
         before=None if plan.continues is None else _last_frames(plan, plan.continues),
         references=tuple(media.read_image(Path(path)) for path in plan.references),
     )

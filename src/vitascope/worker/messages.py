@@ -11,6 +11,7 @@ child → parent   {"is": "ready"}
                  {"is": "made", "job": ID, "video": {…}, "details": {…}}
                  {"is": "cancelled", "job": ID}
                  {"is": "failed", "job": ID, "code": …, "message": …}
+                 {"is": "returned", "job": ID, "for_now": …}               by a peer only: the job waits here again
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
                A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps and enhanced texts also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
 """

@@ -40,7 +40,7 @@ from vitascope.store import Store
 
 from .ahead import Ahead, result_of
 from .available import Available
-from .engine_process import EngineProcess
+from .engine_process import AnyEngine
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
 from .messages import Message
@@ -119,11 +119,16 @@ class Worker:
         models: the catalog, for what operators want done with models.
     """
 
+    #: URL of the server that makes the jobs; None where they are made here.
+    peer: str | None = None
+    #: Whether a job whose engine died is to blame for that.
+    counts_attempts = True
+
     def __init__(
         self,
         store: Store,
         files: Files,
-        start_engine: Callable[[], EngineProcess],
+        start_engine: Callable[[], AnyEngine],
         config: WorkerConfig,
         models: Models,
     ) -> None:
@@ -131,7 +136,7 @@ class Worker:
         self._files = files
         self._start_engine = start_engine
         self._config = config
-        self._engine: EngineProcess | None = None
+        self._engine: AnyEngine | None = None
         #: Kind of the engine's device; empty until it has told.
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
@@ -241,9 +246,9 @@ class Worker:
         available = self._available.news()
         if self._device:
             told = (self._device, self._warm_models, self._residency)
-            self._store.worker_seen(self._config.worker_id, *told, available=available)
+            self._store.worker_seen(self._config.worker_id, *told, available=available, peer=self.peer)
         else:
-            self._store.worker_seen(self._config.worker_id, available=available)
+            self._store.worker_seen(self._config.worker_id, available=available, peer=self.peer)
         self._available.was_told(available)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
@@ -257,7 +262,7 @@ class Worker:
         self._restart = errand
         self._stop_at = time.monotonic() + self._config.drain_seconds
 
-    def _ready_engine(self) -> EngineProcess:
+    def _ready_engine(self) -> AnyEngine:
         """Return the engine process; starts one if there is none, or if it died without a job."""
         if self._engine is not None and not self._engine.is_alive():
             logger.warning("engine died", extra={"pid": self._engine.pid})
@@ -272,7 +277,7 @@ class Worker:
             logger.info("engine started", extra={"pid": self._engine.pid})
         return self._engine
 
-    def _hear_idle_engine(self, engine: EngineProcess) -> None:
+    def _hear_idle_engine(self, engine: AnyEngine) -> None:
         """Take what an engine says on its own, which is that it is ready."""
         with contextlib.suppress(EOFError):  # it has died, which the next look finds out
             if (message := engine.receive(0)) is not None:
@@ -311,7 +316,7 @@ class Worker:
         engine.send({**order, "models": errand.options.get("models", False)})
         return self._await_answer(engine, errand)
 
-    def _await_answer(self, engine: EngineProcess, errand: Errand) -> str:
+    def _await_answer(self, engine: AnyEngine, errand: Errand) -> str:
         if engine is not self._engine:
             raise InternalError("The engine process ended before it was done.")
         silent_seconds = 0.0
@@ -356,7 +361,7 @@ class Worker:
             self._hand_back(lease, count_attempt=False)
         except EngineDied:
             self._engine = None
-            self._hand_back(lease, count_attempt=True)
+            self._hand_back(lease, count_attempt=self.counts_attempts)
         except StorageError as error:  # its first frame is gone, or its file cannot be kept
             self._fail(lease, JobError(StorageError.code, error.message))
         else:
@@ -461,6 +466,8 @@ class Worker:
             self._deliver(lease, ending)
         elif ending["is"] == "cancelled":
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
+        elif ending["is"] == "returned":
+            self._hand_back(lease, count_attempt=False)
         else:
             self._fail(lease, JobError(ending["code"], ending["message"]))
 

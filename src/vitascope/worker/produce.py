@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import hashlib
 import itertools
 import threading
 import time
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from vitascope import __version__, media
+from vitascope import media
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import UnreadableImage, WriteFailed
 from vitascope.domain.marks import OPERATORS_IMAGE
@@ -28,6 +26,7 @@ from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, Inputs
 
 from . import given
+from .described import MEDIA_TYPES, SHEET_SUFFIX, THUMBNAIL_SUFFIX, claim_of, content_of
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
@@ -39,11 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif"}
-
-THUMBNAIL_SUFFIX, SHEET_SUFFIX = ".thumbnail.webp", ".spritesheet.jpg"
-
 
 WRITE_STEP_SECONDS = 0.1
 """How often the writing says how far it is, and can be cancelled."""
@@ -140,7 +134,7 @@ def produce(
     yield Step("resample")
     with contextlib.closing(_file_frames(clip, plan, inputs, between)) as frames:
         clock.enter("write_video")
-        claim = _claim(plan, spec, with_prompt=marks.with_prompt)
+        claim = claim_of(plan, spec, with_prompt=marks.with_prompt)
         origin = _Origin(claim, marks.credentials if plan.provenance else None)
         marked = _marked(frames, draw, plan.watermark_from)
         stills = media.Stills(plan.num_frames)
@@ -180,20 +174,6 @@ class _Origin:
         from vitascope.media import xmp
 
         return xmp.packet(self.claim)
-
-
-def _claim(plan: Plan, spec: ModelSpec, *, with_prompt: bool) -> Claim:
-    return Claim(
-        generator="Vitascope",
-        version=__version__,
-        model=spec.id,
-        license=spec.license,
-        # a folder's name is the operator's own affair
-        source="folder" if spec.source.startswith("folder:") else spec.source,
-        revision=spec.revision,
-        made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        prompt=plan.prompt if with_prompt else None,
-    )
 
 
 def _watermark(plan: Plan, marks: Marks) -> Callable[[Iterable[Frames]], Iterable[Frames]]:
@@ -334,20 +314,14 @@ def _with_pictures(video: Video, stills: media.Stills, out: Path, origin: _Origi
 
 def _picture(video: Video, path: Path, suffix: str, media_type: str, size: tuple[int, int]) -> Picture:
     key = str(PurePosixPath(video.key).with_suffix(suffix))
-    return Picture(key=key, media_type=media_type, height=size[0], width=size[1], **_content(path))
-
-
-def _content(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"num_bytes": path.stat().st_size, "sha256": sha256}
+    return Picture(key=key, media_type=media_type, height=size[0], width=size[1], **content_of(path))
 
 
 def _describe(path: Path, plan: Plan, key: str) -> Video:
     return Video(
         key=key,
         media_type=MEDIA_TYPES[plan.format],
-        **_content(path),
+        **content_of(path),
         height=plan.height,
         width=plan.width,
         num_frames=plan.num_frames,

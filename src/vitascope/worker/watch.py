@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from .engine_process import EngineProcess
+from .engine_process import AnyEngine
 from .heartbeat import Heartbeat
 from .messages import Message
 from .patience import Patience
@@ -35,7 +35,7 @@ class Watch:
         patience: how long it may be silent.
     """
 
-    def __init__(self, heartbeat: Heartbeat, engine: EngineProcess, patience: Patience) -> None:
+    def __init__(self, heartbeat: Heartbeat, engine: AnyEngine, patience: Patience) -> None:
         self._heartbeat = heartbeat
         self._engine = engine
         self._patience = patience

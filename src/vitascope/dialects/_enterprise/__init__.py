@@ -4,6 +4,19 @@ Their dialects do not know each other; what both say is here. Never here: a path
 """
 
 from .answers import error_response, render_4xx, render_200
+from .create import FORMAT
+from .making import Manner
+from .replies import WEBHOOK_SECONDS, webhook_body
 from .routes import fields_of, route_class
 
-__all__ = ["error_response", "fields_of", "render_4xx", "render_200", "route_class"]
+__all__ = [
+    "FORMAT",
+    "WEBHOOK_SECONDS",
+    "Manner",
+    "error_response",
+    "fields_of",
+    "render_4xx",
+    "render_200",
+    "route_class",
+    "webhook_body",
+]

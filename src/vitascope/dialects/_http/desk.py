@@ -347,7 +347,7 @@ class Desk:
     async def queue_seconds(self) -> float:
         """Tell how long a job that came now would wait, as far as is known. Never fails."""
         await self._seen_queue()
-        return self.service.outlook.queue_seconds()
+        return self.service.outlook.newcomer_waits or 0.0
 
     async def expectation(self, job: Job) -> Expectation:
         """Tell where a job is in the queue and when it will be ready. Never fails: what was asked for has happened."""
@@ -360,6 +360,14 @@ class Desk:
         look = self._look()
         if look is not None and self.service.outlook.is_outdated:
             await asyncio.wait([look])
+
+    async def newcomer_waits(self) -> float | None:
+        """Tell how many seconds a job that came now would wait, from a fresh look; None if no worker lives, or nobody knows."""
+        look = self._look()
+        if look is not None:
+            await asyncio.wait([look])
+        waits = self.service.outlook.newcomer_waits
+        return None if waits is None else round(waits, 1)
 
     def _look(self) -> asyncio.Task[None] | None:
         """Begin a look at the queue if the last one is too old. One at a time: meanwhile answers come from the last one."""

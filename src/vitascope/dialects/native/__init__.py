@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from vitascope import __version__
 from vitascope.dialects import _http
 from vitascope.domain.errors import InvalidParameter, JobNotFound
 from vitascope.domain.job import Job, JobStatus
@@ -194,7 +195,7 @@ class NativeDialect:
         return JSONResponse(provenance_object(found))
 
     async def queue(self, request: Request) -> Response:
-        """Tell how many jobs wait and run."""
+        """Tell how many jobs wait and run, and how long one that came now would wait."""
         desk = _http.desk_of(request)
         stats = await desk.read(desk.service.queue_stats)
         return JSONResponse(
@@ -204,6 +205,9 @@ class NativeDialect:
                 "queued_by_model": stats.queued,
                 "oldest_queued_seconds": round(stats.oldest_queued_seconds, 3),
                 "live_workers": await desk.read(desk.service.live_workers),
+                "wait_seconds": await desk.newcomer_waits(),
+                "version": __version__,
+                "deployment": await desk.read(desk.service.deployment_id),
             }
         )
 

@@ -185,9 +185,9 @@ def ordered(command: Command) -> Response:
 
 
 async def workers(request: Request) -> Response:
-    """List the workers that live, with what they have loaded."""
+    """List the workers that live, with what they have loaded, or the peer server that makes their jobs."""
     desk = _http.desk_of(request)
-    states = await desk.read(desk.service.commands.workers)
+    states = await desk.read(desk.service.commands.all_workers)
     return JSONResponse({"workers": [_worker_object(state) for state in states]})
 
 
@@ -231,6 +231,7 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
     return {
         "id": state.id,
         "device": state.device,
+        "peer": state.peer,
         "loaded": list(state.loaded),
         "available": None if state.available is None else list(state.available),
         "memory": state.residency.to_dict(),

@@ -88,7 +88,9 @@ async def _load(
     revision = (fields.text("revision") or "").strip()
     track_id = fields.values().get("track_id")
     if not isinstance(track_id, str | int | None) or len(str(track_id)) > MAX_TRACK_CHARS:
-        raise InvalidParameter("track_id", track_id, f"it must be a number, or text of up to {MAX_TRACK_CHARS}")
+        raise InvalidParameter(
+            "track_id", track_id, f"it must be a number, or text of up to {MAX_TRACK_CHARS}"
+        )
     shown = {"model_id": name, "track_id": track_id}
     wish = Wish(
         id=name,

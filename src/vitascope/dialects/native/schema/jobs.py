@@ -167,6 +167,7 @@ class Job(BaseModel):
     #: Until the video is ready, from measured speeds; null while they are unknown.
     eta_seconds: float | None
     priority: int
+    may_hand_over: bool
     model: str
     mode: Mode
     prompt: str

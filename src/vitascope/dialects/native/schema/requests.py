@@ -111,6 +111,10 @@ _FIELDS = {
         "`opacity` (0.5); or a file; or false for none where the operator allows it.",
     ),
     "priority": _field(_INTEGER, "From -10 to 10: a higher one goes first. By default 0."),
+    "may_hand_over": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether another server of the operator's may make the video while this one is busy. By default false.",
+    ),
     "expires_in_seconds": _field(
         _INTEGER,
         "How long the file and what was sent for it are kept, from the job's end: 60 to 315360000. By default as the server is set.",

@@ -73,6 +73,8 @@ class Worker(BaseModel):
 
     id: str
     device: str
+    #: URL of the server that makes its jobs; null of a worker with a device of its own.
+    peer: str | None
     loaded: list[str]
     #: Models whose files it has; null before it has told.
     available: list[str] | None
@@ -94,3 +96,8 @@ class Queue(BaseModel):
     queued_by_model: dict[str, int]
     oldest_queued_seconds: float
     live_workers: int
+    #: Until a job that came now would begin, behind all others; null if no worker lives.
+    wait_seconds: float | None
+    version: str
+    #: Of the database: the same for all processes of a deployment.
+    deployment: str
