@@ -45,7 +45,7 @@ from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .outbound.peer import Peer, PeerAway, PeerRefused, shown_url
-from .service import BatchFormat, Expiry, Feeder, OpenBuckets, Removal, Service, StillMaking, metrics
+from .service import Expiry, Feeder, OpenBuckets, Removal, Service, StillMaking, metrics
 from .settings import PeerSettings, Settings, environment_of_engine
 from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -184,7 +184,11 @@ def open_catalog(settings: Settings) -> Catalog:
         SettingsError: a card cannot be read, or there is no such default model.
     """
     return Catalog.open(
-        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+        settings.cards_folder,
+        settings.engine.default_model,
+        loras_folder=settings.loras_folder,
+        needs_files=settings.engine.kind != "fake",
+        allowed=settings.models.allow,
     )
 
 
@@ -311,10 +315,12 @@ def create_web_app(settings: Settings) -> FastAPI:
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
+            allowed=catalog.allowed,
             shows_previews=not settings.moderation.frames,
             unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
+        catalog.watch(store.added_models)
         await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
@@ -326,8 +332,7 @@ def create_web_app(settings: Settings) -> FastAPI:
         sender = asyncio.create_task(deliverer.run())
         # how the requests of batches are read and answered, by their endpoint
         videos = openai.VideosBatch(service, app.state.openai)
-        formats: dict[str, BatchFormat] = {videos.endpoint: videos}
-        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read_much, write=desk.write)
+        feeder = Feeder(service, store, {videos.endpoint: videos}, desk.with_inputs, read=desk.read_much, write=desk.write)
         feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
@@ -565,14 +570,15 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
 
     config = _worker_config(settings)
     _check_storage_and_tell(settings)
-    store = open_store(settings)
+    store, models = open_store(settings), open_catalog(settings)
+    models.watch(store.added_models)
     try:
         yield Worker(
             store,
             open_places(settings, store),
-            lambda: EngineProcess(command, environment),
+            lambda: EngineProcess(command, environment, models.news()),
             config,
-            open_catalog(settings),
+            models,
         )
     finally:
         store.close()
@@ -651,6 +657,7 @@ def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
 
     _check_storage_and_tell(settings)
     store = open_store(settings)
+    catalog.watch(store.added_models)
     try:
         files = open_places(settings, store)
         yield PeerWorker(

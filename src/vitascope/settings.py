@@ -71,7 +71,7 @@ class ServerSettings(_Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     unknown_model_falls_back: bool = True
-    """In vendors' dialects a model name that no card has is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
+    """In vendors' dialects a model name that no card has, or whose files are on no machine of the deployment, is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 
@@ -85,6 +85,23 @@ class StoreSettings(_Section):
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
     max_queued_per_key: Annotated[int, Field(ge=1)] | None = None
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
+
+
+def _json_list(value: object) -> object:
+    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
+
+
+class ModelsSettings(_Section):
+    """Models that are added while the server runs (`vitascope models add`). See docs/models.md."""
+
+    allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ("hub",)
+    """Where they may come from: `hub` (all of its repositories), `hub:OWNER/NAME`, `hub:OWNER/*`, a folder's absolute path (all below it), or what https URLs of adapters begin with (`https://HOST/PATH/`). In the environment a JSON list."""
 
 
 _BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]*))?", re.ASCII)
@@ -254,16 +271,6 @@ class EngineSettings(_Section):
         """How models are to be loaded, by the engine's names."""
         names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
         return {name: getattr(self, name) for name in names}
-
-
-def _json_list(value: object) -> object:
-    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
 
 
 def _lower(value: object) -> object:
@@ -553,6 +560,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    models: ModelsSettings = ModelsSettings()
     openai: OpenAISettings = OpenAISettings()
     modelslab: ModelsLabSettings = ModelsLabSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()

@@ -84,6 +84,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "webhooks": {"keep_days": 30.0},
         "secrets": {"key": None},
+        "models": {"allow": ("hub",)},
         "openai": {"status_names": "openai", "generations": "flat", "sync_seconds": 540.0},
         "modelslab": {"wait_seconds": 20.0},
         "provenance": {

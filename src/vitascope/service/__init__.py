@@ -4,6 +4,7 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .additions import Additions, Wish
 from .batches import Batches
 from .buckets import Buckets, OpenBuckets
 from .characters import Characters, NewCharacter
@@ -18,6 +19,7 @@ from .service import REFUSALS, Draft, Models, Service
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "Additions",
     "BatchFormat",
     "Batches",
     "Buckets",
@@ -44,4 +46,5 @@ __all__ = [
     "StillMaking",
     "StoredVideo",
     "Upload",
+    "Wish",
 ]

@@ -16,6 +16,7 @@ from .for_commands import ForCommands
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
 from .for_keys import ForKeys
+from .for_models import ForModels
 from .for_operators import ForOperators
 from .for_webhooks import ForWebhooks
 from .for_workers import ForWorkers
@@ -29,6 +30,7 @@ class Store(
     ForKeys,
     ForWebhooks,
     ForCommands,
+    ForModels,
     ForExpiry,
     ForFiles,
     ForCharacters,

@@ -8,6 +8,7 @@ away for a while costs nothing: the engine goes on, and what became of the job i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.command import CommandKind, Errand
 from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
@@ -37,6 +39,7 @@ from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .ahead import Ahead, result_of
+from .available import Available
 from .engine_process import AnyEngine
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
@@ -142,11 +145,14 @@ class Worker:
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
         self._residency = Residency()
+        self._available = Available(models.available)
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
         self._sweep_elsewhere = SweepElsewhere(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
-        self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
+        self._errands = Errands(
+            store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds, self._files_changed
+        )
         self._ahead: Ahead | None = None
         self._stop_at: float | None = None
         #: What an operator waits for: that another process takes this one's place.
@@ -229,6 +235,10 @@ class Worker:
             warm_models=self._warm_models,
         )
 
+    def _files_changed(self) -> None:
+        self._available.look_soon()
+        self._tidied_at = float("-inf")  # let the store know soon
+
     def _sweep_some(self) -> None:
         self._swept_at = time.monotonic()
         self._sweep.advance()
@@ -239,11 +249,13 @@ class Worker:
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
+        available = self._available.news()
         if self._device:
             told = (self._device, self._warm_models, self._residency)
-            self._store.worker_seen(self._config.worker_id, *told, peer=self.peer)
+            self._store.worker_seen(self._config.worker_id, *told, available=available, peer=self.peer)
         else:
-            self._store.worker_seen(self._config.worker_id, peer=self.peer)
+            self._store.worker_seen(self._config.worker_id, available=available, peer=self.peer)
+        self._available.was_told(available)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
@@ -296,10 +308,12 @@ class Worker:
             return f"the engine process was started anew as {self._ready_engine().pid}"
         if errand.kind is not CommandKind.REMOVE:
             return self._have_engine_obey(errand.kind, errand)
-        if errand.model in self._warm_models:
-            if not errand.options.get("force", False):
-                raise ModelInUse
-            self._have_engine_obey(CommandKind.UNLOAD, errand)
+        # with another autoencoder it is loaded under another name
+        loaded = [name for name in self._warm_models if errand.model in name.split(WITH_VAE)]
+        if loaded and not errand.options.get("force", False):
+            raise ModelInUse
+        for name in loaded:
+            self._have_engine_obey(CommandKind.UNLOAD, dataclasses.replace(errand, model=name))
         return self._errands.remove(errand)
 
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:

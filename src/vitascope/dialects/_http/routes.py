@@ -17,7 +17,7 @@ from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
 from .edge import RenderError
-from .errors import allowance_headers
+from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ def route_class(
                     )
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
-                    if not 400 <= (response := render(error)).status_code < 500:
+                    response = render(error)
+                    # of a refusal nothing is logged, also where a vendor's form of it comes with 200
+                    if max(response.status_code, status_of(error)) >= 500:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
