@@ -332,7 +332,9 @@ def create_web_app(settings: Settings) -> FastAPI:
         sender = asyncio.create_task(deliverer.run())
         # how the requests of batches are read and answered, by their endpoint
         videos = openai.VideosBatch(service, app.state.openai)
-        feeder = Feeder(service, store, {videos.endpoint: videos}, desk.with_inputs, read=desk.read_much, write=desk.write)
+        feeder = Feeder(
+            service, store, {videos.endpoint: videos}, desk.with_inputs, read=desk.read_much, write=desk.write
+        )
         feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
