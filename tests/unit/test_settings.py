@@ -85,6 +85,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "secrets": {"key": None},
         "models": {"allow": ("hub",)},
         "openai": {"status_names": "openai", "generations": "flat", "sync_seconds": 540.0},
+        "modelslab": {"wait_seconds": 20.0},
         "provenance": {
             "enabled": True,
             "certificate": None,
