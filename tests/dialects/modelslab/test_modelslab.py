@@ -135,6 +135,11 @@ class TestReplies:
         assert told["meta"]["model_id"] == "every"
         assert "unheard-of" in told["tip"]
 
+    def test_an_autoencoder_that_is_not_here_is_left_out_and_told(self, server: Any) -> None:
+        told = send(server, f"{ENTERPRISE}/text2video", model_id="every", vae="unheard-of")
+        assert told["meta"]["model_id"] == "every"
+        assert "unheard-of" in told["tip"]
+
     def test_what_is_still_being_made(self, server: Any) -> None:
         told = send(server, f"{V6}/text2video", seed=7)
         schema.EnterpriseProcessing.model_validate(told, extra="forbid")
