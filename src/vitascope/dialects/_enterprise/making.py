@@ -69,9 +69,8 @@ def generating(call: Call) -> Endpoint:
 async def _made(request: Request, call: Call) -> tuple[Job, bool]:
     desk, fields, caller = _http.desk_of(request), fields_of(request), _http.caller_of(request)
     service = desk.service
-    order = await _http.in_thread_if_large(
-        fields.num_bytes, lambda: to_order(fields, call, service.spec_of_vendor)
-    )
+    # which machine has a model's files is read from the store and from disks
+    order = await asyncio.to_thread(to_order, fields, call, service.spec_of_vendor)
     once = await _http.once_of(request, fields)
     await desk.admit(request, once)
     try:
