@@ -247,6 +247,7 @@ class TestReplies:
     def test_another_dialects_video_is_fetched_too(self, server: Any) -> None:
         number = server.client.post("/api/v1/jobs", json={"prompt": "a cat"}).json()["number"]
         found = server.client.post(f"{ENTERPRISE}/fetch/{number}", json={"key": ""}).json()
+        assert found["fetch_result"] == f"{server.url}{ENTERPRISE}/fetch/{number}"
         assert (found["status"], found["meta"]["prompt"], found["meta"]["model_id"]) == (
             "processing",
             "a cat",

@@ -179,7 +179,8 @@ async def _answered(
 ) -> Response:
     """Tell of a job in one of three ways. Where a bucket has a public address, that is looked up: a read like others."""
     desk = _http.desk_of(request)
-    telling = Telling(desk.service, job, _http.base_url_of(request))
+    prefix = request.url.path.removeprefix(request.scope.get("root_path", "")).partition("/fetch")[0]
+    telling = Telling(desk.service, job, _http.base_url_of(request), prefix)
     if not job.status.is_terminal:
         expectation = await desk.expectation(job)
         return JSONResponse(await desk.read(unfinished, telling, expectation))
