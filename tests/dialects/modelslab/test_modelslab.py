@@ -371,7 +371,7 @@ class TestParameters:
             ("use_improved_sampling", 7), ("output_type", "avi"), ("seed", "abc"), ("prompt", 7), ("prompt", ["a"]),
             ("negative_prompt", {}), ("model_id", 7), ("webhook", "ftp://x.example/"), ("webhook", "http://10.0.0.1/"),
             ("webhook", 7), ("track_id", {"a": 1}), ("track_id", True), ("prompt", ""), ("prompt", "  "),
-            ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
+            ("negative_prompt", "x" * 32_001), ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
             ("resolution", "big"), ("init_image", "no base64!"), ("init_image", "http://10.0.0.1/a.png"),
             ("samples", "two"), ("lora_models", "unknown"), ("prompt", "a\x00b"),
         ],

@@ -116,7 +116,7 @@ def _adapt(order: Order, error: InvalidParameter) -> bool:
     """Change what the model refuses; False if that is the client's mistake."""
     name, told = error.parameter, order.names.get(error.parameter, error.parameter)
     reason = error.rule
-    if name in _LEFT_OUT:
+    if name in _LEFT_OUT and not _is_mistake(order, name):
         order.change(**{name: _LEFT_OUT[name]})
         order.tell(told, "no effect", reason)
         return True
@@ -139,6 +139,8 @@ def _with_part(upscale: Upscale, part: str, value: Any) -> Upscale:
 def _is_mistake(order: Order, name: str) -> bool:
     """Whether no model here would make so much, and nothing that the vendor documents is the reason."""
     request = order.request
+    if name == "negative_prompt":
+        return order.spec.takes_negative_prompt  # then something is wrong with the text
     rate = request.fps or order.spec.fps
     return name == "num_frames" and (request.num_frames or 0) > MAX_DURATION_SECONDS * rate
 
