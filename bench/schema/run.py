@@ -33,6 +33,7 @@ SETTINGS = {
     # a full queue would hide what comes behind it
     "VITASCOPE_STORE__MAX_QUEUED": "1000000",
     "VITASCOPE_OPENAI__SYNC_SECONDS": "0.1",
+    "VITASCOPE_MODELSLAB__WAIT_SECONDS": "0.1",
     # nothing leaves this machine
     "VITASCOPE_OUTBOUND__ENABLED": "false",
     "HF_HUB_OFFLINE": "1",

@@ -196,6 +196,11 @@ class TestSdk:
         assert len(clip.frames) / clip.rate == pytest.approx(1.0)
         assert clip.size[0] > clip.size[1]
 
+    def test_what_the_server_is_and_which_version(self, sdk: ModelsLab) -> None:
+        for enterprise_call in ("system_details", "update"):
+            told = sdk.call(enterprise_call, enterprise=True)
+            assert told["status"] in ("ok", "success"), told
+
     def test_the_older_one(self, sdk: ModelsLab) -> None:
         asked = {"prompt": "a dog", "height": 64, "width": "64", "num_frames": 9, "fps": 8}
         told = sdk.call("open_sora", of="modelslab", params=asked)

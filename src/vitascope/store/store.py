@@ -9,12 +9,14 @@ from datetime import datetime
 from .cipher import Cipher
 from .database import connect
 from .for_batches import ForBatches
+from .for_buckets import ForBuckets
 from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
 from .for_keys import ForKeys
+from .for_models import ForModels
 from .for_operators import ForOperators
 from .for_webhooks import ForWebhooks
 from .for_workers import ForWorkers
@@ -28,10 +30,12 @@ class Store(
     ForKeys,
     ForWebhooks,
     ForCommands,
+    ForModels,
     ForExpiry,
     ForFiles,
     ForCharacters,
     ForBatches,
+    ForBuckets,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from vitascope import __version__, moderation
-from vitascope.dialects._enterprise.management import server as server_calls
+from vitascope.dialects._enterprise.management import waiting as waiting_calls
 from vitascope.domain.access import Scope
 from vitascope.domain.command import CommandKind
 from vitascope.domain.job import JobStatus
@@ -95,6 +95,10 @@ def examples() -> dict[str, dict[str, Any]]:
         "schedulers_list": nothing,
         "verify_model": {"model_id": "pocket"},
         "get_all_models": nothing,
+        "load_model": {"url": "someone/tiny", "model_id": "tiny", "model_type": "huggingface"},
+        "load_model_v2": {"url": "someone/tiny", "model_id": "tiny", "model_category": "video"},
+        "load_vae": {"vae_id": "soft", "vae_url": "someone/soft", "vae_type": "diffusers"},
+        "delete_model": {"model_id": "tiny"},
         "upload_image": {"base64_image": png, "image_type": "png"},
         "nsfw_image_check": {"init_image": png},
     }
@@ -175,7 +179,7 @@ class TestServer:
     def test_a_worker_that_is_busy_clears_its_cache_later(
         self, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server_calls, "WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(waiting_calls, "WAIT_SECONDS", 0.0)
         server = serve()
         server.store.worker_seen("w1", "cpu", [])
         status, body = call(server, f"{VIDEO}/clear_cache")

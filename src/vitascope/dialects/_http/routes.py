@@ -60,12 +60,13 @@ def route_class(
                     )
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
-                    # by what it is, not by how it is answered: some vendors say 200 to everything
-                    if status_of(error) >= SERVER_ERROR:
+                    response = render(error)
+                    # of a refusal nothing is logged, also where a vendor's form of it comes with 200
+                    if max(response.status_code, status_of(error)) >= SERVER_ERROR:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )
-                    return _with_allowance(request, render(error))
+                    return _with_allowance(request, response)
                 else:
                     return _with_allowance(request, found)
 

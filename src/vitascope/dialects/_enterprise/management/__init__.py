@@ -17,12 +17,12 @@ from vitascope.dialects import _http
 from vitascope.dialects._enterprise.routes import fields_of, route_class
 from vitascope.domain.access import Scope
 
-from . import description, models, pictures, server
+from . import description, loading, models, pictures, server, storage
 from .calls import Call
 
 __all__ = ["CALLS", "router"]
 
-CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *pictures.CALLS)
+CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *loading.CALLS, *pictures.CALLS, *storage.CALLS)
 
 
 def router(prefix: str, render: _http.RenderError, *, is_described: bool = True) -> APIRouter:

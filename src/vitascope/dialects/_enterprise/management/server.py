@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +17,7 @@ from vitascope.domain.schedulers import EIGHTEEN
 
 from .calls import Call, done
 from .models import models_here
-
-WAIT_SECONDS = 20.0
-"""How long a reply waits for what it says to be done: an idle worker does it in a second, a busy one after its job. Some clients give up after 30 s."""
-
-LOOK_SECONDS = 0.1
+from .waiting import ended
 
 
 async def system_details(request: Request, _fields: _http.Fields) -> dict[str, Any]:
@@ -66,7 +61,7 @@ async def clear_cache(request: Request, _fields: _http.Fields) -> dict[str, Any]
     """Unload all models and give back what engines keep for speed only. Waits a moment for it."""
     desk = _http.desk_of(request)
     try:
-        command = await _ended(desk, await _order(desk, CommandKind.CLEAR_CACHES, "models"))
+        command = await ended(desk, await _order(desk, CommandKind.CLEAR_CACHES, "models"))
     except NoWorker:  # nor has anybody a cache
         return done("Cache cleared successfully")
     if command.status in (CommandStatus.QUEUED, CommandStatus.RUNNING):
@@ -94,15 +89,6 @@ async def schedulers_list(_request: Request, _fields: _http.Fields) -> dict[str,
 
 async def _order(desk: _http.Desk, kind: CommandKind, *options: str) -> Command:
     return await desk.write(desk.service.commands.order, kind, options=options)
-
-
-async def _ended(desk: _http.Desk, command: Command) -> Command:
-    """Wait a while for the end of a command; returns it as it is then."""
-    until = time.monotonic() + WAIT_SECONDS
-    while command.status in (CommandStatus.QUEUED, CommandStatus.RUNNING) and time.monotonic() < until:
-        await asyncio.sleep(LOOK_SECONDS)
-        command = await desk.read(desk.service.commands.get, command.id)
-    return command
 
 
 def _problems(command: Command) -> list[str]:

@@ -24,9 +24,19 @@ from .jobs import (
     Window,
 )
 from .keys import Key, KeyList, NewKey
-from .models import Bounds, FrameRule, ModelDescription, ModelPage, Size, UpscaleRule
+from .models import (
+    AddedModel,
+    AddedModelList,
+    Bounds,
+    FrameRule,
+    ModelDescription,
+    ModelPage,
+    Size,
+    UpscaleRule,
+)
 from .requests import (
     ADD_ENDPOINT,
+    ADD_MODEL,
     CONTENT,
     CREATE,
     CREATE_KEY,
@@ -53,6 +63,7 @@ from .workers import Command, CommandList, CommandPart, ModelMemory, Queue, Work
 
 __all__ = [
     "ADD_ENDPOINT",
+    "ADD_MODEL",
     "CONTENT",
     "CREATE",
     "CREATE_KEY",
@@ -63,6 +74,8 @@ __all__ = [
     "PAGE",
     "PLAN",
     "REMOVE",
+    "AddedModel",
+    "AddedModelList",
     "Attempt",
     "Bounds",
     "Choice",

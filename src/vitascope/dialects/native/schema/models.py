@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
@@ -42,6 +43,26 @@ class UpscaleRule(BaseModel):
     #: Largest picture that it denoises; a larger file is resized.
     max_pixels: int
     strength: Bounds
+
+
+class AddedModel(BaseModel):
+    """A model, an adapter or an autoencoder that was added while the server runs."""
+
+    id: str
+    kind: Literal["pipeline", "vae", "lora"]
+    source: str
+    revision: str | None
+    #: The command that fetches it.
+    command: str
+    created_at: datetime
+    #: When a worker first had all of it; null before that.
+    ready_at: datetime | None
+
+
+class AddedModelList(BaseModel):
+    """What was added."""
+
+    models: list[AddedModel]
 
 
 class ModelDescription(BaseModel):
