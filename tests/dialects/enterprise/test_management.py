@@ -256,6 +256,7 @@ class TestModels:
             status, answer = call(server, f"{prefix}/verify_model", **body)
             assert (status, answer["status"]) == (200 if prefix == ENTERPRISE else 400, "error"), body
             assert said in answer["message"]
+            assert call(server, f"{prefix}/delete_model", **body) == (status, answer), "nor can it be deleted"
 
 
 def test_a_clients_fault_is_in_no_log_however_it_is_answered(

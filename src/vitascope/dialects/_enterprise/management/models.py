@@ -20,9 +20,7 @@ DATE = "%m/%d/%Y %H:%M:%S"
 
 async def verify_model(request: Request, fields: _http.Fields) -> dict[str, Any]:
     """Tell whether a model is on this server, by its id or another of its names."""
-    spec = _http.desk_of(request).service.spec(model_id_of(fields))
-    if spec.id not in await models_here(request):
-        raise UnknownModel(f"model `{spec.id}` has a card, but its files are not on this server")
+    await check_here(request, model_id_of(fields))
     return done("Model exists on server")
 
 
@@ -31,6 +29,13 @@ async def get_all_models(request: Request, _fields: _http.Fields) -> dict[str, A
     here = await models_here(request)
     models = [{"load_data": since.strftime(DATE), "model_id": model_id} for model_id, since in here.items()]
     return {"models": models, "status": "success"}
+
+
+async def check_here(request: Request, name: str) -> None:
+    """Find out whether a model of this name is here; raises UnknownModel."""
+    spec = _http.desk_of(request).service.spec(name)
+    if spec.id not in await models_here(request):
+        raise UnknownModel(f"model `{spec.id}` has a card, but its files are not on this server")
 
 
 async def models_here(request: Request) -> dict[str, datetime]:
