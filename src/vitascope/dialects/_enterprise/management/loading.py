@@ -13,7 +13,7 @@ from vitascope.domain.errors import InternalError, InvalidParameter
 from vitascope.service import Wish
 
 from .calls import TEXT, Call, done
-from .models import model_id_of
+from .models import check_here, model_id_of
 from .waiting import ended, said
 
 _KINDS = {
@@ -63,8 +63,11 @@ async def load_vae(request: Request, fields: _http.Fields) -> dict[str, Any]:
 
 async def delete_model(request: Request, fields: _http.Fields) -> dict[str, Any]:
     """Let no request find a model any more, and remove its files unless another model needs them. Waits a moment for it."""
-    desk = _http.desk_of(request)
-    command = await desk.write(desk.service.additions.delete, model_id_of(fields))
+    desk, name = _http.desk_of(request), model_id_of(fields)
+    additions = desk.service.additions
+    if not await desk.read(additions.has, name):
+        await check_here(request, name)
+    command = await desk.write(additions.delete, name)
     if command is None:
         return done("Model deleted on server; no worker runs that could remove its files")
     command = await ended(desk, command)
