@@ -59,6 +59,7 @@ from .links import PURPOSE, Links
 from .outlook import Outlook
 from .pictures import Pictures
 from .results import Results
+from .syncing import Syncing
 from .webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Service:
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
         allowed: where models may come from that are added.
+        peers: URL and key of each server whose added models may be taken over.
         unsafe_from: score from which on a picture is unsafe to whoever asks.
         clock: tells what has expired.
     """
@@ -181,6 +183,7 @@ class Service:
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
         allowed: Allowed = ALLOWED,
+        peers: Sequence[tuple[str, str | None]] = (),
         unsafe_from: float = 0.8,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -217,6 +220,7 @@ class Service:
         self._prompt_check = prompt_check
         self._shows_previews = shows_previews
         self.additions = Additions(store, models, self.commands, allowed)
+        self.syncing = Syncing(self.additions, peers)
         self._clock = clock
         self.availability = Availability(
             lambda: store.models_on_workers(worker_silence_seconds), lambda spec: models.is_here(spec)
