@@ -124,6 +124,8 @@ class StorageSettings(_Section):
     """By default what AWS's variables say (`AWS_ACCESS_KEY_ID` and the others), else the machine's or the pod's role."""
     secret_access_key: SecretStr | None = None
     """Secret of `access_key_id`. Never in a log, nor in an engine's environment."""
+    public_url: str | None = None
+    """Where anyone can read the bucket, such as `https://videos.example`: dialects whose vendors link to object storage name this address. Its policy must let them; nothing is asked. By default nobody can."""
     content: Literal["proxy", "redirect"] = "proxy"
     """How clients get videos from S3: through this server, or sent on (302) to the bucket with an address that is good for an hour. Some clients do not follow, and the endpoint must be reachable for them."""
     link_seconds: Annotated[float, Field(ge=60, le=7 * 86400)] = 86400.0
@@ -146,8 +148,12 @@ class StorageSettings(_Section):
         if (self.access_key_id is None) != (self.secret_access_key is None):
             message = "`access_key_id` and `secret_access_key` are set together or not at all"
             raise ValueError(message)
-        if self.endpoint is not None and re.match(r"https?://[^/]", self.endpoint) is None:
-            message = f"`endpoint` is {self.endpoint!r}, but it must begin with https:// or http://"
+        for name, value in (("endpoint", self.endpoint), ("public_url", self.public_url)):
+            if value is not None and re.match(r"https?://[^/]", value) is None:
+                message = f"`{name}` is {value!r}, but it must begin with https:// or http://"
+                raise ValueError(message)
+        if self.kind == "local" and self.public_url is not None:
+            message = "`public_url` is set, but `kind` is `local`: a folder has no address of its own"
             raise ValueError(message)
         return self
 

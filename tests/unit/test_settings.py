@@ -48,6 +48,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "path_style": None,
             "access_key_id": None,
             "secret_access_key": None,
+            "public_url": None,
             "content": "proxy",
             "link_seconds": 86400.0,
             "patience_seconds": 900.0,
@@ -203,6 +204,8 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         ({"kind": "s3", "url": "s3://B"}, "of the form s3://BUCKET"),
         ({"kind": "s3", "url": "s3://bucket", "access_key_id": "a"}, "together or not at all"),
         ({"kind": "s3", "url": "s3://bucket", "endpoint": "minio:9000"}, "begin with https://"),
+        ({"public_url": "https://videos.example"}, "a folder has no address"),
+        ({"kind": "s3", "url": "s3://bucket", "public_url": "videos.example"}, "`public_url` is"),
         ({"link_seconds": 8 * 86400}, "less than or equal to 604800"),
     ],
 )

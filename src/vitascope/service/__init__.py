@@ -6,6 +6,7 @@ ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 
 from .additions import Additions, Wish
 from .batches import Batches
+from .buckets import Buckets, OpenBuckets
 from .characters import Characters, NewCharacter
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
@@ -21,6 +22,7 @@ __all__ = [
     "Additions",
     "BatchFormat",
     "Batches",
+    "Buckets",
     "CharacterId",
     "Characters",
     "Content",
@@ -35,6 +37,7 @@ __all__ = [
     "Models",
     "NewCharacter",
     "OfJob",
+    "OpenBuckets",
     "Parsed",
     "Prepared",
     "Removal",

@@ -50,6 +50,7 @@ from . import ids, inputs
 from .additions import Additions
 from .availability import Availability
 from .batches import Batches
+from .buckets import Buckets
 from .characters import Characters
 from .commands import Commands
 from .files import Files
@@ -196,6 +197,7 @@ class Service:
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
+        self.buckets = Buckets(store, outbound)
         self.files = Files(store, files, clock)
         self.characters = Characters(store, files, clock)
         self.batches = Batches(store, self.files, clock)

@@ -9,6 +9,7 @@ from datetime import datetime
 from .cipher import Cipher
 from .database import connect
 from .for_batches import ForBatches
+from .for_buckets import ForBuckets
 from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
@@ -34,6 +35,7 @@ class Store(
     ForFiles,
     ForCharacters,
     ForBatches,
+    ForBuckets,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

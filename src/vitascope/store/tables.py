@@ -318,6 +318,25 @@ secrets = sa.Table(
     sa.Index(None, "purpose", "owner"),
 )
 
+# places beside the storage of the settings, with files in them or not; the secret of each is in `secrets`
+_in_use: dict[str, Any] = {"sqlite_where": sa.text("is_in_use"), "postgresql_where": sa.text("is_in_use")}
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("path_style", sa.Boolean, nullable=False),
+    sa.Column("access_key_id", sa.Text, nullable=False),
+    sa.Column("public_url", sa.Text),
+    # of one at most: new videos go there
+    sa.Column("is_in_use", sa.Boolean, nullable=False),
+    sa.Column("changed_at", Instant, nullable=False),
+    sa.Index("uq_buckets_is_in_use", "is_in_use", unique=True, **_in_use),
+)
+
 # receivers that keys have for all their jobs
 endpoints = sa.Table(
     "endpoints",

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
@@ -45,7 +45,7 @@ from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
 from .messages import Message
 from .patience import Patience, StepTimes
-from .sweep import Sweep
+from .sweep import Sweep, SweepElsewhere
 from .transfer import Cancelled, insist
 from .watch import EngineDied, Watch
 
@@ -86,6 +86,10 @@ class Files(Protocol):
     def put_bytes(self, data: bytes, key: str) -> None: ...
 
     def files_in(self, folder: str) -> Iterator[StoredFile]: ...
+
+    def key_for_new(self, key: str) -> str: ...
+
+    def elsewhere(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class Worker:
         self._available = Available(models.available)
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._sweep_elsewhere = SweepElsewhere(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
         self._errands = Errands(
             store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds, self._files_changed
@@ -237,6 +242,7 @@ class Worker:
     def _sweep_some(self) -> None:
         self._swept_at = time.monotonic()
         self._sweep.advance()
+        self._sweep_elsewhere.begin()
 
     def _tidy(self) -> None:
         """A few times in the length of a lease: be seen, and queue what dead workers held again."""
@@ -349,7 +355,7 @@ class Worker:
         try:
             ending = self._have_it_made(heartbeat)
             if ending["is"] == "made":
-                self._keep(heartbeat, _videos_of(ending))
+                self._keep(heartbeat, ending)
         except Cancelled:
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
         except LeaseLost:
@@ -438,22 +444,36 @@ class Worker:
             )
         return str(path)
 
-    def _keep(self, heartbeat: Heartbeat, videos: Sequence[Video]) -> None:
-        """Put finished files into the storage, before the store is told: so a job with videos has their files."""
-        kept: list[str] = []
+    def _keep(self, heartbeat: Heartbeat, ending: Message) -> None:
+        """Put finished files into the storage, before the store is told: so a job with videos has their files.
+
+        Afterwards the message has the keys that they are kept under.
+        """
+        videos = _videos_of(ending)
+        kept: dict[str, str] = {}
         try:
             for key in stored_keys(videos):
-                self._put(heartbeat, key)
-                kept.append(key)
+                kept[key] = self._put(heartbeat, key)
         except BaseException:
-            self._forget(kept)
+            self._forget(list(kept.values()))
             raise
+        ending["videos"] = [asdict(video.with_keys(kept)) for video in videos]
 
-    def _put(self, heartbeat: Heartbeat, key: str) -> None:
+    def _put(self, heartbeat: Heartbeat, key: str) -> str:
+        """Put a file where new ones go at that moment: an operator may change that while the storage is away."""
         path = self._config.work_folder / key.rpartition("/")[2]
-        self._with_storage(
-            heartbeat, "store", lambda: self._files.put(path, key), lambda: self._files.delete(key)
-        )
+        tried: list[str] = []
+
+        def put() -> None:
+            tried.append(self._files.key_for_new(key))
+            self._files.put(path, tried[-1])
+
+        def undo() -> None:
+            for one in tried:
+                self._files.delete(one)
+
+        self._with_storage(heartbeat, "store", put, undo)
+        return tried[-1]
 
     def _with_storage(
         self, heartbeat: Heartbeat, stage: str, act: Callable[[], None], undo: Callable[[], None]
