@@ -99,6 +99,7 @@ def examples() -> dict[str, dict[str, Any]]:
         "load_model_v2": {"url": "someone/tiny", "model_id": "tiny", "model_category": "video"},
         "load_vae": {"vae_id": "soft", "vae_url": "someone/soft", "vae_type": "diffusers"},
         "delete_model": {"model_id": "tiny"},
+        "sync_models": {"sync_key": "nobody's"},
         "upload_image": {"base64_image": png, "image_type": "png"},
         "nsfw_image_check": {"init_image": png},
     }
