@@ -33,6 +33,7 @@
     │   ├── BodyTooSlow
     │   ├── ForbiddenOrigin
     │   ├── UrlRefused              .rule
+    │   ├── BucketRefused           one that videos shall go to: its storage says no
     │   ├── ContentRejected         .parameter .reasons
     │   ├── InsufficientCredits     .needed .left
     │   └── QueueFull               .retry_after_seconds
@@ -50,6 +51,7 @@
     ├── StorageError
     │   └── StorageUnavailable      it may do it later
     ├── ModerationUnavailable       nobody says whether a request's words are allowed; somebody may later
+    ├── PeerUnavailable             a peer does not say what was added there
     ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
@@ -261,6 +263,10 @@ class UrlRefused(RequestError):
         super().__init__(f"the URL is refused: {rule}" if rule else "", hint=hint)
 
 
+class BucketRefused(RequestError):
+    """The bucket cannot be used as it was described."""
+
+
 class ContentRejected(RequestError):
     """What was asked for, or what was made, is not what this server's operator allows.
 
@@ -374,6 +380,10 @@ class StorageUnavailable(StorageError):
 
 class ModerationUnavailable(VitascopeError):
     """The server's content check does not answer."""
+
+
+class PeerUnavailable(VitascopeError):
+    """A peer server does not answer, or not as one that this server may ask."""
 
 
 class DiskFull(VitascopeError):

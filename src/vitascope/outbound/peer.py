@@ -129,6 +129,13 @@ class Peer:
             raise
         return found.get("downloaded") is True and found.get("problem") is None
 
+    def added_models(self) -> list[dict[str, Any]]:
+        """Ask what was added there while it ran; only an operator's key is told."""
+        found = self._ask("GET", "/api/v1/added-models").get("models")
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise PeerAway("answers with something else than a list of models")
+        return found
+
     def plan(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask how it would make something."""
         return self._ask("POST", "/api/v1/plan", body)

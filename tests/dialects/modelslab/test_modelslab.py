@@ -9,6 +9,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from PIL import Image
 
 import endpoints
 import enterprise
+import enterprise_golden
 from vitascope.dialects._enterprise import create, schema
 from vitascope.dialects._enterprise.calls import COMMON, V6_META
 from vitascope.dialects.modelslab.calls import calls
@@ -30,7 +32,7 @@ ENTERPRISE = "/api/v1/enterprise/video"
 V6 = "/api/v6/video"
 V7 = "/api/v7/video-fusion"
 
-INSTANT = {"prompt": "a dog", "instant_response": True}
+WEBHOOKS = Path(__file__).parent / "golden" / "webhooks"
 
 
 def png(colour: str = "red") -> bytes:
@@ -130,6 +132,11 @@ class TestReplies:
 
     def test_a_model_that_is_not_here_is_the_default_one_and_told(self, server: Any) -> None:
         told = send(server, f"{ENTERPRISE}/text2video", model_id="unheard-of")
+        assert told["meta"]["model_id"] == "every"
+        assert "unheard-of" in told["tip"]
+
+    def test_an_autoencoder_that_is_not_here_is_left_out_and_told(self, server: Any) -> None:
+        told = send(server, f"{ENTERPRISE}/text2video", model_id="every", vae="unheard-of")
         assert told["meta"]["model_id"] == "every"
         assert "unheard-of" in told["tip"]
 
@@ -240,6 +247,7 @@ class TestReplies:
     def test_another_dialects_video_is_fetched_too(self, server: Any) -> None:
         number = server.client.post("/api/v1/jobs", json={"prompt": "a cat"}).json()["number"]
         found = server.client.post(f"{ENTERPRISE}/fetch/{number}", json={"key": ""}).json()
+        assert found["fetch_result"] == f"{server.url}{ENTERPRISE}/fetch/{number}"
         assert (found["status"], found["meta"]["prompt"], found["meta"]["model_id"]) == (
             "processing",
             "a cat",
@@ -363,7 +371,7 @@ class TestParameters:
             ("use_improved_sampling", 7), ("output_type", "avi"), ("seed", "abc"), ("prompt", 7), ("prompt", ["a"]),
             ("negative_prompt", {}), ("model_id", 7), ("webhook", "ftp://x.example/"), ("webhook", "http://10.0.0.1/"),
             ("webhook", 7), ("track_id", {"a": 1}), ("track_id", True), ("prompt", ""), ("prompt", "  "),
-            ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
+            ("negative_prompt", "x" * 32_001), ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
             ("resolution", "big"), ("init_image", "no base64!"), ("init_image", "http://10.0.0.1/a.png"),
             ("samples", "two"), ("lora_models", "unknown"), ("prompt", "a\x00b"),
         ],
@@ -399,6 +407,11 @@ class TestParameters:
         fields = {"prompt": "a dog", "num_frames": 10**9}
         error = refused(server.client.post(f"{ENTERPRISE}/open_sora", json=fields))
         assert "`num_frames`" in error["message"]
+        error = refused(
+            server.client.post(f"{V7}/text-to-video", json={"prompt": "a dog", "duration": "100s"})
+        )
+        assert "`duration` is 100" in error["message"]
+        assert "nearest legal value is 60" in error["message"]
 
 
 class TestInputs:
@@ -581,6 +594,7 @@ class TestWebhooks:
         assert (told["status"], told["id"], told["track_id"]) == ("success", job.number, 300)
         assert set(told["meta"]) == set(V6_META)
         assert told["output"][0].startswith(server.url)
+        enterprise_golden.check_webhook(WEBHOOKS / "success.json", told)
         assert httpx.get(told["output"][0], trust_env=False).status_code == 200
 
         failing, _ = made(server, f"{V6}/text2video", prompt="a cat", **fields)
@@ -590,6 +604,7 @@ class TestWebhooks:
         assert set(told) == {"status", "id", "message", "messege", "track_id", "meta"}
         assert (told["status"], told["id"], told["track_id"]) == ("failed", failing.number, 300)
         assert told["message"] == "The device ran out of memory."
+        enterprise_golden.check_webhook(WEBHOOKS / "failure.json", told)
 
 
 class TestTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.server
 import io
 import threading
@@ -11,11 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from vitascope import app
 from vitascope.dialects.soratasks import schema
 from vitascope.dialects.soratasks.answers import CODES, code_of, error_response
 from vitascope.dialects.soratasks.names import MODELS
@@ -23,8 +27,11 @@ from vitascope.domain import errors
 from vitascope.domain.access import Scope
 from vitascope.domain.errors import VitascopeError
 from vitascope.domain.job import Job, JobError
+from vitascope.domain.plan import Plan
+from vitascope.engine.fake import FakeEngine
 from vitascope.service.keys import Keys
 from vitascope.store.tables import jobs
+from vitascope.worker.produce import Marks, produce
 from waiting import eventually
 
 PRO, OLDER = "/api/v1/video/sora-pro", "/api/v1/video/sora-video"
@@ -278,6 +285,26 @@ def test_watermarks(server: Any, serve: Callable[..., Any]) -> None:
         job = made(always, **TEXT, removeWatermark=value)
         assert job.plan.watermark is not None
         assert told(job)["watermark"] == "Studio"
+
+
+def test_a_watermark_is_seen_in_the_file(server: Any, tmp_path: Path) -> None:
+    job = made(server, **TEXT, removeWatermark=False)
+    spec = app.open_catalog(server.settings).resolve("small")
+
+    def frames(plan: Plan, name: str) -> Any:
+        out = tmp_path / name
+        *_, product = produce(FakeEngine(0), plan, spec, out, "videos/x.mp4", "repeat", Marks())
+        assert (product.video.width, product.video.height, product.video.num_frames) == (1280, 720, 80)
+        with av.open(str(out)) as container:
+            decoded = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        assert len(decoded) == 80
+        return np.stack(decoded[::20]).astype(int)
+
+    marked = frames(job.plan, "marked.mp4")
+    plain = frames(dataclasses.replace(job.plan, watermark=None), "plain.mp4")
+    corner = np.abs(marked - plain)[:, 540:, 960:]
+    assert (corner.reshape(len(corner), -1).max(axis=1) > 40).all(), "on each frame, bottom right"
+    assert np.abs(marked - plain)[:, :360, :640].max() < 40, "and nowhere else"
 
 
 def test_videos_are_public_unless_their_client_says_no(server: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from vitascope.domain.prompting import ENHANCE
 from vitascope.domain.request import Upscale
 from vitascope.domain.windows import MAX_DURATION_SECONDS
 from vitascope.service import Draft, Service
+from vitascope.service.outlook import Expectation
 
 from .answers import render_200
 from .calls import Call
@@ -68,9 +69,8 @@ def generating(call: Call) -> Endpoint:
 async def _made(request: Request, call: Call) -> tuple[Job, bool]:
     desk, fields, caller = _http.desk_of(request), fields_of(request), _http.caller_of(request)
     service = desk.service
-    order = await _http.in_thread_if_large(
-        fields.num_bytes, lambda: to_order(fields, call, service.spec_of_vendor)
-    )
+    # which machine has a model's files is read from the store and from disks
+    order = await asyncio.to_thread(to_order, fields, call, service.spec_of_vendor)
     once = await _http.once_of(request, fields)
     await desk.admit(request, once)
     try:
@@ -116,7 +116,7 @@ def _adapt(order: Order, error: InvalidParameter) -> bool:
     """Change what the model refuses; False if that is the client's mistake."""
     name, told = error.parameter, order.names.get(error.parameter, error.parameter)
     reason = error.rule
-    if name in _LEFT_OUT:
+    if name in _LEFT_OUT and not _is_mistake(order, name):
         order.change(**{name: _LEFT_OUT[name]})
         order.tell(told, "no effect", reason)
         return True
@@ -139,6 +139,8 @@ def _with_part(upscale: Upscale, part: str, value: Any) -> Upscale:
 def _is_mistake(order: Order, name: str) -> bool:
     """Whether no model here would make so much, and nothing that the vendor documents is the reason."""
     request = order.request
+    if name == "negative_prompt":
+        return order.spec.takes_negative_prompt  # then something is wrong with the text
     rate = request.fps or order.spec.fps
     return name == "num_frames" and (request.num_frames or 0) > MAX_DURATION_SECONDS * rate
 
@@ -157,12 +159,7 @@ _NEAREST_OF_SECOND = frozenset({"upscale.strength", "upscale.guidance_scale", "u
 
 async def _shown(request: Request, job: Job) -> Response:
     """Answer who has asked for a video."""
-    telling = _telling(request, job)
-    if not job.status.is_terminal:
-        return JSONResponse(telling.processing(await _http.desk_of(request).expectation(job)))
-    if job.status is not JobStatus.SUCCEEDED or telling.is_gone:
-        return JSONResponse(telling.failed())
-    return JSONResponse(telling.finished(await _files(request, job, telling)))
+    return await _answered(request, job, Telling.processing, Telling.finished)
 
 
 async def _fetched(request: Request, number: object) -> Response:
@@ -173,12 +170,26 @@ async def _fetched(request: Request, number: object) -> Response:
         job = await desk.find_numbered(_http.caller_of(request), int(match[1]) if match else NO_NUMBER)
     except JobNotFound:
         return render_200(JobNotFound("there is no generation with this id"))
-    telling = _telling(request, job)
+    return await _answered(request, job, Telling.waiting, Telling.fetched)
+
+
+async def _answered(
+    request: Request,
+    job: Job,
+    unfinished: Callable[[Telling, Expectation], dict[str, Any]],
+    finished: Callable[[Telling, Mapping[int, str] | None], dict[str, Any]],
+) -> Response:
+    """Tell of a job in one of three ways. Where a bucket has a public address, that is looked up: a read like others."""
+    desk = _http.desk_of(request)
+    prefix = request.url.path.removeprefix(request.scope.get("root_path", "")).partition("/fetch")[0]
+    telling = Telling(desk.service, job, _http.base_url_of(request), prefix)
     if not job.status.is_terminal:
-        return JSONResponse(telling.waiting(await desk.expectation(job)))
+        expectation = await desk.expectation(job)
+        return JSONResponse(await desk.read(unfinished, telling, expectation))
     if job.status is not JobStatus.SUCCEEDED or telling.is_gone:
         return JSONResponse(telling.failed())
-    return JSONResponse(telling.fetched(await _files(request, job, telling)))
+    files = await asyncio.to_thread(data_urls, desk.service, job) if telling.wants_data else None
+    return JSONResponse(await desk.read(finished, telling, files))
 
 
 async def fetch_by_path(request_id: str, request: Request) -> Response:
@@ -193,13 +204,3 @@ async def fetch_by_body(request: Request) -> Response:
     if value is None or value == "":
         raise InvalidParameter("request_id", "missing", "it must be the id of a generation")
     return await _fetched(request, value)
-
-
-def _telling(request: Request, job: Job) -> Telling:
-    return Telling(_http.desk_of(request).service, job, _http.base_url_of(request))
-
-
-async def _files(request: Request, job: Job, telling: Telling) -> dict[int, str] | None:
-    if not telling.wants_data:
-        return None
-    return await asyncio.to_thread(data_urls, _http.desk_of(request).service, job)
