@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 
 from vitascope.dialects import _http
 from vitascope.domain.access import Scope
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import ContentRejected, InvalidParameter
 
 from . import schema
 from .answers import UNCOUNTED_CREDITS, error_response, success, task_object
@@ -103,6 +103,9 @@ async def _create(request: Request, read: Callable[[_http.Fields, Reader], Order
         job = await desk.submit(caller, draft, once, base_url=base_url)
     except InvalidParameter as error:
         raise order.in_clients_words(error) from None
+    except ContentRejected as error:
+        name = order.names.get(error.parameter, error.parameter)
+        raise ContentRejected(name, error.value, error.rule, reasons=error.reasons) from None
     return success({"taskId": job.id})
 
 
