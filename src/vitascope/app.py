@@ -45,9 +45,9 @@ from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .outbound.peer import Peer, PeerAway, PeerRefused, shown_url
-from .service import BatchFormat, Expiry, Feeder, Removal, Service, StillMaking, metrics
+from .service import Expiry, Feeder, OpenBuckets, Removal, Service, StillMaking, metrics
 from .settings import PeerSettings, Settings, environment_of_engine
-from .storage import LocalStorage, S3Storage, Space, Storage
+from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
@@ -134,7 +134,22 @@ def _bucket_of(settings: Settings) -> S3Storage:
         path_style=chosen.is_path_style,
         access_key_id=chosen.access_key_id,
         secret_access_key=None if secret is None else secret.get_secret_value(),
+        public_url=chosen.public_url,
     )
+
+
+def open_places(settings: Settings, store: Store) -> Storage:
+    """Open the same, and the buckets that were named while the server ran; none of them before it is asked for a file.
+
+    Raises:
+        SettingsError: as `open_storage` does; or an allowed host cannot be read.
+    """
+    allow = AllowList.of(settings.outbound.allow)
+
+    def outbound() -> Outbound:  # one for each event loop; also where users' URLs are not called any more
+        return Outbound(allow, seconds=settings.outbound.max_seconds)
+
+    return Places(open_storage(settings), OpenBuckets(store, outbound))
 
 
 def check_storage(settings: Settings) -> str | None:
@@ -169,7 +184,11 @@ def open_catalog(settings: Settings) -> Catalog:
         SettingsError: a card cannot be read, or there is no such default model.
     """
     return Catalog.open(
-        settings.cards_folder, settings.engine.default_model, loras_folder=settings.loras_folder
+        settings.cards_folder,
+        settings.engine.default_model,
+        loras_folder=settings.loras_folder,
+        needs_files=settings.engine.kind != "fake",
+        allowed=settings.models.allow,
     )
 
 
@@ -275,7 +294,8 @@ def create_web_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, _http.Desk]]:
-        store, files = open_store(settings), open_storage(settings)
+        store = open_store(settings)
+        files = open_places(settings, store)
         service = Service(
             store,
             catalog,
@@ -295,11 +315,13 @@ def create_web_app(settings: Settings) -> FastAPI:
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
+            allowed=catalog.allowed,
             shows_previews=not settings.moderation.frames,
             prices=settings.credits.prices,
             unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
         )
+        catalog.watch(store.added_models)
         await asyncio.to_thread(service.links.warm_up)
         desk = _http.Desk(service, settings.server.max_body_bytes, store.has_quick_reads)
         app.state.tail = desk.tail
@@ -311,8 +333,9 @@ def create_web_app(settings: Settings) -> FastAPI:
         sender = asyncio.create_task(deliverer.run())
         # how the requests of batches are read and answered, by their endpoint
         videos = openai.VideosBatch(service, app.state.openai)
-        formats: dict[str, BatchFormat] = {videos.endpoint: videos}
-        feeder = Feeder(service, store, formats, desk.with_inputs, read=desk.read_much, write=desk.write)
+        feeder = Feeder(
+            service, store, {videos.endpoint: videos}, desk.with_inputs, read=desk.read_much, write=desk.write
+        )
         feeding = asyncio.create_task(feeder.run())
         try:
             yield {"desk": desk}
@@ -550,14 +573,15 @@ def open_worker(settings: Settings) -> Iterator[Worker]:
 
     config = _worker_config(settings)
     _check_storage_and_tell(settings)
-    store = open_store(settings)
+    store, models = open_store(settings), open_catalog(settings)
+    models.watch(store.added_models)
     try:
         yield Worker(
             store,
-            open_storage(settings),
-            lambda: EngineProcess(command, environment),
+            open_places(settings, store),
+            lambda: EngineProcess(command, environment, models.news()),
             config,
-            open_catalog(settings),
+            models,
         )
     finally:
         store.close()
@@ -636,8 +660,9 @@ def open_peer_worker(settings: Settings, number: int) -> Iterator[PeerWorker]:
 
     _check_storage_and_tell(settings)
     store = open_store(settings)
+    catalog.watch(store.added_models)
     try:
-        files = open_storage(settings)
+        files = open_places(settings, store)
         yield PeerWorker(
             store,
             files,

@@ -71,7 +71,7 @@ class ServerSettings(_Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How long `vitascope web` goes on answering after SIGTERM while `/readyz` is 503, so that load balancers notice."""
     unknown_model_falls_back: bool = True
-    """In vendors' dialects a model name that no card has is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
+    """In vendors' dialects a model name that no card has, or whose files are on no machine of the deployment, is taken for the default model, with the reason in the job's metadata, because their clients send the vendors' own names. Off, it is refused, as the native API and the command line always do."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. 32 MiB: the biggest documented reference image is 20 MiB as base64 text."""
 
@@ -85,6 +85,23 @@ class StoreSettings(_Section):
     """Jobs that may wait; one more is answered 429. 1,000 is a day of work for one device at 90 s a video."""
     max_queued_per_key: Annotated[int, Field(ge=1)] | None = None
     """Jobs of one API key that may wait, so that one client cannot fill the queue. By default only `max_queued` counts."""
+
+
+def _json_list(value: object) -> object:
+    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
+
+
+class ModelsSettings(_Section):
+    """Models that are added while the server runs (`vitascope models add`). See docs/models.md."""
+
+    allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ("hub",)
+    """Where they may come from: `hub` (all of its repositories), `hub:OWNER/NAME`, `hub:OWNER/*`, a folder's absolute path (all below it), or what https URLs of adapters begin with (`https://HOST/PATH/`). In the environment a JSON list."""
 
 
 _BUCKET_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9._/-]*))?", re.ASCII)
@@ -107,6 +124,8 @@ class StorageSettings(_Section):
     """By default what AWS's variables say (`AWS_ACCESS_KEY_ID` and the others), else the machine's or the pod's role."""
     secret_access_key: SecretStr | None = None
     """Secret of `access_key_id`. Never in a log, nor in an engine's environment."""
+    public_url: str | None = None
+    """Where anyone can read the bucket, such as `https://videos.example`: dialects whose vendors link to object storage name this address. Its policy must let them; nothing is asked. By default nobody can."""
     content: Literal["proxy", "redirect"] = "proxy"
     """How clients get videos from S3: through this server, or sent on (302) to the bucket with an address that is good for an hour. Some clients do not follow, and the endpoint must be reachable for them."""
     link_seconds: Annotated[float, Field(ge=60, le=7 * 86400)] = 86400.0
@@ -129,8 +148,12 @@ class StorageSettings(_Section):
         if (self.access_key_id is None) != (self.secret_access_key is None):
             message = "`access_key_id` and `secret_access_key` are set together or not at all"
             raise ValueError(message)
-        if self.endpoint is not None and re.match(r"https?://[^/]", self.endpoint) is None:
-            message = f"`endpoint` is {self.endpoint!r}, but it must begin with https:// or http://"
+        for name, value in (("endpoint", self.endpoint), ("public_url", self.public_url)):
+            if value is not None and re.match(r"https?://[^/]", value) is None:
+                message = f"`{name}` is {value!r}, but it must begin with https:// or http://"
+                raise ValueError(message)
+        if self.kind == "local" and self.public_url is not None:
+            message = "`public_url` is set, but `kind` is `local`: a folder has no address of its own"
             raise ValueError(message)
         return self
 
@@ -248,16 +271,6 @@ class EngineSettings(_Section):
         """How models are to be loaded, by the engine's names."""
         names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
         return {name: getattr(self, name) for name in names}
-
-
-def _json_list(value: object) -> object:
-    """Read a list as the environment has it; the settings library's own words for a wrong one name no rule."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError(f'it must be a JSON list, such as ["{value.strip() or "minio.internal"}"]') from None
 
 
 def _lower(value: object) -> object:
@@ -554,6 +567,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     secrets: SecretsSettings = SecretsSettings()
+    models: ModelsSettings = ModelsSettings()
     openai: OpenAISettings = OpenAISettings()
     credits: CreditsSettings = CreditsSettings()
     modelslab: ModelsLabSettings = ModelsLabSettings()

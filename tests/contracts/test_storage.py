@@ -18,7 +18,7 @@ import pytest
 
 import seaweed
 from vitascope.domain.errors import StorageError, StorageUnavailable
-from vitascope.storage import LocalStorage, S3Storage, Storage, s3
+from vitascope.storage import LocalStorage, Places, S3Storage, Storage, s3
 
 KEY = "videos/3f/video_3f.mp4"
 
@@ -28,10 +28,32 @@ def bucket(server: seaweed.Server, prefix: str, name: str = seaweed.BUCKET, **ot
     return S3Storage(name, prefix, endpoint=server.endpoint, region="us-east-1", **values)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["local", "s3"])
+class Others:
+    """Places beside the own one, by name."""
+
+    def __init__(self, places: dict[str, Storage]) -> None:
+        self.places = places
+        self.new: str | None = None
+
+    def open(self, name: str) -> Storage:
+        return self.places[name]
+
+    def for_new_videos(self) -> str | None:
+        return self.new
+
+    def public_url_for(self, key: str) -> str | None:
+        return f"https://videos.example/{key}"
+
+    def names(self) -> list[str]:
+        return list(self.places)
+
+
+@pytest.fixture(params=["local", "s3", "places"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return LocalStorage(tmp_path / "files")
+    if request.param == "places":
+        return Places(LocalStorage(tmp_path / "files"), Others({}))
     server: seaweed.Server = request.getfixturevalue("s3_server")
     return bucket(server, f"{server.prefix()}/below")
 
@@ -159,6 +181,8 @@ class TestStorage:
             lambda: storage.path_for(key),
             lambda: storage.fetch(key, tmp_path / "copy"),
             lambda: storage.url_for(key, expires_seconds=60),
+            lambda: storage.public_url_for(key),
+            lambda: storage.key_for_new(key),
             lambda: storage.delete(key),
             lambda: storage.put_bytes(b"", key),
             lambda: storage.put(made(tmp_path), key),
@@ -167,6 +191,42 @@ class TestStorage:
         for act in acts:
             with pytest.raises(StorageError, match="not a storage key"):
                 act()
+
+
+class TestPlaces:
+    """What only several places have."""
+
+    def test_a_file_is_where_its_key_says(self, tmp_path: Path) -> None:
+        own, first, second = (LocalStorage(tmp_path / name) for name in ("own", "first", "second"))
+        others = Others({"vitascope-1": first, "vitascope-2": second})
+        places = Places(own, others)
+        assert places.elsewhere() == ["vitascope-1", "vitascope-2"]
+        assert places.key_for_new(KEY) == KEY
+        others.new = "vitascope-1"
+        key = places.key_for_new(KEY)
+        assert key == "vitascope-1/video_3f.mp4"
+        places.put(made(tmp_path), key)
+        places.put_bytes(b"own", KEY)
+        assert [file.key for file in places.files_in("vitascope-1")] == [key]
+        assert [file.key for file in places.files_in("videos")] == [KEY]
+        assert content_of(first, key) == content_of(places, key) == b"frames"
+        assert b"".join(places.read(key, 1, 3)) == b"ra"
+        assert places.stat(key).num_bytes == 6
+        assert (places.public_url_for(key), places.public_url_for(KEY)) == (
+            f"https://videos.example/{key}",
+            None,
+        )
+        for target in ("inputs/a.video", "vitascope-2/a.mp4"):
+            places.copy(key, target)
+            assert content_of(places, target) == b"frames"
+        assert content_of(second, "vitascope-2/a.mp4") == b"frames"
+        places.fetch("vitascope-2/a.mp4", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"frames"
+        assert places.path_for(key) == first.path_for(key)
+        assert places.url_for(key, expires_seconds=60) is None
+        places.delete(key)
+        assert list(first.files_in("vitascope-1")) == []
+        assert content_of(own, KEY) == b"own"
 
 
 class TestS3:
@@ -216,6 +276,22 @@ class TestS3:
                 urllib.request.urlopen(bad)
             caught.value.close()
             assert caught.value.code == 403
+
+    @pytest.mark.parametrize(
+        ("public_url", "prefix", "begins"),
+        [
+            (None, "a", None),
+            ("https://videos.example", "", "https://videos.example"),
+            ("https://videos.example/", "a/b", "https://videos.example/a/b"),
+            ("https://cdn.example/a/b/", "a/b", "https://cdn.example/a/b"),
+            ("https://cdn.example/xa", "a", "https://cdn.example/xa/a"),
+        ],
+    )
+    def test_public_addresses_end_as_the_file_does(
+        self, public_url: str | None, prefix: str, begins: str | None
+    ) -> None:
+        storage = S3Storage("bucket", prefix, endpoint="http://127.0.0.1:9", public_url=public_url)
+        assert storage.public_url_for(KEY) == (begins and f"{begins}/{KEY}")
 
     def test_what_is_wrong_is_said_in_one_sentence(self, s3_server: seaweed.Server) -> None:
         place = s3_server.prefix()

@@ -66,6 +66,9 @@ class Shelf:
     def resolve(self, name: str | None) -> ModelSpec:
         return self._spec
 
+    def is_here(self, spec: ModelSpec) -> bool:
+        return True
+
 
 class Form:
     """Requests as JSON objects, one a line."""

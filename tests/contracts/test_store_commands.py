@@ -78,6 +78,20 @@ class TestCommands:
         assert [command.id for command in found] == ["b", "a"]
         assert [errand.worker_id for errand in found[0].errands] == ["w1", "w2"]
 
+    def test_the_models_that_living_workers_have(self, store: Store, clock: Any) -> None:
+        assert store.models_on_workers(30) == []
+        store.worker_seen("w1")
+        assert store.models_on_workers(30) == [None], "it has not told"
+        store.worker_seen("w1", available=["big", "small"])
+        store.worker_seen("w1", "cpu", [])
+        assert store.models_on_workers(30) == [{"small", "big"}]
+        assert store.worker_states(30)[0].available == ("big", "small")
+        store.worker_seen("w2", available=[])
+        store.worker_stopped("w1")
+        assert store.models_on_workers(30) == [frozenset()]
+        store.worker_stopped("w2")
+        assert sorted(map(len, store.models_on_workers(30))) == [0, 2], "both were there lately"
+
     def test_what_a_stopped_worker_was_told_fails(self, store: Store) -> None:
         for worker in ("w1", "w2"):
             store.worker_seen(worker)

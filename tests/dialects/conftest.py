@@ -112,6 +112,7 @@ class Server:
         )
 
     def _put(self, key: str, number: int) -> dict[str, Any]:
+        key = self.files.key_for_new(key)
         path = self.folder / "file.part"
         path.write_bytes(content_of(number))
         self.files.put(path, key)
@@ -178,7 +179,8 @@ class Servers:
         thread.start()
         client = httpx.Client(base_url=url, trust_env=False, timeout=60)
         assert client.get("/livez").status_code == 200  # the socket listens: this waits for the start
-        server = Server(url, loaded, app.open_store(loaded), app.open_storage(loaded), client, folder)
+        store = app.open_store(loaded)
+        server = Server(url, loaded, store, app.open_places(loaded, store), client, folder)
         self._running.append((server, web, thread))
         return server
 

@@ -221,3 +221,19 @@ def test_vendors_clients_get_the_default_model_unless_the_setting_is_off(serve: 
             "unknown_model",
             "did you mean `small`?",
         )
+
+
+def test_vendors_clients_get_the_default_model_where_nobody_has_the_files(serve: Callable[..., Any]) -> None:
+    server = serve(engine={"default_model": "pocket"})
+    server.store.worker_seen("w", "cpu", [], available=["pocket", "ltx-video"])
+    made = [
+        server.client.post("/v1/videos", json={"model": name, "prompt": "a dog"}).json()
+        for name in ("zeroscope", "ltx-video")
+    ]
+    jobs = [call(server, "GET", f"/jobs/{video['id']}")[0] for video in made]
+    assert [job["model"] for job in jobs] == ["pocket", "ltx-video"]
+    reason = "the files of `zeroscope-v2` are on no machine here"
+    assert jobs[0]["choices"][0] == {"name": "model", "value": "pocket", "reason": reason}
+    assert "model" not in {choice["name"] for choice in jobs[1]["choices"]}
+    native = call(server, "POST", "/jobs", json={"model": "zeroscope-v2", "prompt": "a dog"})[0]
+    assert native["model"] == "zeroscope-v2", "our own API makes what is asked for, or fails"

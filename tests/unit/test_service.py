@@ -48,6 +48,9 @@ class Shelf:
             raise UnknownModel
         return self._spec
 
+    def is_here(self, spec: ModelSpec) -> bool:
+        return True
+
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Any) -> Iterator[Store]:

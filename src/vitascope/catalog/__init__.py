@@ -6,6 +6,8 @@ and checksums are looked at.
 Never here: loading weights (that is the engine's), or anything from a request but a model's name.
 """
 
+from .added import heard
+from .allowed import Allowed
 from .catalog import Catalog
 from .convert import convert
 from .hub import Progress, Report, lacks_adapters, pull, repository_of
@@ -14,6 +16,7 @@ from .sources import locate
 from .weights import Weights, damaged, remove, verify, weights_of
 
 __all__ = [
+    "Allowed",
     "Catalog",
     "Loras",
     "Progress",
@@ -21,6 +24,7 @@ __all__ = [
     "Weights",
     "convert",
     "damaged",
+    "heard",
     "lacks_adapters",
     "locate",
     "pull",

@@ -83,10 +83,9 @@ def repository_of(spec: ModelSpec) -> str:
 
 def cache_folder(repository: str) -> Path:
     """Return the folder that the hub's cache keeps for a repository."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub import constants  # alone it takes 2 ms to import, the rest of the client 160
 
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *repository.split("/")])
 
 
 def own_folder(repository: str) -> Path:
@@ -162,7 +161,7 @@ def _pull_adapter(spec: ModelSpec, lora: CardLora, report: Report) -> ManifestFi
 
     repository, name = _adapter_of(lora)
     report(Progress("downloading", file=name))
-    with _hub_errors(spec):
+    with hub_errors(spec):
         path = Path(hf_hub_download(repository, name, revision=lora.revision))
     if problem := checkpoint.cut(path):
         raise ModelUnavailable(f"the adapter `{lora.name}` of model `{spec.id}` {problem}")
@@ -173,9 +172,9 @@ def _pull_one(spec: ModelSpec, report: Report, *, repair: bool, with_pickles: bo
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it would say on standard error that a connection broke
+    # it would say on standard error that a connection broke; and its HTTP client each address, signed ones too
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     repository = repository_of(spec)
     with only_one(own_folder(repository), report):
         known = None if repair or with_pickles or spec.revision is None else installed(spec)
@@ -272,7 +271,7 @@ def _list(spec: ModelSpec, repository: str) -> tuple[str, dict[str, _Listed]]:
     """Ask the hub for the commit that is meant and for its files."""
     from huggingface_hub import HfApi
 
-    with _hub_errors(spec):
+    with hub_errors(spec):
         info = HfApi().model_info(
             repository, revision=spec.revision, files_metadata=True, timeout=LIST_SECONDS
         )
@@ -287,8 +286,18 @@ def _list(spec: ModelSpec, repository: str) -> tuple[str, dict[str, _Listed]]:
     }
 
 
+def names_in(spec: ModelSpec, repository: str) -> tuple[str, list[str]]:
+    """Ask the hub for the commit of a model that is meant, and for the names of a repository's files there.
+
+    Raises:
+        ModelUnavailable: it has none, or does not say.
+    """
+    commit, listed = _list(spec, repository)
+    return commit, list(listed)
+
+
 @contextlib.contextmanager
-def _hub_errors(spec: ModelSpec) -> Iterator[None]:
+def hub_errors(spec: ModelSpec) -> Iterator[None]:
     """Say in one sentence what the hub's client found wrong."""
     from huggingface_hub import errors
 
@@ -437,7 +446,7 @@ class _Download:
         """Transfer a file and put it where the hub's client looks for it."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-        with _hub_errors(self._spec):
+        with hub_errors(self._spec):
             if self._listed[name].num_bytes > LARGEST_PLAIN_BYTES:
                 hf_hub_download(self._repository, name, revision=self._commit)
                 return

@@ -45,6 +45,10 @@ class Loras:
         self._layers: dict[str, tuple[object, ModelLayers]] = {}
         self._fits: dict[tuple[Path, str, str | None], tuple[Header, ModelLayers, Fit | Misfit]] = {}
 
+    @property
+    def folder(self) -> Path | None:
+        return self._folder
+
     def names(self) -> dict[str, Path]:
         """Find all files of the folder, also of folders within it."""
         if self._folder is None or not self._folder.is_dir():

@@ -58,6 +58,18 @@ def _changed_at(folder: Path) -> datetime:
     return datetime.fromtimestamp((index if index.exists() else folder).stat().st_mtime, UTC)
 
 
+def is_here(spec: ModelSpec) -> bool:
+    """Whether this machine has all files of a model, as far as their lengths tell."""
+    kind, _, name = spec.source.partition(":")
+    try:
+        if kind == "embedded":  # its checksums take a while, and are looked at when it is loaded
+            return (embedded_folder(name) / checkpoint.INDEX).is_file()
+        locate(spec)
+    except (ModelUnavailable, OSError):
+        return False
+    return True
+
+
 def verify(spec: ModelSpec, report: Report) -> list[str]:
     """Read every file of a model and compare it with its checksum.
 

@@ -18,7 +18,7 @@ import typer
 from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
-from . import credits, db, doctor, generate, jobs, keys, models, serve, verify, webhooks, worker
+from . import credits, db, doctor, generate, jobs, keys, models, serve, storage, verify, webhooks, worker
 from ._terminal import print_error
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(credits.app, name="credits")
 app.add_typer(models.app, name="models")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(storage.app, name="storage")
 app.add_typer(db.app, name="db")
 
 

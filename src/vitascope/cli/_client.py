@@ -167,6 +167,15 @@ class Server:
         path = f"/models/{quote(model, safe='/')}/{kind}"
         return self._command(await self._ask("POST", path, content=options))
 
+    async def add_model(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Have workers fetch a model that has no card; returns the command."""
+        return self._command(await self._ask("POST", "/models", content=content))
+
+    async def delete_model(self, model: str) -> dict[str, Any]:
+        """Have a model that was added forgotten, and its files removed; returns the command."""
+        path = f"/models/{quote(model, safe='/')}"
+        return self._command(await self._ask("DELETE", path, {"force": "true"}))
+
     async def command(self, command_id: str) -> dict[str, Any]:
         return self._command(await self._ask("GET", f"/commands/{quote(command_id, safe='')}"))
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from vitascope import catalog
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, Weights
+from vitascope.domain.added import ModelKind
 from vitascope.domain.errors import (
     InvalidParameter,
     ModelInUse,
@@ -210,6 +211,39 @@ def unload(
     _command(server, "unload", name, worker, as_json=as_json)
 
 
+@app.command()
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="OWNER/NAME of a hub, its page's URL, a folder, or an adapter's file or https URL; what the setting models.allow has.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="What requests name it; by default its own name.")
+    ] = None,
+    kind: Annotated[
+        ModelKind, typer.Option("--kind", help="A whole model, an autoencoder, or an adapter.")
+    ] = ModelKind.PIPELINE,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="A branch, a tag or a commit of the hub's.")
+    ] = None,
+    as_json: Json = False,
+    server: ServerOption = None,
+) -> None:
+    """Have a running server's workers fetch a model that has no card, and wait until it is there. No restart is needed."""
+    content = {"source": source, "id": name, "kind": kind.value, "revision": revision}
+    given = {key: value for key, value in content.items() if value is not None}
+    _ended_well(server, "add", lambda found: found.add_model(given), as_json=as_json)
+
+
+@app.command()
+def delete(name: Name, as_json: Json = False, server: ServerOption = None) -> None:
+    """Have a running server forget a model that was added, unload it and remove its files unless another model needs them."""
+    _ended_well(server, "delete", lambda found: found.delete_model(name), as_json=as_json)
+
+
 @app.command("rm")
 def remove(
     name: Name,
@@ -303,24 +337,38 @@ def _command(
     is_quiet: bool = False,
 ) -> None:
     """Give a command and wait until all workers have ended with it; fails unless all have done it."""
-
-    async def work(server: Server) -> dict[str, Any]:
-        command = await server.order(name, kind, {} if worker is None else {"worker": worker})
-        return await _ended(server, command, is_quiet=as_json or is_quiet)
-
-    settings, models = _open()
+    _, models = _open()
+    wishes = {} if worker is None else {"worker": worker}
     try:
-        command = _At(settings, option).run(work)
+        _ended_well(
+            option, kind, lambda server: server.order(name, kind, wishes), as_json=as_json, is_quiet=is_quiet
+        )
     except ServerRefusal as error:
         if error.server_code != UnknownModel.code:
             raise
         models.resolve(name)  # of the same cards says the same, with the nearest name
         raise
+
+
+def _ended_well(
+    option: str | None,
+    kind: str,
+    give: Callable[[Server], Coroutine[Any, Any, dict[str, Any]]],
+    *,
+    as_json: bool = False,
+    is_quiet: bool = False,
+) -> None:
+    """Give a command and wait for its end; fails unless all workers have done it."""
+
+    async def work(server: Server) -> dict[str, Any]:
+        return await _ended(server, await give(server), is_quiet=as_json or is_quiet)
+
+    command = _At(settings_module.load(), option).run(work)
     failed = [part for part in command["workers"] if part["status"] == "failed"]
     if as_json:
         typer.echo(json.dumps(command, indent=2))
     elif not failed and not is_quiet:
-        typer.echo(f"{command['model']}  {command['workers'][0]['message']}")
+        typer.echo(f"{command['model']}  {command['workers'][-1]['message']}")
     if failed:
         raise ModelUnavailable(f"{kind} of `{command['model']}` failed: {failed[0]['message']}")
 

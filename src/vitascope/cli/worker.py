@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitascope import settings as settings_module
-from vitascope.catalog import Catalog, locate
+from vitascope.catalog import Catalog, heard, locate
 from vitascope.fleet.supervisor import RESTART_STATUS
 
 from ._terminal import configure_logging
@@ -107,4 +107,5 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
         between=settings.worker.frame_interpolation,
         marks=open_marks(settings),
         make_guards=lambda opened: open_guards(settings, opened),
+        know=lambda models: catalog.take(heard(models)),
     )

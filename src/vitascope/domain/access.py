@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from .added import WITH_VAE
+
 
 class Scope(StrEnum):
     """What a key is for."""
@@ -105,7 +107,7 @@ class Caller:
 
     def may_use(self, model: str) -> bool:
         """Whether the caller may have videos made by the model of this id."""
-        return not self.limits.models or model in self.limits.models
+        return not self.limits.models or model.partition(WITH_VAE)[0] in self.limits.models
 
     @property
     def owner(self) -> str | None:

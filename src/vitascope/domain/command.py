@@ -25,9 +25,11 @@ class CommandKind(StrEnum):
     PULL = "pull"
     VERIFY = "verify"
     REMOVE = "remove"
+    #: Fetch an added model's files, find out what it is, then load it.
+    ADD = "add"
 
 
-WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY})
+WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY, CommandKind.ADD})
 """What needs no engine: it is done beside jobs."""
 
 
@@ -113,5 +115,7 @@ class WorkerState:
     started_at: datetime
     #: What these take, and counts since the worker's engine was started.
     residency: Residency = field(default_factory=Residency)
+    #: Ids of the models whose files it has; None before it has told.
+    available: tuple[str, ...] | None = None
     #: URL of the server that makes its jobs; None of a worker with a device of its own.
     peer: str | None = None

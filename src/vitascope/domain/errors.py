@@ -33,6 +33,7 @@
     │   ├── BodyTooSlow
     │   ├── ForbiddenOrigin
     │   ├── UrlRefused              .rule
+    │   ├── BucketRefused           one that videos shall go to: its storage says no
     │   ├── ContentRejected         .parameter .reasons
     │   ├── InsufficientCredits     .needed .left
     │   └── QueueFull               .retry_after_seconds
@@ -259,6 +260,10 @@ class UrlRefused(RequestError):
     def __init__(self, rule: str = "", *, hint: str | None = None) -> None:
         self.rule = rule
         super().__init__(f"the URL is refused: {rule}" if rule else "", hint=hint)
+
+
+class BucketRefused(RequestError):
+    """The bucket cannot be used as it was described."""
 
 
 class ContentRejected(RequestError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
@@ -64,6 +64,14 @@ class Video:
     def variant(self, variant: Variant) -> Video | Picture | None:
         """Return one of its files; None if it has no such picture."""
         return {"video": self, "thumbnail": self.thumbnail, "spritesheet": self.spritesheet}[variant]
+
+    def with_keys(self, keys: Mapping[str, str]) -> Video:
+        """Give it and its pictures the keys that `keys` has for the ones that they have."""
+        pictures = {
+            name: picture and replace(picture, key=keys[picture.key])
+            for name, picture in (("thumbnail", self.thumbnail), ("spritesheet", self.spritesheet))
+        }
+        return replace(self, key=keys[self.key], **pictures)  # type: ignore[arg-type]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Video:

@@ -16,6 +16,8 @@ class EventType(StrEnum):
 
     COMPLETED = "video.completed"
     FAILED = "video.failed"
+    #: A model that was added has come, or could not be fetched.
+    MODEL = "model.ended"
     #: Only to try a receiver out.
     TEST = "webhook.test"
 

@@ -92,13 +92,13 @@ class Connections:
             await connection.aclose()
             await network.aclose()
 
-    async def check(self, target: Target) -> None:
+    async def check(self, target: Target, *, only_encrypted: bool = False) -> None:
         """Ask the gate about a target.
 
         Raises:
             NotConnected: it may not be connected to.
         """
-        await self._gate.addresses_of(target)
+        await self._gate.addresses_of(target, only_encrypted=only_encrypted)
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:

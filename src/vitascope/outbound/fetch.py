@@ -99,8 +99,12 @@ class Outbound:
         await self._sleep((begun - asyncio.get_running_loop().time()) % ANSWER_SECONDS)
         raise refusal
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, *, only_encrypted: bool = False) -> None:
         """Find out whether a URL may be called now, without calling it.
+
+        Args:
+            url: where to.
+            only_encrypted: refuse http, but for what the operator allows.
 
         Raises:
             UrlRefused: it may not, or its host has no address.
@@ -108,7 +112,7 @@ class Outbound:
         target = read(url)
         begun = asyncio.get_running_loop().time()
         try:
-            await self.connections.check(target)
+            await self.connections.check(target, only_encrypted=only_encrypted)
         except NotConnected as error:
             refusal = error.refusal
         else:

@@ -42,8 +42,13 @@ class Gate:
         self._allow = allow
         self._resolver = resolver
 
-    async def addresses_of(self, target: Target) -> Sequence[Address]:
+    async def addresses_of(self, target: Target, *, only_encrypted: bool = False) -> Sequence[Address]:
         """Return the addresses that may be connected to; at least one.
+
+        Args:
+            target: where to.
+            only_encrypted: refuse http, but for what the operator allows: a server that shows a certificate is the one of its name,
+                wherever that leads later on.
 
         A name is refused if any of its addresses is: a public server has no internal address, and who mixes them is trying
         something. The check of the port comes after resolving, so that its answer does not tell which names exist.
@@ -56,6 +61,8 @@ class Gate:
             addresses = await self._resolver.resolve(target.host, target.port)
         if addresses and self._is_allowed(target, addresses):
             return addresses
+        if only_encrypted and target.scheme != "https":
+            raise NotConnected("it must begin with https://")
         if target.port not in PORTS:
             ports = ", ".join(map(str, PORTS[:-1])) + f" or {PORTS[-1]}"
             raise NotConnected(f"its port must be {ports}")

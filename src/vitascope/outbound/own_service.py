@@ -45,7 +45,7 @@ class _NoGate(Gate):
         self.loop = asyncio.get_running_loop()
         super().__init__(AllowList.of(()), self._own_resolver)
 
-    async def addresses_of(self, target: Target) -> Sequence[Address]:
+    async def addresses_of(self, target: Target, *, only_encrypted: bool = False) -> Sequence[Address]:
         if target.address is not None:
             return [target.address]
         addresses = await self._own_resolver.resolve(target.host, target.port)

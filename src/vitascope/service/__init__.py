@@ -4,7 +4,9 @@ Belongs here: submitting, reading, listing, cancelling and deleting jobs, their 
 ready. Never here: HTTP, vendors' words, torch, the worker or the engine.
 """
 
+from .additions import Additions, Wish
 from .batches import Batches
+from .buckets import Buckets, OpenBuckets
 from .characters import Characters, NewCharacter
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
@@ -17,8 +19,10 @@ from .service import REFUSALS, Draft, Models, Service
 __all__ = [
     "NOTHING",
     "REFUSALS",
+    "Additions",
     "BatchFormat",
     "Batches",
+    "Buckets",
     "CharacterId",
     "Characters",
     "Content",
@@ -33,6 +37,7 @@ __all__ = [
     "Models",
     "NewCharacter",
     "OfJob",
+    "OpenBuckets",
     "Parsed",
     "Prepared",
     "Removal",
@@ -41,4 +46,5 @@ __all__ = [
     "StillMaking",
     "StoredVideo",
     "Upload",
+    "Wish",
 ]

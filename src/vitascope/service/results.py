@@ -194,6 +194,16 @@ class Results:
         """
         return self._links.make(job, base_url, output, variant, name)
 
+    def public_url_for(self, job: Job, output: int = 0, variant: Variant = "video") -> str | None:
+        """Say where anyone can fetch a job's file without this server. May read the database.
+
+        Returns:
+            None if it is not in a bucket with a public address, was not made, or is not kept any more.
+        """
+        video = None if job.is_expired(self._clock()) else job.video_at(output)
+        file = None if video is None else video.variant(variant)
+        return None if file is None else self._storage.public_url_for(file.key)
+
     def link_for_file(self, file: File, base_url: str, suffix: str) -> Link:
         """Make an address from which anyone can fetch a file that a client has uploaded, for a while.
 

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
+from vitascope.catalog import Allowed
 from vitascope.domain import improved_sampling, prompting
 from vitascope.domain.access import Allowance, Caller, Use
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import (
@@ -47,7 +49,10 @@ from vitascope.storage import Space, Storage
 from vitascope.store import Charge, Event, Page, QueueStats, Store
 
 from . import ids, inputs
+from .additions import Additions
+from .availability import Availability
 from .batches import Batches
+from .buckets import Buckets
 from .characters import Characters
 from .commands import Commands
 from .credits import Credits
@@ -70,6 +75,8 @@ SEED_BITS = 32
 def _drawn_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
+
+ALLOWED = Allowed()
 
 LINK_SECONDS = 24 * 3600.0
 
@@ -102,6 +109,12 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Find a model; None is the default. Raises UnknownModel."""
+
+    def is_here(self, spec: ModelSpec) -> bool:
+        """Whether this machine has its files."""
+
+    def look_soon(self) -> None:
+        """Look anew at what was added."""
 
     @property
     def loras(self) -> Loras: ...
@@ -144,6 +157,7 @@ class Service:
         prompt_check: looks at requests' texts; None lets all pass.
         shows_previews: whether what is not finished may be seen.
         prices: the operator's own: see `credits`.
+        allowed: where models may come from that are added.
         unsafe_from: score from which on a picture is unsafe to whoever asks.
         clock: tells what has expired.
     """
@@ -172,6 +186,7 @@ class Service:
         prompt_check: PromptCheck | None = None,
         shows_previews: bool = True,
         prices: Mapping[str, float] | None = None,
+        allowed: Allowed = ALLOWED,
         unsafe_from: float = 0.8,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -184,6 +199,7 @@ class Service:
         self.keys = Keys(store)
         self.commands = Commands(store, worker_silence_seconds)
         self.webhooks = Webhooks(store, outbound)
+        self.buckets = Buckets(store, outbound)
         self.files = Files(store, files, clock)
         self.characters = Characters(store, files, clock)
         self.batches = Batches(store, self.files, clock)
@@ -208,7 +224,11 @@ class Service:
         self._prompt_rules = prompt_rules
         self._prompt_check = prompt_check
         self._shows_previews = shows_previews
+        self.additions = Additions(store, models, self.commands, allowed)
         self._clock = clock
+        self.availability = Availability(
+            lambda: store.models_on_workers(worker_silence_seconds), lambda spec: models.is_here(spec)
+        )
         self.outlook = Outlook(lambda: store.situation(worker_silence_seconds))
 
     # models
@@ -225,8 +245,16 @@ class Service:
         """
         return self._models.resolve(name)
 
-    def spec_of_vendor(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
-        """Find a model by a name that a vendor's client sends: one that no card has is the default model, if settings allow.
+    def spec_of_vendor(
+        self, name: str | None, vae: str | None = None
+    ) -> tuple[ModelSpec, tuple[Choice, ...]]:
+        """Find a model by a name that a vendor's client sends.
+
+        One that no card has is the default model, if settings allow, and so is one whose files are on no worker and not here.
+
+        Args:
+            name: of the model; none is the default.
+            vae: an autoencoder that was added. One that is not there or does not fit is left out, which is told.
 
         Returns:
             The model, and the choice to keep with the job if it is not the one that was named.
@@ -234,13 +262,28 @@ class Service:
         Raises:
             UnknownModel: there is none of that name, and the setting `server.unknown_model_falls_back` is off.
         """
+        spec, choices = self._spec_or_default(name)
+        if not vae:
+            return spec, choices
         try:
-            return self._models.resolve(name), ()
+            return self._models.resolve(f"{spec.id}{WITH_VAE}{vae}"), choices
+        except UnknownModel as error:
+            return spec, (*choices, Choice("vae", "the model's own", error.message))
+
+    def _spec_or_default(self, name: str | None) -> tuple[ModelSpec, tuple[Choice, ...]]:
+        try:
+            spec = self._models.resolve(name)
         except UnknownModel as error:
             if not self._unknown_model_falls_back:
                 raise
             spec = self._models.resolve(None)
             return spec, (Choice("model", spec.id, f"{error.message} here"),)
+        if not name or not self._unknown_model_falls_back:
+            return spec, ()
+        default = self._models.resolve(None)
+        if spec.id == default.id or self.availability.has(spec) or not self.availability.has(default):
+            return spec, ()
+        return default, (Choice("model", default.id, f"the files of `{spec.id}` are on no machine here"),)
 
     def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
         """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""

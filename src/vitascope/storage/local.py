@@ -29,6 +29,12 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
 
+    def key_for_new(self, key: str) -> str:
+        return check_key(key)
+
+    def elsewhere(self) -> tuple[str, ...]:
+        return ()
+
     def put(self, path: Path, key: str) -> None:
         target = self._target(key)
         with _storing(key):
@@ -90,6 +96,10 @@ class LocalStorage:
         return target
 
     def url_for(self, key: str, *, expires_seconds: int) -> str | None:
+        check_key(key)
+        return None
+
+    def public_url_for(self, key: str) -> str | None:
         check_key(key)
         return None
 

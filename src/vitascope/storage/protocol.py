@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +42,12 @@ class Storage(Protocol):
     StorageUnavailable where the same call may succeed later. Calls may wait for a network: none belongs into an event loop.
     """
 
+    def key_for_new(self, key: str) -> str:
+        """Give the key that a new video's file is put under, from the one that it would have in a storage of a single place."""
+
+    def elsewhere(self) -> Sequence[str]:
+        """Name the folders whose files are in other places than the rest. Each is this database's alone."""
+
     def put(self, path: Path, key: str) -> None:
         """Take a finished file over: afterwards `path` is gone and `key` survives a crash of the machine.
 
@@ -75,6 +81,9 @@ class Storage(Protocol):
 
     def url_for(self, key: str, *, expires_seconds: int) -> str | None:
         """Make an address from which anyone can GET the file for a while; None if the storage has no such thing."""
+
+    def public_url_for(self, key: str) -> str | None:
+        """Say where anyone can fetch the file for as long as it is there; None if it is nowhere public. Asks nobody whether it is."""
 
     def delete(self, key: str) -> None:
         """Remove a file. If it is not there, that is what was asked."""

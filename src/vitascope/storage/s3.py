@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import quote, urlsplit
 
 from vitascope.domain.errors import SettingsError, StorageError, StorageUnavailable
 
@@ -86,6 +87,7 @@ class S3Storage:
         access_key_id: None looks where AWS's own clients look: the environment, a web identity, the machine's role.
         secret_access_key: of that id.
         session_token: of temporary credentials.
+        public_url: where anyone can read the bucket: its root, or what is below the prefix if the URL ends in that; None if nobody can.
 
     Raises:
         SettingsError: obstore is not installed, or does not understand these values.
@@ -102,9 +104,11 @@ class S3Storage:
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
         session_token: str | None = None,
+        public_url: str | None = None,
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/")
+        self._public_url = public_url
         values = {
             "endpoint": endpoint,
             "region": region,
@@ -145,6 +149,12 @@ class S3Storage:
             raise SettingsError("the object storage's settings cannot be understood", hint=hint) from None
 
     # writing
+
+    def key_for_new(self, key: str) -> str:
+        return check_key(key)
+
+    def elsewhere(self) -> tuple[str, ...]:
+        return ()
 
     def put(self, path: Path, key: str) -> None:
         check_key(key)
@@ -260,6 +270,10 @@ class S3Storage:
         with self._asking(key):
             return obstore.sign(self._store, "GET", key, timedelta(seconds=expires_seconds))
 
+    def public_url_for(self, key: str) -> str | None:
+        check_key(key)
+        return None if self._public_url is None else public_url_of(self._public_url, self._prefix, key)
+
     def files_in(self, folder: str) -> Iterator[StoredFile]:
         import obstore
 
@@ -282,8 +296,11 @@ class S3Storage:
 
     # finding out whether it works
 
-    def check(self) -> None:
+    def check(self, folder: str = "inputs") -> None:
         """List, write, read and delete a small file, to say now what else the first video would meet.
+
+        Args:
+            folder: where; what a crash leaves there must be swept.
 
         Raises:
             StorageError: the credentials, the bucket or the rights are not what they must be.
@@ -292,11 +309,11 @@ class S3Storage:
         import obstore
 
         store = self._connect(CHECK_SECONDS, retries=0)
-        key = f"inputs/probe-{secrets.token_hex(16)}"  # what a crash leaves of it is swept
+        key = check_key(f"{folder}/probe-{secrets.token_hex(16)}")
         data = secrets.token_bytes(64)
         with self._checking("listed"):
             next(
-                obstore.list(store, "inputs", chunk_size=1), None
+                obstore.list(store, folder, chunk_size=1), None
             )  # some storages make a bucket at the first put
         with self._checking("written to"):
             obstore.put(store, key, data, use_multipart=False)
@@ -357,6 +374,14 @@ class S3Storage:
         if "redential" in text or "169.254." in text:
             return "there are no credentials for the object storage"
         return "the object storage does not answer" if "HTTP error" in text else NO_STORAGE
+
+
+def public_url_of(public_url: str, prefix: str, key: str) -> str:
+    """Say where anyone finds a file: some write the address of their bucket, others that of their folder in it."""
+    url = public_url.rstrip("/")
+    if not prefix or urlsplit(url).path.endswith(f"/{prefix}"):
+        return f"{url}/{key}"
+    return f"{url}/{quote(prefix)}/{key}"
 
 
 def _is_for_good(text: str) -> bool:

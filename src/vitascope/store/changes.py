@@ -12,7 +12,7 @@ from vitascope.domain.command import WORKER_STOPPED, CommandStatus
 from vitascope.domain.errors import JobConflict, JobNotFound, LeaseLost, WorkerLost
 from vitascope.domain.job import TRANSITIONS, JobError, JobStatus, Lease
 
-from . import ledger, outbox
+from . import added, ledger, outbox
 from .rows import Row
 from .tables import commands, events, jobs, storable, workers
 
@@ -167,6 +167,7 @@ def see_worker(
     device: str | None = None,
     loaded: Collection[str] | None = None,
     residency: Mapping[str, Any] | None = None,
+    available: Collection[str] | None = None,
     peer: str | None = None,
 ) -> None:
     """Note that a worker is alive; forgets those that were not seen for long when a new one comes."""
@@ -175,6 +176,8 @@ def see_worker(
         values["loaded"] = sorted(loaded)
     if residency is not None:
         values["residency"] = dict(residency)
+    if available is not None:
+        values["available"] = sorted(available)
     if peer is not None:
         values["peer"] = peer
     seen = sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now, stopped_at=None, **values)
@@ -187,7 +190,9 @@ def fail_commands(connection: sa.Connection, of: sa.ColumnElement[bool], now: da
     """End commands that nobody will carry out any more: their worker has stopped."""
     is_open = commands.c.status.in_([CommandStatus.QUEUED.value, CommandStatus.RUNNING.value])
     values = {"status": CommandStatus.FAILED.value, "finished_at": now, "message": WORKER_STOPPED}
-    connection.execute(sa.update(commands).where(is_open, of).values(values))
+    update = sa.update(commands).where(is_open, of).values(values)
+    if ended := connection.scalars(update.returning(commands.c.id)).all():
+        added.tell_ended(connection, set(ended), now)
 
 
 def error_values(error: JobError) -> dict[str, str]:

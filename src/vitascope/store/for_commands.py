@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,7 +12,7 @@ from vitascope.domain.command import Command, CommandKind, CommandStatus, Errand
 from vitascope.domain.errors import CommandNotFound, NoWorker
 from vitascope.domain.residency import Residency
 
-from . import changes
+from . import added, changes
 from .base import Base
 from .rows import Row
 from .tables import commands, storable, workers
@@ -31,20 +32,20 @@ class ForCommands(Base):
     def worker_states(self, within_seconds: float) -> list[WorkerState]:
         """Return the workers that were seen so recently and have not ended, the oldest first."""
         with self._database.read() as connection:
-            seen_after = self._lease_time(connection) - timedelta(seconds=within_seconds)
-            is_alive = (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None)
+            is_alive = _is_alive(self._lease_time(connection) - timedelta(seconds=within_seconds))
             query = sa.select(workers).where(is_alive).order_by(workers.c.started_at, workers.c.id)
-            return [
-                WorkerState(
-                    row.id,
-                    row.device,
-                    tuple(row.loaded),
-                    row.started_at,
-                    Residency.from_dict(row.residency),
-                    row.peer,
-                )
-                for row in connection.execute(query)
-            ]
+            return [_worker_of(row) for row in connection.execute(query)]
+
+    def models_on_workers(self, within_seconds: float) -> list[frozenset[str] | None]:
+        """Return the ids of the models whose files each living worker has; None for one that has not told.
+
+        Where none lives, those that were there lately count: they may be starting anew.
+        """
+        with self._database.read() as connection:
+            is_alive = _is_alive(self._lease_time(connection) - timedelta(seconds=within_seconds))
+            query = sa.select(workers.c.available).where(workers.c.peer.is_(None))
+            rows = connection.execute(query.where(is_alive)).all() or connection.execute(query).all()
+        return [None if row.available is None else frozenset(row.available) for row in rows]
 
     def add_command(
         self,
@@ -61,18 +62,10 @@ class ForCommands(Base):
         """
         if not worker_ids:
             raise NoWorker
-        shared = {
-            "id": command_id,
-            "kind": kind.value,
-            "model": model,
-            "options": dict(options or {}),
-            "status": CommandStatus.QUEUED.value,
-            "created_at": self._now(),
-        }
-        rows = [{**shared, "worker_id": worker_id} for worker_id in sorted(worker_ids)]
+        rows = rows_for(command_id, kind, worker_ids, model, options or {}, self._now())
         insert = sa.insert(commands).returning(commands, sort_by_parameter_order=True)
         with self._database.write() as connection:
-            return _command_of(connection.execute(insert, rows).all())
+            return command_of(connection.execute(insert, rows).all())
 
     def command(self, command_id: str) -> Command:
         """Return a command with what came of it.
@@ -85,7 +78,7 @@ class ForCommands(Base):
             rows = connection.execute(query).all()
         if not rows:
             raise CommandNotFound
-        return _command_of(rows)
+        return command_of(rows)
 
     def commands(self) -> list[Command]:
         """Return what was commanded lately, the newest first; of the last one perhaps not all workers' parts."""
@@ -95,7 +88,7 @@ class ForCommands(Base):
         by_id: dict[str, list[Row]] = {}
         for row in rows:
             by_id.setdefault(row.id, []).insert(0, row)
-        return [_command_of(group) for group in by_id.values()]
+        return [command_of(group) for group in by_id.values()]
 
     def take_errand(self, worker_id: str, kinds: Collection[CommandKind]) -> Errand | None:
         """Begin with the oldest errand of some kinds that waits for a worker; None if none does.
@@ -131,9 +124,11 @@ class ForCommands(Base):
     def end_errand(self, number: int, message: str = "", *, failed: bool = False) -> None:
         """Write down how it ended; changes nothing if it was given up meanwhile."""
         status = CommandStatus.FAILED if failed else CommandStatus.DONE
-        values = {"status": status.value, "message": storable(message), "finished_at": self._now()}
+        now = self._now()
+        values = {"status": status.value, "message": storable(message), "finished_at": now}
         with self._database.write() as connection:
-            connection.execute(_running(number).values(values))
+            ended = _running(number).values(values).returning(commands.c.id)
+            added.tell_ended(connection, connection.scalars(ended).all(), now)
 
     def sweep_commands(self, silence_seconds: float) -> None:
         """Fail what workers were told that have been silent for so long, and forget what was long ago.
@@ -154,6 +149,42 @@ class ForCommands(Base):
         with self._database.write_soon() as connection:
             changes.fail_commands(connection, commands.c.worker_id.not_in(alive), now)
             connection.execute(sa.delete(commands).where(is_old))
+
+
+def rows_for(
+    command_id: str,
+    kind: CommandKind,
+    worker_ids: Collection[str],
+    model: str,
+    options: Mapping[str, bool],
+    now: datetime,
+) -> list[dict[str, Any]]:
+    """Make the rows of a command, one for each worker."""
+    shared = {
+        "id": command_id,
+        "kind": kind.value,
+        "model": model,
+        "options": dict(options),
+        "status": CommandStatus.QUEUED.value,
+        "created_at": now,
+    }
+    return [{**shared, "worker_id": worker_id} for worker_id in sorted(worker_ids)]
+
+
+def _is_alive(seen_after: datetime) -> sa.ColumnElement[bool]:
+    return (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None)
+
+
+def _worker_of(row: Row) -> WorkerState:
+    return WorkerState(
+        id=row.id,
+        device=row.device,
+        loaded=tuple(row.loaded),
+        started_at=row.started_at,
+        residency=Residency.from_dict(row.residency),
+        available=None if row.available is None else tuple(row.available),
+        peer=row.peer,
+    )
 
 
 def _running(number: int) -> sa.Update:
@@ -177,7 +208,8 @@ def _errand_of(row: Row) -> Errand:
     )
 
 
-def _command_of(rows: Collection[Row]) -> Command:
+def command_of(rows: Collection[Row]) -> Command:
+    """Make a command of its rows."""
     errands = tuple(_errand_of(row) for row in rows)
     first = next(iter(rows))
     return Command(first.id, CommandKind(first.kind), first.model, first.created_at, errands)

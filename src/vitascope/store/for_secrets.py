@@ -25,6 +25,9 @@ CHECK = "check"
 WEBHOOK = "webhook"
 """What a key's webhooks are signed with; without an owner, those of a server without keys."""
 
+BUCKET = "bucket"
+"""What opens a bucket that was named while the server ran."""
+
 ENDPOINT = "endpoint"
 """What the messages to one endpoint are signed with."""
 

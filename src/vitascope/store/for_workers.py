@@ -293,6 +293,7 @@ class ForWorkers(Base):
         loaded: Collection[str] | None = None,
         residency: Residency | None = None,
         *,
+        available: Collection[str] | None = None,
         peer: str | None = None,
     ) -> None:
         """Note that a worker is alive; the first time makes it known.
@@ -302,12 +303,13 @@ class ForWorkers(Base):
             device: its kind of device, once that is known.
             loaded: ids of the models that it has loaded, once that is known.
             residency: what they take, and counts, once that is known.
+            available: ids of the models whose files it has, once that is known.
             peer: URL of the server that makes its jobs; None of a worker with a device of its own.
         """
         told = None if residency is None else residency.to_dict()
         with self._database.write_soon() as connection:
             now = self._lease_time(connection)
-            changes.see_worker(connection, worker_id, now, device, loaded, told, peer)
+            changes.see_worker(connection, worker_id, now, device, loaded, told, available, peer)
 
     def worker_stopped(self, worker_id: str) -> None:
         """Note that a worker has ended on purpose; what it was told to do and has not done fails."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from .cipher import Cipher
 from .database import connect
 from .for_batches import ForBatches
+from .for_buckets import ForBuckets
 from .for_characters import ForCharacters
 from .for_clients import ForClients
 from .for_commands import ForCommands
@@ -16,6 +17,7 @@ from .for_credits import ForCredits
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
 from .for_keys import ForKeys
+from .for_models import ForModels
 from .for_operators import ForOperators
 from .for_webhooks import ForWebhooks
 from .for_workers import ForWorkers
@@ -29,11 +31,13 @@ class Store(
     ForKeys,
     ForWebhooks,
     ForCommands,
+    ForModels,
     ForExpiry,
     ForFiles,
     ForCharacters,
     ForBatches,
     ForCredits,
+    ForBuckets,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.
 

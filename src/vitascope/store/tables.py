@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from vitascope.domain.added import ModelKind
 from vitascope.domain.batch import ENDED, BatchStatus, Outcome
 from vitascope.domain.command import CommandStatus
 from vitascope.domain.job import JobStatus
@@ -208,8 +209,35 @@ workers = sa.Table(
     sa.Column("loaded", _Json, nullable=False, server_default="[]"),
     # `domain.residency`: what they take, and counts
     sa.Column("residency", _Json, nullable=False, server_default="{}"),
+    # ids of the models whose files it has; none before it has told
+    sa.Column("available", _Json),
     # URL of the server that makes its jobs; null of a worker with a device of its own
     sa.Column("peer", sa.Text),
+)
+
+# models, adapters and autoencoders that operators have added at run time, beside the cards of each machine
+models = sa.Table(
+    "models",
+    metadata,
+    # requests name it
+    sa.Column("id", sa.String(255), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    # as a card says it
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("revision", sa.String(255)),
+    # what a card of it says; none before its files were there
+    sa.Column("card", _Json),
+    # the command that fetches it
+    sa.Column("command_id", sa.String(64), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    # when a worker first had all of it
+    sa.Column("ready_at", Instant),
+    # no request finds it any more, and its files go
+    sa.Column("deleted_at", Instant),
+    # who is told how the command has ended: a URL, its format, whose key; none once that is written to the outbox
+    sa.Column("webhook", _Json),
+    sa.CheckConstraint(_one_of("kind", ModelKind), name="kind"),
+    sa.CheckConstraint("(card IS NULL) = (ready_at IS NULL)", name="ready"),
 )
 
 # what operators want of workers; one row for each worker that shall do it
@@ -298,6 +326,25 @@ secrets = sa.Table(
     sa.Column("expires_at", Instant),
     sa.Index("uq_secrets_current", "purpose", "owner", unique=True, **_current),
     sa.Index(None, "purpose", "owner"),
+)
+
+# places beside the storage of the settings, with files in them or not; the secret of each is in `secrets`
+_in_use: dict[str, Any] = {"sqlite_where": sa.text("is_in_use"), "postgresql_where": sa.text("is_in_use")}
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("path_style", sa.Boolean, nullable=False),
+    sa.Column("access_key_id", sa.Text, nullable=False),
+    sa.Column("public_url", sa.Text),
+    # of one at most: new videos go there
+    sa.Column("is_in_use", sa.Boolean, nullable=False),
+    sa.Column("changed_at", Instant, nullable=False),
+    sa.Index("uq_buckets_is_in_use", "is_in_use", unique=True, **_in_use),
 )
 
 # receivers that keys have for all their jobs

@@ -50,6 +50,7 @@ def run(
     between: Between = "motion",
     marks: Marks = NO_MARKS,
     make_guards: Callable[[Engine], Guards] = lambda _engine: NO_GUARDS,
+    know: Callable[[list[Message]], None] = lambda _models: None,
 ) -> None:
     """Serve the parent until it closes the pipe.
 
@@ -59,6 +60,7 @@ def run(
         resolve: finds a model's card by its id.
         marks: what files are marked with.
         make_guards: what stands around the making; some of it works beside the engine.
+        know: takes what models were added, whenever the parent tells it.
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
@@ -69,7 +71,7 @@ def run(
     engine = make_engine()
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between, marks, make_guards(engine))
+    child = _Child(Pipe(fd), engine, resolve, between, marks, make_guards(engine), know)
     child.serve()
 
 
@@ -90,7 +92,9 @@ class _Child:
         between: Between,
         marks: Marks,
         guards: Guards,
+        know: Callable[[list[Message]], None],
     ) -> None:
+        self._know = know
         self._marks = marks
         self._guards = guards
         self._between = between
@@ -157,6 +161,8 @@ class _Child:
                 assert message is not None
                 if message["do"] == "cancel":
                     self._cancelled.add(message["job"])
+                elif message["do"] == "know":
+                    self._know(message["models"])  # at once: what follows may be about one of them
                 else:
                     self._orders.put(message)
         except (EOFError, OSError):
@@ -204,11 +210,13 @@ class _Child:
     def _do(self, order: Message) -> str:
         if order["do"] == "clear_caches":
             return self._clear_caches(order["models"])
-        spec = self._resolve(order["model"])
         if order["do"] == "load":
-            self._engine.load(spec)
+            self._engine.load(self._resolve(order["model"]))
             return "loaded"
-        return "unloaded" if self._engine.unload(spec.id) else "it was not loaded"
+        model = order["model"]
+        with contextlib.suppress(UnknownModel):  # it may have been deleted, and be loaded still
+            model = self._resolve(model).id
+        return "unloaded" if self._engine.unload(model) else "it was not loaded"
 
     def _clear_caches(self, with_models: bool) -> str:
         unloaded = [

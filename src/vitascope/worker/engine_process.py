@@ -36,9 +36,16 @@ class EngineProcess:
     Args:
         command: makes the child's command line of the file descriptor that it inherits.
         environment: the child's whole environment.
+        news: says what the child shall know before it is told anything else: models that were added. None for nothing new.
     """
 
-    def __init__(self, command: Callable[[int], Sequence[str]], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        environment: Mapping[str, str],
+        news: Callable[[], list[Message] | None] = lambda: None,
+    ) -> None:
+        self._news = news
         self._pipe, fd = open_pipe()
         try:
             self._process = subprocess.Popen(
@@ -57,6 +64,8 @@ class EngineProcess:
     def send(self, message: Message) -> None:
         """Send a message; a child that is gone is noticed at the next `receive`."""
         with contextlib.suppress(OSError):
+            if (models := self._news()) is not None:
+                self._pipe.send({"do": "know", "models": models})
             self._pipe.send(message)
 
     def receive(self, timeout_seconds: float) -> Message | None:

@@ -6,16 +6,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from vitascope import catalog
-from vitascope.catalog import Progress
+from vitascope.catalog import Progress, Report
+from vitascope.domain.added import AddedModel, ModelKind
 from vitascope.domain.command import WITH_FILES, CommandKind, Errand
-from vitascope.domain.errors import StoreUnavailable, VitascopeError
+from vitascope.domain.errors import ModelUnavailable, StoreUnavailable, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.store import Store
 
 logger = logging.getLogger(__name__)
+
+CHANGES_FILES = frozenset({CommandKind.PULL, CommandKind.REMOVE, CommandKind.ADD})
 
 REPORT_SECONDS = 0.5
 """Progress is written at most so often."""
@@ -35,6 +38,16 @@ class Models(Protocol):
 
     def resolve(self, name: str | None) -> ModelSpec: ...
 
+    def all(self) -> list[ModelSpec]: ...
+
+    def available(self) -> frozenset[str]: ...
+
+    def look_soon(self) -> None: ...
+
+    def fetch(self, model: AddedModel, report: Report) -> dict[str, Any]: ...
+
+    def remove_added(self, model: AddedModel) -> str: ...
+
 
 class _GivenUp(Exception):
     """The worker stops, or the store says that nobody waits for this any more."""
@@ -48,9 +61,18 @@ class Errands:
         models: the catalog.
         worker_id: whose they are.
         silence_seconds: other workers that were silent for so long have stopped; what they were told fails.
+        on_files: called when files of models have come or gone.
     """
 
-    def __init__(self, store: Store, models: Models, worker_id: str, silence_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        worker_id: str,
+        silence_seconds: float,
+        on_files: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_files = on_files
         self._store = store
         self._models = models
         self._worker_id = worker_id
@@ -94,13 +116,15 @@ class Errands:
         try:
             message, failed = work(), False
         except VitascopeError as error:
-            message, failed = f"{error.message}; {error.hint}" if error.hint else error.message, True
+            message, failed = _sentence(error, errand.kind), True
         except _GivenUp:
             return
         except Exception:
             logger.exception("command failed", extra=extra)
             message, failed = "An unexpected error occurred; the worker's log says more.", True
         logger.info("command failed" if failed else "command done", extra={**extra, "result": message})
+        if errand.kind in CHANGES_FILES:
+            self._on_files()
         self._insist(lambda: self._store.end_errand(errand.number, message, failed=failed))
 
     def _insist(self, write: Callable[[], None]) -> None:
@@ -115,8 +139,10 @@ class Errands:
         self.end(errand, lambda: self._with_files(errand))
 
     def _with_files(self, errand: Errand) -> str:
-        spec = self._models.resolve(errand.model)
         report = _Reporter(self._store, errand, lambda: self._is_stopping)
+        if errand.kind is CommandKind.ADD:
+            return self._add(errand, report)
+        spec = self._models.resolve(errand.model)
         if errand.kind is CommandKind.PULL:
             made = catalog.pull(spec, report, repair=errand.options.get("repair", False))
             of_revision = f", of revision {made.commit}" if made.commit else ""  # adapters alone have none
@@ -126,10 +152,32 @@ class Errands:
             raise catalog.damaged(spec, problems)
         return "every file is as it was"
 
+    def _add(self, errand: Errand, report: Report) -> str:
+        """Fetch an added model's files, note what it is, and have a pipeline loaded next."""
+        model = self._store.added_model(errand.model)
+        if model is None or model.deleted_at is not None:
+            raise ModelUnavailable("the model was deleted meanwhile")
+        card = self._models.fetch(model, report)
+        self._store.model_came(model.id, card)
+        self._models.look_soon()
+        if model.kind is ModelKind.PIPELINE:
+            self._store.go_on_with(errand.number, "its files are here", CommandKind.LOAD)
+        return "its files are here"
+
     def remove(self, errand: Errand) -> str:
         """Remove a model's files; those that are not there are none to remove."""
+        model = self._store.added_model(errand.model)
+        if model is not None and model.deleted_at is not None:
+            self._models.look_soon()
+            return self._models.remove_added(model)
         spec = self._models.resolve(errand.model)
         return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
+
+
+def _sentence(error: VitascopeError, kind: CommandKind) -> str:
+    """Join message and hint; where the message may go to a webhook's receiver, no hint that may hold a path."""
+    is_shown = error.hint and (kind is not CommandKind.ADD or "/" not in error.hint)
+    return f"{error.message}; {error.hint}" if is_shown else error.message
 
 
 class _Reporter:

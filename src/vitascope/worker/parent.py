@@ -8,6 +8,7 @@ away for a while costs nothing: the engine goes on, and what became of the job i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -15,10 +16,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.command import CommandKind, Errand
 from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
@@ -37,12 +39,13 @@ from vitascope.storage import Space, StoredFile
 from vitascope.store import Store
 
 from .ahead import Ahead, result_of
+from .available import Available
 from .engine_process import AnyEngine
 from .errands import Errands, Models
 from .heartbeat import STORE_RETRY_SECONDS, Heartbeat
 from .messages import Message
 from .patience import Patience, StepTimes
-from .sweep import Sweep
+from .sweep import Sweep, SweepElsewhere
 from .transfer import Cancelled, insist
 from .watch import EngineDied, Watch
 
@@ -83,6 +86,10 @@ class Files(Protocol):
     def put_bytes(self, data: bytes, key: str) -> None: ...
 
     def files_in(self, folder: str) -> Iterator[StoredFile]: ...
+
+    def key_for_new(self, key: str) -> str: ...
+
+    def elsewhere(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -138,10 +145,14 @@ class Worker:
         self._device = ""
         self._warm_models: frozenset[str] = frozenset()
         self._residency = Residency()
+        self._available = Available(models.available)
         self._step_times = StepTimes()
         self._sweep = Sweep(store, files)
+        self._sweep_elsewhere = SweepElsewhere(store, files)
         self._space = Space((config.work_folder,), config.min_free_bytes)
-        self._errands = Errands(store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds)
+        self._errands = Errands(
+            store, models, config.worker_id, SILENCE_LEASES * config.lease_seconds, self._files_changed
+        )
         self._ahead: Ahead | None = None
         self._stop_at: float | None = None
         #: What an operator waits for: that another process takes this one's place.
@@ -224,20 +235,27 @@ class Worker:
             warm_models=self._warm_models,
         )
 
+    def _files_changed(self) -> None:
+        self._available.look_soon()
+        self._tidied_at = float("-inf")  # let the store know soon
+
     def _sweep_some(self) -> None:
         self._swept_at = time.monotonic()
         self._sweep.advance()
+        self._sweep_elsewhere.begin()
 
     def _tidy(self) -> None:
         """A few times in the length of a lease: be seen, and queue what dead workers held again."""
         if time.monotonic() - self._tidied_at < self._config.lease_seconds / 3:
             return
         self._tidied_at = time.monotonic()
+        available = self._available.news()
         if self._device:
             told = (self._device, self._warm_models, self._residency)
-            self._store.worker_seen(self._config.worker_id, *told, peer=self.peer)
+            self._store.worker_seen(self._config.worker_id, *told, available=available, peer=self.peer)
         else:
-            self._store.worker_seen(self._config.worker_id, peer=self.peer)
+            self._store.worker_seen(self._config.worker_id, available=available, peer=self.peer)
+        self._available.was_told(available)
         self._forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
         self._store.prune()
         self._errands.tidy()
@@ -290,10 +308,12 @@ class Worker:
             return f"the engine process was started anew as {self._ready_engine().pid}"
         if errand.kind is not CommandKind.REMOVE:
             return self._have_engine_obey(errand.kind, errand)
-        if errand.model in self._warm_models:
-            if not errand.options.get("force", False):
-                raise ModelInUse
-            self._have_engine_obey(CommandKind.UNLOAD, errand)
+        # with another autoencoder it is loaded under another name
+        loaded = [name for name in self._warm_models if errand.model in name.split(WITH_VAE)]
+        if loaded and not errand.options.get("force", False):
+            raise ModelInUse
+        for name in loaded:
+            self._have_engine_obey(CommandKind.UNLOAD, dataclasses.replace(errand, model=name))
         return self._errands.remove(errand)
 
     def _have_engine_obey(self, kind: CommandKind, errand: Errand) -> str:
@@ -335,7 +355,7 @@ class Worker:
         try:
             ending = self._have_it_made(heartbeat)
             if ending["is"] == "made":
-                self._keep(heartbeat, _videos_of(ending))
+                self._keep(heartbeat, ending)
         except Cancelled:
             self._settle(lease, lambda: self._store.finish_cancelled(lease))
         except LeaseLost:
@@ -424,22 +444,36 @@ class Worker:
             )
         return str(path)
 
-    def _keep(self, heartbeat: Heartbeat, videos: Sequence[Video]) -> None:
-        """Put finished files into the storage, before the store is told: so a job with videos has their files."""
-        kept: list[str] = []
+    def _keep(self, heartbeat: Heartbeat, ending: Message) -> None:
+        """Put finished files into the storage, before the store is told: so a job with videos has their files.
+
+        Afterwards the message has the keys that they are kept under.
+        """
+        videos = _videos_of(ending)
+        kept: dict[str, str] = {}
         try:
             for key in stored_keys(videos):
-                self._put(heartbeat, key)
-                kept.append(key)
+                kept[key] = self._put(heartbeat, key)
         except BaseException:
-            self._forget(kept)
+            self._forget(list(kept.values()))
             raise
+        ending["videos"] = [asdict(video.with_keys(kept)) for video in videos]
 
-    def _put(self, heartbeat: Heartbeat, key: str) -> None:
+    def _put(self, heartbeat: Heartbeat, key: str) -> str:
+        """Put a file where new ones go at that moment: an operator may change that while the storage is away."""
         path = self._config.work_folder / key.rpartition("/")[2]
-        self._with_storage(
-            heartbeat, "store", lambda: self._files.put(path, key), lambda: self._files.delete(key)
-        )
+        tried: list[str] = []
+
+        def put() -> None:
+            tried.append(self._files.key_for_new(key))
+            self._files.put(path, tried[-1])
+
+        def undo() -> None:
+            for one in tried:
+                self._files.delete(one)
+
+        self._with_storage(heartbeat, "store", put, undo)
+        return tried[-1]
 
     def _with_storage(
         self, heartbeat: Heartbeat, stage: str, act: Callable[[], None], undo: Callable[[], None]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, islice
 from typing import BinaryIO, Protocol
 
-from vitascope.domain.errors import StorageError, StorageUnavailable
+from vitascope.domain.errors import StorageError, StorageUnavailable, StoreUnavailable
 from vitascope.storage import StoredFile
 
 logger = logging.getLogger(__name__)
@@ -107,3 +108,60 @@ class Sweep:
                 "the storage holds files of another database: none are removed", extra={"key": MARKER}
             )
         return found == own
+
+
+class FilesElsewhere(Protocol):
+    """What the sweep of other places needs of the storage."""
+
+    def elsewhere(self) -> Sequence[str]: ...
+
+    def files_in(self, folder: str) -> Iterator[StoredFile]: ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class SweepElsewhere:
+    """Does the same once an hour in the folders that are in other places than the rest.
+
+    In a thread of its own: one of those places may be away for good, and no job waits for it.
+
+    Args:
+        store: knows who needs what.
+        files: the storage.
+    """
+
+    def __init__(self, store: Owners, files: FilesElsewhere) -> None:
+        self._store = store
+        self._files = files
+        self._next_pass_at = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Begin a pass if it is time for one. Call it often."""
+        if time.monotonic() < self._next_pass_at or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._next_pass_at = time.monotonic() + PASS_SECONDS
+        self._thread = threading.Thread(target=self.sweep, name="sweep", daemon=True)
+        self._thread.start()
+
+    def sweep(self) -> None:
+        """Look at all files of all other places; what cannot be done now, the next pass does."""
+        try:
+            for folder in self._files.elsewhere():
+                self._sweep_folder(folder)
+        except (StorageError, StoreUnavailable) as error:
+            logger.warning("files that no job needs were not looked for: %s", error.message)
+        except Exception:  # the thread's end must not be silent
+            logger.exception("files that no job needs were not looked for")
+
+    def _sweep_folder(self, folder: str) -> None:
+        try:
+            listing = self._files.files_in(folder)
+            while some := list(islice(listing, FILES_AT_ONCE)):
+                old = [file.key for file in some if file.age_seconds >= LEAST_AGE_SECONDS]
+                for key in self._store.unowned(old) if old else ():
+                    self._files.delete(key)
+                    logger.info("removed a file that no job needs", extra={"key": key})
+        except StorageError as error:
+            extra = {"key": folder}
+            logger.warning("files that no job needs could not be removed: %s", error.message, extra=extra)

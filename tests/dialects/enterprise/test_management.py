@@ -10,6 +10,7 @@ import http.server
 import importlib.util
 import io
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from vitascope import __version__, moderation
-from vitascope.dialects._enterprise.management import server as server_calls
+from vitascope.dialects._enterprise.management import waiting as waiting_calls
 from vitascope.domain.access import Scope
 from vitascope.domain.command import CommandKind
 from vitascope.domain.job import JobStatus
@@ -94,6 +95,10 @@ def examples() -> dict[str, dict[str, Any]]:
         "schedulers_list": nothing,
         "verify_model": {"model_id": "pocket"},
         "get_all_models": nothing,
+        "load_model": {"url": "someone/tiny", "model_id": "tiny", "model_type": "huggingface"},
+        "load_model_v2": {"url": "someone/tiny", "model_id": "tiny", "model_category": "video"},
+        "load_vae": {"vae_id": "soft", "vae_url": "someone/soft", "vae_type": "diffusers"},
+        "delete_model": {"model_id": "tiny"},
         "upload_image": {"base64_image": png, "image_type": "png"},
         "nsfw_image_check": {"init_image": png},
     }
@@ -174,7 +179,7 @@ class TestServer:
     def test_a_worker_that_is_busy_clears_its_cache_later(
         self, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server_calls, "WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(waiting_calls, "WAIT_SECONDS", 0.0)
         server = serve()
         server.store.worker_seen("w1", "cpu", [])
         status, body = call(server, f"{VIDEO}/clear_cache")
@@ -197,6 +202,21 @@ class TestServer:
         status, body = call(server, f"{VIDEO}/clear_cache")
         thread.join()
         assert (status, body["status"], "secret" in body["message"]) == (500, "error", False)
+
+    def test_a_worker_that_ends_meanwhile_has_no_cache(self, serve: Callable[..., Any]) -> None:
+        server = serve()
+        cleared = (200, {"status": "success", "message": "Cache cleared successfully"})
+        assert call(server, f"{VIDEO}/clear_cache") == cleared, "nor has nobody"
+        server.store.worker_seen("w1", "cpu", [])
+
+        def end() -> None:
+            eventually(lambda: server.store.commands())
+            server.store.worker_stopped("w1")
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        assert call(server, f"{VIDEO}/clear_cache") == cleared
+        thread.join()
 
     @pytest.mark.parametrize("prefix", EVERYWHERE)
     def test_the_queue_is_cleared_webhooks_and_all(self, serve: Callable[..., Any], prefix: str) -> None:
@@ -236,6 +256,15 @@ class TestModels:
             status, answer = call(server, f"{prefix}/verify_model", **body)
             assert (status, answer["status"]) == (200 if prefix == ENTERPRISE else 400, "error"), body
             assert said in answer["message"]
+
+
+def test_a_clients_fault_is_in_no_log_however_it_is_answered(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert call(server, f"{ENTERPRISE}/verify_model", model_id="no-such-model")[0] == 200
+        assert server.client.post(f"{ENTERPRISE}/verify_model", content=b"[1]").json()["status"] == "error"
+    assert not caplog.records
 
 
 class TestUploads:

@@ -17,9 +17,12 @@ from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
 from .edge import RenderError
-from .errors import allowance_headers
+from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
+
+SERVER_ERROR = 500
+"""From this status on it is no fault of the client's, and the log says what it was."""
 
 
 Authenticate = Callable[[Request, Scope | None], Coroutine[Any, Any, None]]
@@ -57,7 +60,9 @@ def route_class(
                     )
                     found: Response = await endpoint(**arguments)
                 except VitascopeError as error:
-                    if not 400 <= (response := render(error)).status_code < 500:
+                    response = render(error)
+                    # of a refusal nothing is logged, also where a vendor's form of it comes with 200
+                    if max(response.status_code, status_of(error)) >= SERVER_ERROR:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )

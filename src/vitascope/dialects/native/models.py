@@ -142,7 +142,14 @@ async def unload(model_id: str, request: Request) -> Response:
 
 
 async def remove(model_id: str, request: Request) -> Response:
-    """Remove a model's download; `force` unloads it first. What was not downloaded by Vitascope or its hub is not touched."""
+    """Remove a model's download; `force` unloads it first. What was not downloaded by Vitascope or its hub is not touched.
+
+    What was added while the server runs is no longer known then, and unloaded in any case.
+    """
+    desk = _http.desk_of(request)
+    if await desk.read(desk.service.additions.has, model_id):
+        command = await desk.write(desk.service.additions.delete, model_id)
+        return Response(status_code=204) if command is None else ordered(command)
     return await _order(request, CommandKind.REMOVE, model_id, "force")
 
 
@@ -169,6 +176,11 @@ async def _order(request: Request, kind: CommandKind, model_id: str | None = Non
     spec = None if model_id is None else desk.service.spec(model_id)
     order = desk.service.commands.order
     command = await desk.write(order, kind, spec, worker=fields.text("worker") or None, options=chosen)
+    return ordered(command)
+
+
+def ordered(command: Command) -> Response:
+    """Answer with a command that was given."""
     answer = JSONResponse(command_object(command), status_code=202)
     answer.headers["location"] = f"/api/v1/commands/{command.id}"
     return answer
@@ -223,6 +235,7 @@ def _worker_object(state: WorkerState) -> dict[str, Any]:
         "device": state.device,
         "peer": state.peer,
         "loaded": list(state.loaded),
+        "available": None if state.available is None else list(state.available),
         "memory": state.residency.to_dict(),
         "started_at": state.started_at.isoformat(),
     }

@@ -1,7 +1,7 @@
 """The vendor's management calls, which both of its hosts have: for who runs the server, with a key of the scope `admin`.
 
 To add calls: a module here with a `CALLS`, named in the list below. They are served at `/api/v1/enterprise/NAME`,
-`/api/v1/enterprise/video/NAME`, and at `/api/v6/video/NAME`, which `modelslab-py` calls if nobody tells it otherwise.
+`/api/v1/enterprise/video/NAME`, and at `/api/v6/video/NAME`, where the vendor's older Python client has them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vitascope.dialects import _http
 from vitascope.dialects._enterprise.routes import fields_of, route_class
 from vitascope.domain.access import Scope
 
-from . import description, models, pictures, server
+from . import description, loading, models, pictures, server, storage
 from .calls import Call
 
 __all__ = ["CALLS", "router"]
 
-CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *pictures.CALLS)
+CALLS: tuple[Call, ...] = (*server.CALLS, *models.CALLS, *loading.CALLS, *pictures.CALLS, *storage.CALLS)
 
 
 def router(prefix: str, render: _http.RenderError, *, is_described: bool = True) -> APIRouter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,17 +11,13 @@ from starlette.requests import Request
 
 from vitascope import __version__
 from vitascope.dialects import _http
-from vitascope.domain.command import Command, CommandKind, CommandStatus
+from vitascope.domain.command import WORKER_STOPPED, Command, CommandKind, CommandStatus
 from vitascope.domain.errors import InternalError, NoWorker
 from vitascope.domain.schedulers import EIGHTEEN
 
 from .calls import Call, done
 from .models import models_here
-
-WAIT_SECONDS = 10.0
-"""How long a reply waits for what it says to be done: an idle worker does it in a second, a busy one after its job."""
-
-LOOK_SECONDS = 0.1
+from .waiting import ended
 
 
 async def system_details(request: Request, _fields: _http.Fields) -> dict[str, Any]:
@@ -65,12 +60,15 @@ async def update_server(_request: Request, _fields: _http.Fields) -> dict[str, A
 async def clear_cache(request: Request, _fields: _http.Fields) -> dict[str, Any]:
     """Unload all models and give back what engines keep for speed only. Waits a moment for it."""
     desk = _http.desk_of(request)
-    command = await _ended(desk, await _order(desk, CommandKind.CLEAR_CACHES, "models"))
-    if command.status is CommandStatus.FAILED:
-        raise InternalError("the cache was not cleared: " + _said(command))
-    if command.status is CommandStatus.DONE:
+    try:
+        command = await ended(desk, await _order(desk, CommandKind.CLEAR_CACHES, "models"))
+    except NoWorker:  # nor has anybody a cache
         return done("Cache cleared successfully")
-    return done("Cache is cleared once the running videos are made")
+    if command.status in (CommandStatus.QUEUED, CommandStatus.RUNNING):
+        return done("Cache is cleared once the workers are free")
+    if problems := _problems(command):
+        raise InternalError("the cache was not cleared: " + "; ".join(problems))
+    return done("Cache cleared successfully")
 
 
 async def clear_queue(request: Request, _fields: _http.Fields) -> dict[str, Any]:
@@ -93,17 +91,10 @@ async def _order(desk: _http.Desk, kind: CommandKind, *options: str) -> Command:
     return await desk.write(desk.service.commands.order, kind, options=options)
 
 
-async def _ended(desk: _http.Desk, command: Command) -> Command:
-    """Wait a while for the end of a command; returns it as it is then."""
-    until = time.monotonic() + WAIT_SECONDS
-    while command.status in (CommandStatus.QUEUED, CommandStatus.RUNNING) and time.monotonic() < until:
-        await asyncio.sleep(LOOK_SECONDS)
-        command = await desk.read(desk.service.commands.get, command.id)
-    return command
-
-
-def _said(command: Command) -> str:
-    return "; ".join(errand.message for errand in command.errands if errand.status is CommandStatus.FAILED)
+def _problems(command: Command) -> list[str]:
+    """Tell what was not done; a worker that has ended meanwhile, to be started anew perhaps, has no memory any more."""
+    failed = [errand for errand in command.errands if errand.status is CommandStatus.FAILED]
+    return [errand.message for errand in failed if errand.message != WORKER_STOPPED]
 
 
 _DETAILS = {

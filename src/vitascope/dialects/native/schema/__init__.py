@@ -25,9 +25,19 @@ from .jobs import (
     Window,
 )
 from .keys import Key, KeyList, NewKey
-from .models import Bounds, FrameRule, ModelDescription, ModelPage, Size, UpscaleRule
+from .models import (
+    AddedModel,
+    AddedModelList,
+    Bounds,
+    FrameRule,
+    ModelDescription,
+    ModelPage,
+    Size,
+    UpscaleRule,
+)
 from .requests import (
     ADD_ENDPOINT,
+    ADD_MODEL,
     CONTENT,
     CREATE,
     CREATE_KEY,
@@ -54,6 +64,7 @@ from .workers import Command, CommandList, CommandPart, ModelMemory, Queue, Work
 
 __all__ = [
     "ADD_ENDPOINT",
+    "ADD_MODEL",
     "CONTENT",
     "CREATE",
     "CREATE_KEY",
@@ -67,6 +78,8 @@ __all__ = [
     "PLAN",
     "REMOVE",
     "Account",
+    "AddedModel",
+    "AddedModelList",
     "Attempt",
     "Bounds",
     "Choice",

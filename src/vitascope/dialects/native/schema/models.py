@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
@@ -56,6 +57,26 @@ class Price(BaseModel):
 
     per_megapixel_second: float
     step_classes: list[StepClass]
+
+
+class AddedModel(BaseModel):
+    """A model, an adapter or an autoencoder that was added while the server runs."""
+
+    id: str
+    kind: Literal["pipeline", "vae", "lora"]
+    source: str
+    revision: str | None
+    #: The command that fetches it.
+    command: str
+    created_at: datetime
+    #: When a worker first had all of it; null before that.
+    ready_at: datetime | None
+
+
+class AddedModelList(BaseModel):
+    """What was added."""
+
+    models: list[AddedModel]
 
 
 class ModelDescription(BaseModel):

@@ -254,6 +254,37 @@ ADD_ENDPOINT: dict[str, Any] = {
     }
 }
 
+ADD_MODEL: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["source"],
+                    "properties": {
+                        "source": _field(
+                            _TEXT,
+                            "A hub's OWNER/NAME (OWNER/NAME/FILE.safetensors of an adapter) or its page's URL, a folder of the "
+                            "workers' machines, or an https URL of an adapter; as the setting `models.allow` has it.",
+                        ),
+                        "id": _field(
+                            _TEXT, "What requests name it; by default the hub's or the file's name."
+                        ),
+                        "kind": _field(
+                            {"type": "string", "enum": ["pipeline", "vae", "lora"], "default": "pipeline"},
+                            "A whole model, an autoencoder, or an adapter.",
+                        ),
+                        "revision": _field(_TEXT, "A branch, a tag or a commit of the hub's."),
+                        "webhook": _field(_TEXT, "URL that is told when it is there, or cannot be."),
+                    },
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "worker": _field(_TEXT, "Id of the only worker that shall do it; by default all do."),
     "repair": _field({"type": "boolean"}, "Read what is there, and fetch again what is not right."),

@@ -24,7 +24,9 @@ class Command(BaseModel):
     """What an operator wants of workers, and what came of it."""
 
     id: str
-    kind: Literal["load", "unload", "clear_caches", "restart", "restart_worker", "pull", "verify", "remove"]
+    kind: Literal[
+        "load", "unload", "clear_caches", "restart", "restart_worker", "pull", "verify", "remove", "add"
+    ]
     model: str | None
     status: Literal["queued", "running", "done", "failed"]
     created_at: datetime
@@ -74,6 +76,8 @@ class Worker(BaseModel):
     #: URL of the server that makes its jobs; null of a worker with a device of its own.
     peer: str | None
     loaded: list[str]
+    #: Models whose files it has; null before it has told.
+    available: list[str] | None
     memory: WorkerMemory
     started_at: datetime
 
