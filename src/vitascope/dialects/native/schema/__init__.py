@@ -48,6 +48,7 @@ from .requests import (
     REMOVE,
     options,
 )
+from .storage import USE_BUCKET, NamedBucket, VideoStorage
 from .webhooks import (
     Attempt,
     Delivery,
@@ -74,6 +75,7 @@ __all__ = [
     "PAGE",
     "PLAN",
     "REMOVE",
+    "USE_BUCKET",
     "AddedModel",
     "AddedModelList",
     "Attempt",
@@ -104,6 +106,7 @@ __all__ = [
     "ModelDescription",
     "ModelMemory",
     "ModelPage",
+    "NamedBucket",
     "NewEndpoint",
     "NewKey",
     "Plan",
@@ -115,6 +118,7 @@ __all__ = [
     "Status",
     "Upscale",
     "UpscaleRule",
+    "VideoStorage",
     "Watermark",
     "WebhookSecret",
     "WebhookSecrets",
