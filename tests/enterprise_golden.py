@@ -23,6 +23,7 @@ from vitascope.domain.job import JobError
 from vitascope.service.keys import Keys
 
 LINK = re.compile(r"http://127\.0\.0\.1:[0-9]+/files/[^/]+/[0-9a-f-]{36}")
+HOOK = re.compile(r"http://127\.0\.0\.1:[0-9]+/v1$")
 HERE = re.compile(r"http://127\.0\.0\.1:[0-9]+")
 SHOWN = {"file_prefix": "<file prefix>", "generationTime": "<seconds>", "eta": "<seconds>", "id": "<id>"}
 
@@ -43,6 +44,7 @@ def plain(value: Any, name: str = "", *, keeps_seed: bool) -> Any:
         value = re.sub(r"[0-9]+$", "<id>", value)
     if value.startswith("data:"):
         return value.partition(",")[0] + ",<base64 of the file>"
+    value = HOOK.sub("<receiver>", value)
     return HERE.sub("http://<server>", LINK.sub("<link>/<file prefix>", value))
 
 
@@ -137,3 +139,13 @@ def check(path: Path, stage: Stage) -> None:
         path.write_text(json.dumps({**example, "response": answer}, indent=2, ensure_ascii=False) + "\n")
     else:
         assert answer == example["response"]
+
+
+def check_webhook(path: Path, told: dict[str, Any]) -> None:
+    """Compare the body that a receiver got with its golden file, or write that anew."""
+    shown = plain(told, keeps_seed=False)
+    if os.environ.get("WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    else:
+        assert shown == json.loads(path.read_text())

@@ -25,7 +25,10 @@ OWN_KEY = os.environ["VITASCOPE_SCHEMA_OWN_KEY"]
 MODEL = "/api/v1/models/{model_id}"
 WRONG_METHOD = "Wrong response to undeclared method"
 
-ID_FIELDS = ("id", "file_id", "input_file_id", "source", "video_id", "character_id")
+NUMBERED = "request_id"
+"""Of jobs by their whole numbers, which more than one call makes."""
+
+ID_FIELDS = ("id", NUMBERED, "file_id", "input_file_id", "source", "video_id", "character_id")
 
 _rng = random.Random(int(os.environ["VITASCOPE_SCHEMA_SEED"]))
 _known: dict[str, list[str]] = defaultdict(list)
@@ -42,6 +45,9 @@ def before_call(_context: Any, case: Any, _options: dict[str, Any]) -> None:
         case.path_parameters["key_id"] = "0" * 26
     if isinstance(case.body, dict):
         _fill(case.body)
+        case.body.pop("key", None)  # a second key beside the header's is refused
+        if case.path.endswith("/workers/restart"):
+            case.body.pop("process", None)  # see `run.RESTARTS`
 
 
 def _fill(body: dict[str, Any]) -> None:
@@ -63,6 +69,9 @@ def after_call(_context: Any, case: Any, response: Any) -> None:
     try:
         made = response.json()
     except ValueError:
+        return
+    if isinstance(made, dict) and isinstance(made.get("id"), int):
+        _known[NUMBERED] = [*_known[NUMBERED], str(made["id"])][-MAX_KNOWN:]
         return
     parameter = _parameter_below(case)
     if parameter is not None and isinstance(made, dict) and isinstance(made.get("id"), str):

@@ -46,6 +46,7 @@ class ModelsLab:
     """The vendor's Python SDKs, in a process that knows nothing of this project."""
 
     def __init__(self, served: Served, key: str) -> None:
+        self.url, self.key = served.url, key
         folders = [INSTALLED / name for name in PYTHON]
         for folder in folders:
             assert folder.exists(), f"{folder} is missing: run scripts/setup-clients"
@@ -195,6 +196,11 @@ class TestSdk:
         assert len(clip.frames) / clip.rate == pytest.approx(1.0)
         assert clip.size[0] > clip.size[1]
 
+    def test_what_the_server_is_and_which_version(self, sdk: ModelsLab) -> None:
+        for enterprise_call in ("system_details", "update"):
+            told = sdk.call(enterprise_call, enterprise=True)
+            assert told["status"] in ("ok", "success"), told
+
     def test_the_older_one(self, sdk: ModelsLab) -> None:
         asked = {"prompt": "a dog", "height": 64, "width": "64", "num_frames": 9, "fps": 8}
         told = sdk.call("open_sora", of="modelslab", params=asked)
@@ -257,3 +263,42 @@ class TestCommandLine:
             served, "vsk_wrong", tmp_path, "generate", "video", "--prompt", "a dog", "--model", "pocket"
         )
         assert done.returncode != 0
+
+
+class TestManagement:
+    """The last here: the worker is started anew."""
+
+    def test_the_newest_sdk(self, sdk: ModelsLab) -> None:
+        def call(name: str) -> dict[str, Any]:
+            answer = sdk.call(name, enterprise=True)
+            assert isinstance(answer, dict)
+            return answer
+
+        details = eventually(lambda: found if (found := call("system_details"))["status"] == "ok" else None)
+        assert (details["model_count"], details["data"]["workers"]) == (1, 1)
+        assert "is running" in call("update")["message"]
+        # not while the engine is being started
+        eventually(lambda: call("clear_cache")["message"] == "Cache cleared successfully")
+        (before,) = self.workers(sdk)
+        assert call("restart") == {"status": "success", "message": "server restarting"}
+        eventually(lambda: (found := self.workers(sdk)) and found != [before])
+        assert call("clear_queue")["message"] == "Queue cleared, server is restarting"
+
+    def workers(self, sdk: ModelsLab) -> list[str]:
+        headers = {"X-Api-Key": sdk.key}
+        found = httpx.get(f"{sdk.url}/api/v1/workers", headers=headers, trust_env=False).json()["workers"]
+        return [worker["id"] for worker in found]
+
+    def test_the_older_one(self, sdk: ModelsLab) -> None:
+        def call(name: str) -> dict[str, Any]:
+            answer = sdk.call(name, of="modelslab", params={})
+            assert isinstance(answer, dict)
+            return answer
+
+        assert call("system_details")["queue_time"] == 0
+        assert call("update_server")["status"] == "success"
+        assert call("clear_cache")["status"] == "success"
+        # what was cleared above may have waited for a worker that was being started anew
+        eventually(lambda: call("system_details")["status"] == "ok")
+        assert call("restart_server")["message"] == "server restarting"
+        eventually(lambda: call("system_details")["status"] == "ok")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,12 @@ import pytest
 from PIL import Image
 
 from vitascope import media
+from vitascope.catalog import Catalog
+from vitascope.domain.job import Job, JobStatus
+from vitascope.domain.plan import plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.storage import LocalStorage
+from vitascope.store import Store
 from waiting import eventually
 
 TINY = {"prompt": "a dog", "height": 64, "width": 96, "num_frames": 9, "fps": 8, "num_inference_steps": 4}
@@ -39,7 +46,6 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.headers: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, step_seconds: float = 0.0, **environment: str) -> Server:
@@ -67,7 +73,7 @@ class Server:
         return False
 
     def ask(self, method: str, path: str, **how: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}/api/v1{path}", headers=self.headers, timeout=30, **how)
+        answer = httpx.request(method, f"{self.url}/api/v1{path}", timeout=30, **how)
         assert answer.status_code < 300, answer.text
         return answer.json() if answer.content else None
 
@@ -126,14 +132,7 @@ class Pair:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A pair whose first server is busy for as long as the tests of this module take."""
     made = Pair(tmp_path_factory.mktemp("pair"))
-    made.start(VITASCOPE_WATERMARK__TEXT="AI")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path)
+    made.start(VITASCOPE_WATERMARK__TEXT="AI", VITASCOPE_MODELSLAB__WAIT_SECONDS="0")
     yield made
     made.stop()
 
@@ -252,6 +251,35 @@ def test_what_was_sent_travels_along(shared: Pair) -> None:
     assert "event: preview" in httpx.get(f"{first.url}/api/v1/jobs/{ended[0]['id']}/events").text
 
 
+def test_a_vendors_loadbalancer_means_the_same(shared: Pair, receiver: Receiver) -> None:
+    first = shared.first
+    asked = {"key": "", "prompt": "a dog", "height": 64, "width": 96, "num_frames": 9, "seed": 5}
+
+    def post(path: str, **more: Any) -> dict[str, Any]:
+        answer = httpx.post(f"{first.url}/api/v1/enterprise/{path}", json={**asked, **more}, timeout=60)
+        assert answer.status_code == 200
+        found: dict[str, Any] = answer.json()
+        return found
+
+    stays = post("text2video", loadbalancer="no")
+    goes = post("text2video", loadbalancer="yes", webhook=receiver.url, track_id="t1")
+    fetched = eventually(
+        lambda: now if (now := post("fetch", request_id=goes["id"]))["status"] == "success" else None, 90
+    )
+    (link,) = fetched["output"]
+    assert link.startswith(first.url)
+    assert httpx.get(link).headers["content-type"] == "video/mp4"
+    assert choices(first.job({"id": goes["id"]}))["made_by"] == "a peer server"
+    (told,) = eventually(lambda: receiver.bodies)
+    assert (told["id"], told["track_id"], told["output"][0][: len(first.url)]) == (
+        goes["id"],
+        "t1",
+        first.url,
+    )
+    assert first.job({"id": stays["id"]})["status"] == "queued"
+    first.ask("DELETE", f"/jobs/{stays['id']}")
+
+
 def test_a_cancel_reaches_the_peer(shared: Pair) -> None:
     first, second = shared.first, shared.second
     job = first.submit(may_hand_over=True, num_inference_steps=100)
@@ -294,64 +322,122 @@ def test_a_server_that_names_itself_hands_nothing_over_to_itself(shared: Pair) -
     eventually(lambda: "is this server itself" in shared.first.log.read_text())
 
 
-def test_whatever_dies_costs_nothing_but_time(pair: Pair) -> None:
-    """The worker that hands over, the peer for a while, the peer for good."""
-    first, second = pair.first, pair.second
-    pair.start(0.1, VITASCOPE_WORKER__LEASE_SECONDS="12")
+class Lone:
+    """A store, and `vitascope worker --peer` alone beside it: no worker here makes anything."""
 
-    def handed_over() -> dict[str, Any]:
-        job = first.submit(may_hand_over=True, num_inference_steps=100)
-        return first.wait(job, lambda now: now["stage"] == "denoise")
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "lone"
+        self.log = folder / "lone.log"
+        self.home.mkdir()
+        self.store = Store.open(f"sqlite:///{self.home / 'vitascope.db'}")
+        self.process: subprocess.Popen[bytes] | None = None
 
-    job = handed_over()
-    (theirs,) = second.jobs()
-    assert first.process is not None
-    for member in psutil.Process(first.process.pid).children():
-        if "--peer" in member.cmdline():
-            member.kill()
-    first.wait(job, lambda now: now["attempt"] == 2)
-    made = first.ended(job)
-    assert (made["status"], choices(made)["made_by"]) == ("succeeded", "a peer server")
-    assert "job returned" not in first.log.read_text(), "it was found at the peer, and not made twice"
+    def start(self, peer: dict[str, str], lease_seconds: float = 3.0) -> None:
+        settings = {
+            "VITASCOPE_HOME": str(self.home),
+            "VITASCOPE_PEERS": json.dumps([peer]),
+            "VITASCOPE_WORKER__LEASE_SECONDS": str(lease_seconds),
+            "VITASCOPE_WORKER__DRAIN_SECONDS": "0",
+        }
+        command = [sys.executable, "-m", "vitascope", "worker", "--peer", "1"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **settings}, stderr=log, cwd=self.home
+            )
 
-    job = handed_over()
-    assert theirs["id"] not in [each["id"] for each in second.jobs()]
+    def submit(self) -> Job:
+        asked = {**TINY, "num_inference_steps": 100}
+        request = GenerationRequest(model="pocket", seed=1, may_hand_over=True, **asked)
+        planned = plan(request, Catalog.open().resolve("pocket"))
+        return self.store.create(uuid.uuid4().hex, request, planned, max_queued=100)
+
+    def wait(self, job: Job, condition: Callable[[Job], object]) -> Job:
+        return eventually(lambda: now if condition(now := self.store.get(job.id)) else None, 90)
+
+    def handed_over(self) -> Job:
+        """A job that the peer has begun with."""
+        return self.wait(self.submit(), lambda now: now.stage == "denoise")
+
+    def made(self, job: Job) -> Job:
+        ended = self.wait(job, lambda now: now.status.is_terminal)
+        assert ended.status is JobStatus.SUCCEEDED, ended.error
+        assert LocalStorage(self.home / "files").path_for(ended.videos[0].key).exists()
+        return ended
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self.process is not None:
+            self.process.kill() if kill else self.process.terminate()
+            self.process.wait(timeout=60)
+
+    def close(self) -> None:
+        self.stop()
+        self.store.close()
+        assert "Traceback" not in self.log.read_text()
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path, "second")
+    yield made
+    made.stop()
+    assert "Traceback" not in made.log.read_text()
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Iterator[Lone]:
+    made = Lone(tmp_path)
+    yield made
+    made.close()
+
+
+def test_whatever_dies_costs_nothing_but_time(lone: Lone, second: Server) -> None:
+    """The worker that hands over, or the peer; for a while, or for good."""
+    peer = {"url": second.url}
+    second.start(0.1)
+    lone.start(peer)
+    job = lone.handed_over()
+    lone.stop(kill=True)
+    lone.start(peer)
+    lone.wait(job, lambda now: now.attempt == 2)
+    assert len(second.jobs()) == 1, "it is found there, and not made twice"
+    assert lone.made(job).videos[0].num_frames == 9
+
+    job = lone.handed_over()
+    lone.stop()
+    waiting = lone.store.get(job.id)
+    assert (waiting.status, waiting.attempt, waiting.progress) == ("queued", 0, 0), "it was handed back"
+    assert second.jobs() == [], "and the peer was told"
+    lone.start(peer, lease_seconds=30)
+    lone.wait(job, lambda now: now.stage == "denoise")
     second.kill()
     second.start(0.02)
-    made = first.ended(job)
-    assert (made["status"], made["attempt"]) == ("succeeded", 1), "a peer's jobs outlive it"
-    assert choices(made)["made_by"] == "a peer server"
+    assert lone.made(job).attempt == 1, "a peer's jobs outlive it"
+    lone.stop()
 
     second.stop()
-    second.start(0.2)
-    job = handed_over()
+    second.start(0.1)
+    lone.start(peer)
+    job = lone.handed_over()
     second.kill()
-    again = first.wait(job, lambda now: now["status"] == "queued")
-    assert (again["attempt"], again["progress"], again["error"]) == (0, 0, None)
-    first.stop()
-    pair.start_first(0.0)
-    made = first.ended(job)
-    assert (made["status"], made["attempt"]) == ("succeeded", 1)
-    assert "made_by" not in choices(made)
+    back = lone.wait(job, lambda now: now.status is JobStatus.QUEUED)
+    assert (back.attempt, back.progress, back.error) == (0, 0, None), "as if it had not been handed over"
 
 
-def test_a_peer_that_refuses_the_key_leaves_jobs_alone(pair: Pair) -> None:
-    pair.second.home.mkdir(exist_ok=True)
-    made = subprocess.run(
+def test_a_peer_that_refuses_the_key_leaves_jobs_alone(lone: Lone, second: Server) -> None:
+    created = subprocess.run(
         [sys.executable, "-m", "vitascope", "keys", "create", "a"],
-        env={**os.environ, "VITASCOPE_HOME": str(pair.second.home)}, check=True, capture_output=True, text=True,
+        env={**os.environ, "VITASCOPE_HOME": str(second.home)}, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    key = made.stdout.split()[-1]
-    pair.second.headers["Authorization"] = f"Bearer {key}"
-    pair.second.start(0.0)
-    wrong = json.dumps([{"url": pair.second.url, "key": "vs_wrong"}])
-    pair.first.start(30.0, VITASCOPE_PEERS=wrong)
-    pair.first.wait(pair.first.submit(num_inference_steps=100), lambda job: job["status"] == "running")
-    job = pair.first.submit(may_hand_over=True)
-    eventually(lambda: "answered 401 invalid_api_key" in pair.first.log.read_text())
-    assert pair.first.job(job)["attempt"] == 0
-    assert "vs_wrong" not in pair.first.log.read_text()
-    pair.first.stop()
-    pair.first.start(30.0, VITASCOPE_PEERS=wrong.replace("vs_wrong", key))
-    assert choices(pair.first.ended(job))["made_by"] == "a peer server"
-    assert key not in pair.first.log.read_text()
+    key = created.stdout.strip()
+    second.start(0.0)
+    for name, peer in {"wrong": {"url": second.url, "key": "vs_wrong"}, "none": {"url": second.url}}.items():
+        lone.start(peer)
+        job = lone.submit()
+        eventually(lambda: "answered 401 invalid_api_key" in lone.log.read_text())
+        assert lone.store.get(job.id).attempt == 0
+        lone.stop()
+        lone.log.rename(lone.log.with_name(f"lone.{name}"))
+    lone.start({"url": second.url, "key": key})
+    assert lone.made(job).details["choices"][-1]["name"] == "made_by"
+    texts = [path.read_text() for path in lone.log.parent.glob("lone*") if path.is_file()]
+    assert not any("vs_" in text for text in texts)

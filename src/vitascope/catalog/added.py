@@ -199,16 +199,15 @@ def _adapter_file(model: AddedModel, place: Path, report: Report) -> Path:
     report(Progress("downloading", file=model.id))
     if kind == "url":
         return _from_url(model, name, place / "file")
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     owner, repository, *path_parts = name.split("/")
     repository = f"{owner}/{repository}"
-    with hub.hub_errors(_stub(model)):
-        file = "/".join(path_parts)
-        if not file:
-            names = HfApi().list_repo_files(repository, revision=model.revision)
-            file = _only_adapter(model.id, names)
-        found_at = hf_hub_download(repository, file, revision=model.revision, local_dir=place / "repository")
+    stub = dataclasses.replace(_stub(model), source=f"hub:{repository}")  # as messages name it
+    commit, names = hub.names_in(stub, repository)
+    file = "/".join(path_parts) or _only_adapter(model.id, names)
+    with hub.hub_errors(stub):
+        found_at = hf_hub_download(repository, file, revision=commit, local_dir=place / "repository")
     return Path(found_at)
 
 

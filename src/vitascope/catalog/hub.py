@@ -286,6 +286,16 @@ def _list(spec: ModelSpec, repository: str) -> tuple[str, dict[str, _Listed]]:
     }
 
 
+def names_in(spec: ModelSpec, repository: str) -> tuple[str, list[str]]:
+    """Ask the hub for the commit of a model that is meant, and for the names of a repository's files there.
+
+    Raises:
+        ModelUnavailable: it has none, or does not say.
+    """
+    commit, listed = _list(spec, repository)
+    return commit, list(listed)
+
+
 @contextlib.contextmanager
 def hub_errors(spec: ModelSpec) -> Iterator[None]:
     """Say in one sentence what the hub's client found wrong."""

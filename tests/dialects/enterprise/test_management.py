@@ -10,6 +10,7 @@ import http.server
 import importlib.util
 import io
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -202,6 +203,21 @@ class TestServer:
         thread.join()
         assert (status, body["status"], "secret" in body["message"]) == (500, "error", False)
 
+    def test_a_worker_that_ends_meanwhile_has_no_cache(self, serve: Callable[..., Any]) -> None:
+        server = serve()
+        cleared = (200, {"status": "success", "message": "Cache cleared successfully"})
+        assert call(server, f"{VIDEO}/clear_cache") == cleared, "nor has nobody"
+        server.store.worker_seen("w1", "cpu", [])
+
+        def end() -> None:
+            eventually(lambda: server.store.commands())
+            server.store.worker_stopped("w1")
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        assert call(server, f"{VIDEO}/clear_cache") == cleared
+        thread.join()
+
     @pytest.mark.parametrize("prefix", EVERYWHERE)
     def test_the_queue_is_cleared_webhooks_and_all(self, serve: Callable[..., Any], prefix: str) -> None:
         server = serve(outbound={"allow": [HERE]})
@@ -240,6 +256,15 @@ class TestModels:
             status, answer = call(server, f"{prefix}/verify_model", **body)
             assert (status, answer["status"]) == (200 if prefix == ENTERPRISE else 400, "error"), body
             assert said in answer["message"]
+
+
+def test_a_clients_fault_is_in_no_log_however_it_is_answered(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert call(server, f"{ENTERPRISE}/verify_model", model_id="no-such-model")[0] == 200
+        assert server.client.post(f"{ENTERPRISE}/verify_model", content=b"[1]").json()["status"] == "error"
+    assert not caplog.records
 
 
 class TestUploads:

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from PIL import Image
 
 import endpoints
 import enterprise
+import enterprise_golden
 from vitascope.dialects._enterprise import create, schema
 from vitascope.dialects._enterprise.calls import COMMON, V6_META
 from vitascope.dialects.modelslab.calls import calls
@@ -30,7 +32,7 @@ ENTERPRISE = "/api/v1/enterprise/video"
 V6 = "/api/v6/video"
 V7 = "/api/v7/video-fusion"
 
-INSTANT = {"prompt": "a dog", "instant_response": True}
+WEBHOOKS = Path(__file__).parent / "golden" / "webhooks"
 
 
 def png(colour: str = "red") -> bytes:
@@ -399,6 +401,11 @@ class TestParameters:
         fields = {"prompt": "a dog", "num_frames": 10**9}
         error = refused(server.client.post(f"{ENTERPRISE}/open_sora", json=fields))
         assert "`num_frames`" in error["message"]
+        error = refused(
+            server.client.post(f"{V7}/text-to-video", json={"prompt": "a dog", "duration": "100s"})
+        )
+        assert "`duration` is 100" in error["message"]
+        assert "nearest legal value is 60" in error["message"]
 
 
 class TestInputs:
@@ -581,6 +588,7 @@ class TestWebhooks:
         assert (told["status"], told["id"], told["track_id"]) == ("success", job.number, 300)
         assert set(told["meta"]) == set(V6_META)
         assert told["output"][0].startswith(server.url)
+        enterprise_golden.check_webhook(WEBHOOKS / "success.json", told)
         assert httpx.get(told["output"][0], trust_env=False).status_code == 200
 
         failing, _ = made(server, f"{V6}/text2video", prompt="a cat", **fields)
@@ -590,6 +598,7 @@ class TestWebhooks:
         assert set(told) == {"status", "id", "message", "messege", "track_id", "meta"}
         assert (told["status"], told["id"], told["track_id"]) == ("failed", failing.number, 300)
         assert told["message"] == "The device ran out of memory."
+        enterprise_golden.check_webhook(WEBHOOKS / "failure.json", told)
 
 
 class TestTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,15 @@ def test_what_makes_no_sense_is_an_error_with_http_200(server: Any, name: str, v
     assert (answer.status_code, error["status"]) == (200, "error"), error
     assert error["message"] == error["messege"]
     assert f"`{name}`" in error["message"]
+
+
+def test_a_clients_mistake_is_not_logged_with_what_it_said(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        answer = server.client.post(PATH, json={"prompt": "a secret", "width": "a secret"})
+    assert answer.json()["status"] == "error"
+    assert not [record for record in caplog.records if record.exc_info or "secret" in record.getMessage()]
 
 
 def test_a_model_that_nobody_has_where_the_operator_wants_an_error(serve: Callable[..., Any]) -> None:

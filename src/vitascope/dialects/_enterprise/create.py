@@ -46,7 +46,7 @@ PARAMETERS = (
     "upscale_num_inference_steps", "use_improved_sampling", "improved_sampling_seed", "fps", "output_type",
     "instant_response", "temp", "base64", "webhook", "track_id", "scheduler", "enhance_prompt", "strength", "init_image",
     "init_video", "loadbalancer", "samples", "min_guidance_scale", "max_guidance_scale", "resolution", "portrait",
-    "sample_shift", "shift_sample", "aspect_ratio", "duration", "lora_models", "lora_strength", "watermark",
+    "sample_shift", "shift_sample", "aspect_ratio", "duration", "lora_models", "lora_strength",
 )  # fmt: skip
 """All that is followed."""
 
@@ -66,6 +66,7 @@ WITHOUT_EFFECT = {
     "generate_audio": "no model here makes sound",
     "init_audio": "no model here makes sound",
     "public_figure_threshold": "what may be asked for is the operator's to set",
+    "watermark": "which mark videos bear is the operator's to set",
     "safety_checker": "what may be asked for is the operator's to set",
 }
 """Documented for one call or another; here the reply's `tip` says that they change nothing."""
@@ -143,7 +144,11 @@ class Order:
     def in_clients_words(self, error: InvalidParameter) -> InvalidParameter:
         """Say the same of the field that the client sent."""
         name = self.names.get(error.parameter, error.parameter)
-        return InvalidParameter(name, error.value, error.rule, nearest=error.nearest, hint=error.hint)
+        value, nearest = error.value, error.nearest
+        if name == "duration":  # the client has counted seconds
+            value = self.echo["duration"]
+            nearest = nearest and int(str(nearest)) // (self.request.fps or self.spec.fps)
+        return InvalidParameter(name, value, error.rule, nearest=nearest, hint=error.hint)
 
 
 def to_order(fields: Fields, call: Call, resolve: Resolve) -> Order:
@@ -253,13 +258,13 @@ def _read_denoising(order: Order, reader: Reader) -> None:
     )
     seed = fields.integer("seed")
     order.change(
-        seed=None if seed == -1 else seed,  # what others than this vendor send for a random one
+        seed=_unless_random(seed),
         num_inference_steps=reader.integer("num_inference_steps"),
         guidance_scale=guidance,
         scheduler=scheduler,
         flow_shift=_shift(reader),
         clip_skip=reader.integer("clip_skip"),
-        improved_sampling=ImprovedSampling(seed=improved_seed) if is_improved else None,
+        improved_sampling=ImprovedSampling(seed=_unless_random(improved_seed)) if is_improved else None,
         loras=_loras(reader),
     )
     order.echo |= {
@@ -285,6 +290,11 @@ def _read_strength(order: Order, reader: Reader) -> None:
             order.tell("strength", "no effect", reason)
     elif order.sent.last_image is None and (order.sent.video is not None or reader.given("strength")):
         order.change(strength=strength)
+
+
+def _unless_random(seed: int | None) -> int | None:
+    """Take -1 for a wish that one be drawn, as many programs have it."""
+    return None if seed == -1 else seed
 
 
 def _shift(reader: Reader) -> float | None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from vitascope.domain.prompting import ENHANCE
 from vitascope.domain.request import Upscale
 from vitascope.domain.windows import MAX_DURATION_SECONDS
 from vitascope.service import Draft, Service
+from vitascope.service.outlook import Expectation
 
 from .answers import render_200
 from .calls import Call
@@ -157,12 +158,7 @@ _NEAREST_OF_SECOND = frozenset({"upscale.strength", "upscale.guidance_scale", "u
 
 async def _shown(request: Request, job: Job) -> Response:
     """Answer who has asked for a video."""
-    telling = _telling(request, job)
-    if not job.status.is_terminal:
-        return JSONResponse(telling.processing(await _http.desk_of(request).expectation(job)))
-    if job.status is not JobStatus.SUCCEEDED or telling.is_gone:
-        return JSONResponse(telling.failed())
-    return JSONResponse(telling.finished(await _files(request, job, telling)))
+    return await _answered(request, job, Telling.processing, Telling.finished)
 
 
 async def _fetched(request: Request, number: object) -> Response:
@@ -173,12 +169,25 @@ async def _fetched(request: Request, number: object) -> Response:
         job = await desk.find_numbered(_http.caller_of(request), int(match[1]) if match else NO_NUMBER)
     except JobNotFound:
         return render_200(JobNotFound("there is no generation with this id"))
-    telling = _telling(request, job)
+    return await _answered(request, job, Telling.waiting, Telling.fetched)
+
+
+async def _answered(
+    request: Request,
+    job: Job,
+    unfinished: Callable[[Telling, Expectation], dict[str, Any]],
+    finished: Callable[[Telling, Mapping[int, str] | None], dict[str, Any]],
+) -> Response:
+    """Tell of a job in one of three ways. Where a bucket has a public address, that is looked up: a read like others."""
+    desk = _http.desk_of(request)
+    telling = Telling(desk.service, job, _http.base_url_of(request))
     if not job.status.is_terminal:
-        return JSONResponse(telling.waiting(await desk.expectation(job)))
+        expectation = await desk.expectation(job)
+        return JSONResponse(await desk.read(unfinished, telling, expectation))
     if job.status is not JobStatus.SUCCEEDED or telling.is_gone:
         return JSONResponse(telling.failed())
-    return JSONResponse(telling.fetched(await _files(request, job, telling)))
+    files = await asyncio.to_thread(data_urls, desk.service, job) if telling.wants_data else None
+    return JSONResponse(await desk.read(finished, telling, files))
 
 
 async def fetch_by_path(request_id: str, request: Request) -> Response:
@@ -193,13 +202,3 @@ async def fetch_by_body(request: Request) -> Response:
     if value is None or value == "":
         raise InvalidParameter("request_id", "missing", "it must be the id of a generation")
     return await _fetched(request, value)
-
-
-def _telling(request: Request, job: Job) -> Telling:
-    return Telling(_http.desk_of(request).service, job, _http.base_url_of(request))
-
-
-async def _files(request: Request, job: Job, telling: Telling) -> dict[int, str] | None:
-    if not telling.wants_data:
-        return None
-    return await asyncio.to_thread(data_urls, _http.desk_of(request).service, job)

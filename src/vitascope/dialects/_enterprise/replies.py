@@ -165,6 +165,7 @@ class Telling:
         return [(files or {}).get(index) or self._place(index) for index in self._indexes]
 
     def _place(self, index: int) -> str:
+        # of the room that knows buckets with addresses of their own, where there is one
         find: Callable[[Job, int], str | None] | None = getattr(self._service.results, "public_url_for", None)
         return (find and find(self._job, index)) or self._link(index)
 

@@ -21,6 +21,9 @@ from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
 
+SERVER_ERROR = 500
+"""From this status on it is no fault of the client's, and the log says what it was."""
+
 
 Authenticate = Callable[[Request, Scope | None], Coroutine[Any, Any, None]]
 
@@ -59,7 +62,7 @@ def route_class(
                 except VitascopeError as error:
                     response = render(error)
                     # of a refusal nothing is logged, also where a vendor's form of it comes with 200
-                    if max(response.status_code, status_of(error)) >= 500:
+                    if max(response.status_code, status_of(error)) >= SERVER_ERROR:
                         logger.warning(
                             "request failed", exc_info=error, extra={"request_id": request.state.request_id}
                         )

@@ -19,7 +19,7 @@ def router() -> APIRouter:
     """Make the routes."""
     whole = APIRouter()
     whole.include_router(management.router("/api/v1/enterprise/video", render_4xx))
-    # the same, where the vendor's own Python client calls it
+    # the same, where the older Python client calls it
     whole.include_router(management.router("/api/v6/video", render_4xx, is_described=False))
     for prefix, calls in _UNAVAILABLE.items():
         whole.include_router(unavailable.router(prefix, calls, render_4xx))

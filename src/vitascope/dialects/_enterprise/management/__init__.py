@@ -1,7 +1,7 @@
 """The vendor's management calls, which both of its hosts have: for who runs the server, with a key of the scope `admin`.
 
 To add calls: a module here with a `CALLS`, named in the list below. They are served at `/api/v1/enterprise/NAME`,
-`/api/v1/enterprise/video/NAME`, and at `/api/v6/video/NAME`, which `modelslab-py` calls if nobody tells it otherwise.
+`/api/v1/enterprise/video/NAME`, and at `/api/v6/video/NAME`, where the vendor's older Python client has them.
 """
 
 from __future__ import annotations

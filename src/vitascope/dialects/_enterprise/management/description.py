@@ -52,5 +52,7 @@ def _schema_of(example: Any) -> dict[str, Any]:
         }
     if isinstance(example, list):
         return {"type": "array", "items": _schema_of(example[0]) if example else {}}
+    if example is None:
+        return {"anyOf": [{"type": "string"}, {"type": "null"}]}
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
     return {"type": kinds[type(example)]}

@@ -67,7 +67,7 @@ CALLS = (
     Call(
         "nsfw_image_check",
         nsfw_image_check,
-        {"images": "https://pictures.example.com/a.png", "has_nsfw_concept": [False]},
+        {"images": None, "has_nsfw_concept": [False]},
         {CHECKED: TEXT},
         (CHECKED,),
     ),

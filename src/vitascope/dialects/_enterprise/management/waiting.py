@@ -8,7 +8,7 @@ import time
 from vitascope.dialects import _http
 from vitascope.domain.command import Command, CommandStatus
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 20.0
 """How long a reply waits for what it says to be done: an idle worker does it in a second, a busy one after its job."""
 
 LOOK_SECONDS = 0.1
