@@ -42,6 +42,7 @@ class NativeDialect:
         both.include_router(account.router())
         both.include_router(models.router())
         both.include_router(added.router())
+        both.include_router(storage.router())
         both.include_router(webhooks.router())
         return both
 
