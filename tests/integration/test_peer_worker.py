@@ -14,6 +14,7 @@ import pytest
 
 from vitascope.catalog import Catalog
 from vitascope.dialects.native.answers import plan_object
+from vitascope.domain.errors import UnknownModel
 from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.marks import MarkRules
 from vitascope.domain.plan import Plan, plan
@@ -43,7 +44,9 @@ class FakePeer:
     plans: Callable[[dict[str, Any]], dict[str, Any]]
     wait_seconds: float | None = 0.0
     deployment: str = "other"
-    has: bool = True
+    known: dict[str, Any] | None = field(
+        default_factory=lambda: {"source": "embedded:pocket", "revision": None}
+    )
     #: What a call raises, by its name; a list is used up.
     raises: dict[str, list[Exception]] = field(default_factory=dict)
     events_now: list[dict[str, Any] | None] = field(
@@ -64,9 +67,9 @@ class FakePeer:
         self._called("state")
         return PeerState("0.0.1", self.deployment, self.wait_seconds)
 
-    def has_model(self, _model: str) -> bool:
-        self._called("has_model")
-        return self.has
+    def model(self, _model: str) -> dict[str, Any] | None:
+        self._called("model")
+        return self.known
 
     def plan(self, body: dict[str, Any]) -> dict[str, Any]:
         self._called("plan")
@@ -243,11 +246,12 @@ def test_a_peer_where_it_would_wait_as_long_is_left_alone(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda bench: setattr(bench.peer, "has", False),
+        lambda bench: setattr(bench.peer, "known", None),
+        lambda bench: setattr(bench.peer, "known", {"source": "folder", "revision": None}),
         lambda bench: setattr(bench.peer, "plans", lambda _body: {}),
         lambda bench: bench.peer.raises.update(plan=[PeerRefused(400, "invalid_parameter")]),
     ],
-    ids=["no model", "another plan", "refusal"],
+    ids=["no model", "another model", "another plan", "refusal"],
 )
 def test_what_the_peer_does_not_make_never_leaves_the_queue(
     bench: Bench, change: Callable[[Bench], None]
@@ -263,6 +267,18 @@ def test_what_a_peer_cannot_be_told_is_not_even_asked(bench: Bench) -> None:
     bench.start()
     bench.stays(job)
     assert bench.peer.calls == []
+
+
+def test_a_model_that_is_gone_ends_no_worker(bench: Bench) -> None:
+    job = bench.submit()
+    bench.worker._models = Catalog.open()
+
+    def gone(name: str | None) -> Any:
+        raise UnknownModel(f"there is no model {name}")
+
+    bench.worker._models.resolve = gone  # type: ignore[method-assign]
+    bench.start()
+    bench.stays(job)
 
 
 def test_a_peer_that_cannot_be_used_is_asked_again_later(bench: Bench) -> None:

@@ -125,15 +125,15 @@ class Peer:
             wait_seconds=float(waits) if isinstance(waits, int | float) and waits >= 0 else None,
         )
 
-    def has_model(self, model: str) -> bool:
-        """Tell whether it knows a model and has its files."""
+    def model(self, model: str) -> dict[str, Any] | None:
+        """Show a model whose files it has; None if it does not know it, or has not all of them."""
         try:
             found = self._ask("GET", f"/api/v1/models/{quote(model)}")
         except PeerRefused as error:
             if error.status in (400, 403, 404):
-                return False
+                return None
             raise
-        return found.get("downloaded") is True and found.get("problem") is None
+        return found if found.get("downloaded") is True and found.get("problem") is None else None
 
     def plan(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask how it would make something."""
