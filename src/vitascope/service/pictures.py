@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from vitascope import media, moderation
+from vitascope import media
 from vitascope.domain.access import Caller
 from vitascope.domain.errors import InvalidParameter, NotAvailable, UnreadableImage
 from vitascope.domain.file import MAX_FILE_SECONDS, MIN_FILE_SECONDS
@@ -80,6 +80,8 @@ class Pictures:
 
     def check_detector(self) -> None:
         """Raise NotAvailable if there is no detector of unsafe pictures."""
+        from vitascope import moderation  # only now: most servers are never asked
+
         if not moderation.is_installed():
             message = "this server has no detector of unsafe pictures"
             raise NotAvailable(message, hint=f"its operator adds one with `{moderation.EXTRA}`")
@@ -91,6 +93,8 @@ class Pictures:
             InvalidParameter: it cannot be read.
             QueueFull: too many others are being read.
         """
+        from vitascope import moderation
+
         (score,) = moderation.nsfw_scores([_opened(name, data).frame()])
         return not score < self._threshold  # what is no number is not let through
 
