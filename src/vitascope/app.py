@@ -316,6 +316,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
             allowed=catalog.allowed,
+            peers=_keys_of_peers(settings),
             shows_previews=not settings.moderation.frames,
             prices=settings.credits.prices,
             unsafe_from=settings.moderation.threshold,
@@ -601,6 +602,10 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         patience_seconds=settings.storage.patience_seconds,
         min_free_bytes=settings.storage.min_free_bytes,
     )
+
+
+def _keys_of_peers(settings: Settings) -> list[tuple[str, str | None]]:
+    return [(peer.url, None if peer.key is None else peer.key.get_secret_value()) for peer in settings.peers]
 
 
 def why_no_peers(settings: Settings) -> str | None:

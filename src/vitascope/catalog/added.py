@@ -45,6 +45,8 @@ def fetch(model: AddedModel, loras_folder: Path | None, report: Report) -> dict[
     stub = _stub(model)
     commit = None
     if model.source.startswith("hub:"):
+        if model.kind is ModelKind.PIPELINE:
+            _class_in(model.id, hub.small_file(stub, checkpoint.INDEX))  # before gigabytes come for nothing
         commit = hub.pull(stub, report).commit
     folder = Path(locate(stub))
     if model.kind is ModelKind.VAE:
@@ -114,13 +116,7 @@ def _card_of(model: AddedModel, folder: Path, commit: str | None) -> dict[str, A
         except (OSError, ValueError):
             raise ModelUnavailable(f"`{CARD_IN_FOLDER}` of model `{model.id}` cannot be read") from None
     else:
-        name = checkpoint.read_index(folder / checkpoint.INDEX, model.id).get("_class_name")
-        if name not in pipeline_defaults():
-            hint = "a card can name it; see docs/models.md"
-            raise ModelUnavailable(
-                f"model `{model.id}` is a {str(name)[:80]}, which makes no videos here", hint=hint
-            )
-        card = {"pipeline": name}
+        card = {"pipeline": _class_in(model.id, folder / checkpoint.INDEX)}
     card = {**card, **shown, "aliases": []}
     if card["revision"] is None:
         del card["revision"]
@@ -129,6 +125,21 @@ def _card_of(model: AddedModel, folder: Path, commit: str | None) -> dict[str, A
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelUnavailable(f"the card of model `{model.id}` is not right: {error}") from None
     return card
+
+
+def _class_in(model_id: str, index: Path) -> str:
+    """Read a pipeline's class.
+
+    Raises:
+        ModelUnavailable: it is the checkpoint's own, or none that is known here.
+    """
+    name = checkpoint.read_index(index, model_id).get("_class_name")
+    if name not in pipeline_defaults():
+        hint = "a card can name it; see the docs on models"
+        raise ModelUnavailable(
+            f"model `{model_id}` is a {str(name)[:80]}, which makes no videos here", hint=hint
+        )
+    return str(name)
 
 
 def _autoencoder_in(model_id: str, folder: Path) -> dict[str, Any]:

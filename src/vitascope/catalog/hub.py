@@ -296,6 +296,18 @@ def names_in(spec: ModelSpec, repository: str) -> tuple[str, list[str]]:
     return commit, list(listed)
 
 
+def small_file(spec: ModelSpec, name: str) -> Path:
+    """Download one file of a model's repository in the hub's own way; returns where it is.
+
+    Raises:
+        ModelUnavailable: there is none, or the hub does not give it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(spec):
+        return Path(hf_hub_download(repository_of(spec), name, revision=spec.revision))
+
+
 @contextlib.contextmanager
 def hub_errors(spec: ModelSpec) -> Iterator[None]:
     """Say in one sentence what the hub's client found wrong."""

@@ -58,7 +58,8 @@ def generate(  # one parameter per option: typer reads them off the signature
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside --image.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video that is changed: an MP4 or WebM file.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much of --video is changed: 0 nothing, 1 all.")
+        float | None,
+        typer.Option(help="How much of --video, or of --image standing still, is changed: 0 nothing, 1 all."),
     ] = None,
     continues: Annotated[
         Path | None,

@@ -51,6 +51,7 @@
     ├── StorageError
     │   └── StorageUnavailable      it may do it later
     ├── ModerationUnavailable       nobody says whether a request's words are allowed; somebody may later
+    ├── PeerUnavailable             a peer does not say what was added there
     ├── DiskFull                    no room for more videos; there may be later
     ├── SecretUnreadable            one in the database, with the keys that this machine has
     ├── NoWorker                    nobody is there to carry a command out
@@ -379,6 +380,10 @@ class StorageUnavailable(StorageError):
 
 class ModerationUnavailable(VitascopeError):
     """The server's content check does not answer."""
+
+
+class PeerUnavailable(VitascopeError):
+    """A peer server does not answer, or not as one that this server may ask."""
 
 
 class DiskFull(VitascopeError):

@@ -63,6 +63,7 @@ from .links import PURPOSE, Links
 from .outlook import Outlook
 from .pictures import Pictures
 from .results import Results
+from .syncing import Syncing
 from .webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class Service:
         shows_previews: whether what is not finished may be seen.
         prices: the operator's own: see `credits`.
         allowed: where models may come from that are added.
+        peers: URL and key of each server whose added models may be taken over.
         unsafe_from: score from which on a picture is unsafe to whoever asks.
         clock: tells what has expired.
     """
@@ -187,6 +189,7 @@ class Service:
         shows_previews: bool = True,
         prices: Mapping[str, float] | None = None,
         allowed: Allowed = ALLOWED,
+        peers: Sequence[tuple[str, str | None]] = (),
         unsafe_from: float = 0.8,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -225,6 +228,7 @@ class Service:
         self._prompt_check = prompt_check
         self._shows_previews = shows_previews
         self.additions = Additions(store, models, self.commands, allowed)
+        self.syncing = Syncing(self.additions, peers)
         self._clock = clock
         self.availability = Availability(
             lambda: store.models_on_workers(worker_silence_seconds), lambda spec: models.is_here(spec)

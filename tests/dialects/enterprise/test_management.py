@@ -99,6 +99,7 @@ def examples() -> dict[str, dict[str, Any]]:
         "load_model_v2": {"url": "someone/tiny", "model_id": "tiny", "model_category": "video"},
         "load_vae": {"vae_id": "soft", "vae_url": "someone/soft", "vae_type": "diffusers"},
         "delete_model": {"model_id": "tiny"},
+        "sync_models": {"sync_key": "nobody's"},
         "upload_image": {"base64_image": png, "image_type": "png"},
         "nsfw_image_check": {"init_image": png},
     }
@@ -256,6 +257,7 @@ class TestModels:
             status, answer = call(server, f"{prefix}/verify_model", **body)
             assert (status, answer["status"]) == (200 if prefix == ENTERPRISE else 400, "error"), body
             assert said in answer["message"]
+            assert call(server, f"{prefix}/delete_model", **body) == (status, answer), "nor can it be deleted"
 
 
 def test_a_clients_fault_is_in_no_log_however_it_is_answered(
@@ -265,6 +267,15 @@ def test_a_clients_fault_is_in_no_log_however_it_is_answered(
         assert call(server, f"{ENTERPRISE}/verify_model", model_id="no-such-model")[0] == 200
         assert server.client.post(f"{ENTERPRISE}/verify_model", content=b"[1]").json()["status"] == "error"
     assert not caplog.records
+
+
+def test_a_model_of_another_machines_worker_is_here_too(serve: Callable[..., Any]) -> None:
+    server = serve()
+    server.store.worker_seen("w1", "cuda", [], available=["small"])
+    assert call(server, f"{VIDEO}/verify_model", model_id="sora-2")[0] == 200, "another name of it"
+    names = [model["model_id"] for model in call(server, f"{VIDEO}/get_all_models")[1]["models"]]
+    assert names == ["small", "pocket"], "the default one first"
+    assert call(server, f"{VIDEO}/system_details")[1]["model_count"] == 2
 
 
 class TestUploads:

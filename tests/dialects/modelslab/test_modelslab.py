@@ -135,6 +135,11 @@ class TestReplies:
         assert told["meta"]["model_id"] == "every"
         assert "unheard-of" in told["tip"]
 
+    def test_an_autoencoder_that_is_not_here_is_left_out_and_told(self, server: Any) -> None:
+        told = send(server, f"{ENTERPRISE}/text2video", model_id="every", vae="unheard-of")
+        assert told["meta"]["model_id"] == "every"
+        assert "unheard-of" in told["tip"]
+
     def test_what_is_still_being_made(self, server: Any) -> None:
         told = send(server, f"{V6}/text2video", seed=7)
         schema.EnterpriseProcessing.model_validate(told, extra="forbid")
@@ -242,6 +247,7 @@ class TestReplies:
     def test_another_dialects_video_is_fetched_too(self, server: Any) -> None:
         number = server.client.post("/api/v1/jobs", json={"prompt": "a cat"}).json()["number"]
         found = server.client.post(f"{ENTERPRISE}/fetch/{number}", json={"key": ""}).json()
+        assert found["fetch_result"] == f"{server.url}{ENTERPRISE}/fetch/{number}"
         assert (found["status"], found["meta"]["prompt"], found["meta"]["model_id"]) == (
             "processing",
             "a cat",
@@ -365,7 +371,7 @@ class TestParameters:
             ("use_improved_sampling", 7), ("output_type", "avi"), ("seed", "abc"), ("prompt", 7), ("prompt", ["a"]),
             ("negative_prompt", {}), ("model_id", 7), ("webhook", "ftp://x.example/"), ("webhook", "http://10.0.0.1/"),
             ("webhook", 7), ("track_id", {"a": 1}), ("track_id", True), ("prompt", ""), ("prompt", "  "),
-            ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
+            ("negative_prompt", "x" * 32_001), ("prompt", "x" * 32_001), ("duration", "long"), ("aspect_ratio", "wide"), ("aspect_ratio", "0:0"),
             ("resolution", "big"), ("init_image", "no base64!"), ("init_image", "http://10.0.0.1/a.png"),
             ("samples", "two"), ("lora_models", "unknown"), ("prompt", "a\x00b"),
         ],

@@ -46,7 +46,7 @@ PARAMETERS = (
     "upscale_num_inference_steps", "use_improved_sampling", "improved_sampling_seed", "fps", "output_type",
     "instant_response", "temp", "base64", "webhook", "track_id", "scheduler", "enhance_prompt", "strength", "init_image",
     "init_video", "loadbalancer", "samples", "min_guidance_scale", "max_guidance_scale", "resolution", "portrait",
-    "sample_shift", "shift_sample", "aspect_ratio", "duration", "lora_models", "lora_strength",
+    "sample_shift", "shift_sample", "aspect_ratio", "duration", "lora_models", "lora_strength", "vae",
 )  # fmt: skip
 """All that is followed."""
 
@@ -99,7 +99,7 @@ NAMES = {
 }
 """Ours, and the vendor's where that is another."""
 
-Resolve = Callable[[str | None], tuple[ModelSpec, tuple[Choice, ...]]]
+Resolve = Callable[[str | None, str | None], tuple[ModelSpec, tuple[Choice, ...]]]
 
 
 @dataclass(slots=True)
@@ -159,11 +159,12 @@ def to_order(fields: Fields, call: Call, resolve: Resolve) -> Order:
         UnknownModel: there is no such model, and settings want that to be an error.
     """
     asked = fields.text("model_id", max_chars=MAX_NAME_CHARS) or None
-    spec, fallen_back = resolve(asked)
+    spec, fallen_back = resolve(asked, fields.text("vae", max_chars=MAX_NAME_CHARS) or None)
     order = Order(call, spec, GenerationRequest(prompt=fields.text("prompt") or "", model=spec.id))
     order.choices += fallen_back
     order.tips += [f"{choice.reason}: {choice.value} was used" for choice in fallen_back]
-    order.echo["model_id"] = spec.id if fallen_back or asked is None else asked
+    is_another = any(choice.name == "model" for choice in fallen_back)
+    order.echo["model_id"] = spec.id if is_another or asked is None else asked
     reader = Reader(fields, call, order.choices)
     _read_sent(order, reader)
     _read_prompt(order, reader)

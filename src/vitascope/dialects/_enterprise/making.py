@@ -69,9 +69,8 @@ def generating(call: Call) -> Endpoint:
 async def _made(request: Request, call: Call) -> tuple[Job, bool]:
     desk, fields, caller = _http.desk_of(request), fields_of(request), _http.caller_of(request)
     service = desk.service
-    order = await _http.in_thread_if_large(
-        fields.num_bytes, lambda: to_order(fields, call, service.spec_of_vendor)
-    )
+    # which machine has a model's files is read from the store and from disks
+    order = await asyncio.to_thread(to_order, fields, call, service.spec_of_vendor)
     once = await _http.once_of(request, fields)
     await desk.admit(request, once)
     try:
@@ -117,7 +116,7 @@ def _adapt(order: Order, error: InvalidParameter) -> bool:
     """Change what the model refuses; False if that is the client's mistake."""
     name, told = error.parameter, order.names.get(error.parameter, error.parameter)
     reason = error.rule
-    if name in _LEFT_OUT:
+    if name in _LEFT_OUT and not _is_mistake(order, name):
         order.change(**{name: _LEFT_OUT[name]})
         order.tell(told, "no effect", reason)
         return True
@@ -140,6 +139,8 @@ def _with_part(upscale: Upscale, part: str, value: Any) -> Upscale:
 def _is_mistake(order: Order, name: str) -> bool:
     """Whether no model here would make so much, and nothing that the vendor documents is the reason."""
     request = order.request
+    if name == "negative_prompt":
+        return order.spec.takes_negative_prompt  # then something is wrong with the text
     rate = request.fps or order.spec.fps
     return name == "num_frames" and (request.num_frames or 0) > MAX_DURATION_SECONDS * rate
 
@@ -180,7 +181,8 @@ async def _answered(
 ) -> Response:
     """Tell of a job in one of three ways. Where a bucket has a public address, that is looked up: a read like others."""
     desk = _http.desk_of(request)
-    telling = Telling(desk.service, job, _http.base_url_of(request))
+    prefix = request.url.path.removeprefix(request.scope.get("root_path", "")).partition("/fetch")[0]
+    telling = Telling(desk.service, job, _http.base_url_of(request), prefix)
     if not job.status.is_terminal:
         expectation = await desk.expectation(job)
         return JSONResponse(await desk.read(unfinished, telling, expectation))

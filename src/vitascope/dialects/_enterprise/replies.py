@@ -21,9 +21,6 @@ from .create import NOTES
 PREFIXES = uuid.UUID("9c2b7a0e-6d0f-5f6e-9a55-0c8e4b1f7d21")
 """Names of files are made of it and of their jobs' ids."""
 
-DEFAULT_PREFIX = "/api/v1/enterprise/video"
-"""Where a job's result is fetched that was not made by one of these calls."""
-
 UNKNOWN_ETA = 60
 """Seconds that are told where nothing was measured yet; clients need a number."""
 
@@ -56,12 +53,14 @@ class Telling:
         service: makes links.
         job: whose.
         reached: where its client has reached this server now, if there is one.
+        prefix: with what paths begin where it is asked about now: of a job that none of these calls has made.
     """
 
-    def __init__(self, service: Service, job: Job, reached: str = "") -> None:
+    def __init__(self, service: Service, job: Job, reached: str = "", prefix: str = "") -> None:
         self._service = service
         self._job = job
         self._reached = reached
+        self._prefix = prefix
         self._notes: Mapping[str, Any] = job.request.notes.get(NOTES, {})
         self._echo: Mapping[str, Any] = self._notes.get("echo", {})
 
@@ -165,9 +164,7 @@ class Telling:
         return [(files or {}).get(index) or self._place(index) for index in self._indexes]
 
     def _place(self, index: int) -> str:
-        # of the room that knows buckets with addresses of their own, where there is one
-        find: Callable[[Job, int], str | None] | None = getattr(self._service.results, "public_url_for", None)
-        return (find and find(self._job, index)) or self._link(index)
+        return self._service.results.public_url_for(self._job, index) or self._link(index)
 
     def _link(self, index: int) -> str:
         number = f"-{index + 1}" if self._job.plan.num_videos > 1 else ""
@@ -176,7 +173,7 @@ class Telling:
 
     def _fetch_url(self) -> str:
         base = self._service.links.base_url or self._job.request.base_url or self._reached
-        return f"{base.rstrip('/')}{self._notes.get('prefix', DEFAULT_PREFIX)}/fetch/{self._job.number}"
+        return f"{base.rstrip('/')}{self._notes.get('prefix', self._prefix)}/fetch/{self._job.number}"
 
     @property
     def file_prefix(self) -> str:

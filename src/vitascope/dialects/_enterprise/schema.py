@@ -126,6 +126,7 @@ def _properties(call: Call) -> dict[str, dict[str, Any]]:
         "duration": {**_NUMBER, "description": "Seconds, in place of `num_frames`."},
         "lora_models": {**_TEXT, "description": "Names of adapters, with commas between them."},
         "lora_strength": _NUMBER,
+        "vae": {**_TEXT, "description": "An autoencoder that was added (`load_vae`)."},
         "webhook": {"type": ["string", "null"], "description": "Where the end is told."},
         "track_id": {"type": ["string", "integer", "null"]},
     }  # fmt: skip

@@ -26,6 +26,7 @@ from vitascope.domain.errors import (
     ModerationUnavailable,
     NotAvailable,
     NoWorker,
+    PeerUnavailable,
     PermissionDenied,
     QueueFull,
     RateLimitExceeded,
@@ -74,6 +75,7 @@ _STATUS: dict[type[VitascopeError], int] = {
     StorageUnavailable: 503,
     DiskFull: 503,
     ModerationUnavailable: 503,
+    PeerUnavailable: 503,
 }
 
 STORE_RETRY_SECONDS = 2

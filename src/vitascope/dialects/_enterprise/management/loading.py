@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from vitascope.domain.errors import InternalError, InvalidParameter
 from vitascope.service import Wish
 
 from .calls import TEXT, Call, done
-from .models import model_id_of
+from .models import check_here, model_id_of
 from .waiting import ended, said
 
 _KINDS = {
@@ -63,8 +64,11 @@ async def load_vae(request: Request, fields: _http.Fields) -> dict[str, Any]:
 
 async def delete_model(request: Request, fields: _http.Fields) -> dict[str, Any]:
     """Let no request find a model any more, and remove its files unless another model needs them. Waits a moment for it."""
-    desk = _http.desk_of(request)
-    command = await desk.write(desk.service.additions.delete, model_id_of(fields))
+    desk, name = _http.desk_of(request), model_id_of(fields)
+    additions = desk.service.additions
+    if not await desk.read(additions.has, name):
+        await check_here(request, name)
+    command = await desk.write(additions.delete, name)
     if command is None:
         return done("Model deleted on server; no worker runs that could remove its files")
     command = await ended(desk, command)
@@ -73,6 +77,18 @@ async def delete_model(request: Request, fields: _http.Fields) -> dict[str, Any]
     if command.status is CommandStatus.DONE:
         return done("Model deleted on server")
     return done("Model deleted on server; its files go once the running videos are made")
+
+
+async def sync_models(request: Request, fields: _http.Fields) -> dict[str, Any]:
+    """Take over what was added on another server: `sync_key` is its key, as the setting `peers` has it, of the scope `admin` there."""
+    key = (fields.text("sync_key") or "").strip()
+    if not key:
+        raise InvalidParameter("sync_key", "missing", "it must be the other server's key")
+    syncing = _http.desk_of(request).service.syncing
+    synced = await asyncio.to_thread(syncing.take_over, key, _http.caller_of(request))
+    message = f"{len(synced.taken)} Models synced successfully"
+    left = {"skipped": dict(synced.left)} if synced.left else {}
+    return done(message, model_list=list(synced.taken), **left)
 
 
 async def _load(
@@ -127,6 +143,8 @@ def _kind_of(fields: _http.Fields, *names: str) -> ModelKind:
     return ModelKind.PIPELINE
 
 
+_SYNCED = done("3 Models synced successfully", model_list=["wan", "paint", "soft"])
+
 _LOADED = {
     "url": TEXT,
     "model_id": TEXT,
@@ -160,4 +178,5 @@ CALLS = (
         ("vae_id", "vae_url"),
     ),
     Call("delete_model", delete_model, done("Model deleted on server"), {"model_id": TEXT}, ("model_id",)),
+    Call("sync_models", sync_models, _SYNCED, {"sync_key": TEXT}, ("sync_key",), aliases=("sync_image",)),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +26,7 @@ async def system_details(request: Request, _fields: _http.Fields) -> dict[str, A
     problem = await desk.read(service.why_not_ready)
     states = await desk.read(service.commands.workers)
     stats = await desk.read(service.queue_stats)
-    models = await asyncio.to_thread(models_here, service.models(_http.caller_of(request)))
+    models = await models_here(request)
     since = min((state.started_at for state in states), default=None)
     return {
         "status": "ok" if problem is None else "error",

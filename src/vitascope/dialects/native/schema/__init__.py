@@ -49,6 +49,7 @@ from .requests import (
     REMOVE,
     options,
 )
+from .storage import USE_BUCKET, NamedBucket, VideoStorage
 from .webhooks import (
     Attempt,
     Delivery,
@@ -77,6 +78,7 @@ __all__ = [
     "PAGE",
     "PLAN",
     "REMOVE",
+    "USE_BUCKET",
     "Account",
     "AddedModel",
     "AddedModelList",
@@ -110,6 +112,7 @@ __all__ = [
     "ModelDescription",
     "ModelMemory",
     "ModelPage",
+    "NamedBucket",
     "NewEndpoint",
     "NewKey",
     "Plan",
@@ -122,6 +125,7 @@ __all__ = [
     "Status",
     "Upscale",
     "UpscaleRule",
+    "VideoStorage",
     "Watermark",
     "WebhookSecret",
     "WebhookSecrets",

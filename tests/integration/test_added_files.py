@@ -1,0 +1,173 @@
+"""What is added at run time, as its files: fetched from hubs, folders and URLs, looked at, refused, removed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hub as hubs
+from vitascope.catalog import Catalog, added
+from vitascope.domain.added import AddedModel, ModelKind
+from vitascope.domain.errors import ModelUnavailable, UnknownModel
+
+from .test_downloads import checkpoint, tensors
+
+NAME, COMMIT = hubs.NAME, hubs.COMMIT
+
+
+def model(kind: ModelKind, source: str, name: str = "mine", card: Any = None) -> AddedModel:
+    return AddedModel(
+        id=name,
+        kind=kind,
+        source=source,
+        revision=None,
+        card=card,
+        command_id="c",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def adapter(name: str = "transformer.blocks.0.attn1.to_q.lora_A.weight", kind: str = "F32") -> bytes:
+    header = json.dumps({name: {"dtype": kind, "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(16)
+
+
+def autoencoder(kind: str = "AutoencoderKLWan", channels: int = 16) -> dict[str, bytes]:
+    config = {"_class_name": kind, "z_dim": channels}
+    return {"config.json": json.dumps(config).encode(), "diffusion_pytorch_model.safetensors": tensors()}
+
+
+@pytest.fixture
+def server(hub_server: hubs.Hub) -> hubs.Hub:
+    hub_server.repositories[NAME] = hubs.Repository(checkpoint())
+    return hub_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Of adapters; nothing else is left beside it."""
+    found = tmp_path / "data" / "loras"
+    yield found
+    if found.parent.is_dir():
+        assert [path.name for path in found.parent.iterdir()] == ["loras"]
+
+
+def fetched(one: AddedModel, folder: Path | None = None) -> AddedModel:
+    return dataclasses.replace(one, card=added.fetch(one, folder, lambda _progress: None))
+
+
+def refused(one: AddedModel, folder: Path | None = None) -> str:
+    with pytest.raises(ModelUnavailable) as caught:
+        fetched(one, folder)
+    return caught.value.message
+
+
+def test_a_pipeline_is_pinned_to_what_was_fetched(server: hubs.Hub) -> None:
+    found = fetched(model(ModelKind.PIPELINE, f"hub:{NAME}"))
+    assert found.card is not None
+    assert (found.card["pipeline"], found.card["revision"]) == ("WanPipeline", COMMIT)
+    spec = added.spec_of(found)
+    assert spec is not None
+    assert (spec.id, spec.source, spec.revision) == ("mine", f"hub:{NAME}", COMMIT)
+    assert Catalog.open().is_here(spec)
+    assert "GB are free again" in added.remove(found, [], None)
+    assert not Catalog.open().is_here(spec)
+    assert added.remove(found, [], None) == "nothing of it was on this machine"
+
+
+def test_files_that_another_model_needs_stay(server: hubs.Hub) -> None:
+    found = fetched(model(ModelKind.PIPELINE, f"hub:{NAME}"))
+    spec = added.spec_of(found)
+    assert spec is not None
+    said = added.remove(found, [dataclasses.replace(spec, id="other")], None)
+    assert said == "its files stay: model `other` needs them"
+    assert Catalog.open().is_here(spec)
+
+
+def test_what_makes_no_videos_is_refused(server: hubs.Hub) -> None:
+    files = server.repositories[NAME].files
+    one = model(ModelKind.PIPELINE, f"hub:{NAME}")
+    index = json.loads(files["model_index.json"])
+    files["model_index.json"] = json.dumps({**index, "_class_name": "StableDiffusionPipeline"}).encode()
+    assert "makes no videos here" in refused(one)
+    assert not any(path.endswith(".safetensors") for _, path, _ in server.requests), "nor was it fetched"
+    own = json.dumps({**index, "_class_name": ["own", "Own"]}).encode()
+    server.repositories["a/own"] = hubs.Repository({**files, "model_index.json": own})
+    assert "code of its own" in refused(model(ModelKind.PIPELINE, "hub:a/own"))
+    assert "no repository" in refused(model(ModelKind.PIPELINE, "hub:nobody/nothing"))
+
+
+def test_an_autoencoder_fits_models_of_its_class_only(server: hubs.Hub) -> None:
+    server.repositories["a/soft"] = hubs.Repository(autoencoder())
+    server.repositories["a/other"] = hubs.Repository(autoencoder("AutoencoderKL", 4))
+    server.repositories["a/none"] = hubs.Repository(
+        {**autoencoder(), "config.json": b'{"_class_name": "UNet"}'}
+    )
+    soft = fetched(model(ModelKind.VAE, "hub:a/soft", "soft"))
+    other = fetched(model(ModelKind.VAE, "hub:a/other", "other"))
+    assert "no autoencoder" in refused(model(ModelKind.VAE, "hub:a/none"))
+    catalog = Catalog.open()
+    catalog.take([soft, other])
+    # pocket's own has other channels than these random ones
+    with pytest.raises(UnknownModel, match="`other` does not fit model `pocket`: its class is AutoencoderKL"):
+        catalog.resolve("pocket+vae=other")
+    with pytest.raises(UnknownModel, match="there is no VAE `nothing`"):
+        catalog.resolve("pocket+vae=nothing")
+    with pytest.raises(UnknownModel, match="there is no model `nothing`"):
+        catalog.resolve("nothing+vae=soft")
+    # of a model that is not here nobody can tell before it is loaded
+    spec = catalog.resolve("wan2.1-t2v-1.3b+vae=soft")
+    assert (spec.id, spec.components["vae"]) == ("wan2.1-t2v-1.3b+vae=soft", "hub:a/soft")
+    assert "wan2.1-t2v-1.3b+vae=soft" not in {each.id for each in catalog.all()}
+
+
+@pytest.mark.parametrize("source", ["hub:a/paint", "hub:a/paint/paint.safetensors", "url", "file", "folder"])
+def test_an_adapter_comes_under_its_id(server: hubs.Hub, folder: Path, tmp_path: Path, source: str) -> None:
+    server.repositories["a/paint"] = hubs.Repository({"paint.safetensors": adapter(), "README.md": b"paint"})
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "paint.safetensors").write_bytes(adapter())
+    sources = {
+        "url": f"url:{server.url}/a/paint/resolve/{COMMIT}/paint.safetensors",
+        "file": f"folder:{place}/paint.safetensors",
+        "folder": f"folder:{place}",
+    }
+    one = fetched(model(ModelKind.LORA, sources.get(source, source), "brush"), folder)
+    assert (folder / "brush.safetensors").read_bytes() == adapter()
+    assert fetched(one, folder) == one, "once more is no matter"
+    (folder / "brush.safetensors").write_bytes(adapter("another.lora_A"))
+    assert "there already" in refused(one, folder)
+    assert "GB are free again" in added.remove(one, [], folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04 a pickle of torch's", "is a pickle"),
+        (b"<html>not found</html>", "safetensors"),
+        (adapter()[:-4], "is cut"),
+        (adapter("model.weight"), "no tensor's name says so"),
+        (adapter(kind="I32"), "is no adapter"),
+        (b"", "safetensors"),
+    ],
+)
+def test_what_is_no_adapter_is_refused(server: hubs.Hub, folder: Path, content: bytes, words: str) -> None:
+    server.repositories["a/paint"] = hubs.Repository({"paint.safetensors": content})
+    assert words in refused(model(ModelKind.LORA, "hub:a/paint"), folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_repository_of_several_adapters_has_to_be_asked_for_one(server: hubs.Hub, folder: Path) -> None:
+    server.repositories["a/many"] = hubs.Repository({f"{n}.safetensors": adapter() for n in "ab"})
+    assert "holds 2 safetensors files, not one" in refused(model(ModelKind.LORA, "hub:a/many"), folder)
+    server.repositories["a/many"].files["pytorch_lora_weights.safetensors"] = adapter()
+    fetched(model(ModelKind.LORA, "hub:a/many"), folder)
+    server.repositories["a/old"] = hubs.Repository({"lora.bin": b"PK"})
+    assert "are a pickle" in refused(model(ModelKind.LORA, "hub:a/old"), folder)
