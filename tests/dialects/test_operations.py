@@ -194,7 +194,7 @@ class TestOpenapi:
             "GET /api/v1/models/{model_id}", "DELETE /api/v1/models/{model_id}", "POST /api/v1/models/{model_id}/pull",
             "POST /api/v1/models/{model_id}/verify", "POST /api/v1/models/{model_id}/load", "POST /api/v1/models/{model_id}/unload",
             "GET /api/v1/workers", "POST /api/v1/workers/restart", "POST /api/v1/workers/clear-caches",
-            "POST /api/v1/models", "GET /api/v1/added-models", "GET /api/v1/commands", "GET /api/v1/commands/{command_id}",
+            "GET /api/v1/storage", "POST /api/v1/storage", "DELETE /api/v1/storage", "POST /api/v1/models", "GET /api/v1/added-models", "GET /api/v1/commands", "GET /api/v1/commands/{command_id}",
             "GET /api/v1/jobs/{job_id}/provenance", "GET /api/v1/queue", "POST /api/v1/keys", "GET /api/v1/keys", "DELETE /api/v1/keys/{key_id}", "POST /api/v1/keys/{key_id}/rotate",
             "GET /api/v1/keys/{key_id}/webhook-secret", "POST /api/v1/keys/{key_id}/webhook-secret/rotate",
             "GET /api/v1/webhooks/endpoints", "POST /api/v1/webhooks/endpoints", "GET /api/v1/webhooks/endpoints/{endpoint_id}", "DELETE /api/v1/webhooks/endpoints/{endpoint_id}",

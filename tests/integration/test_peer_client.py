@@ -112,10 +112,10 @@ def test_a_model_is_there_if_its_files_are(fake: Fake, peer: Peer) -> None:
         ({}, False),
     ):
         fake.says(path, shown)
-        assert peer.has_model("org/name") is there
+        assert (peer.model("org/name") == shown) is there
     for status in (404, 403):
         fake.says(path, {}, status)
-        assert not peer.has_model("org/name")
+        assert peer.model("org/name") is None
 
 
 def test_a_file_is_what_was_announced_or_is_not_taken(fake: Fake, peer: Peer, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from waiting import eventually
 
 TINY = {"prompt": "a dog", "height": 64, "width": 96, "num_frames": 9, "fps": 8, "num_inference_steps": 4}
 LEASE_SECONDS = "3"
+START_SECONDS = 150
+"""On a busy machine; two seconds on an idle one."""
 
 
 class Server:
@@ -62,7 +64,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, env={**os.environ, **settings, **environment}, stderr=log, cwd=self.home
             )
-        eventually(self.is_ready, 60)
+        eventually(self.is_ready, START_SECONDS)
         return self
 
     def is_ready(self) -> bool:
@@ -125,16 +127,19 @@ class Pair:
     def stop(self) -> None:
         for server in (self.first, self.second):
             server.stop()
-            assert "Traceback" not in server.log.read_text()
+        for server in (self.first, self.second):
+            assert not server.log.exists() or "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A pair whose first server is busy for as long as the tests of this module take."""
     made = Pair(tmp_path_factory.mktemp("pair"))
-    made.start(VITASCOPE_WATERMARK__TEXT="AI", VITASCOPE_MODELSLAB__WAIT_SECONDS="0")
-    yield made
-    made.stop()
+    try:
+        made.start(VITASCOPE_WATERMARK__TEXT="AI", VITASCOPE_MODELSLAB__WAIT_SECONDS="0")
+        yield made
+    finally:
+        made.stop()
 
 
 class Receiver(ThreadingHTTPServer):

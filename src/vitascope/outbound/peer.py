@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -100,8 +101,13 @@ class Peer:
         read(self.url)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-        # nothing of the environment: the key goes where the operator has said, past no proxy
-        self._http = httpx.Client(timeout=timeout, trust_env=False, headers={"Accept-Encoding": "identity"})
+        # no proxy of the environment: the key goes where the operator has said
+        self._http = httpx.Client(
+            timeout=timeout,
+            trust_env=False,
+            verify=_ssl_context(),
+            headers={"Accept-Encoding": "identity"},
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -116,18 +122,18 @@ class Peer:
         return PeerState(
             version=str(queue.get("version", ""))[:40],
             deployment=str(queue.get("deployment", ""))[:64],
-            wait_seconds=float(waits) if isinstance(waits, int | float) else None,
+            wait_seconds=float(waits) if isinstance(waits, int | float) and waits >= 0 else None,
         )
 
-    def has_model(self, model: str) -> bool:
-        """Tell whether it knows a model and has its files."""
+    def model(self, model: str) -> dict[str, Any] | None:
+        """Show a model whose files it has; None if it does not know it, or has not all of them."""
         try:
             found = self._ask("GET", f"/api/v1/models/{quote(model)}")
         except PeerRefused as error:
             if error.status in (400, 403, 404):
-                return False
+                return None
             raise
-        return found.get("downloaded") is True and found.get("problem") is None
+        return found if found.get("downloaded") is True and found.get("problem") is None else None
 
     def added_models(self) -> list[dict[str, Any]]:
         """Ask what was added there while it ran; only an operator's key is told."""
@@ -271,6 +277,12 @@ class Peer:
             if not self._http.is_closed:
                 raise
             raise PeerAway("is asked no more") from error
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """What certificates are checked against: the certifi bundle, or what SSL_CERT_FILE names. Made once: it takes tens of milliseconds."""
+    return httpx.create_ssl_context()
 
 
 def shown_url(url: str) -> str:

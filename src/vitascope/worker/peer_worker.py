@@ -10,7 +10,9 @@ import math
 import time
 from collections.abc import Callable
 
+from vitascope import catalog
 from vitascope.domain.arbiter import forecast
+from vitascope.domain.errors import UnknownModel
 from vitascope.domain.job import Job, Lease
 from vitascope.outbound.peer import Peer, PeerAway, PeerRefused, PeerState
 from vitascope.store import Store
@@ -68,6 +70,7 @@ class PeerWorker(Worker):
     ) -> None:
         super().__init__(store, files, start_engine, config, models)
         self.peer = peer
+        self._models = models
         self._connection = connect()
         self._version = ""
         self._look_at = float("-inf")
@@ -121,14 +124,31 @@ class PeerWorker(Worker):
         self._well(state)
         if state.wait_seconds is None or state.wait_seconds > GAIN * wait_here:
             return False
-        if not self._connection.has_model(job.plan.model):
-            self._leave(job.id, "has not this model")
+        if (reason := self._why_not_with(job.plan.model)) is not None:
+            self._leave(job.id, reason)
             return False
         theirs = self._connection.plan(body_of(job.request, job.plan, lambda _file: PLACEHOLDER))
         if different := differences(job.plan, theirs):
             self._leave(job.id, f"would make it with another {', '.join(different)}")
             return False
         return True
+
+    def _why_not_with(self, model: str) -> str | None:
+        """Say why the peer cannot make videos with the model that is meant here; None if it can."""
+        try:
+            spec = self._models.resolve(model)
+        except UnknownModel:
+            return "is not asked for a model that is not here any more"
+        theirs = self._connection.model(model)
+        if theirs is None:
+            return "has not this model"
+        ours, is_folder = catalog.weights_of(spec), spec.source.startswith("folder:")
+        known: dict[str, str | int | None] = {"source": "folder" if is_folder else spec.source}
+        known["revision"] = ours.revision if ours.is_downloaded else spec.revision
+        if is_folder and ours.is_downloaded:  # whose path says nothing, and which has no revision
+            known["num_bytes_on_disk"] = ours.num_bytes
+        differ = [name for name, value in known.items() if value is not None and theirs.get(name) != value]
+        return f"has this model with another {', '.join(differ)}" if differ else None
 
     def _wait_here(self, job: Job) -> float:
         """Seconds until a worker here would begin with it, as things stand; endless where there is none."""

@@ -264,6 +264,42 @@ def test_what_cannot_be_used_is_refused_in_the_vendors_shape(
     assert server.store.bucket_in_use() is None
 
 
+def test_the_native_api_does_the_same(
+    serve: Callable[..., Any], s3_server: seaweed.Server, public: str
+) -> None:
+    server = serve(outbound=OUTBOUND)
+    by_settings = {"is_by_settings": True, "bucket": None, "warning": None}
+    assert server.client.get("/api/v1/storage").json() == by_settings
+    described = {
+        "bucket": seaweed.BUCKET,
+        "prefix": s3_server.prefix(),
+        "endpoint": s3_server.endpoint,
+        "access_key_id": seaweed.KEY,
+        "public_url": public,
+    }
+    secret = {"secret_access_key": seaweed.SECRET}
+    for wrong, words in (
+        (described, "`secret_access_key` is missing"),
+        ({**described, "secret_access_key": 12345678}, "`secret_access_key` is given"),
+        ({**described, "secret_access_key": "wrong"}, "refuses the credentials"),
+        ({**described, **secret, "endpoint": "http://10.0.0.1"}, "`endpoint` is"),
+        ({**described, **secret, "bucket": ""}, "`bucket` is"),
+        ({**described, **secret, "buckets": "a"}, "did you mean `bucket`?"),
+    ):
+        answer = server.client.post("/api/v1/storage", json=wrong)
+        assert (answer.status_code, words in answer.text) == (400, True), answer.text
+        assert "12345678" not in answer.text
+    used = server.client.post("/api/v1/storage", json={**described, **secret})
+    assert (used.status_code, used.json()["warning"]) == (200, None)
+    shown = server.client.get("/api/v1/storage").json()
+    assert shown == {**used.json(), "warning": None}
+    assert described.items() <= shown["bucket"].items()
+    assert shown["bucket"]["folder"] == server.store.bucket_in_use().id
+    assert seaweed.SECRET not in used.text
+    assert server.client.delete("/api/v1/storage").json() == by_settings
+    assert server.store.bucket_in_use() is None
+
+
 @pytest.mark.parametrize(("prefix", "folder"), [(ENTERPRISE, "stablediffusionapi"), (VIDEO, "modelslab")])
 def test_replies_are_as_they_were(
     serve: Callable[..., Any], s3_server: seaweed.Server, prefix: str, folder: str

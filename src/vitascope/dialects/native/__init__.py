@@ -22,7 +22,7 @@ from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.video import Variant
 from vitascope.service import Link
 
-from . import account, added, events, gallery, keys, models, schema, webhooks
+from . import account, added, events, gallery, keys, models, schema, storage, webhooks
 from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
@@ -50,6 +50,7 @@ class NativeDialect:
         both.include_router(gallery.router(is_open=self._has_open_gallery))
         both.include_router(models.router())
         both.include_router(added.router())
+        both.include_router(storage.router())
         both.include_router(webhooks.router())
         return both
 

@@ -50,6 +50,7 @@ from .requests import (
     REMOVE,
     options,
 )
+from .storage import USE_BUCKET, NamedBucket, VideoStorage
 from .webhooks import (
     Attempt,
     Delivery,
@@ -79,6 +80,7 @@ __all__ = [
     "PAGE",
     "PLAN",
     "REMOVE",
+    "USE_BUCKET",
     "Account",
     "AddedModel",
     "AddedModelList",
@@ -114,6 +116,7 @@ __all__ = [
     "ModelDescription",
     "ModelMemory",
     "ModelPage",
+    "NamedBucket",
     "NewEndpoint",
     "NewKey",
     "Plan",
@@ -126,6 +129,7 @@ __all__ = [
     "Status",
     "Upscale",
     "UpscaleRule",
+    "VideoStorage",
     "Watermark",
     "WebhookSecret",
     "WebhookSecrets",
