@@ -33,6 +33,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from . import __version__, media
 from .catalog import Catalog
 from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, soratasks, stablediffusionapi
+from .domain.command import SILENCE_LEASES
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -51,7 +52,7 @@ from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
-from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+from .worker.parent import Worker, WorkerConfig
 from .worker.peer_engine import PeerEngine
 from .worker.peer_files import PeerMarks
 from .worker.peer_job import Link
