@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import http.server
 import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -256,7 +257,7 @@ def test_a_storyboard_of_a_model_that_starts_from_text_only_is_cut(serve: Callab
     ("durations", "asked", "expected"),
     [
         ((5, 5), "10", [40, 40]), ((5, 5), 15, [60, 60]), ((1, 3), 10, [20, 60]), ((10, 10, 10), 25, [67, 66, 67]),
-        ((0.5, 9.5), 10, [4, 76]), ((7,), None, [80]), ((6, 7), None, [55, 65]), ((20, 20), None, [100, 100]),
+        ((0.5, 9.5), 10, [4, 76]), ((0.05, 9.95), 10, [1, 79]), ((1e-9, 1e9, 1e-9), 10, [1, 78, 1]), ((1e-9,) * 16, 10, [5] * 16), ((7,), None, [80]), ((6, 7), None, [55, 65]), ((20, 20), None, [100, 100]),
     ],
 )  # fmt: skip
 def test_shots_are_scaled_to_the_whole(
@@ -266,6 +267,15 @@ def test_shots_are_scaled_to_the_whole(
     assert [shot.num_frames for shot in job.request.shots] == expected
     assert job.plan.num_frames == sum(expected)
     assert ("shots" in told(job)) is (sum(expected) != sum(durations) * FPS)
+
+
+def test_a_size_that_is_not_looked_at_harms_nothing(server: Any) -> None:
+    """Half of a character in what is told of it: the job, and every list with it, could not be answered."""
+    for odd in ("\ud800", "\x00", 5, {"a": 1}, ["x" * 10_000]):
+        content = json.dumps({**TEXT, "size": odd}).encode()
+        task = task_of(server.client.post(PRO, content=content, headers={"content-type": "application/json"}))
+        assert server.client.get(f"/api/v1/jobs/{task}").status_code == 200
+    assert server.client.get("/api/v1/jobs").status_code == 200
 
 
 def test_watermarks(server: Any, serve: Callable[..., Any]) -> None:
@@ -418,6 +428,19 @@ def test_bodies_that_cannot_be_read(server: Any, path: str) -> None:
     assert post(b"[]") == (200, 40004, None)
     assert post(b'{"model": "a", "model": "b"}') == (200, 40001, None)
     assert post(b"<a/>", "text/xml") == (415, 41501, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rb'{"\ud800": 1}', rb'{"\ud800": 1, "\ud800": 2}', rb'{"model": "sora-2-pro-storyboard", "shots": [{"\ud800": 1}]}',
+        rb'{"model": "sora-2-pro-storyboard", "shots": "[{\"\\ud800\": 1}]"}',
+    ],
+)  # fmt: skip
+def test_names_that_no_answer_can_hold(server: Any, content: bytes) -> None:
+    answer = server.client.post(PRO, content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (200, 40001), answer.text
+    assert r"\ud800" in answer.json()["message"]
 
 
 # how it goes on

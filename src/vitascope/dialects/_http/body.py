@@ -26,7 +26,7 @@ from vitascope.domain.errors import (
     UnsupportedContentType,
 )
 
-from .fields import Fields
+from .fields import Fields, printable
 
 T = TypeVar("T")
 
@@ -306,4 +306,4 @@ def _put(values: dict[str, Any], key: str, name: str, value: Any) -> None:
 
 
 def _given_twice(name: str) -> InvalidParameter:
-    return InvalidParameter(name[:60], "given twice", "it must be given once")
+    return InvalidParameter(printable(name[:60]), "given twice", "it must be given once")

@@ -40,7 +40,8 @@ class Fields:
         """Refuse a field that nobody knows: it may be a misspelt one that matters."""
         for name in self._values:
             if name not in known:
-                name = name[:60]  # to compare one of megabytes would hold the event loop for seconds
+                # to compare one of megabytes would hold the event loop for seconds
+                name = printable(name[:60])
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean `{near[0]}`?" if near else None
                 raise InvalidParameter(name, "given", "there is no such parameter", hint=hint)
@@ -150,6 +151,11 @@ def storable(name: str, text: str) -> str:
     if _UNSTORABLE.search(text):
         raise InvalidParameter(name, text, "it must not hold NUL characters or halves of characters")
     return text
+
+
+def printable(text: str) -> str:
+    """Return the text as an answer can hold it: halves of characters, which JSON can hold and UTF-8 cannot, as JSON writes them."""
+    return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 def _parsed(name: str, text: str, what: str) -> Any:

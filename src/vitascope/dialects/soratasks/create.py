@@ -13,7 +13,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.marks import MarkRules
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import GenerationRequest, Shot, Watermark, num_frames_for
-from vitascope.domain.windows import MAX_SHOTS
+from vitascope.domain.windows import MAX_SHOTS, scaled_lengths
 from vitascope.service import Sent
 
 from .names import MODELS, OLDER_MODELS, Kind, kind_of, preset
@@ -182,15 +182,13 @@ def _read_storyboard(order: Order, fields: Fields) -> None:
         raise InvalidParameter("shots", "missing", "a storyboard needs at least one {Scene, duration}")
     whole = sum(seconds for _, seconds in told)
     num_frames = _read_length(order, fields, "nFrames", whole)
-    ends = [
-        round(num_frames * sum(seconds for _, seconds in told[:end]) / whole) for end in range(len(told) + 1)
-    ]
+    counts = scaled_lengths([seconds for _, seconds in told], num_frames)
     shots = []
-    for index, (scene, seconds) in enumerate(told):
+    for index, ((scene, seconds), count) in enumerate(zip(told, counts, strict=True)):
         name = f"shots[{index}]"
         order.names |= {f"{name}.prompt": f"{name}.Scene", f"{name}.num_frames": f"{name}.duration"}
         order.values[f"{name}.num_frames"] = f"{seconds:g}"
-        shots.append(Shot(scene, ends[index + 1] - ends[index], "continue"))
+        shots.append(Shot(scene, count, "continue"))
     if num_frames_for(whole, order.spec.fps) != num_frames:
         lengths = " + ".join(f"{shot.num_frames / order.spec.fps:.3g}" for shot in shots if shot.num_frames)
         order.tell("shots", lengths, f"seconds: their {whole:g} are scaled to the whole length")
@@ -271,8 +269,8 @@ def _read_size(order: Order, fields: Fields, default_shape: str) -> None:
     size = "standard"
     if order.kind.has_sizes:
         size = _one_of(fields, "size", SIZES) or size
-    elif (asked := fields.raw("size")) not in (None, "", size):
-        order.tell("size", size, f"{str(asked)[:20]} was asked for, which pro models alone have")
+    elif fields.raw("size") not in (None, "", size):  # whatever it is, it was not looked at
+        order.tell("size", size, "pro models alone have others")
     width, height = SIZES[size]
     if SHAPES[shape]:
         width, height = height, width
