@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -546,6 +547,49 @@ class TestBodies:
     def test_what_cannot_be_read(self, server: Any, path: str, content: bytes, status: int) -> None:
         headers = {"Content-Type": "application/json"}
         refused(server.client.post(path, content=content, headers=headers), status)
+
+    @pytest.mark.parametrize("path", [f"{ENTERPRISE}/text2video", f"{V6}/text2video"])
+    def test_half_a_character_in_a_name_that_is_given_twice(self, server: Any, path: str) -> None:
+        content, headers = b'{"\\ud800":1,"\\ud800":2}', {"Content-Type": "application/json"}
+        refused(server.client.post(path, content=content, headers=headers), 400)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"\ud800name": 1},
+            {"na\x00me": 1},
+            {"resolution": "\ud800", "width": 64, "height": 64},
+            {"controlnet": "\ud800"},
+            {"controlnet": "\x00"},
+        ],
+    )
+    def test_what_no_answer_can_hold_is_in_none(self, server: Any, fields: dict[str, Any]) -> None:
+        content = json.dumps({"prompt": "a dog", "instant_response": True, **fields})
+        headers = {"Content-Type": "application/json"}
+        answer = server.client.post(f"{V6}/text2video", content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert not {"\x00", "\ud800"} & set(json.dumps(answer.json(), ensure_ascii=False))
+        assert server.client.post(f"{V6}/fetch/{answer.json()['id']}").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("controlnet_images", "x" * 100_000),
+            ("lora_models", "," * 4000),
+            ("controlnet", 10**300),
+            ("resolution", 10**300),
+        ],
+    )
+    def test_what_is_long_is_not_shown_again(self, server: Any, name: str, value: Any) -> None:
+        told = send(server, f"{V6}/text2video", width=64, height=64, **{name: value})
+        assert len(json.dumps(told)) < 10_000
+        told = send(server, f"{V6}/text2video_ultra", width=64, height=64, **{name: value})
+        assert len(json.dumps(told)) < 10_000
+
+    def test_more_adapters_than_anybody_names(self, server: Any) -> None:
+        refused(
+            server.client.post(f"{V6}/text2video", json={"prompt": "a dog", "lora_models": "," * 5000}), 400
+        )
 
     def test_a_form(self, server: Any) -> None:
         answer = server.client.post(
