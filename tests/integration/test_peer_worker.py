@@ -85,7 +85,7 @@ class FakePeer:
         if job_id in self.deleted:
             raise PeerRefused(404, "job_not_found")
         yield from self.events_now
-        if self.events_now[-1] is None:
+        if self.events_now and self.events_now[-1] is None:
             raise PeerAway("gave no answer in time")
 
     def job(self, _job_id: str) -> dict[str, Any]:
@@ -342,6 +342,24 @@ def test_a_peer_that_fails_for_now_gives_the_job_back_for_now(
     back = bench.comes_back(job)
     assert (back.attempt, back.error) == (0, None)
     assert bench.worker._left[job.id] < float("inf")
+
+
+def test_a_peer_that_ends_the_events_before_the_job_is_not_asked_on_and_on(bench: Bench) -> None:
+    bench.peer.events_now = []
+    job = bench.submit()
+    bench.start()
+    assert bench.comes_back(job).attempt == 0
+    assert bench.peer.calls.count("events") < 50
+
+
+def test_a_video_that_would_fill_the_disk_is_not_fetched(bench: Bench) -> None:
+    job = bench.submit()
+    file = {"num_bytes": 1 << 40, "sha256": "0" * 64, "index": 0, "seed": 1}
+    size = {"height": 64, "width": 96, "num_frames": 9, "fps": 8}
+    bench.peer.shown["job"] = {"videos": [{**file, **size}]}
+    bench.start()
+    bench.comes_back(job)
+    assert "download" not in bench.peer.calls
 
 
 def test_a_short_absence_is_waited_for(bench: Bench) -> None:

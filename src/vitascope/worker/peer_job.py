@@ -33,6 +33,9 @@ STAGE = "hand_over"
 RETRY_SECONDS = 0.5
 """Between two tries to reach the peer."""
 
+MAX_STAGE_SECONDS = 1e6
+"""Of what a peer says that it took; estimates are made of it."""
+
 MAX_PREVIEW_CHARS = 1 << 20
 _PREVIEW = re.compile(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", re.ASCII)
 _CODE = re.compile(r"[a-z_]{1,64}", re.ASCII)
@@ -220,6 +223,7 @@ class PeerJob(threading.Thread):
                             self._check_wanted()
                             return
                         self._pass_on(event)
+                self._wait_for(PeerAway("ended the job's events before the job"))
             except PeerAway as error:
                 self._wait_for(error)
             except PeerRefused as error:
@@ -280,7 +284,7 @@ def _seconds_of(made: Mapping[str, Any]) -> dict[str, float]:
     return {
         stage: float(value)
         for stage, value in found
-        if _CODE.fullmatch(stage) and isinstance(value, int | float)
+        if _CODE.fullmatch(stage) and isinstance(value, int | float) and 0 <= value <= MAX_STAGE_SECONDS
     }
 
 
