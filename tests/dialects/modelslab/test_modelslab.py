@@ -20,7 +20,7 @@ from PIL import Image
 import endpoints
 import enterprise
 import enterprise_golden
-from vitascope.dialects._enterprise import create, schema
+from vitascope.dialects._enterprise import create, making, schema
 from vitascope.dialects._enterprise.calls import COMMON, V6_META
 from vitascope.dialects.modelslab.calls import calls
 from vitascope.domain.access import KeyLimits, Scope
@@ -536,6 +536,34 @@ class TestKeys:
         assert closed.key not in ours
         for path in closed.server.settings.home.glob("vitascope.db*"):
             assert closed.key.encode() not in path.read_bytes()
+
+
+class TestUnforeseen:
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            (f"{ENTERPRISE}/text2video", 500),
+            (f"{V6}/text2video", 500),
+            ("/api/v1/enterprise/text2video", 200),
+        ],
+    )
+    def test_a_fault_of_ours_has_the_vendors_form_too(
+        self, server: Any, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(making, "to_order", None)
+        refused(server.client.post(path, json={"prompt": "a dog"}), status)
+
+    @pytest.mark.parametrize(
+        "path", [f"{ENTERPRISE}/no_such", "/api/v1/enterprise/no_such", f"{V6}/no_such", f"{V7}/no-such"]
+    )
+    def test_a_call_that_there_is_not(self, server: Any, path: str) -> None:
+        refused(server.client.post(path, json={}), 404)
+
+    @pytest.mark.parametrize("path", [f"{ENTERPRISE}/text2video", f"{V6}/fetch/1"])
+    def test_another_method(self, server: Any, path: str) -> None:
+        answer = server.client.get(path)
+        refused(answer, 405)
+        assert answer.headers["allow"] == "POST"
 
 
 class TestBodies:
