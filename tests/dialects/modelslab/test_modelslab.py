@@ -394,6 +394,31 @@ class TestParameters:
             assert word in told["tip"], told["tip"]
         assert told["meta"]["clip_skip"] is None
 
+    @pytest.mark.parametrize(
+        ("path", "fields", "name"),
+        [
+            ("text2video", {"portrait": "yes"}, "portrait"),
+            ("text2video", {"portrait": True, "aspect_ratio": "9:16"}, "portrait"),
+            ("text2video", {"resolution": 320, "width": 256}, "resolution"),
+            ("text2video_ultra", {"portrait": True, "width": 256, "height": 320}, "portrait"),
+            ("text2video_ultra", {"aspect_ratio": "9:16", "height": 320}, "aspect_ratio"),
+            ("text2video", {"duration": 2, "num_frames": 9}, "duration"),
+        ],
+    )
+    def test_a_size_or_length_that_another_field_says_is_told(
+        self, server: Any, path: str, fields: dict[str, Any], name: str
+    ) -> None:
+        assert f"{name}: no effect, as" in send(server, f"{V6}/{path}", **fields)["tip"]
+
+    def test_no_resolution_is_none(self, server: Any) -> None:
+        assert send(server, f"{V6}/text2video_ultra")["meta"]["resolution"] is None
+
+    def test_an_adapter_that_is_not_here_is_named_as_it_was_sent(self, server: Any) -> None:
+        error = refused(
+            server.client.post(f"{V6}/text2video", json={"prompt": "a dog", "lora_models": "a,b"})
+        )
+        assert error["message"].startswith("`lora_models` is 'a'")
+
     def test_nothing_is_told_where_all_is_as_asked(self, working: Any) -> None:
         assert "tip" not in send(working, f"{ENTERPRISE}/text2video", model_id="small", enhance_prompt="no")
 

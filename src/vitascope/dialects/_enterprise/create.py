@@ -147,7 +147,8 @@ class Order:
 
     def in_clients_words(self, error: InvalidParameter) -> InvalidParameter:
         """Say the same of the field that the client sent."""
-        name = self.names.get(error.parameter, error.parameter)
+        name = self.names.get(error.parameter) or self.names.get(error.parameter.partition("[")[0])
+        name = name or error.parameter
         value, nearest = error.value, error.nearest
         if name == "duration":  # the client has counted seconds
             value = self.echo["duration"]
@@ -216,7 +217,7 @@ def _shown_again(value: Any) -> Any:
     """What `meta` shows of a value that nobody has checked: nothing of what is long, or cannot be written."""
     if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) <= MAX_INTEGER):
         return value
-    text = shown(value)
+    text = None if value is None else shown(value)
     return text if isinstance(text, str) and len(text) <= MAX_SHOWN_CHARS and text.isprintable() else None
 
 
@@ -241,6 +242,8 @@ def _read_prompt(order: Order, reader: Reader) -> None:
 def _read_length(order: Order, reader: Reader) -> None:
     fps, seconds = reader.integer("fps"), reader.seconds("duration")
     num_frames = reader.integer("num_frames") if reader.given("num_frames") or seconds is None else None
+    if num_frames is not None and seconds is not None:
+        order.tell("duration", "no effect", "`num_frames` says how long the video is")
     if num_frames is None and seconds is not None:
         order.names["num_frames"] = "duration"
         num_frames = num_frames_for(min(seconds, MAX_COUNTED_SECONDS), fps or order.spec.fps)
