@@ -34,6 +34,15 @@ _PICTURES: dict[str, tuple[str, str, SignedFormat]] = {
 }
 
 
+_BEGINNINGS: dict[SignedFormat, tuple[int, bytes]] = {
+    "mp4": (4, b"ftyp"),
+    "gif": (0, b"GIF8"),
+    "webp": (8, b"WEBP"),
+    "jpeg": (0, b"\xff\xd8\xff"),
+}
+"""What stands where at the beginning of a file of each kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerMarks:
     """What this server has to mark files with."""
@@ -94,7 +103,7 @@ class PeerFiles:
         videos = [self._video(shown) for shown in objects(made.get("videos"))]
         if not videos or len({video.index for video in videos}) < len(videos):
             raise Returned("made no video")
-        return videos
+        return sorted(videos, key=lambda video: video.index)
 
     def _video(self, shown: Mapping[str, Any]) -> Video:
         plan, index = self._plan, whole(shown.get("index"), -1)
@@ -138,6 +147,8 @@ class PeerFiles:
         if num_bytes > most_bytes(self._plan):
             raise Returned("made a file that is larger than its frames")
         self._download(index, variant, path, num_bytes, str(shown.get("sha256")))
+        if not _begins_as(path, format):
+            raise Returned(f"made a file that is no {format}")
         if self._credentials is not None:
             from vitascope.media import provenance
 
@@ -147,6 +158,13 @@ class PeerFiles:
             except SigningFailed:
                 raise Returned("made a file that cannot be signed") from None
         return described.content_of(path)
+
+
+def _begins_as(path: Path, format: SignedFormat) -> bool:
+    """Look whether a file is of its kind: it is given to clients as such."""
+    at, mark = _BEGINNINGS[format]
+    with path.open("rb") as file:
+        return file.read(at + len(mark))[at:] == mark
 
 
 def most_bytes(plan: Plan) -> int:

@@ -137,7 +137,10 @@ class PeerJob(threading.Thread):
             raise Returned(f"ended the job as {status} {_code_of(made.get('error'))}".rstrip())
         spec, order = self._link.resolve(self._plan.model), self._order
         files = PeerFiles(self._plan, spec, order["outs"], order["folder"], self._link.marks, self._download)
-        videos = [asdict(video) for video in files.fetch(made)]
+        videos, failed = files.fetch(made), _failed(made, self._plan)
+        told = {video.index for video in videos} | {each["index"] for each in failed}
+        if told != set(range(self._plan.num_videos)):
+            raise Returned("says nothing of some of the videos")
         seconds = _seconds_of(made)
         way = time.monotonic() - begun_at - sum(seconds.values())
         details = {
@@ -145,9 +148,9 @@ class PeerJob(threading.Thread):
             "seconds": {**seconds, STAGE: round(max(0.0, way), 3)},
             "signer": files.signer,
         }
-        if failed := _failed(made, self._plan):
+        if failed:
             details["failed_videos"] = failed
-        return {"is": "made", "videos": videos, "details": details}
+        return {"is": "made", "videos": [asdict(video) for video in videos], "details": details}
 
     def _create(self) -> None:
         """Ask for it, under a name by which it is found again if this server is started anew meanwhile."""
