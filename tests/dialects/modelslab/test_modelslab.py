@@ -20,12 +20,14 @@ from PIL import Image
 import endpoints
 import enterprise
 import enterprise_golden
+from vitascope.catalog import Catalog
 from vitascope.dialects._enterprise import create, making, schema
-from vitascope.dialects._enterprise.calls import COMMON, V6_META
+from vitascope.dialects._enterprise.calls import COMMON, V6_META, Call
 from vitascope.dialects.modelslab.calls import calls
 from vitascope.domain.access import KeyLimits, Scope
+from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobError
-from vitascope.domain.request import TEMP_SECONDS
+from vitascope.domain.request import TEMP_SECONDS, GenerationRequest
 from vitascope.service.keys import Keys
 from waiting import eventually
 
@@ -409,6 +411,16 @@ class TestParameters:
         self, server: Any, path: str, fields: dict[str, Any], name: str
     ) -> None:
         assert f"{name}: no effect, as" in send(server, f"{V6}/{path}", **fields)["tip"]
+
+    @pytest.mark.parametrize(("frames", "seconds"), [(5, 0.208), (24, 1), (480, 20), (None, None)])
+    def test_the_nearest_duration_is_one_that_can_be_had(
+        self, frames: int | None, seconds: float | None
+    ) -> None:
+        asked = GenerationRequest(prompt="a dog", model="pocket", fps=24)
+        order = create.Order(Call(name="a", prefix="/a"), Catalog.open().resolve("pocket"), asked)
+        order.names["num_frames"], order.echo["duration"] = "duration", 0.01
+        said = order.in_clients_words(InvalidParameter("num_frames", 1, "it must be more", nearest=frames))
+        assert (said.parameter, said.value, said.nearest) == ("duration", 0.01, seconds)
 
     def test_no_resolution_is_none(self, server: Any) -> None:
         assert send(server, f"{V6}/text2video_ultra")["meta"]["resolution"] is None

@@ -152,7 +152,9 @@ class Order:
         value, nearest = error.value, error.nearest
         if name == "duration":  # the client has counted seconds
             value = self.echo["duration"]
-            nearest = nearest and int(str(nearest)) // (self.request.fps or self.spec.fps)
+            if nearest is not None:
+                frames, fps = int(str(nearest)), self.request.fps or self.spec.fps
+                nearest = frames // fps or round(frames / fps, 3)
         return InvalidParameter(name, value, error.rule, nearest=nearest, hint=error.hint)
 
 
