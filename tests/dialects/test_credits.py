@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
+from vitascope import media
 from vitascope.dialects.native import schema
 from vitascope.service.keys import Keys
 from waiting import eventually
 
 VIDEO = {"prompt": "a dog", "model": "small", "width": 960, "height": 640, "num_frames": 16, "fps": 8}
 """1.2288 megapixel-seconds."""
+
+VIDEO_URL = "of a video that is sent"
 
 PRICE = 13
 """At 10 credits for each, with 12 steps."""
@@ -77,6 +83,27 @@ def test_a_quote_is_what_the_job_costs(counted: Counted) -> None:
         "charged": PRICE,
     }
     assert counted.standing() == (100 - PRICE, 0, PRICE)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"video": VIDEO_URL}, {"continues": VIDEO_URL}, {"continues": VIDEO_URL, "num_frames": 50}]
+)
+def test_a_quote_reads_the_video_that_is_sent(
+    counted: Counted, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    frames = (np.full((480, 640, 3), 10 * i, np.uint8) for i in range(24))
+    media.write_video(frames, tmp_path / "a.mp4", fps=8, format="mp4")
+    url = "data:video/mp4;base64," + base64.b64encode((tmp_path / "a.mp4").read_bytes()).decode()
+    body = {"prompt": "a dog", "model": "every"} | {
+        name: url if value is VIDEO_URL else value for name, value in asked.items()
+    }
+    counted.grant(1000)
+    quote = counted.client.post("/api/v1/quote", json=body)
+    assert quote.status_code == 200, quote.text
+    assert [path for path in counted.server.folder.rglob("inputs/*")] == [], "nothing is kept"
+    job = counted.client.post("/api/v1/jobs", json=body)
+    assert job.status_code < 300, job.text
+    assert quote.json()["credits"] == job.json()["credits"]["price"] > 1
 
 
 @pytest.mark.parametrize(

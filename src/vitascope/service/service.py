@@ -447,7 +447,7 @@ class Service:
             InvalidParameter: one of them cannot be read, or its video asks for something that cannot be made.
             QueueFull: too many are being read.
         """
-        draft = self._follow(draft)
+        draft = self.follow(draft)
         try:
             inputs.store(draft.sent, draft.request, draft.plan, self._files)
         except VitascopeError:
@@ -455,7 +455,12 @@ class Service:
             raise
         return draft
 
-    def _follow(self, draft: Draft) -> Draft:
+    def follow(self, draft: Draft) -> Draft:
+        """Take from the video that was sent, which is measured, what it decides; nothing is stored.
+
+        Raises:
+            InvalidParameter: it cannot be read, or asks for something that cannot be made.
+        """
         sent, spec = draft.sent, self._models.resolve(draft.request.model)
         if isinstance(sent.video, bytes):
             request, choices = inputs.following(draft.request, inputs.measured(sent.video), spec.fps)

@@ -28,7 +28,7 @@ from vitascope.domain.file import File
 from vitascope.domain.job import Job
 from vitascope.domain.once import RETRY_WINDOW, Once
 from vitascope.domain.video import Variant
-from vitascope.service import REFUSALS, Draft, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
+from vitascope.service import REFUSALS, Draft, Kept, NewCharacter, OfJob, Sent, Service, StoredVideo, Upload
 from vitascope.service.inputs import SOURCE_GONE
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
@@ -225,6 +225,21 @@ class Desk:
         if any(draft.sent.items()):
             draft = await self._storing_lane(lambda: self._store_inputs(draft, caller))
         return dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
+
+    async def with_measured_video(self, caller: Caller, draft: Draft) -> Draft:
+        """Read a video that was sent for what it decides of the plan, and store nothing; raises what `with_inputs` raises."""
+        sent = Sent(video=draft.sent.video, continues=draft.sent.continues)
+        if all(isinstance(content, Kept) for _, content in sent.items()):
+            return draft
+        draft = dataclasses.replace(draft, sent=sent)
+        if sent.has_urls:
+            draft = await self.service.fetch_inputs(draft)
+
+        def follow() -> Draft:
+            known = self.service.look_up_inputs(draft, caller) if sent.has_file_ids else draft
+            return self.service.follow(known)
+
+        return await self._storing_lane(follow)
 
     async def open_video(self, job: Job, index: int = 0, variant: Variant = "video") -> StoredVideo:
         """Find one of a job's files; raises what the service's function of that name raises."""

@@ -82,6 +82,9 @@ async def quote(request: Request) -> Response:
     draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
     if desk.service.has_loras(draft):
         await asyncio.to_thread(desk.service.check_loras, draft)
+    if sent.has_urls:
+        await desk.count(request)  # what is fetched is a job's work
+    draft = await desk.with_measured_video(caller, draft)  # its size and length may be what is paid for
     balance = await desk.read(desk.service.credits.balance, caller.key_id)
     found = desk.service.quote(draft)
     is_enough = balance is None or balance.credits >= found.credits
