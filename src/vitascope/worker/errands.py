@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from vitascope import catalog
 from vitascope.catalog import Progress, Report
 from vitascope.domain.added import AddedModel, ModelKind
-from vitascope.domain.command import WITH_FILES, CommandKind, Errand
+from vitascope.domain.command import DELETED, WITH_FILES, CommandKind, Errand
 from vitascope.domain.errors import ModelUnavailable, StoreUnavailable, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.store import Store
@@ -170,6 +170,8 @@ class Errands:
         if model is not None and model.deleted_at is not None:
             self._models.look_soon()
             return self._models.remove_added(model)
+        if model is not None and errand.options.get(DELETED):
+            return "it was added anew meanwhile, and stays"
         spec = self._models.resolve(errand.model)
         return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
 
