@@ -327,7 +327,7 @@ class OpenAISettings(_Section):
 class CreditsSettings(_Section):
     """What videos cost API keys that are counted. See docs/credits.md."""
 
-    prices: dict[str, Annotated[float, Field(ge=0)]] = {}
+    prices: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = {}
     """Credits for a megapixel-second, by a model's id or its card's price class; they win over the card's. As JSON: `{"small": 4, "wan2.2": 25}`."""
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from vitascope.domain.errors import InvalidParameter, KeyNotFound
-from vitascope.domain.money import Account, Balance, Entry, EntryPage, Move
+from vitascope.domain.money import MAX_CREDITS, Account, Balance, Entry, EntryPage, Move
 
 from . import ledger as book
 from .base import Base
@@ -52,6 +52,10 @@ class ForCredits(Base):
             given = (
                 sa.update(balances).where(balances.c.key_id == key_id, has_room).values(**values, is_on=True)
             )
+            room = MAX_CREDITS - _balance(connection, key_id).credits
+            if amount > max(0, room):
+                rule = f"the key may have {MAX_CREDITS} credits at most"
+                raise InvalidParameter("amount", amount, rule, nearest=max(0, room))
             if connection.execute(given).rowcount == 0:
                 left = _balance(connection, key_id).credits
                 raise InvalidParameter("amount", amount, f"the key has {left} credits", nearest=-left)
