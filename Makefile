@@ -34,7 +34,7 @@ unit: setup
 
 # writes the golden files of the dialects anew: look at what git shows as changed
 golden: setup
-	WRITE_GOLDEN=1 $(bin)/pytest tests/dialects/openai/test_openai_golden.py tests/dialects/modelslab tests/dialects/stablediffusionapi/test_stablediffusionapi_golden.py
+	WRITE_GOLDEN=1 $(bin)/pytest tests/dialects/openai/test_openai_golden.py tests/dialects/modelslab tests/dialects/stablediffusionapi/test_stablediffusionapi_golden.py tests/dialects/soratasks/test_soratasks_golden.py
 
 constraints: setup
 	(sed -n '/^#/p' constraints.txt; $(bin)/pip freeze --all | grep -viE '^(pip|setuptools|torch|vitascope|-e)\b') > constraints.new

@@ -28,7 +28,7 @@ WRONG_METHOD = "Wrong response to undeclared method"
 NUMBERED = "request_id"
 """Of jobs by their whole numbers, which more than one call makes."""
 
-ID_FIELDS = ("id", NUMBERED, "file_id", "input_file_id", "source", "video_id", "character_id")
+ID_FIELDS = ("id", NUMBERED, "file_id", "input_file_id", "source", "video_id", "character_id", "taskId")
 
 _rng = random.Random(int(os.environ["VITASCOPE_SCHEMA_SEED"]))
 _known: dict[str, list[str]] = defaultdict(list)

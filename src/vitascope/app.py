@@ -32,7 +32,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from . import __version__, media
 from .catalog import Catalog
-from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, stablediffusionapi
+from .dialects import _enterprise, _http, modelslab, native, openai, openrouter, soratasks, stablediffusionapi
+from .domain.command import SILENCE_LEASES
 from .domain.errors import (
     SecretUnreadable,
     SettingsError,
@@ -51,7 +52,7 @@ from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
 from .webhooks import Deliverer, Format
 from .worker.engine_process import EngineProcess
-from .worker.parent import SILENCE_LEASES, Worker, WorkerConfig
+from .worker.parent import Worker, WorkerConfig
 from .worker.peer_engine import PeerEngine
 from .worker.peer_files import PeerMarks
 from .worker.peer_job import Link
@@ -386,11 +387,12 @@ def create_web_app(settings: Settings) -> FastAPI:
     app.include_router(_operations())
     app.include_router(_links())
     for dialect in (
-        native.NativeDialect(),
+        native.NativeDialect(has_open_gallery=settings.gallery.open),
         openai.OpenAIDialect(app.state.openai),
         openrouter.OpenRouterDialect(),
         modelslab.ModelsLabDialect(),
         stablediffusionapi.StableDiffusionApiDialect(),
+        soratasks.SoraTasksDialect(),
     ):
         app.include_router(dialect.router())
     return app

@@ -331,6 +331,13 @@ class CreditsSettings(_Section):
     """Credits for a megapixel-second, by a model's id or its card's price class; they win over the card's. As JSON: `{"small": 4, "wan2.2": 25}`."""
 
 
+class GallerySettings(_Section):
+    """The gallery of public videos, `GET /api/v1/gallery`. See docs/soratasks.md."""
+
+    open: bool = False
+    """Let anybody read the gallery, without an API key. By default any key reads it, and nobody else."""
+
+
 class ModelsLabSettings(_Section):
     """ModelsLab's and stablediffusionapi's calls. See docs/modelslab.md."""
 
@@ -570,6 +577,7 @@ class Settings(BaseSettings):
     models: ModelsSettings = ModelsSettings()
     openai: OpenAISettings = OpenAISettings()
     credits: CreditsSettings = CreditsSettings()
+    gallery: GallerySettings = GallerySettings()
     modelslab: ModelsLabSettings = ModelsLabSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     watermark: WatermarkSettings = WatermarkSettings()

@@ -62,6 +62,32 @@ class TestTurns:
         # measured on a worker of another kind of device, whose name is not known yet
         assert order(store, clock, device="") == ["short", "long2"]
 
+    def test_a_job_is_left_to_the_worker_that_has_its_models_files(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        for number in range(20):  # more than a claim looks at
+            create(f"big{number}", plan_model="big")
+        create("small", plan_model="small")
+        store.worker_seen("has big", available=["big"])
+        store.worker_seen("has small", available=["small"])
+        store.worker_seen("does not say")
+        first = store.claim("has small", 15.0)
+        assert first is not None
+        assert first.job.id == "small"
+        assert store.claim("has small", 15.0) is None
+        other = store.claim("has big", 15.0)
+        assert other is not None
+        assert other.job.plan.model == "big"
+        clock.advance(31)  # "has big" is gone: whoever is there says to the clients what is missing
+        store.worker_seen("has small", available=["small"])
+        assert store.claim("has small", 15.0) is not None
+
+    def test_a_model_that_nobody_has_is_anybodys(self, store: Store, create: Create) -> None:
+        create("a", plan_model="nowhere")
+        store.worker_seen("w", available=["small"])
+        store.worker_seen("v", available=[])
+        assert store.claim("w", 15.0) is not None
+
     def test_speeds_are_kept_by_kind_of_device(self, store: Store, create: Create, clock: Any) -> None:
         for worker, device, seconds in (("w1", "fast", 1.0), ("w2", "slow", 5.0)):
             store.worker_seen(worker, device)

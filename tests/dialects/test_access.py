@@ -80,6 +80,7 @@ def test_the_first_key_closes_the_server_at_once(serve: Callable[..., Any]) -> N
         "/api/v1/jobs",
         "/api/v1/models",
         "/api/v1/queue",
+        "/api/v1/gallery",
         "/api/v1/keys",
         "/metrics",
     ):

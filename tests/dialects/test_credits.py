@@ -135,6 +135,14 @@ def test_openrouters_clients_are_told_with_402(counted: Counted) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, 402)
 
 
+def test_clients_of_sora_tasks_are_told_by_a_code_of_its_own(counted: Counted) -> None:
+    counted.grant(0)
+    body = {"model": "sora-2-text-to-video", "prompt": "a dog"}
+    answer = counted.client.post("/api/v1/video/sora-pro", json=body)
+    assert (answer.status_code, answer.json()["code"], answer.json()["data"]) == (200, 40201, None)
+    assert counted.standing() == (0, 0, 0)
+
+
 def test_fifty_at_once_with_credits_for_ten(counted: Counted) -> None:
     counted.grant(10 * PRICE)
     with ThreadPoolExecutor(50) as threads:

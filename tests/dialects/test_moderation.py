@@ -96,6 +96,16 @@ class TestEachWay:
             answer = guarded.client.post("/api/v1/jobs", json=body)
             assert (answer.status_code, answer.json()["error"]["parameter"]) == (400, parameter)
 
+    def test_sora_tasks(self, guarded: Any) -> None:
+        bodies = {
+            "prompt": {"model": "sora-2-text-to-video", "prompt": "a dog in gore"},
+            "shots[0].Scene": {"model": "sora-2-pro-storyboard", "shots": [{"Scene": "gore", "duration": 5}]},
+        }
+        for name, body in bodies.items():
+            answer = guarded.client.post("/api/v1/video/sora-pro", json=body)
+            assert (answer.status_code, answer.json()["code"], answer.json()["data"]) == (200, 40003, None)
+            assert answer.json()["message"].startswith(f"`{name}` is refused")
+
     def test_openrouter(self, guarded: Any) -> None:
         answer = guarded.client.post("/api/v1/videos", json={"model": "small", "prompt": "a dog in gore"})
         assert answer.status_code == 403

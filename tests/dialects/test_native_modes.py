@@ -168,8 +168,29 @@ def test_shots_share_the_length_and_keep_their_prompts(client: httpx.Client) -> 
     assert [shot["num_frames"] for shot in job["shots"]] == [6, 16, 8]
     assert [shot["prompt"] for shot in job["shots"]] == ["a dog runs", "it sleeps", "it wakes"]
     assert job["num_frames"] == 30
+    assert [shot["duration_seconds"] for shot in job["shots"]] == [0.75, 2, 1]
+    assert [shot["transition"] for shot in job["shots"]] == ["cut"] * 3
     answer = client.post("/api/v1/jobs", json={"model": "every", "shots": shots})
     assert answer.json()["prompt"] == "a dog runs / it sleeps / it wakes"
+
+
+def test_a_shot_goes_on_from_the_one_before_where_the_model_can(client: httpx.Client) -> None:
+    shots = [
+        {"prompt": "a dog runs", "duration_seconds": 1.5, "transition": "continue"},  # nothing to continue
+        {"prompt": "it sleeps", "num_frames": 12, "transition": "continue"},
+        {"prompt": "it wakes", "num_frames": 12, "transition": None},
+    ]
+    job = create(client, shots=shots)
+    schema.Job.model_validate(job, extra="forbid")
+    assert [shot["transition"] for shot in job["shots"]] == ["cut", "continue", "cut"]
+    assert (job["num_frames"], job["duration_seconds"]) == (36, 4.5)
+    made = client.post("/api/v1/plan", json={"model": "every", "shots": shots}).json()
+    schema.Plan.model_validate(made, extra="forbid")
+    assert [(w["mode"], w["overlap"]) for w in made["windows"]] == [("text", 0), ("image", 1), ("text", 0)]
+    assert made["native_num_frames"] == 12 + 12 + 13
+    short = create(client, model="short", shots=shots)
+    assert [shot["transition"] for shot in short["shots"]] == ["cut"] * 3
+    assert "model `short` cannot start from a picture" in choice(short, "transition")["reason"]
 
 
 @pytest.mark.parametrize("asked", [True, "true", {}, {"seed": None}, '{"seed": ""}'])
@@ -250,6 +271,13 @@ def test_a_second_pass_is_planned_and_told(client: httpx.Client) -> None:
         ({"preview_every": -1}, "preview_every", "from 0"),
         ({"shots": [{"prompt": "a", "seconds": 3}]}, "shots[0].seconds", "no such parameter"),
         ({"shots": [{"prompt": ""}]}, "shots[0].prompt", "what the shot shows"),
+        ({"shots": [{"prompt": "a", "transition": "fade"}]}, "shots[0].transition", "one of continue, cut"),
+        ({"shots": [{"prompt": "a", "transition": True}]}, "shots[0].transition", "text"),
+        (
+            {"shots": [{"prompt": "a", "num_frames": 9, "duration_seconds": 1}]},
+            "shots[0].duration_seconds",
+            "given too",
+        ),
         ({"shots": [3]}, "shots[0]", "text or an object"),
         ({"shots": ["a"] * 17}, "shots", "16 entries at most"),
         ({"shots": ["a", {"prompt": "b", "num_frames": 500}]}, "shots[1].num_frames", "from 1 to 480 frames"),

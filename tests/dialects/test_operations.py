@@ -185,6 +185,8 @@ class TestOpenapi:
             "POST /api/v6/video/text2video_ultra", "POST /api/v6/video/img2video_ultra", "POST /api/v6/video/fetch/{request_id}",
             "POST /api/v7/video-fusion/text-to-video", "POST /api/v7/video-fusion/image-to-video", "POST /api/v7/video-fusion/video-to-video",
             "POST /api/v7/video-fusion/fetch/{request_id}",
+            "POST /api/v1/video/sora-pro", "POST /api/v1/video/sora-video", "POST /api/video-generations/check-result", "POST /api/get-user-credits",
+            "GET /api/v1/gallery",
             "POST /api/v1/enterprise/text2video", "POST /api/v1/enterprise/fetch", "POST /api/v1/enterprise/fetch/{request_id}",
             "POST /v1/files", "GET /v1/files", "GET /v1/files/{file_id}", "DELETE /v1/files/{file_id}", "GET /v1/files/{file_id}/content",
             "POST /api/v1/jobs", "GET /api/v1/jobs", "GET /api/v1/jobs/{job_id}", "DELETE /api/v1/jobs/{job_id}",

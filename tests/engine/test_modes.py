@@ -15,6 +15,8 @@ from tiny import make_plan, run
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, ModelSpec
+from vitascope.domain.plan import Plan
+from vitascope.domain.request import Shot, Transition, Upscale
 from vitascope.domain.step import Step
 from vitascope.engine import Engine, Inputs
 from vitascope.engine.engine import DiffusersEngine
@@ -176,13 +178,11 @@ def test_a_long_video_is_changed_window_by_window(
 
 
 def test_each_shot_shows_its_own_prompt(engine: Engine, specs: dict[str, ModelSpec]) -> None:
-    from vitascope.domain.request import Shot
-
     spec = specs["v2v"]
 
     def clip(*prompts: str) -> Any:
         plan = make_plan(spec, shots=tuple(Shot(prompt) for prompt in prompts), num_frames=18, fps=8)
-        assert [native for native, _ in plan.shots] == [9, 9]
+        assert [native for native, _ in plan.takes] == [9, 9]
         return run(engine, spec, plan)[1].frames
 
     base = clip("a dog", "a cat")
@@ -192,6 +192,117 @@ def test_each_shot_shows_its_own_prompt(engine: Engine, specs: dict[str, ModelSp
     assert differs(base[9:], other_end[9:]) > 0
     assert differs(base[:9], other_start[:9]) > 0
     assert np.array_equal(base[9:], other_start[9:])
+
+
+@pytest.fixture(scope="module")
+def ti2v(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    modes = {"text": "WanPipeline", "image": "WanImageToVideoPipeline"}
+    return card(
+        tmp_path_factory.mktemp("ti2v"), "ti2v", tiny.wan_ti2v, pipeline="WanPipeline", modes=modes, most=17
+    )
+
+
+def noted_starts(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
+    """What each pass that runs from now on starts from."""
+    starts: list[Start] = []
+
+    def noted(start: Start, *rest: Any) -> dict[str, Any]:
+        starts.append(start)
+        return arguments_of(start, *rest)
+
+    monkeypatch.setattr("vitascope.engine.families.passes.arguments_of", noted)
+    return starts
+
+
+def shots_of(
+    spec: ModelSpec, transition: Transition | None, *prompts: str, length: int = 8, **asked: Any
+) -> Plan:
+    """A plan of shots of eight frames, of which the model makes nine at once."""
+    shots = tuple(Shot(prompt, length, transition) for prompt in prompts)
+    plain = {"prompt": "", "num_frames": None, "fps": 8, "num_inference_steps": 2}
+    return make_plan(spec, shots=shots, **{**plain, **asked})
+
+
+def test_a_shot_that_continues_starts_from_the_last_frame_that_the_one_before_shows(
+    engine: Engine, ti2v: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = noted_starts(monkeypatch)
+    plan = shots_of(ti2v, "continue", "a dog", "a cat", "a ball")
+    steps, clip = run(engine, ti2v, plan)
+    assert [start.window.prompt for start in starts] == ["a dog", "a cat", "a ball"]
+    assert [window.surplus for window in plan.windows] == [1, 0, 0]
+    assert len(clip.frames) == plan.native_num_frames == 24
+    assert starts[0].head is None
+    for start, last in zip(starts[1:], (7, 15), strict=True):
+        assert start.head is not None
+        assert np.array_equal(start.head, clip.frames[last : last + 1])
+    denoised = [step for step in dict.fromkeys(steps) if step.stage == "denoise" and step.index]
+    assert denoised == [Step("denoise", index, 6) for index in range(1, 7)], (
+        "all shots are counted as one row"
+    )
+
+
+def test_a_shot_that_continues_shows_its_own_prompt(engine: Engine, ti2v: ModelSpec) -> None:
+    base = run(engine, ti2v, shots_of(ti2v, "continue", "a dog", "a cat"))[1].frames
+    other = run(engine, ti2v, shots_of(ti2v, "continue", "a dog", "a ball"))[1].frames
+    cut = run(engine, ti2v, shots_of(ti2v, "cut", "a dog", "a cat"))[1].frames
+    assert np.array_equal(base[:8], other[:8])
+    assert differs(base[8:], other[8:]) > 0
+    assert np.array_equal(base[:8], cut[:8])
+    assert differs(base[8:16], cut[9:17]) > 0
+
+
+def test_where_the_model_takes_text_only_shots_are_cut(
+    engine: Engine, specs: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = noted_starts(monkeypatch)
+    spec = replace(specs["v2v"], pipelines={"text": "WanPipeline"})
+    plan = shots_of(spec, "continue", "a dog", "a cat")
+    asked, cut = (
+        run(engine, spec, plan)[1].frames,
+        run(engine, spec, shots_of(spec, None, "a dog", "a cat"))[1].frames,
+    )
+    assert np.array_equal(asked, cut)
+    assert [start.head for start in starts] == [None] * 4
+    assert [choice.value for choice in plan.choices if choice.name == "transition"] == ["cut"]
+
+
+def test_shots_that_share_several_frames_fade(
+    engine: Engine, specs: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = noted_starts(monkeypatch)
+    plan = shots_of(specs["vace"], "continue", "a dog", "a cat")
+    clip = run(engine, specs["vace"], plan)[1]
+    assert len(clip.frames) == plan.native_num_frames
+    assert starts[1].head is not None
+    assert starts[1].head.shape == (5, 32, 32, 3)
+    assert np.array_equal(
+        clip.frames[:3], run(engine, specs["vace"], shots_of(specs["vace"], None, "a dog"))[1].frames[:3]
+    )
+
+
+def test_too_few_frames_to_share_are_one(
+    engine: Engine, specs: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = noted_starts(monkeypatch)
+    plan = shots_of(specs["ltx"], "continue", "a dog", "a cat", length=4)
+    clip = run(engine, specs["ltx"], plan)[1]
+    assert starts[1].head is not None
+    assert np.array_equal(starts[1].head, clip.frames[3:4])
+    assert len(clip.frames) == plan.native_num_frames
+
+
+def test_a_second_pass_keeps_where_shots_begin(
+    engine: Engine, ti2v: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = noted_starts(monkeypatch)
+    upscale = Upscale(strength=1.0, height=64, width=64)
+    plan = shots_of(ti2v, "continue", "a dog", "a cat", upscale=upscale)
+    clip = run(engine, ti2v, plan)[1]
+    assert clip.frames.shape == (plan.native_num_frames, 64, 64, 3)
+    assert [start.window.prompt for start in starts] == ["a dog", "a cat"] * 2
+    assert starts[3].head is not None
+    assert np.array_equal(starts[3].head, clip.frames[7:8])
 
 
 @pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline", "CogVideoXPipeline", "TextToVideoSDPipeline"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vitascope import media
@@ -18,6 +19,9 @@ from vitascope.dialects.openai import create
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, ModelSpec
 from vitascope.domain.plan import Plan, plan
+from vitascope.domain.step import Step
+from vitascope.engine import Clip, Inputs
+from vitascope.engine.contract import NO_INPUTS
 from vitascope.engine.fake import FakeEngine
 from vitascope.worker.produce import Product, produce
 
@@ -76,6 +80,9 @@ def native_body(rng: random.Random, *, is_wild: bool) -> dict[str, Any]:
         body |= {"clip_skip": rng.randint(-3, 30)} if rng.random() < 0.3 else {}
         if rng.random() < 0.3:
             body |= {"shots": ["a", {"prompt": "b", "num_frames": rng.randint(-1, 5000)}]}
+    elif body["num_frames"] >= 3 and rng.random() < 0.4:
+        ways = rng.choices(["cut", "continue"], k=3)
+        body |= {"shots": [{"prompt": "a", "transition": way} for way in ways]}
     return body
 
 
@@ -118,6 +125,27 @@ def test_size_rate_and_length_are_met_exactly(
                 body.get("height", found.height),
             )
         path.unlink()
+
+
+class Ramp(FakeEngine):
+    """Makes frames that are each a little brighter than the one before."""
+
+    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS) -> Iterator[Step | Clip]:
+        greys = 5 * np.arange(plan.native_num_frames, dtype=np.uint8)
+        size = (plan.native_height, plan.native_width, 3)
+        yield Clip(np.broadcast_to(greys[:, None, None, None], (len(greys), *size)), ())
+
+
+@pytest.mark.parametrize("lengths", [(36, 36), (35, 1, 36), (37, 20, 15)])
+def test_nothing_is_held_or_left_out_where_a_shot_goes_on(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    shots = [{"prompt": "a", "num_frames": length, "transition": "continue"} for length in lengths]
+    planned = in_native({"model": "pocket", "fps": 24, "shots": shots})
+    *_, product = produce(Ramp(), planned, by_name("pocket"), tmp_path / "a.mp4", between="blend")
+    assert isinstance(product, Product)
+    greys = media.read_frames(tmp_path / "a.mp4").mean((1, 2, 3))
+    assert len(greys) == 72
+    # three frames of the file for each of the model's, whose grey rises by 5
+    assert np.abs(greys - 5 / 3 * np.arange(72)).max() < 2.5
 
 
 @pytest.mark.parametrize(("make", "read"), [(native_body, in_native), (openai_body, in_openai)])

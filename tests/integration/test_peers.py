@@ -245,7 +245,7 @@ def test_what_was_sent_travels_along(shared: Pair) -> None:
     asked: tuple[dict[str, Any], ...] = (
         {"image": picture, "format": "gif", "preview_every": 1},
         {"watermark": {"image": picture, "opacity": 1.0}},
-        {"shots": [{"prompt": "a cat"}, {"prompt": "a cow"}], "num_frames": 16},
+        {"shots": [{"prompt": "a cat"}, {"prompt": "a cow", "transition": "continue"}], "num_frames": 16},
     )
     jobs = [first.submit(may_hand_over=True, seed=3, **more) for more in asked]
     ended = [first.ended(job) for job in jobs]

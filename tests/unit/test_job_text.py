@@ -133,6 +133,13 @@ def test_which_of_several_videos_is_made(count: int) -> None:
             assert said == f", video {video + 1}/{count}"
 
 
+def test_the_steps_of_all_shots_are_counted() -> None:
+    running = {"stage": "denoise", "percent": percent(Step("denoise", 20, 24))}
+    shots = [{"prompt": "a"}, {"prompt": "b"}]
+    assert _watch_views._step(job(num_inference_steps=12, shots=shots), running) == ", step 20/24"
+    assert _watch_views._step(job(num_inference_steps=24, shots=[]), running) == ", step 20/24"
+
+
 def test_every_file_and_every_failure_is_listed() -> None:
     one = {
         "width": 64, "height": 32, "fps": 8, "num_frames": 17, "num_bytes": 1000, "url": "/x", "media_type": "video/mp4",

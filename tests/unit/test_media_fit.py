@@ -19,6 +19,13 @@ def halves(height: int, width: int) -> media.Frame:
     return frame
 
 
+@pytest.mark.parametrize(("height", "width"), [(22, 16), (540, 960), (1080, 1920)])
+def test_rounding_asks_for_no_pixel_outside_of_the_picture(height: int, width: int) -> None:
+    """480 lines, scaled to these and back, are 480 and a hair."""
+    result = media.fit_frame(halves(480, 832), height=height, width=width, fit="crop")
+    assert result.shape == (height, width, 3)
+
+
 @pytest.mark.parametrize("fit", ["scale", "crop", "pad"])
 @pytest.mark.parametrize(("height", "width"), [(90, 160), (160, 90), (31, 17), (720, 1280)])
 def test_result_has_exactly_the_asked_size(fit: Fit, height: int, width: int) -> None:

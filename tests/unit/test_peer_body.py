@@ -66,6 +66,7 @@ CASES: dict[str, dict[str, Any]] = {
     "video": {"video": "inputs/a.video", "strength": 0.5, "height": 64, "width": 96, "num_frames": 17, "fps": 8},
     "references": {"references": ("inputs/a.png", "inputs/b.png")},
     "shots": {"prompt": "", "shots": (Shot("a cat"), Shot("a cow", 9)), "num_frames": 30},
+    "continued shots": {"prompt": "", "shots": (Shot("a cat", 10), Shot("a cow", 9, "continue"))},
     "loras": {"loras": (Lora("x"), Lora("y", 0.5))},
     "upscale": {"upscale": Upscale()},
     "larger": {"height": 64, "width": 96, "upscale": Upscale(height=192, width=288, strength=0.4, guidance_scale=3.0)},

@@ -87,6 +87,7 @@ def test_defaults_change_only_on_purpose() -> None:
         "models": {"allow": ("hub",)},
         "openai": {"status_names": "openai", "generations": "flat", "sync_seconds": 540.0},
         "credits": {"prices": {}},
+        "gallery": {"open": False},
         "modelslab": {"wait_seconds": 20.0},
         "provenance": {
             "enabled": True,

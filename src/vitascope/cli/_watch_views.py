@@ -196,7 +196,8 @@ def _event_words(job: Job, event: dict[str, Any]) -> str:
 def _step(job: Job, event: dict[str, Any]) -> str:
     """Count denoising steps back from the percent, which says them exactly if it has more numbers than there are steps."""
     begin, end = STAGE_STARTS["denoise"], STAGE_STARTS["decode_latents"]
-    windows = next((c["value"].count("+") + 1 for c in job.get("choices", ()) if c["name"] == "windows"), 1)
+    told = (c["value"] for c in job.get("choices", ()) if c["name"] == "windows")
+    windows = next((shapes.count("+") + 1 for shapes in told), len(job.get("shots") or [None]))
     steps = job.get("num_inference_steps", 0) * windows
     if event["stage"] != "denoise":
         return ""

@@ -27,6 +27,7 @@ from vitascope.domain.request import (
     OutputFormat,
     Position,
     Shot,
+    Transition,
     Upscale,
     Watermark,
     num_frames_for,
@@ -70,8 +71,12 @@ def generate(  # one parameter per option: typer reads them off the signature
         list[Path] | None, typer.Option(help="A picture of who or what appears; may be given several times.")
     ] = None,
     shot: Annotated[
-        list[str] | None, typer.Option(help="What one scene shows; give it several times for cuts.")
+        list[str] | None, typer.Option(help="What one scene shows; may be given several times.")
     ] = None,
+    transition: Annotated[
+        Transition,
+        typer.Option(help="How each --shot follows the one before: from its last frame, or by a cut."),
+    ] = "cut",
     width: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, even.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; instead of --num-frames.")] = None,
@@ -174,7 +179,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         video=None if video is None else str(video),
         continues=None if continues is None else str(continues),
         references=tuple(str(_image("--reference", path)) for path in reference or ()),
-        shots=tuple(Shot(text) for text in shot or ()),
+        shots=tuple(Shot(text, transition=transition) for text in shot or ()),
         height=height,
         width=width,
         num_frames=_length(seconds, num_frames, fps or spec.fps),

@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from .residency import Residency
 
+SILENCE_LEASES = 2.0
+"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
+
 
 class CommandKind(StrEnum):
     """What shall be done."""

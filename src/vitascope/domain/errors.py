@@ -284,6 +284,7 @@ class ContentRejected(RequestError):
     ) -> None:
         self.parameter = parameter
         self.value = value
+        self.rule = rule
         self.reasons = reasons
         what = (
             "the video that was made is not given out"

@@ -28,10 +28,12 @@ from .request import (
     MAX_SEED,
     MIN_EXPIRES_SECONDS,
     OUTPUT_FORMATS,
+    TRANSITIONS,
     GenerationRequest,
     ImprovedSampling,
     Lora,
     OutputFormat,
+    Transition,
     Watermark,
 )
 from .sizes import Fit, asked_size, native_size, shown_part
@@ -122,16 +124,26 @@ class Plan:
     @property
     def native_num_frames(self) -> int:
         """What the model makes; frames that it only starts from are not among them."""
-        return sum(window.num_frames - window.overlap for window in self.windows)
+        return sum(window.num_new_frames for window in self.windows)
 
     @property
-    def shots(self) -> tuple[tuple[int, int], ...]:
-        """Of each shot: frames that the model makes, and frames that it has in the file."""
+    def shots(self) -> tuple[tuple[int, Transition], ...]:
+        """Of each shot: frames that it has in the file, and how it begins; the first one as if by a cut."""
+        cuts = {0, *(window.shot for window in self.windows if not window.continues)}
         lengths = self.shot_num_frames or (self.num_frames,)
-        native = [0] * len(lengths)
+        return tuple((length, "cut" if i in cuts else "continue") for i, length in enumerate(lengths))
+
+    @property
+    def takes(self) -> tuple[tuple[int, int], ...]:
+        """Of each row of shots without a cut between them: frames that the model makes, and frames in the file."""
+        native = [0] * len(self.shots)
         for window in self.windows:
-            native[window.shot] += window.num_frames - window.overlap
-        return tuple(zip(native, lengths, strict=True))
+            native[window.shot] += window.num_new_frames
+        takes: list[tuple[int, int]] = []
+        for made, (length, transition) in zip(native, self.shots, strict=True):
+            before = takes.pop() if transition == "continue" else (0, 0)
+            takes.append((before[0] + made, before[1] + length))
+        return tuple(takes)
 
     @property
     def native_rate(self) -> Fraction:
@@ -360,6 +372,9 @@ def _check_shots(request: GenerationRequest) -> None:
     for index, shot in enumerate(request.shots):
         if not shot.prompt.strip():
             raise InvalidParameter(f"shots[{index}].prompt", shot.prompt, "it must say what the shot shows")
+        if shot.transition not in (None, *TRANSITIONS):
+            rule = f"it must be one of {', '.join(TRANSITIONS)}"
+            raise InvalidParameter(f"shots[{index}].transition", shot.transition, rule, nearest="cut")
     num_chars = sum(len(shot.prompt) for shot in request.shots)
     if num_chars > MAX_PROMPT_CHARS:  # every window keeps the text that it shows
         rule = f"all shots together must have at most {MAX_PROMPT_CHARS} characters"

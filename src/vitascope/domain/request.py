@@ -16,6 +16,9 @@ Position = Literal[
     "top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"
 ]
 
+Transition = Literal["continue", "cut"]
+TRANSITIONS: tuple[Transition, ...] = ("continue", "cut")
+
 MAX_SEED = 2**63 - 1
 
 MAX_NUM_VIDEOS = 10
@@ -39,11 +42,13 @@ MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One of several scenes with cuts between them."""
+    """One of several scenes."""
 
     prompt: str
     #: In the file; None shares what the others leave.
     num_frames: int | None = None
+    #: How it follows the shot before: from that one's last frame, where the model starts from pictures, or by a cut; None is a cut.
+    transition: Transition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class GenerationRequest:
     source_has_border: bool = False
     #: The same, of pictures of who or what appears.
     references: tuple[str, ...] = ()
-    #: Scenes in their order, with cuts between them; what `prompt` says holds for all.
+    #: Scenes in their order; what `prompt` says holds for all.
     shots: tuple[Shot, ...] = ()
     height: int | None = None
     width: int | None = None
@@ -160,6 +165,8 @@ class GenerationRequest:
     priority: int = 0
     #: Whether a peer server may make it while this one is busy; of a job that came from a peer it never is.
     may_hand_over: bool = False
+    #: Whether others find it in the gallery once it is made; else only its owner sees it.
+    is_public: bool = False
     #: How long the file and what was sent for it are kept, from the job's end; None for as long as the job.
     expires_in_seconds: int | None = None
     #: The client's own words about the job, given back unchanged.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from .choice import Choice
@@ -37,10 +38,17 @@ class Window:
     shot: int = 0
     #: What it shows; empty means the plan's own prompt.
     prompt: str = ""
+    #: Frames at its end that are dropped: the next shot starts from the frame before them.
+    surplus: int = 0
 
     @property
     def continues(self) -> bool:
         return self.overlap > 0
+
+    @property
+    def num_new_frames(self) -> int:
+        """Frames that it adds to the clip."""
+        return self.num_frames - self.overlap - self.surplus
 
 
 def asked_length(request: GenerationRequest, spec: ModelSpec, mode: Mode) -> tuple[tuple[int, ...], int]:
@@ -167,54 +175,113 @@ def windows_of(
         fps: of the file.
     """
     if request.continues is not None:
-        passes = list(_continuing(request, spec, mode, lengths[0], fps))
+        needed = -(-(lengths[0] - (request.continued_frames or 1)) * spec.fps // fps)
+        passes = list(_more(spec, mode, needed, spec.overlap, Window(0)))
         return tuple(passes), _length_choices(spec, passes, 1, is_cut=False, fps=fps)
+    windows, is_cut = _shots(request, spec, mode, lengths, fps)
+    if mode == "last_image":
+        windows = [*(replace(w, mode="image") for w in windows[:-1]), replace(windows[-1], mode="last_image")]
+        is_cut = False  # its last frame is what was asked for: see `Plan.native_rate`
+    num_shots = len({window.shot for window in windows})
+    choices = _length_choices(spec, windows, num_shots, is_cut=is_cut, fps=fps)
+    return tuple(windows), _transition_choices(request, spec, mode) + choices
+
+
+def _shots(
+    request: GenerationRequest, spec: ModelSpec, mode: Mode, lengths: tuple[int, ...], fps: int
+) -> tuple[list[Window], bool]:
+    """Split each shot into passes; tell also whether the model makes frames that nobody sees.
+
+    What is between two cuts is one clip: a shot that continues starts from the frame that the shot before shows last.
+    """
     windows: list[Window] = []
     is_cut = False
+    continuing = _continuing(request, spec, mode, len(lengths))
+    made = shown = 0  # since the last cut: frames of the model, and of the file
     for index, length in enumerate(lengths):
-        needed = -(-(length - 1) * spec.fps // fps) + 1  # native frames from the first to the last instant
-        # a cut begins from the text, where the model can do that: the first frame belongs to the first shot
-        first = "text" if index and mode in ("image", "last_image") and "text" in spec.pipelines else mode
-        prompt = request.text_of_shot(index) if request.shots else ""
-        passes = list(_passes(spec, first, needed, index, prompt))
-        is_cut = is_cut or sum(w.num_frames - w.overlap for w in passes) > needed
+        if not continuing[index]:
+            made = shown = 0
+        shown += length
+        # up to the shot's last instant; a shot that continues and is shorter than a native frame needs none
+        needed = -(-(shown - 1) * spec.fps // fps) + 1 - made
+        like = Window(0, mode, 0, index, request.text_of_shot(index) if request.shots else "")
+        if continuing[index]:
+            passes = list(_more(spec, spec.continuing_mode(mode), needed, made, like))
+        else:
+            passes = list(_first_and_more(spec, needed, like))
+        made += needed
+        surplus = sum(window.num_new_frames for window in passes) - needed
+        is_cut = is_cut or surplus > 0
+        if surplus and continuing[index + 1]:
+            passes[-1] = replace(passes[-1], surplus=surplus)
         windows += passes
-    if mode == "last_image":
-        windows = [*_without_end(windows[:-1]), _with_end(windows[-1])]
-        is_cut = False  # its last frame is what was asked for: see `Plan.native_rate`
-    return tuple(windows), _length_choices(spec, windows, len(lengths), is_cut=is_cut, fps=fps)
+    return windows, is_cut
 
 
-def _continuing(
-    request: GenerationRequest, spec: ModelSpec, mode: Mode, length: int, fps: int
-) -> Iterator[Window]:
-    """Split what follows a given video into passes; the first of them starts from that video's last frames."""
-    needed = -(-(length - (request.continued_frames or 1)) * spec.fps // fps)
-    covered = 0
-    while covered < needed:
-        num_frames = spec.frames.at_least(needed - covered + spec.overlap)
-        yield Window(num_frames, mode, spec.overlap)
-        covered += num_frames - spec.overlap
+def _continuing(request: GenerationRequest, spec: ModelSpec, mode: Mode, num_shots: int) -> list[bool]:
+    """Tell of each shot, and of the one after the last, whether it starts from the one before."""
+    if _why_cut(spec, mode) is not None:
+        return [False] * (num_shots + 1)
+    asked = [shot.transition == "continue" for shot in request.shots[1:]]
+    return [False, *asked, False]
 
 
-def _passes(spec: ModelSpec, mode: Mode, needed: int, shot: int, prompt: str) -> Iterator[Window]:
-    covered = spec.frames.at_least(needed)
-    yield Window(covered, mode, 0, shot, prompt)
-    next_mode = spec.continuing_mode(mode)
-    while covered < needed and next_mode is not None:
-        length = spec.frames.at_least(needed - covered + spec.overlap)
+def _why_cut(spec: ModelSpec, mode: Mode) -> str | None:
+    """Say why no shot can continue the one before; None if it can."""
+    if mode == "video":
+        return "each shot is made from what was given, and so not from the last frame of the shot before"
+    if spec.continuing_mode(mode) is None:
+        return f"model `{spec.id}` cannot start from a picture, and so not from the last frame of the shot before"
+    return None
+
+
+def _transition_choices(request: GenerationRequest, spec: ModelSpec, mode: Mode) -> tuple[Choice, ...]:
+    reason = _why_cut(spec, mode)
+    is_asked = any(shot.transition == "continue" for shot in request.shots[1:])
+    return (Choice("transition", "cut", reason),) if is_asked and reason else ()
+
+
+def _first_and_more(spec: ModelSpec, needed: int, like: Window) -> Iterator[Window]:
+    num_frames, mode = spec.frames.at_least(needed), like.mode
+    # a cut begins from the text, where the model can do that: the first frame belongs to the first shot
+    if like.shot and mode in ("image", "last_image") and "text" in spec.pipelines:
+        mode = "text"
+    yield replace(like, num_frames=num_frames, mode=mode)
+    yield from _more(spec, spec.continuing_mode(mode), needed - num_frames, num_frames, like)
+
+
+def _more(spec: ModelSpec, mode: Mode | None, needed: int, made: int, like: Window) -> Iterator[Window]:
+    """Yield passes that each start from the end of the one before, until so many frames are added.
+
+    Args:
+        spec: of the model.
+        mode: of the passes; None makes none.
+        needed: frames that are missing; none or less need no pass.
+        made: frames that are there to start from.
+        like: shows the same.
+    """
+    while needed > 0 and mode is not None:
+        overlap = spec.overlap if made >= spec.overlap else 1
         # a pass that only just reaches beyond its overlap would still add something
-        yield Window(length, next_mode, spec.overlap, shot, prompt)
-        covered += length - spec.overlap
+        length = spec.frames.at_least(needed + overlap)
+        yield replace(like, num_frames=length, mode=mode, overlap=overlap)
+        needed -= length - overlap
+        made += length - overlap
 
 
-def _without_end(windows: list[Window]) -> list[Window]:
-    """Let windows before the last one start from their first frame only: the last frame is where the video ends."""
-    return [Window(w.num_frames, "image", w.overlap, w.shot, w.prompt) for w in windows]
+def scaled_lengths(durations: Sequence[float], num_frames: int) -> tuple[int, ...]:
+    """Share frames among shots in the proportion of their durations; each gets one at least.
 
-
-def _with_end(window: Window) -> Window:
-    return Window(window.num_frames, "last_image", window.overlap, window.shot, window.prompt)
+    Args:
+        durations: above 0 and finite, in any unit; no more of them than frames.
+        num_frames: of the file.
+    """
+    whole = sum(map(Fraction, durations))
+    ends = [0]
+    for index, until in enumerate(itertools.accumulate(map(Fraction, durations)), start=1):
+        latest = num_frames - (len(durations) - index)
+        ends.append(min(max(round(until * num_frames / whole), ends[-1] + 1), latest))
+    return tuple(end - start for start, end in itertools.pairwise(ends))
 
 
 def _length_choices(

@@ -101,8 +101,8 @@ def cover(picture: Image.Image, height: int, width: int) -> Image.Image:
     if (picture.height, picture.width) == (height, width):
         return picture
     scale = max(width / picture.width, height / picture.height)
-    left = (picture.width - width / scale) / 2
-    top = (picture.height - height / scale) / 2
+    left = max(0.0, (picture.width - width / scale) / 2)  # rounding may leave a hair less than nothing
+    top = max(0.0, (picture.height - height / scale) / 2)
     box = (left, top, picture.width - left, picture.height - top)
     # Lanczos: sharpest of what was measured (426x240 to 1280x720): 35.5 dB in 8 ms; bicubic 35.0 dB in 6 ms
     return picture.resize((width, height), Resampling.LANCZOS, box=box)

@@ -11,6 +11,7 @@ from .characters import Characters, NewCharacter
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
+from .gallery import Gallery, GalleryPage, Shown
 from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .results import StillMaking, StoredVideo
@@ -31,6 +32,8 @@ __all__ = [
     "Feeder",
     "FileId",
     "Files",
+    "Gallery",
+    "GalleryPage",
     "Kept",
     "Link",
     "Links",
@@ -43,6 +46,7 @@ __all__ = [
     "Removal",
     "Sent",
     "Service",
+    "Shown",
     "StillMaking",
     "StoredVideo",
     "Upload",

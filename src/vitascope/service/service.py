@@ -57,6 +57,7 @@ from .characters import Characters
 from .commands import Commands
 from .credits import Credits
 from .files import Files
+from .gallery import Gallery
 from .inputs import NOTHING, Kept, Sent
 from .keys import Keys
 from .links import PURPOSE, Links
@@ -211,6 +212,7 @@ class Service:
         self._max_fetched_bytes = max_fetched_bytes
         self._unknown_model_falls_back = unknown_model_falls_back
         self.links = Links(lambda: store.derived_keys(PURPOSE), public_url, link_seconds)
+        self.gallery = Gallery(store, self.links, clock)
         self.results = Results(
             store,
             files,
@@ -288,6 +290,11 @@ class Service:
         if spec.id == default.id or self.availability.has(spec) or not self.availability.has(default):
             return spec, ()
         return default, (Choice("model", default.id, f"the files of `{spec.id}` are on no machine here"),)
+
+    @property
+    def marks(self) -> MarkRules:
+        """What the operator wants of all files."""
+        return self._marks
 
     def loras_of(self, spec: ModelSpec) -> tuple[list[str], str | None]:
         """Name the operator's adapters that requests for a model may name, and what is wrong with its card's. Looks at files."""

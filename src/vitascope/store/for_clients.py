@@ -282,6 +282,7 @@ def insert_job(
         "user": request.user and storable(request.user),
         "precedence": -request.priority,
         "may_hand_over": request.may_hand_over,
+        "is_public": request.is_public,
         "fingerprint": fingerprint,
         "last_event": 1,
         "price": None if charge is None else ledger.hold(connection, key_id, charge),

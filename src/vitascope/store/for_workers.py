@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.command import SILENCE_LEASES
 from vitascope.domain.cost import Speed
 from vitascope.domain.job import Job, JobError, JobStatus, Lease
 from vitascope.domain.residency import Residency
@@ -39,6 +40,8 @@ class ForWorkers(Base):
     ) -> Lease | None:
         """Take the job whose turn it is, as `domain.arbiter` says; None if none waits.
 
+        A job whose model's files only other living workers have is left to them.
+
         Args:
             worker_id: who asks.
             lease_seconds: the job is the worker's for so long.
@@ -55,7 +58,9 @@ class ForWorkers(Base):
             self._database.lock_claims(connection)
             lease_now = self._lease_time(connection)
             if job_id is None:
-                row = queue.lock_next(connection, now, lease_now, device, warm_models)
+                seen_after = lease_now - SILENCE_LEASES * timedelta(seconds=lease_seconds)
+                among = queue.not_better_elsewhere(connection, worker_id, seen_after)
+                row = queue.lock_next(connection, now, lease_now, device, warm_models, among)
             else:
                 row = queue.lock_waiting(connection, job_id)
             if row is None:

@@ -21,7 +21,7 @@ from vitascope.domain.cost import Effort, Speed, learn, mean_seconds, work_class
 from vitascope.domain.job import JobStatus
 
 from .rows import Row, Running
-from .tables import jobs, keys, shares, speeds
+from .tables import jobs, keys, shares, speeds, workers
 
 JOBS_PER_LINE = 8
 """Candidates of a key and a priority, of each kind: the oldest and the shortest jobs. More could only matter where workers of
@@ -55,6 +55,7 @@ def lock_next(
     lease_now: datetime,
     device: str,
     warm_models: frozenset[str],
+    among: sa.ColumnElement[bool] | None = None,
 ) -> Row | None:
     """Find the job that goes next on a device and lock its row; None if nobody waits, or only jobs that others have locked.
 
@@ -64,12 +65,29 @@ def lock_next(
         lease_now: by the clock of leases.
         device: of the asking worker.
         warm_models: that the asking worker has loaded.
+        among: only these jobs; None all.
     """
-    for chosen in _in_turn(connection, now, lease_now, device, warm_models):
+    for chosen in _in_turn(connection, now, lease_now, device, warm_models, among):
         row = lock_waiting(connection, chosen.job_id)
         if row is not None:
             return row
     return None
+
+
+def not_better_elsewhere(
+    connection: sa.Connection, worker_id: str, seen_after: datetime
+) -> sa.ColumnElement[bool] | None:
+    """Leave out the jobs whose models' files the asking worker has not, where another living worker has them; None leaves out none.
+
+    A job whose model nobody has is anybody's: who takes it says so to its client.
+    """
+    lives = (workers.c.seen_at >= seen_after) & workers.c.stopped_at.is_(None) & workers.c.peer.is_(None)
+    rows = connection.execute(sa.select(workers.c.id, workers.c.available).where(lives)).all()
+    own = next((row.available for row in rows if row.id == worker_id), None)
+    if own is None or len(rows) == 1:
+        return None
+    elsewhere = {model for row in rows for model in row.available or ()}.difference(own)
+    return jobs.c.model.not_in(sorted(elsewhere)) if elsewhere else None
 
 
 def lock_waiting(connection: sa.Connection, job_id: str) -> Row | None:
@@ -98,10 +116,15 @@ def next_to_hand_over(
 
 
 def next_model(
-    connection: sa.Connection, now: datetime, lease_now: datetime, device: str, warm_models: frozenset[str]
+    connection: sa.Connection,
+    now: datetime,
+    lease_now: datetime,
+    device: str,
+    warm_models: frozenset[str],
+    among: sa.ColumnElement[bool] | None = None,
 ) -> str | None:
     """Tell the model of the job that goes next on a device, as things stand; None if nobody waits. Arguments as of `lock_next`."""
-    chosen = next(_in_turn(connection, now, lease_now, device, warm_models), None)
+    chosen = next(_in_turn(connection, now, lease_now, device, warm_models, among), None)
     return None if chosen is None else chosen.model
 
 

@@ -16,6 +16,7 @@ from .for_commands import ForCommands
 from .for_credits import ForCredits
 from .for_expiry import ForExpiry
 from .for_files import ForFiles
+from .for_gallery import ForGallery
 from .for_keys import ForKeys
 from .for_models import ForModels
 from .for_operators import ForOperators
@@ -37,6 +38,7 @@ class Store(
     ForCharacters,
     ForBatches,
     ForCredits,
+    ForGallery,
     ForBuckets,
 ):
     """Jobs, their events, and the workers that make them; one part for each of those who call.

@@ -18,7 +18,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0019"
+HEAD = "0020"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -84,6 +84,13 @@ _going: dict[str, Any] = {"sqlite_where": _going_text, "postgresql_where": _goin
 # of what waits and a peer may make
 _handed_text = sa.text("status = 'queued' AND may_hand_over")
 _handed: dict[str, Any] = {"sqlite_where": _handed_text, "postgresql_where": _handed_text}
+
+# of what others may see: the gallery reads its newest end, however many jobs there are beside it
+_public_text = "status = 'succeeded' AND deleted_at IS NULL AND expired_at IS NULL"
+_public: dict[str, Any] = {
+    "sqlite_where": sa.text(f"is_public = 1 AND {_public_text}"),
+    "postgresql_where": sa.text(f"is_public AND {_public_text}"),
+}
 
 # most jobs name no user
 _named_text = sa.text('"user" IS NOT NULL')
@@ -156,6 +163,7 @@ jobs = sa.Table(
     sa.Column("expired_at", Instant),
     # as in the request
     sa.Column("may_hand_over", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("is_public", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
     sa.CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     sa.CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease"),
@@ -171,6 +179,7 @@ jobs = sa.Table(
     sa.Index("ix_jobs_oldest_queued", "key_id", "precedence", "number", **_queued),
     sa.Index("ix_jobs_shortest_queued", "key_id", "precedence", "total_work", "number", **_queued),
     sa.Index("ix_jobs_may_hand_over", "key_id", "precedence", "number", **_handed),
+    sa.Index("ix_jobs_public", "is_public", "number", **_public),
     sa.Index("ix_jobs_expires_at", "expires_at", **_kept),
     sa.Index("ix_jobs_removal_tried_at", "removal_tried_at", **_going),
     # SQLite would give the number of the newest job again after that row is gone

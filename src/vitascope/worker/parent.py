@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol, TypeVar
 
 from vitascope.domain.added import WITH_VAE
-from vitascope.domain.command import CommandKind, Errand
+from vitascope.domain.command import SILENCE_LEASES, CommandKind, Errand
 from vitascope.domain.cost import effort_of, measured, runs_of
 from vitascope.domain.errors import (
     InternalError,
@@ -55,9 +55,6 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 0.1
 """An idle worker looks so often whether it shall stop."""
-
-SILENCE_LEASES = 2.0
-"""A worker is seen three times in the length of a lease; one that was silent for two lengths is gone."""
 
 SWEEP_SECONDS = 10.0
 """A busy worker looks at some files so often, between two jobs; an idle one at any time."""

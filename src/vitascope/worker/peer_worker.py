@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from vitascope import catalog
 from vitascope.domain.arbiter import forecast
+from vitascope.domain.command import SILENCE_LEASES
 from vitascope.domain.errors import UnknownModel
 from vitascope.domain.job import Job, Lease
 from vitascope.outbound.peer import Peer, PeerAway, PeerRefused, PeerState
@@ -20,7 +21,7 @@ from vitascope.store import Store
 from .errands import Models
 from .heartbeat import Heartbeat
 from .messages import Message
-from .parent import SILENCE_LEASES, Files, Worker, WorkerConfig
+from .parent import Files, Worker, WorkerConfig
 from .peer_body import PLACEHOLDER, body_of, differences, why_stays
 from .peer_engine import PeerEngine
 

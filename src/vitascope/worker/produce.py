@@ -283,9 +283,9 @@ def _following(clip: Clip, last: Frames, plan: Plan, between: Between) -> Iterat
 
 
 def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
-    """Show each shot at the asked rate on its own: nothing is drawn between the two sides of a cut."""
+    """Show what is between cuts at the asked rate on its own: nothing is drawn between the two sides of a cut."""
     at = 0
-    for native, asked in plan.shots:
+    for native, asked in plan.takes:
         part = clip.frames[at : at + native]
         yield from media.resample_frames(
             part, from_fps=plan.native_rate, to_fps=plan.fps, num_frames=asked, between=between

@@ -22,7 +22,7 @@ from vitascope.domain.job import Job, JobStatus
 from vitascope.domain.video import Variant
 from vitascope.service import Link
 
-from . import account, added, events, keys, models, schema, storage, webhooks
+from . import account, added, events, gallery, keys, models, schema, storage, webhooks
 from .answers import error_response, job_object, plan_object, provenance_object
 from .create import PARAMETERS, to_request
 
@@ -32,7 +32,14 @@ _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 class NativeDialect:
-    """The routes."""
+    """The routes.
+
+    Args:
+        has_open_gallery: whether the gallery can be read without a key.
+    """
+
+    def __init__(self, *, has_open_gallery: bool = False) -> None:
+        self._has_open_gallery = has_open_gallery
 
     def router(self) -> APIRouter:
         """Make the routes for clients and those for operators."""
@@ -40,6 +47,7 @@ class NativeDialect:
         both.include_router(self._for_clients())
         both.include_router(keys.router())
         both.include_router(account.router())
+        both.include_router(gallery.router(is_open=self._has_open_gallery))
         both.include_router(models.router())
         both.include_router(added.router())
         both.include_router(storage.router())

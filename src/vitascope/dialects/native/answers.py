@@ -41,6 +41,7 @@ def job_object(job: Job, expectation: Expectation, link_to: LinkTo) -> dict[str,
         "eta_seconds": None if expectation.eta_seconds is None else round(expectation.eta_seconds, 1),
         "priority": job.request.priority,
         "may_hand_over": job.request.may_hand_over,
+        "is_public": job.request.is_public,
         "model": plan.model,
         "mode": plan.mode,
         "prompt": plan.prompt,
@@ -129,7 +130,15 @@ def provenance_object(finding: Finding) -> dict[str, Any]:
 
 def _shots(job: Job) -> list[dict[str, Any]]:
     shots = zip(job.request.shots, job.plan.shots, strict=False)
-    return [{"prompt": shot.prompt, "num_frames": num_frames} for shot, (_, num_frames) in shots]
+    return [
+        {
+            "prompt": shot.prompt,
+            "num_frames": num_frames,
+            "duration_seconds": num_frames / job.plan.fps,
+            "transition": transition,
+        }
+        for shot, (num_frames, transition) in shots
+    ]
 
 
 def _video(job: Job, video: Video, link_to: LinkTo) -> dict[str, Any]:

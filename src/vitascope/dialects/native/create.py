@@ -19,6 +19,7 @@ from vitascope.domain.request import (
     OutputFormat,
     Position,
     Shot,
+    Transition,
     Upscale,
     Watermark,
     num_frames_for,
@@ -60,6 +61,7 @@ PARAMETERS = (
     "watermark",
     "priority",
     "may_hand_over",
+    "is_public",
     "expires_in_seconds",
     "metadata",
     "user",
@@ -68,7 +70,7 @@ PARAMETERS = (
 )
 UPSCALE_PARAMETERS = ("height", "width", "strength", "guidance_scale", "num_inference_steps")
 LORA_PARAMETERS = ("name", "scale")
-SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds")
+SHOT_PARAMETERS = ("prompt", "num_frames", "duration_seconds", "transition")
 
 WATERMARK_PARAMETERS = ("text", "image", "position", "opacity")
 DEFAULT_MARK = Watermark()
@@ -118,6 +120,7 @@ def to_request(fields: Fields, resolve: Callable[[str | None], ModelSpec]) -> tu
         watermark=mark,
         priority=fields.integer("priority") or 0,
         may_hand_over=bool(fields.boolean("may_hand_over")),
+        is_public=bool(fields.boolean("is_public")),
         expires_in_seconds=fields.integer("expires_in_seconds"),
         metadata=fields.mapping("metadata"),
         user=fields.text("user", max_chars=MAX_NAME_CHARS),
@@ -264,7 +267,7 @@ def _improved_sampling(fields: Fields) -> ImprovedSampling | None:
 
 
 def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
-    """Each entry is a text, or an object with `prompt` and its length."""
+    """Each entry is a text, or an object with `prompt`, its length, and how it follows the one before."""
     shots = []
     for index, value in enumerate(fields.listing("shots", MAX_SHOTS)):
         name = f"shots[{index}]"
@@ -273,7 +276,9 @@ def _shots(fields: Fields, fps: int) -> tuple[Shot, ...]:
         shot = Fields({"prompt": value} if isinstance(value, str) else value)
         with _named_within(name):
             shot.check_names(SHOT_PARAMETERS)
-            shots.append(Shot(shot.text("prompt") or "", _num_frames(shot, fps)))
+            # an illegal name is refused by the plan, with the legal ones
+            transition = cast(Transition | None, shot.text("transition") or None)
+            shots.append(Shot(shot.text("prompt") or "", _num_frames(shot, fps), transition))
     return tuple(shots)
 
 

@@ -56,7 +56,9 @@ def start_of(window: Window, inputs: Inputs, done: Frames | None, at: int) -> St
         window=window,
         head=head,
         tail=inputs.last_image if window.mode == "last_image" else None,
-        video=_part(inputs.video, at, window.num_frames) if window.mode == "video" else None,
+        video=None
+        if inputs.video is None or window.mode != "video"
+        else held(inputs.video, at, window.num_frames),
         references=inputs.references if window.mode == "reference" else (),
     )
 
@@ -109,10 +111,8 @@ def _conditions(start: Start) -> dict[str, Any]:
     return {"conditions": conditions} if conditions else {}
 
 
-def _part(clip: Frames | None, at: int, num_frames: int) -> Frames | None:
+def held(clip: Frames, at: int, num_frames: int) -> Frames:
     """Take frames of a clip; beyond its end its last one is held."""
-    if clip is None:
-        return None
     return clip[np.minimum(np.arange(at, at + num_frames), len(clip) - 1)]
 
 

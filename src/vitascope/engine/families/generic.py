@@ -18,7 +18,7 @@ from vitascope.domain.step import Step
 from vitascope.engine.contract import Inputs
 from vitascope.engine.slots import Slot
 
-from .conditions import start_of
+from .conditions import held, start_of
 from .passes import Pass, run_pass
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def generate(plan: Plan, spec: ModelSpec, slot: Slot, inputs: Inputs) -> Generat
         this = Pass.of_window(plan, index, start, round_noise)
         frames = yield from run_pass(this, plan, spec, slot, generator)
         done = frames if done is None else _joined(done, frames, window.overlap)
+        done = done[: len(done) - window.surplus]
     assert done is not None, "a plan has at least one window"
     return done[num_given:]
 
@@ -72,12 +73,14 @@ def upscale(
         base = np.concatenate([done, base])
     for index, window in enumerate(second.windows):
         at = 0 if done is None else len(done) - window.overlap
-        part = base[at : at + window.num_frames]
-        start = start_of(window, dataclasses.replace(inputs, video=base), done, at)
+        own = base[: at + window.num_frames - window.surplus]  # what follows is the next shot's
+        part = held(own, at, window.num_frames)
+        start = start_of(window, dataclasses.replace(inputs, video=own), done, at)
         this = dataclasses.replace(Pass.of_window(second, index, start), base=part)
         this = dataclasses.replace(this, steps_before=this.steps_before + plan.first_steps)
         frames = yield from run_pass(this, plan, spec, slot, generator)
         done = frames if done is None else _joined(done, frames, window.overlap)
+        done = done[: len(done) - window.surplus]
     assert done is not None, "a plan has at least one window"
     return done[num_given:]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .credits import GRANT, LEDGER_PAGE, Account, Credits, LedgerPage, Quote
 from .errors import ERRORS, ErrorAnswer, ErrorDetail
+from .gallery import GALLERY_PAGE, GalleryPage, GalleryVideo
 from .jobs import (
     Choice,
     FailedVideo,
@@ -73,6 +74,7 @@ __all__ = [
     "ERRORS",
     "EVENTS",
     "FILE",
+    "GALLERY_PAGE",
     "GRANT",
     "LEDGER_PAGE",
     "PAGE",
@@ -100,6 +102,8 @@ __all__ = [
     "FinishedPicture",
     "FinishedVideo",
     "FrameRule",
+    "GalleryPage",
+    "GalleryVideo",
     "ImprovedSampling",
     "Job",
     "JobError",

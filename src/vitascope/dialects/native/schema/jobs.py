@@ -88,6 +88,9 @@ class Shot(BaseModel):
 
     prompt: str
     num_frames: int
+    duration_seconds: float
+    #: How it is made to follow the one before: from that one's last frame, or by a cut, as which the first one counts.
+    transition: Literal["continue", "cut"]
 
 
 class Watermark(BaseModel):
@@ -170,6 +173,7 @@ class Job(BaseModel):
     eta_seconds: float | None
     priority: int
     may_hand_over: bool
+    is_public: bool
     model: str
     mode: Mode
     prompt: str

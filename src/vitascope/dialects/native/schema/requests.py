@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vitascope.domain.loras import MAX_LORAS
-from vitascope.domain.request import MAX_NUM_VIDEOS
+from vitascope.domain.request import MAX_NUM_VIDEOS, TRANSITIONS
 from vitascope.domain.video import VARIANTS
 
 _NUMBER: dict[str, Any] = {"anyOf": [{"type": "number"}, {"type": "string"}]}
@@ -16,6 +16,21 @@ _TEXT: dict[str, Any] = {"type": "string"}
 def _field(kind: dict[str, Any], description: str) -> dict[str, Any]:
     return {**kind, "description": description}
 
+
+_SHOT = {
+    "type": "object",
+    "properties": {
+        "prompt": _field(_TEXT, "What the shot shows."),
+        "num_frames": _field(_INTEGER, "Of the file. By default an equal share of what the others leave."),
+        "duration_seconds": _field(_NUMBER, "Another way to say `num_frames`."),
+        "transition": _field(
+            {**_TEXT, "enum": [*TRANSITIONS], "default": "cut"},
+            "How it follows the shot before: from that one's last frame, where the model can start from a picture, or by a cut.",
+        ),
+    },
+    "required": ["prompt"],
+    "additionalProperties": False,
+}
 
 _FIELDS = {
     "prompt": _field({**_TEXT, "minLength": 1, "maxLength": 32000}, "What the video shows."),
@@ -92,9 +107,8 @@ _FIELDS = {
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."
     ),
     "shots": _field(
-        {"anyOf": [{"type": "array", "items": {"anyOf": [_TEXT, {"type": "object"}]}}, _TEXT]},
-        "Scenes with cuts between them: each a text, or an object with `prompt` and `num_frames` or `duration_seconds`. "
-        "What `prompt` says, if it is given, stands before each.",
+        {"anyOf": [{"type": "array", "items": {"anyOf": [_TEXT, _SHOT]}}, _TEXT]},
+        "Scenes: each a text, or an object. What `prompt` says, if it is given, stands before each.",
     ),
     "seed": _field(_INTEGER, "Same request, same seed: same frames. Drawn if not given."),
     "num_videos": _field(
@@ -114,6 +128,10 @@ _FIELDS = {
     "may_hand_over": _field(
         {"anyOf": [{"type": "boolean"}, _TEXT]},
         "Whether another server of the operator's may make the video while this one is busy. By default false.",
+    ),
+    "is_public": _field(
+        {"anyOf": [{"type": "boolean"}, _TEXT]},
+        "Whether the finished video is shown in the gallery (`GET /api/v1/gallery`). By default false.",
     ),
     "expires_in_seconds": _field(
         _INTEGER,
