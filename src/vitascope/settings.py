@@ -723,4 +723,4 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value, default=_as_text) if isinstance(value, tuple | list) else str(value)
+    return json.dumps(value, default=_as_text) if isinstance(value, tuple | list | dict) else str(value)
