@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import hub as hubs
 from vitascope.catalog import Catalog, added
@@ -20,6 +21,7 @@ from vitascope.service import Wish
 from vitascope.service.additions import Additions
 from vitascope.service.commands import Commands
 from vitascope.store import Store
+from vitascope.store.tables import outbox
 from vitascope.worker.errands import Errands
 
 from .test_downloads import checkpoint, tensors
@@ -119,6 +121,25 @@ def test_one_that_is_deleted_and_added_anew_keeps_its_files(server: hubs.Hub, tm
     removal = errands.next_between_jobs()
     assert removal is not None
     assert "GB are free again" in errands.remove(removal)
+    store.close()
+
+
+def test_the_receiver_of_a_cards_model_is_told(tmp_path: Path) -> None:
+    store, catalog = Store.open(f"sqlite:///{tmp_path}/v.db"), Catalog.open()
+    store.worker_seen("w")
+    additions = Additions(store, catalog, Commands(store, 60.0), catalog.allowed)
+    spec = catalog.resolve("wan2.1-t2v-1.3b")
+    wish = Wish(spec.id, spec.source.removeprefix("hub:"), webhook="https://hook.example/a")
+    command = additions.add(wish, Caller("", frozenset()))
+    (errand,) = command.errands
+    assert store.take_errand("w", {errand.kind}) is not None
+    store.end_errand(errand.number, "no room", failed=True)
+    with store._database.read() as connection:
+        (row,) = connection.execute(sa.select(outbox)).all()
+    assert row.url == "https://hook.example/a"
+    assert json.loads(row.body) == {
+        "type": "model.ended", "model": spec.id, "status": "failed", "message": "no room"
+    }  # fmt: skip
     store.close()
 
 

@@ -18,7 +18,7 @@ from vitascope.domain.added import AddedModel, ModelKind
 from vitascope.domain.command import DELETED, Command, CommandKind
 from vitascope.domain.errors import InvalidParameter, ModelInUse, NoWorker, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.store import Store
+from vitascope.store import Store, Told
 
 from . import ids
 from .commands import Commands
@@ -101,7 +101,7 @@ class Additions:
         revision = wish.revision or revision
         _check_revision(revision)
         if (spec := self._card(wish.id)) is not None:
-            return self._known(wish, spec, source)
+            return self._known(wish, spec, source, caller)
         check_source(wish.kind, source, revision)
         workers = [state.id for state in self._commands.workers()]
         told = _webhook(wish, caller)
@@ -119,13 +119,15 @@ class Additions:
             return self._models.resolve(name)
         return None
 
-    def _known(self, wish: Wish, spec: ModelSpec, source: str) -> Command:
+    def _known(self, wish: Wish, spec: ModelSpec, source: str, caller: Caller) -> Command:
         if wish.kind is not ModelKind.PIPELINE or source != spec.source:
             raise ModelInUse(
                 f"`{wish.id}` is a model of this server already, from elsewhere", hint="choose another id"
             )
         here = catalog.weights_of(spec).is_downloaded
-        return self._commands.order(CommandKind.LOAD if here else CommandKind.PULL, spec)
+        webhook = _webhook(wish, caller)
+        told = None if webhook is None else Told(spec.source, webhook)
+        return self._commands.order(CommandKind.LOAD if here else CommandKind.PULL, spec, told=told)
 
     def delete(self, name: str) -> Command | None:
         """Let no request find a model any more, and have its files removed where no other model needs them.

@@ -166,12 +166,12 @@ class Errands:
 
     def remove(self, errand: Errand) -> str:
         """Remove a model's files; those that are not there are none to remove."""
-        model = self._store.added_model(errand.model)
-        if model is not None and model.deleted_at is not None:
+        if errand.options.get(DELETED):
+            model = self._store.added_model(errand.model)
+            if model is None or model.deleted_at is None:
+                return "it was added anew meanwhile, and stays"
             self._models.look_soon()
             return self._models.remove_added(model)
-        if model is not None and errand.options.get(DELETED):
-            return "it was added anew meanwhile, and stays"
         spec = self._models.resolve(errand.model)
         return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
 
