@@ -423,10 +423,12 @@ def _deliverer(settings: Settings, store: Store, outbound: Outbound | None, desk
     )
 
 
-def _framework_error(_request: Request, error: HTTPException) -> Response:
-    """Answer what the framework found wrong, such as an unknown path, in the form that most clients read."""
+def _framework_error(request: Request, error: HTTPException) -> Response:
+    """Answer what the framework found wrong, such as an unknown path, in its vendor's form or the one that most clients read."""
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     headers = dict(error.headers or {})
+    if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(_enterprise.PREFIXES):
+        return _enterprise.unknown_call(error.status_code, code, headers)
     return openai.envelope(error.status_code, str(error.detail), code=code, headers=headers)
 
 

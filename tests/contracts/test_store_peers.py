@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vitascope.domain.access import ApiKey, KeyLimits, Scope
 from vitascope.domain.job import Job
 from vitascope.store import Store
 
@@ -40,6 +41,23 @@ class TestPeers:
         found = store.next_to_hand_over()
         assert found is not None
         assert found.id == "b1", "the other key has had less"
+
+    def test_a_key_that_came_to_its_limit_meanwhile_has_no_more_claimed(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        """Between the choice of a job and its claim the peer is asked, and workers here go on."""
+        limited = ApiKey(
+            id="k", name="test", prefix="vsk_abcd", last4="wxyz", scopes=frozenset({Scope.GENERATE}),
+            limits=KeyLimits(max_running=1), created_at=clock.now,
+        )  # fmt: skip
+        store.add_key(limited, "d" * 64)
+        for job_id in ("first", "second"):
+            create(job_id, key_id="k", may_hand_over=True)
+        here = store.claim("w", 15.0)
+        assert here is not None
+        assert store.claim("p", 15.0, job_id="second") is None
+        store.release(here, count_attempt=False)
+        assert store.claim("p", 15.0, job_id="second") is not None
 
     def test_one_job_is_claimed_if_it_still_waits(self, store: Store, create: Create, clock: Any) -> None:
         create("first")

@@ -149,11 +149,39 @@ def test_the_key_is_not_shown_where_a_download_leads(
         peer.job("a1")
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"null", b"[" * 100_000, b"\xff\xfe{"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b"null",
+        b"[" * 100_000,
+        b"\xff\xfe{",
+        b'{"seconds": NaN}',
+        b'{"seconds": Infinity}',
+        b'{"seconds": 1e999}',
+        b'{"reason": "\\uD800"}',
+        b'{"reason": "\\u0000"}',
+    ],
+)
 def test_an_answer_that_is_not_its_apis_is_none(body: bytes, fake: Fake, peer: Peer) -> None:
     fake.says("/api/v1/jobs/a1", body)
     with pytest.raises(PeerAway):
         peer.job("a1")
+
+
+def test_what_only_looks_like_an_escape_is_text(fake: Fake, peer: Peer) -> None:
+    fake.says("/api/v1/jobs/a1", b'{"prompt": "\\\\u0000 \\ud83d\\ude00"}')
+    assert peer.job("a1") == {"prompt": "\\u0000 \U0001f600"}
+
+
+def test_an_event_without_an_end_is_not_kept(fake: Fake, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MAX_LINE_BYTES", 1000)
+    # of its end more is announced than comes: who waits for the line waits until the timeout
+    fake.says("/api/v1/jobs/a1/events", b"data: " + b"x" * 200_000, **{"content-length": "1000000"})
+    with pytest.raises(PeerAway, match="an event of megabytes"):
+        list(peer.events("a1", 0))
 
 
 def test_an_endless_answer_is_not_read(fake: Fake, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +208,10 @@ def test_a_refusal_says_whether_it_is_for_now(fake: Fake, peer: Peer) -> None:
     with pytest.raises(PeerRefused, match=r"answered 429$") as refused:
         peer.plan({})
     assert refused.value.retry_after_seconds == 7
+    fake.says("/api/v1/plan", {}, 429, **{"retry-after": "999999"})
+    with pytest.raises(PeerRefused) as refused:
+        peer.plan({})
+    assert refused.value.retry_after_seconds == peers.MAX_RETRY_SECONDS
 
 
 def test_events_are_read_as_they_come(fake: Fake, peer: Peer) -> None:

@@ -30,7 +30,7 @@ from vitascope.worker.peer_job import Link
 from vitascope.worker.peer_worker import PeerWorker
 from waiting import eventually
 
-FILE = b"a video" * 1000
+FILE = b"\0\0\0\x18ftypisom" + b"a video" * 1000
 QUEUED, RUNNING, SUCCEEDED = (
     {"sequence": number, "kind": kind} for number, kind in enumerate(("queued", "running", "succeeded"), 1)
 )
@@ -52,6 +52,7 @@ class FakePeer:
     events_now: list[dict[str, Any] | None] = field(
         default_factory=lambda: [QUEUED, RUNNING, STEP, SUCCEEDED]
     )
+    file: bytes = FILE
     #: Of the job as it is shown at its end.
     shown: dict[str, Any] = field(default_factory=dict)
     created: list[tuple[dict[str, Any], str]] = field(default_factory=list)
@@ -85,7 +86,7 @@ class FakePeer:
         if job_id in self.deleted:
             raise PeerRefused(404, "job_not_found")
         yield from self.events_now
-        if self.events_now[-1] is None:
+        if self.events_now and self.events_now[-1] is None:
             raise PeerAway("gave no answer in time")
 
     def job(self, _job_id: str) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class FakePeer:
 
     def download(self, _id: str, _index: int, _variant: str, path: Path, _bytes: int, _sha256: str) -> None:
         self._called("download")
-        path.write_bytes(FILE)
+        path.write_bytes(self.file)
 
     def delete(self, job_id: str) -> None:
         self._called("delete")
@@ -342,6 +343,42 @@ def test_a_peer_that_fails_for_now_gives_the_job_back_for_now(
     back = bench.comes_back(job)
     assert (back.attempt, back.error) == (0, None)
     assert bench.worker._left[job.id] < float("inf")
+
+
+def test_a_peer_that_ends_the_events_before_the_job_is_not_asked_on_and_on(bench: Bench) -> None:
+    bench.peer.events_now = []
+    job = bench.submit()
+    bench.start()
+    assert bench.comes_back(job).attempt == 0
+    assert bench.peer.calls.count("events") < 50
+
+
+def test_a_video_that_would_fill_the_disk_is_not_fetched(bench: Bench) -> None:
+    job = bench.submit()
+    file = {"num_bytes": 1 << 40, "sha256": "0" * 64, "index": 0, "seed": 1}
+    size = {"height": 64, "width": 96, "num_frames": 9, "fps": 8}
+    bench.peer.shown["job"] = {"videos": [{**file, **size}]}
+    bench.start()
+    bench.comes_back(job)
+    assert "download" not in bench.peer.calls
+
+
+@pytest.mark.parametrize("file", [b"", b"<html>" * 100, b"GIF89a" + FILE])
+def test_what_is_no_video_is_not_taken_for_one(bench: Bench, file: bytes) -> None:
+    bench.peer.file = file
+    job = bench.submit()
+    bench.start()
+    bench.comes_back(job)
+    assert bench.worker._left[job.id] == float("inf")
+
+
+def test_a_video_of_which_nothing_is_said_sends_the_job_back(bench: Bench) -> None:
+    file = {"num_bytes": len(FILE), "sha256": hashlib.sha256(FILE).hexdigest(), "index": 1, "seed": 2}
+    size = {"height": 64, "width": 96, "num_frames": 9, "fps": 8}
+    bench.peer.shown["job"] = {"videos": [{**file, **size}]}
+    job = bench.submit(num_videos=2)
+    bench.start()
+    bench.comes_back(job)
 
 
 def test_a_short_absence_is_waited_for(bench: Bench) -> None:

@@ -114,11 +114,12 @@ class InvalidParameter(RequestError):
         nearest: object | None = None,
         hint: str | None = None,
     ) -> None:
-        self.parameter = parameter
+        # a client may call a field by half a character, which no answer can hold
+        self.parameter = parameter.encode("utf-8", "backslashreplace").decode()
         self.value = value
         self.rule = rule
         self.nearest = nearest
-        super().__init__(self.sentence(parameter), hint=hint)
+        super().__init__(self.sentence(self.parameter), hint=hint)
 
     def sentence(self, parameter: str) -> str:
         """Say the error with the parameter under another name, as a dialect shows it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
@@ -35,11 +36,17 @@ STREAM_SECONDS = 20.0
 MAX_ANSWER_BYTES = 4 << 20
 """A job with ten videos is 30 kB; of a long prompt and many shots it is some hundreds."""
 
-MAX_LINE_CHARS = 4 << 20
+MAX_LINE_BYTES = 4 << 20
 """A preview is some tens of kilobytes."""
+
+MAX_RETRY_SECONDS = 600
+"""However long a peer wants to be left alone."""
 
 MAX_REDIRECTS = 3
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_ESCAPES = re.compile(rb"\\u(?:d[89a-f]|0000)", re.IGNORECASE)
+_UNSTORABLE = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
+"""In JSON text, where NUL is always an escape."""
 
 
 class PeerAway(Exception):
@@ -179,12 +186,10 @@ class Peer:
         with self._answer("GET", path, headers=headers, timeout=timeout) as answer:
             if answer.status_code != 200:
                 _check(answer, _read_all(answer))
-            for line in answer.iter_lines():
-                if len(line) > MAX_LINE_CHARS:
-                    raise PeerAway("sent an event of megabytes")
-                if line.startswith("data:"):
+            for line in _lines(answer):
+                if line.startswith(b"data:"):
                     yield _object(line[5:])
-                elif line.startswith(":"):
+                elif line.startswith(b":"):
                     yield None
 
     def download(
@@ -300,6 +305,19 @@ def _read_all(answer: httpx.Response) -> bytes:
     return bytes(data)
 
 
+def _lines(answer: httpx.Response) -> Iterator[bytes]:
+    """Yield lines as they come; of one without an end no more is kept than of the longest that is read."""
+    begun = bytearray()
+    for chunk in answer.iter_raw():
+        *whole, rest = chunk.split(b"\n")
+        for part in whole:
+            yield bytes(begun + part).rstrip(b"\r")
+            begun.clear()
+        begun += rest
+        if len(begun) > MAX_LINE_BYTES:
+            raise PeerAway("sent an event of megabytes")
+
+
 def _check(answer: httpx.Response, data: bytes) -> None:
     if answer.is_success:
         return
@@ -310,14 +328,25 @@ def _check(answer: httpx.Response, data: bytes) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     wait = answer.headers.get("retry-after", "")
-    raise PeerRefused(answer.status_code, code, float(wait) if wait.isdigit() and len(wait) < 7 else None)
+    seconds = float(min(int(wait), MAX_RETRY_SECONDS)) if wait.isdecimal() and len(wait) < 7 else None
+    raise PeerRefused(answer.status_code, code, seconds)
 
 
-def _object(data: bytes | str) -> dict[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
+    """Read an object. What it says may come into our database and replies: they take no number that JSON has not, and no half characters."""
     try:
-        found = json.loads(data)
+        found = json.loads(data, parse_constant=_finite, parse_float=_finite)
+        if _ESCAPES.search(data):
+            found = None if _UNSTORABLE.search(json.dumps(found, ensure_ascii=False)) else found
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise PeerAway("answered with something that is not its API's")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("it is out of range")
+    return value

@@ -47,7 +47,7 @@ class ForWorkers(Base):
             lease_seconds: the job is the worker's for so long.
             device: the worker's kind of device, by which it is estimated how long jobs take.
             warm_models: models that the worker has loaded.
-            job_id: takes this one only, if it still waits.
+            job_id: takes this one only, if it still waits and its key may have one more running.
         """
         # an idle worker asks often: do not make writers wait for it
         with self._database.read() as connection:
@@ -62,7 +62,7 @@ class ForWorkers(Base):
                 among = queue.not_better_elsewhere(connection, worker_id, seen_after)
                 row = queue.lock_next(connection, now, lease_now, device, warm_models, among)
             else:
-                row = queue.lock_waiting(connection, job_id)
+                row = queue.lock_one(connection, job_id)
             if row is None:
                 return None
             expires_at = lease_now + timedelta(seconds=lease_seconds)

@@ -96,6 +96,12 @@ def lock_waiting(connection: sa.Connection, job_id: str) -> Row | None:
     return connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
 
 
+def lock_one(connection: sa.Connection, job_id: str) -> Row | None:
+    """Do the same for a claim, in a transaction that is the only one to claim; None too if its key may have no more jobs running."""
+    row = lock_waiting(connection, job_id)
+    return None if row is None or row.key_id in _keys_at_their_limit(connection) else row
+
+
 def next_to_hand_over(
     connection: sa.Connection, now: datetime, lease_now: datetime, device: str, without: Collection[str]
 ) -> str | None:

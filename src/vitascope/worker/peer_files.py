@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from vitascope.media.certificate import Credentials
     from vitascope.media.provenance import SignedFormat
 
+MORE_BYTES = 16 << 20
+"""What a file may have beside its frames: their marks, and the container."""
+
+MAX_SIDE = 1 << 16
+"""Of a picture beside a video."""
+
 #: Fetches a file: index of the video, variant, where to, its size and its checksum.
 Download = Callable[[int, str, Path, int, str], None]
 
@@ -26,6 +32,15 @@ _PICTURES: dict[str, tuple[str, str, SignedFormat]] = {
     "thumbnail": (described.THUMBNAIL_SUFFIX, "image/webp", "webp"),
     "spritesheet": (described.SHEET_SUFFIX, "image/jpeg", "jpeg"),
 }
+
+
+_BEGINNINGS: dict[SignedFormat, tuple[int, bytes]] = {
+    "mp4": (4, b"ftyp"),
+    "gif": (0, b"GIF8"),
+    "webp": (8, b"WEBP"),
+    "jpeg": (0, b"\xff\xd8\xff"),
+}
+"""What stands where at the beginning of a file of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,7 @@ class PeerFiles:
         videos = [self._video(shown) for shown in objects(made.get("videos"))]
         if not videos or len({video.index for video in videos}) < len(videos):
             raise Returned("made no video")
-        return videos
+        return sorted(videos, key=lambda video: video.index)
 
     def _video(self, shown: Mapping[str, Any]) -> Video:
         plan, index = self._plan, whole(shown.get("index"), -1)
@@ -120,13 +135,20 @@ class PeerFiles:
         path = self._outs[index].with_suffix(suffix)
         content = self._file(shown, index, variant, path, format)
         size: dict[str, Any] = {name: whole(shown.get(name), 0) for name in ("height", "width")}
+        if not all(0 < side <= MAX_SIDE for side in size.values()):
+            raise Returned(f"made a {variant} of no size")
         return Picture(key=f"{self._folder}/{path.name}", media_type=media_type, **size, **content)
 
     def _file(
         self, shown: Mapping[str, Any], index: int, variant: str, path: Path, format: SignedFormat
     ) -> dict[str, Any]:
         """Fetch a file and put this server's signature in the place of the peer's."""
-        self._download(index, variant, path, whole(shown.get("num_bytes"), 0), str(shown.get("sha256")))
+        num_bytes = whole(shown.get("num_bytes"), 0)
+        if num_bytes > most_bytes(self._plan):
+            raise Returned("made a file that is larger than its frames")
+        self._download(index, variant, path, num_bytes, str(shown.get("sha256")))
+        if not _begins_as(path, format):
+            raise Returned(f"made a file that is no {format}")
         if self._credentials is not None:
             from vitascope.media import provenance
 
@@ -136,6 +158,18 @@ class PeerFiles:
             except SigningFailed:
                 raise Returned("made a file that cannot be signed") from None
         return described.content_of(path)
+
+
+def _begins_as(path: Path, format: SignedFormat) -> bool:
+    """Look whether a file is of its kind: it is given to clients as such."""
+    at, mark = _BEGINNINGS[format]
+    with path.open("rb") as file:
+        return file.read(at + len(mark))[at:] == mark
+
+
+def most_bytes(plan: Plan) -> int:
+    """Tell how large no file of a plan is: a peer's word alone must not fill the disk."""
+    return MORE_BYTES + 4 * plan.height * plan.width * plan.num_frames
 
 
 def objects(value: Any) -> list[dict[str, Any]]:

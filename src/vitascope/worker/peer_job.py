@@ -33,6 +33,9 @@ STAGE = "hand_over"
 RETRY_SECONDS = 0.5
 """Between two tries to reach the peer."""
 
+MAX_STAGE_SECONDS = 1e6
+"""Of what a peer says that it took; estimates are made of it."""
+
 MAX_PREVIEW_CHARS = 1 << 20
 _PREVIEW = re.compile(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", re.ASCII)
 _CODE = re.compile(r"[a-z_]{1,64}", re.ASCII)
@@ -134,7 +137,10 @@ class PeerJob(threading.Thread):
             raise Returned(f"ended the job as {status} {_code_of(made.get('error'))}".rstrip())
         spec, order = self._link.resolve(self._plan.model), self._order
         files = PeerFiles(self._plan, spec, order["outs"], order["folder"], self._link.marks, self._download)
-        videos = [asdict(video) for video in files.fetch(made)]
+        videos, failed = files.fetch(made), _failed(made, self._plan)
+        told = {video.index for video in videos} | {each["index"] for each in failed}
+        if told != set(range(self._plan.num_videos)):
+            raise Returned("says nothing of some of the videos")
         seconds = _seconds_of(made)
         way = time.monotonic() - begun_at - sum(seconds.values())
         details = {
@@ -142,9 +148,9 @@ class PeerJob(threading.Thread):
             "seconds": {**seconds, STAGE: round(max(0.0, way), 3)},
             "signer": files.signer,
         }
-        if failed := _failed(made, self._plan):
+        if failed:
             details["failed_videos"] = failed
-        return {"is": "made", "videos": videos, "details": details}
+        return {"is": "made", "videos": [asdict(video) for video in videos], "details": details}
 
     def _create(self) -> None:
         """Ask for it, under a name by which it is found again if this server is started anew meanwhile."""
@@ -220,6 +226,7 @@ class PeerJob(threading.Thread):
                             self._check_wanted()
                             return
                         self._pass_on(event)
+                self._wait_for(PeerAway("ended the job's events before the job"))
             except PeerAway as error:
                 self._wait_for(error)
             except PeerRefused as error:
@@ -280,7 +287,7 @@ def _seconds_of(made: Mapping[str, Any]) -> dict[str, float]:
     return {
         stage: float(value)
         for stage, value in found
-        if _CODE.fullmatch(stage) and isinstance(value, int | float)
+        if _CODE.fullmatch(stage) and isinstance(value, int | float) and 0 <= value <= MAX_STAGE_SECONDS
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -19,12 +20,14 @@ from PIL import Image
 import endpoints
 import enterprise
 import enterprise_golden
-from vitascope.dialects._enterprise import create, schema
-from vitascope.dialects._enterprise.calls import COMMON, V6_META
+from vitascope.catalog import Catalog
+from vitascope.dialects._enterprise import create, making, schema
+from vitascope.dialects._enterprise.calls import COMMON, V6_META, Call
 from vitascope.dialects.modelslab.calls import calls
 from vitascope.domain.access import KeyLimits, Scope
+from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.job import Job, JobError
-from vitascope.domain.request import TEMP_SECONDS
+from vitascope.domain.request import TEMP_SECONDS, GenerationRequest
 from vitascope.service.keys import Keys
 from waiting import eventually
 
@@ -393,6 +396,41 @@ class TestParameters:
             assert word in told["tip"], told["tip"]
         assert told["meta"]["clip_skip"] is None
 
+    @pytest.mark.parametrize(
+        ("path", "fields", "name"),
+        [
+            ("text2video", {"portrait": "yes"}, "portrait"),
+            ("text2video", {"portrait": True, "aspect_ratio": "9:16"}, "portrait"),
+            ("text2video", {"resolution": 320, "width": 256}, "resolution"),
+            ("text2video_ultra", {"portrait": True, "width": 256, "height": 320}, "portrait"),
+            ("text2video_ultra", {"aspect_ratio": "9:16", "height": 320}, "aspect_ratio"),
+            ("text2video", {"duration": 2, "num_frames": 9}, "duration"),
+        ],
+    )
+    def test_a_size_or_length_that_another_field_says_is_told(
+        self, server: Any, path: str, fields: dict[str, Any], name: str
+    ) -> None:
+        assert f"{name}: no effect, as" in send(server, f"{V6}/{path}", **fields)["tip"]
+
+    @pytest.mark.parametrize(("frames", "seconds"), [(5, 0.208), (24, 1), (480, 20), (None, None)])
+    def test_the_nearest_duration_is_one_that_can_be_had(
+        self, frames: int | None, seconds: float | None
+    ) -> None:
+        asked = GenerationRequest(prompt="a dog", model="pocket", fps=24)
+        order = create.Order(Call(name="a", prefix="/a"), Catalog.open().resolve("pocket"), asked)
+        order.names["num_frames"], order.echo["duration"] = "duration", 0.01
+        said = order.in_clients_words(InvalidParameter("num_frames", 1, "it must be more", nearest=frames))
+        assert (said.parameter, said.value, said.nearest) == ("duration", 0.01, seconds)
+
+    def test_no_resolution_is_none(self, server: Any) -> None:
+        assert send(server, f"{V6}/text2video_ultra")["meta"]["resolution"] is None
+
+    def test_an_adapter_that_is_not_here_is_named_as_it_was_sent(self, server: Any) -> None:
+        error = refused(
+            server.client.post(f"{V6}/text2video", json={"prompt": "a dog", "lora_models": "a,b"})
+        )
+        assert error["message"].startswith("`lora_models` is 'a'")
+
     def test_nothing_is_told_where_all_is_as_asked(self, working: Any) -> None:
         assert "tip" not in send(working, f"{ENTERPRISE}/text2video", model_id="small", enhance_prompt="no")
 
@@ -537,6 +575,34 @@ class TestKeys:
             assert closed.key.encode() not in path.read_bytes()
 
 
+class TestUnforeseen:
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            (f"{ENTERPRISE}/text2video", 500),
+            (f"{V6}/text2video", 500),
+            ("/api/v1/enterprise/text2video", 200),
+        ],
+    )
+    def test_a_fault_of_ours_has_the_vendors_form_too(
+        self, server: Any, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(making, "to_order", None)
+        refused(server.client.post(path, json={"prompt": "a dog"}), status)
+
+    @pytest.mark.parametrize(
+        "path", [f"{ENTERPRISE}/no_such", "/api/v1/enterprise/no_such", f"{V6}/no_such", f"{V7}/no-such"]
+    )
+    def test_a_call_that_there_is_not(self, server: Any, path: str) -> None:
+        refused(server.client.post(path, json={}), 404)
+
+    @pytest.mark.parametrize("path", [f"{ENTERPRISE}/text2video", f"{V6}/fetch/1"])
+    def test_another_method(self, server: Any, path: str) -> None:
+        answer = server.client.get(path)
+        refused(answer, 405)
+        assert answer.headers["allow"] == "POST"
+
+
 class TestBodies:
     @pytest.mark.parametrize("path", [f"{ENTERPRISE}/text2video", f"{V6}/text2video"])
     @pytest.mark.parametrize(
@@ -546,6 +612,49 @@ class TestBodies:
     def test_what_cannot_be_read(self, server: Any, path: str, content: bytes, status: int) -> None:
         headers = {"Content-Type": "application/json"}
         refused(server.client.post(path, content=content, headers=headers), status)
+
+    @pytest.mark.parametrize("path", [f"{ENTERPRISE}/text2video", f"{V6}/text2video"])
+    def test_half_a_character_in_a_name_that_is_given_twice(self, server: Any, path: str) -> None:
+        content, headers = b'{"\\ud800":1,"\\ud800":2}', {"Content-Type": "application/json"}
+        refused(server.client.post(path, content=content, headers=headers), 400)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"\ud800name": 1},
+            {"na\x00me": 1},
+            {"resolution": "\ud800", "width": 64, "height": 64},
+            {"controlnet": "\ud800"},
+            {"controlnet": "\x00"},
+        ],
+    )
+    def test_what_no_answer_can_hold_is_in_none(self, server: Any, fields: dict[str, Any]) -> None:
+        content = json.dumps({"prompt": "a dog", "instant_response": True, **fields})
+        headers = {"Content-Type": "application/json"}
+        answer = server.client.post(f"{V6}/text2video", content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert not {"\x00", "\ud800"} & set(json.dumps(answer.json(), ensure_ascii=False))
+        assert server.client.post(f"{V6}/fetch/{answer.json()['id']}").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("controlnet_images", "x" * 100_000),
+            ("lora_models", "," * 4000),
+            ("controlnet", 10**300),
+            ("resolution", 10**300),
+        ],
+    )
+    def test_what_is_long_is_not_shown_again(self, server: Any, name: str, value: Any) -> None:
+        told = send(server, f"{V6}/text2video", width=64, height=64, **{name: value})
+        assert len(json.dumps(told)) < 10_000
+        told = send(server, f"{V6}/text2video_ultra", width=64, height=64, **{name: value})
+        assert len(json.dumps(told)) < 10_000
+
+    def test_more_adapters_than_anybody_names(self, server: Any) -> None:
+        refused(
+            server.client.post(f"{V6}/text2video", json={"prompt": "a dog", "lora_models": "," * 5000}), 400
+        )
 
     def test_a_form(self, server: Any) -> None:
         answer = server.client.post(

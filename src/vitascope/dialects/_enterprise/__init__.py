@@ -3,7 +3,7 @@
 Their dialects do not know each other; what both say is here. Never here: a path of either, or another vendor's word.
 """
 
-from .answers import error_response, render_4xx, render_200
+from .answers import PREFIXES, error_response, render_4xx, render_200, unknown_call
 from .create import FORMAT
 from .making import Manner
 from .replies import WEBHOOK_SECONDS, webhook_body
@@ -11,6 +11,7 @@ from .routes import fields_of, route_class
 
 __all__ = [
     "FORMAT",
+    "PREFIXES",
     "WEBHOOK_SECONDS",
     "Manner",
     "error_response",
@@ -18,5 +19,6 @@ __all__ = [
     "render_4xx",
     "render_200",
     "route_class",
+    "unknown_call",
     "webhook_body",
 ]

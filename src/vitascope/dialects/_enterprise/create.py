@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from vitascope.dialects._http import Fields, picture_of, shown
+from vitascope.dialects._http import MAX_INTEGER, Fields, picture_of, shown
 from vitascope.domain import schedulers
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter
@@ -39,6 +39,10 @@ NOTES = "enterprise"
 MAX_NAME_CHARS = 255
 MAX_COUNTED_SECONDS = 1e6
 MAX_LISTED = 5
+MAX_LORAS_CHARS = 4096
+
+MAX_SHOWN_CHARS = 2000
+"""Of what was sent and is shown again: replies and the database are no place for a picture."""
 
 PARAMETERS = (
     "model_id", "prompt", "negative_prompt", "seed", "width", "height", "num_frames", "num_inference_steps",
@@ -143,11 +147,14 @@ class Order:
 
     def in_clients_words(self, error: InvalidParameter) -> InvalidParameter:
         """Say the same of the field that the client sent."""
-        name = self.names.get(error.parameter, error.parameter)
+        name = self.names.get(error.parameter) or self.names.get(error.parameter.partition("[")[0])
+        name = name or error.parameter
         value, nearest = error.value, error.nearest
         if name == "duration":  # the client has counted seconds
             value = self.echo["duration"]
-            nearest = nearest and int(str(nearest)) // (self.request.fps or self.spec.fps)
+            if nearest is not None:
+                frames, fps = int(str(nearest)), self.request.fps or self.spec.fps
+                nearest = frames // fps or round(frames / fps, 3)
         return InvalidParameter(name, value, error.rule, nearest=nearest, hint=error.hint)
 
 
@@ -205,7 +212,15 @@ def _read_sent(order: Order, reader: Reader) -> None:
 
 def _url(value: Any) -> str | None:
     """What is shown again of a picture: where it is, and never the picture itself."""
-    return value if isinstance(value, str) and value[:4].lower() == "http" and len(value) < 2000 else None
+    return _shown_again(value) if isinstance(value, str) and value[:4].lower() == "http" else None
+
+
+def _shown_again(value: Any) -> Any:
+    """What `meta` shows of a value that nobody has checked: nothing of what is long, or cannot be written."""
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) <= MAX_INTEGER):
+        return value
+    text = None if value is None else shown(value)
+    return text if isinstance(text, str) and len(text) <= MAX_SHOWN_CHARS and text.isprintable() else None
 
 
 def _read_prompt(order: Order, reader: Reader) -> None:
@@ -229,6 +244,8 @@ def _read_prompt(order: Order, reader: Reader) -> None:
 def _read_length(order: Order, reader: Reader) -> None:
     fps, seconds = reader.integer("fps"), reader.seconds("duration")
     num_frames = reader.integer("num_frames") if reader.given("num_frames") or seconds is None else None
+    if num_frames is not None and seconds is not None:
+        order.tell("duration", "no effect", "`num_frames` says how long the video is")
     if num_frames is None and seconds is not None:
         order.names["num_frames"] = "duration"
         num_frames = num_frames_for(min(seconds, MAX_COUNTED_SECONDS), fps or order.spec.fps)
@@ -273,7 +290,7 @@ def _read_denoising(order: Order, reader: Reader) -> None:
         "max_guidance_scale": high,
         "scheduler": fields.text("scheduler"),
         "improved_sampling_seed": 42 if improved_seed is None else improved_seed,
-        "lora_models": fields.text("lora_models"),
+        "lora_models": fields.text("lora_models", max_chars=MAX_LORAS_CHARS),
     }
     _read_strength(order, reader)
 
@@ -356,8 +373,8 @@ def _read_delivery(order: Order, reader: Reader) -> None:
         "base64": bool(reader.flag("base64")) and not call.takes_base64,
         "webhook": url if url and url != "null" else None,
         "portrait": bool(reader.flag("portrait")),
-        "resolution": fields.raw("resolution") if isinstance(fields.raw("resolution"), str | int) else None,
-        "aspect_ratio": fields.text("aspect_ratio"),
+        "resolution": _shown_again(fields.raw("resolution")),
+        "aspect_ratio": fields.text("aspect_ratio", max_chars=MAX_NAME_CHARS),
     }
 
 
@@ -373,10 +390,10 @@ def _tell_of_the_rest(order: Order, fields: Fields) -> None:
     for name, reason in WITHOUT_EFFECT.items():
         if fields.raw(name) not in (None, "", False, "no", "false", "null"):
             order.tell(name, "no effect", reason)
-            value = fields.raw(name)
-            order.echo[name] = value if isinstance(value, int | float) else shown(value)
+            order.echo[name] = _shown_again(fields.raw(name))
     known = {*PARAMETERS, *WITHOUT_EFFECT, *WITHOUT_VALUE}
     unknown = [name[:40] for name in fields.values() if name not in known]
+    unknown = [name if name.isprintable() else ascii(name) for name in unknown]
     if unknown:
         names = ", ".join(unknown[:MAX_LISTED]) + (", …" if len(unknown) > MAX_LISTED else "")
         order.tell(names, "ignored", "there is no such parameter")

@@ -188,8 +188,11 @@ async def _answered(
         return JSONResponse(await desk.read(unfinished, telling, expectation))
     if job.status is not JobStatus.SUCCEEDED or telling.is_gone:
         return JSONResponse(telling.failed())
-    files = await asyncio.to_thread(data_urls, desk.service, job) if telling.wants_data else None
-    return JSONResponse(await desk.read(finished, telling, files))
+    if not telling.wants_data:
+        return JSONResponse(await desk.read(finished, telling, None))
+    files = await asyncio.to_thread(data_urls, desk.service, job)
+    # of a hundred megabytes the text itself takes a second, which others need not wait
+    return await asyncio.to_thread(JSONResponse, await desk.read(finished, telling, files))
 
 
 async def fetch_by_path(request_id: str, request: Request) -> Response:

@@ -30,8 +30,16 @@ def read_shape(order: Order, reader: Reader, spec: ModelSpec) -> None:
         InvalidParameter: one of them cannot be read.
     """
     ratio = _ratio(reader)
-    if reader.given("width", "height") is None:
+    if reader.given("width", "height") is not None:
+        _tell_unused(
+            order, reader, "`width` and `height` say the size", "resolution", "aspect_ratio", "portrait"
+        )
+    else:
         short = _resolution(reader)
+        if ratio is not None:
+            _tell_unused(order, reader, "`aspect_ratio` says the shape", "portrait")
+        elif short is None:
+            _tell_unused(order, reader, "it turns a `resolution`, and none was sent", "portrait")
         if short is not None:
             _set(order, short, ratio or (1 / WIDE if reader.flag("portrait") else WIDE), "resolution")
             return
@@ -43,6 +51,12 @@ def read_shape(order: Order, reader: Reader, spec: ModelSpec) -> None:
         if order.sent.video is not None:
             return  # as large as what is changed
     order.change(width=reader.side("width"), height=reader.side("height"))
+
+
+def _tell_unused(order: Order, reader: Reader, reason: str, *names: str) -> None:
+    for name in names:
+        if reader.given(name) and (name != "portrait" or reader.flag(name)):
+            order.tell(name, "no effect", reason)
 
 
 def _set(order: Order, short: int, ratio: float, name: str) -> None:

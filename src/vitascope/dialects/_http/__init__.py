@@ -5,7 +5,7 @@ from .credentials import authenticate, caller_of
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
-from .fields import Fields, shown
+from .fields import MAX_INTEGER, Fields, shown
 from .files import VideoFile, file_asked
 from .guard import LoopbackGuard
 from .once import once_of
@@ -15,6 +15,7 @@ from .routes import base_url_of, route_class
 from .waiting import ended
 
 __all__ = [
+    "MAX_INTEGER",
     "Desk",
     "Edge",
     "Fields",

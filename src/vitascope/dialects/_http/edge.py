@@ -19,6 +19,9 @@ REQUEST_TIMEOUT = 408
 
 RenderError = Callable[[VitascopeError], Response]
 
+RENDER = "render"
+"""Under which a request's state has how its dialect says errors, once that is known."""
+
 
 class Edge:
     """ASGI middleware: gives every answer an `x-request-id`, and answers what nobody foresaw without its traceback."""
@@ -53,4 +56,5 @@ class Edge:
             logger.exception("unexpected error", extra={"request_id": request_id})
             if has_begun:
                 raise
-            await self._render(InternalError())(scope, receive, send_with_id)
+            render: RenderError = scope["state"].get(RENDER, self._render)
+            await render(InternalError())(scope, receive, send_with_id)

@@ -16,7 +16,7 @@ from vitascope.domain.access import Allowance, Scope
 from vitascope.domain.errors import VitascopeError
 
 from .credentials import authenticate
-from .edge import RenderError
+from .edge import RENDER, RenderError
 from .errors import allowance_headers, status_of
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def route_class(
             takes_request = "request" in inspect.signature(endpoint).parameters
 
             async def answer(request: Request) -> Response:
+                setattr(request.state, RENDER, render)  # for what nobody foresaw
                 try:
                     if not is_public:
                         await authenticate(request, scope)
