@@ -219,9 +219,9 @@ def test_fifty_at_once_with_credits_for_ten(
 
 def test_the_book_holds_whatever_happens_in_whatever_order(url: str) -> None:
     """Also with crashes between any two statements; `python -m bench.ledger` plays 100,000 calls."""
-    counted = bench_ledger.play(lambda clock: Store.open(url, clock), calls=250, steps=50)
-    assert counted.crashes > 5
-    assert counted.jobs > 10
+    counted = bench_ledger.play(lambda clock: Store.open(url, clock), calls=400, steps=50)
+    assert counted.crashes > 3
+    assert counted.jobs > 5
     assert maintenance.check(url).problems == ()
 
 
