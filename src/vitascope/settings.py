@@ -327,7 +327,7 @@ class OpenAISettings(_Section):
 class CreditsSettings(_Section):
     """What videos cost API keys that are counted. See docs/credits.md."""
 
-    prices: dict[str, Annotated[float, Field(ge=0)]] = {}
+    prices: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = {}
     """Credits for a megapixel-second, by a model's id or its card's price class; they win over the card's. As JSON: `{"small": 4, "wan2.2": 25}`."""
 
 
@@ -723,4 +723,4 @@ def environment_of_engine(settings: Settings) -> dict[str, str]:
 def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value, default=_as_text) if isinstance(value, tuple | list) else str(value)
+    return json.dumps(value, default=_as_text) if isinstance(value, tuple | list | dict) else str(value)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from vitascope.domain.added import ModelKind
 from vitascope.domain.command import Command, CommandKind, CommandStatus, Errand
 from vitascope.domain.errors import ModelInUse, NoWorker
-from vitascope.store import Store
+from vitascope.store import Store, Told
 from vitascope.store.tables import outbox
 
 EVERY = frozenset(CommandKind)
@@ -107,3 +107,17 @@ def test_nobody_is_told_of_a_deleted_one(store: Store) -> None:
     for worker in ("w1", "w2"):
         store.end_errand(taken(store, worker).number, "gone", failed=True)
     assert told(store) == []
+
+
+def test_who_asked_for_a_cards_model_is_told_too(store: Store) -> None:
+    for number, failed in enumerate((False, True)):
+        command = store.add_command(
+            f"c{number}", CommandKind.LOAD, ["w1", "w2"], "card", told=Told("hub:a/b", HOOK)
+        )
+        store.end_errand(taken(store, "w1").number, "loaded")
+        assert len(told(store)) == number
+        store.end_errand(taken(store, "w2").number, "no room", failed=failed)
+        assert not store.command(command.id).errands[0].is_open
+    assert told(store) == [HOOK["done"], {"status": "failed", "model_id": "mine", "message": "no room"}]
+    assert store.added_models() == [], "nothing was added"
+    assert not store.delete_added("card")

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import hub as hubs
 from vitascope.catalog import Catalog, added
+from vitascope.domain.access import Caller
 from vitascope.domain.added import AddedModel, ModelKind
-from vitascope.domain.errors import ModelUnavailable, UnknownModel
+from vitascope.domain.errors import InvalidParameter, ModelUnavailable, UnknownModel
+from vitascope.service import Wish
+from vitascope.service.additions import Additions
+from vitascope.service.commands import Commands
+from vitascope.store import Store
+from vitascope.store.tables import outbox
+from vitascope.worker.errands import Errands
 
 from .test_downloads import checkpoint, tensors
 
@@ -90,6 +98,64 @@ def test_files_that_another_model_needs_stay(server: hubs.Hub) -> None:
     assert Catalog.open().is_here(spec)
 
 
+def test_one_that_is_deleted_and_added_anew_keeps_its_files(server: hubs.Hub, tmp_path: Path) -> None:
+    """A busy worker removes between its jobs, and fetches beside them: the removal's turn may come last."""
+    store, catalog = Store.open(f"sqlite:///{tmp_path}/v.db"), Catalog.open()
+    catalog.watch(store.added_models)
+    store.worker_seen("w")
+    additions = Additions(store, catalog, Commands(store, 60.0), catalog.allowed)
+    errands = Errands(store, catalog, "w", 60.0)
+    for is_last in (False, True):
+        additions.add(Wish("mine", NAME), Caller("", frozenset()))
+        one = store.added_model("mine")
+        assert one is not None
+        store.model_came("mine", catalog.fetch(one, lambda _progress: None))
+        if not is_last:
+            assert additions.delete("mine") is not None
+    removal = errands.next_between_jobs()
+    assert removal is not None
+    assert "added anew" in errands.remove(removal)
+    catalog.look_soon()
+    assert catalog.is_here(catalog.resolve("mine"))
+    assert additions.delete("mine") is not None
+    removal = errands.next_between_jobs()
+    assert removal is not None
+    assert "GB are free again" in errands.remove(removal)
+    store.close()
+
+
+def test_the_receiver_of_a_cards_model_is_told(tmp_path: Path) -> None:
+    store, catalog = Store.open(f"sqlite:///{tmp_path}/v.db"), Catalog.open()
+    store.worker_seen("w")
+    additions = Additions(store, catalog, Commands(store, 60.0), catalog.allowed)
+    spec = catalog.resolve("wan2.1-t2v-1.3b")
+    wish = Wish(spec.id, spec.source.removeprefix("hub:"), webhook="https://hook.example/a")
+    command = additions.add(wish, Caller("", frozenset()))
+    (errand,) = command.errands
+    assert store.take_errand("w", {errand.kind}) is not None
+    store.end_errand(errand.number, "no room", failed=True)
+    with store._database.read() as connection:
+        (row,) = connection.execute(sa.select(outbox)).all()
+    assert row.url == "https://hook.example/a"
+    assert json.loads(row.body) == {
+        "type": "model.ended", "model": spec.id, "status": "failed", "message": "no room"
+    }  # fmt: skip
+    store.close()
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a b", "r" * 256, "/x", "x\n"])
+def test_a_revision_is_a_name(server: hubs.Hub, tmp_path: Path, revision: str) -> None:
+    store, catalog = Store.open(f"sqlite:///{tmp_path}/v.db"), Catalog.open()
+    store.worker_seen("w")
+    additions = Additions(store, catalog, Commands(store, 60.0), catalog.allowed)
+    with pytest.raises(InvalidParameter, match="revision"):
+        additions.add(Wish("mine", NAME, revision=revision), Caller("", frozenset()))
+    with pytest.raises(InvalidParameter, match="source"):
+        additions.add(Wish("mine", "a/" + "b" * 5000), Caller("", frozenset()))
+    assert additions.all() == []
+    store.close()
+
+
 def test_what_makes_no_videos_is_refused(server: hubs.Hub) -> None:
     files = server.repositories[NAME].files
     one = model(ModelKind.PIPELINE, f"hub:{NAME}")
@@ -141,9 +207,35 @@ def test_an_adapter_comes_under_its_id(server: hubs.Hub, folder: Path, tmp_path:
     one = fetched(model(ModelKind.LORA, sources.get(source, source), "brush"), folder)
     assert (folder / "brush.safetensors").read_bytes() == adapter()
     assert fetched(one, folder) == one, "once more is no matter"
+    assert "GB are free again" in added.remove(one, [], folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [adapter(), adapter("another.lora_A")], ids=["the same", "another"])
+def test_an_adapter_of_the_operators_own_is_never_removed(
+    server: hubs.Hub, folder: Path, content: bytes
+) -> None:
+    server.repositories["a/paint"] = hubs.Repository({"paint.safetensors": adapter()})
+    one = model(ModelKind.LORA, "hub:a/paint", "brush")
+    folder.mkdir(parents=True)
+    file = folder / "brush.safetensors"
+    file.write_bytes(content)
+    if content == adapter():
+        fetched(one, folder)
+    else:
+        assert "there already" in refused(one, folder)
+    assert "stays" in added.remove(one, [], folder)
+    assert file.read_bytes() == content
+
+
+def test_an_adapter_that_was_replaced_stays(server: hubs.Hub, folder: Path) -> None:
+    server.repositories["a/paint"] = hubs.Repository({"paint.safetensors": adapter()})
+    one = fetched(model(ModelKind.LORA, "hub:a/paint", "brush"), folder)
     (folder / "brush.safetensors").write_bytes(adapter("another.lora_A"))
     assert "there already" in refused(one, folder)
-    assert "GB are free again" in added.remove(one, [], folder)
+    assert "stays" in added.remove(one, [], folder)
+    (folder / "brush.safetensors").unlink()
+    assert "nothing" in added.remove(one, [], folder)
     assert list(folder.iterdir()) == []
 
 

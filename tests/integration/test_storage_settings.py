@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,11 @@ import pytest
 import seaweed
 from vitascope import app, settings
 from vitascope.cli import doctor
-from vitascope.domain.errors import SettingsError
+from vitascope.domain.bucket import Bucket
+from vitascope.domain.errors import SettingsError, StorageUnavailable
+from vitascope.service.buckets import storage_of
 from vitascope.settings import to_environment
+from vitascope.storage import S3Storage
 
 
 def vitascope(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +114,7 @@ def test_without_the_extra_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch
 def test_an_engine_is_told_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[dict[str, str]] = []
     monkeypatch.setattr(app, "check_storage", lambda _settings: None)
-    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment: told.append(environment))
+    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment, *_more: told.append(environment))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-1")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-2")
     for name in ("DATABASE_URL", "PGPASSWORD", "VITASCOPE_API_KEY", "AWS_CONTAINER_AUTHORIZATION_TOKEN"):
@@ -130,7 +136,7 @@ def test_an_engine_starts_where_the_file_has_the_id_and_the_environment_the_secr
 ) -> None:
     told: list[dict[str, str]] = []
     monkeypatch.setattr(app, "check_storage", lambda _settings: None)
-    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment: told.append(environment))
+    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment, *_more: told.append(environment))
     monkeypatch.chdir(tmp_path)
     text = '[storage]\nkind = "s3"\nurl = "s3://bucket"\naccess_key_id = "id-1"\n'
     (tmp_path / settings.CONFIG_FILE).write_text(text)
@@ -142,3 +148,70 @@ def test_an_engine_starts_where_the_file_has_the_id_and_the_environment_the_secr
     for name, value in told[0].items():
         monkeypatch.setenv(name, value)
     assert settings.load().storage.kind == "s3"
+
+
+@pytest.fixture
+def buckets_server() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """What answers at a bucket's endpoint, and the headers that it was sent."""
+    headers: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            headers.append({name.lower(): value for name, value in self.headers.items()})
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(403)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", headers
+        server.shutdown()
+        thread.join()
+
+
+def test_a_setting_goes_before_aws_variables(
+    monkeypatch: pytest.MonkeyPatch, buckets_server: tuple[str, list[dict[str, str]]]
+) -> None:
+    endpoint, headers = buckets_server
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    with pytest.raises(StorageUnavailable, match="403"):
+        S3Storage("b", endpoint=endpoint, access_key_id="a", secret_access_key="s").put_bytes(b"x", "a/b.mp4")
+    assert len(headers) == 1
+
+
+def test_a_bucket_that_is_named_gets_nothing_of_aws_variables(
+    monkeypatch: pytest.MonkeyPatch, buckets_server: tuple[str, list[dict[str, str]]]
+) -> None:
+    """They are those of the settings' bucket: its endpoint, and a session's token, which is a credential."""
+    endpoint, headers = buckets_server
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+        "AWS_ACCESS_KEY_ID": "others",
+        "AWS_SESSION_TOKEN": "secret-token",
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_REQUEST_PAYER": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(
+        id="vitascope-0",
+        bucket="b",
+        prefix="",
+        endpoint=endpoint,
+        region="us-east-1",
+        path_style=True,
+        access_key_id="own",
+        secret_access_key="secret",
+    )
+    with pytest.raises(StorageUnavailable, match="403"):
+        storage_of(bucket).put_bytes(b"x", "vitascope-0/b.mp4")
+    (sent,) = headers
+    assert "Credential=own/" in sent["authorization"]
+    assert not {"x-amz-security-token", "x-amz-request-payer"} & set(sent)
+    signed = storage_of(bucket).url_for("vitascope-0/b.mp4", expires_seconds=60)
+    assert signed.startswith(f"{endpoint}/b/vitascope-0/b.mp4?")
+    assert "secret-token" not in signed

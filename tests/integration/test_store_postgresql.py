@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
 from postgres import Server, running
+from vitascope.domain.added import ModelKind
 from vitascope.domain.errors import SettingsError, StoreUnavailable
 from vitascope.domain.job import JobStatus
 from vitascope.domain.model_spec import ModelSpec
@@ -17,6 +19,8 @@ from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.store import Store
 from vitascope.store.postgresql import OURS, UPGRADE
+from vitascope.store.tables import models
+from waiting import eventually
 
 
 def add_job(store: Store, spec: ModelSpec, job_id: str) -> None:
@@ -44,6 +48,27 @@ def test_a_server_that_is_restarted_breaks_nothing(small_spec: ModelSpec) -> Non
             store.finish_cancelled(lease)
         assert store.queue_stats().total == {JobStatus.CANCELLED: 3}
         store.close()
+
+
+def test_two_may_add_the_same_model_at_once(postgres_url: str) -> None:
+    """The second one has found that there is none when the first one's commit makes it."""
+    store = Store.open(postgres_url)
+
+    def add(command_id: str) -> str:
+        return store.add_model(command_id, "mine", ModelKind.PIPELINE, "hub:a/b", None, ["w"]).id
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(postgres_url, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
+        with store._database.write() as connection:
+            store._database.lock_queue(connection)
+            at = sa.func.now()
+            row = {"id": "mine", "kind": "pipeline", "source": "hub:a/b", "command_id": "a", "created_at": at}
+            connection.execute(sa.insert(models).values(row))
+            second = pool.submit(add, "b")
+            eventually(lambda: other.execute(waits).fetchone() == (1,))
+        assert second.result() == "b"
+    assert [model.command_id for model in store.added_models()] == ["b"]
+    store.close()
 
 
 def test_a_server_that_goes_in_the_middle_of_a_transaction_takes_it_back(

@@ -34,7 +34,7 @@ def test_a_hubs_repository_and_file(text: str, source: str, revision: str | None
     [
         "", "a", "../b", "a/..", "a/b/x.ckpt", "a/b/../x.safetensors", "a/b/x.bin", "file:///etc/passwd",
         "/etc", "https://example.org/a.safetensors", "http://example.org/a.safetensors", "\0/\0", "a/b?x",
-        "https://huggingface.co.evil.example/a/b", "https://huggingface.co/a/b/tree/../x",
+        "https://[half/a.safetensors", "https://a]/b", "https://huggingface.co.evil.example/a/b", "https://huggingface.co/a/b/tree/../x",
     ],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:

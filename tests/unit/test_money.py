@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ def test_a_card_names_a_class_or_says_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "price", [5, "", {"per": 1}, {"per_megapixel_second": -1}, {"per_megapixel_second": True}, {"steps": {"few": 1}}, {"steps": 3}]
+    "price", [5, "", {"per": 1}, {"per_megapixel_second": -1}, {"per_megapixel_second": True}, {"steps": {"few": 1}}, {"steps": 3},
+             {"per_megapixel_second": math.inf}, {"per_megapixel_second": math.nan}, {"steps": {"8": 1e300}}]
 )  # fmt: skip
 def test_a_card_that_is_not_right_is_refused(price: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="price"):
@@ -42,6 +44,11 @@ def test_the_operators_price_wins_by_model_then_by_class() -> None:
     assert price_of({"large": 7.0}).per_megapixel_second == 7
     assert price_of({"large": 7.0, "own": 9.0}).per_megapixel_second == 9
     assert price_of({"own": 9.0}).step_classes == spec.price.step_classes
+
+
+def test_another_autoencoder_does_not_change_the_operators_price() -> None:
+    spec = dataclasses.replace(spec_from(CARD), id="own+vae=soft")
+    assert Credits(None, {"own": 9.0}).price_of(spec).per_megapixel_second == 9  # type: ignore[arg-type]
 
 
 def test_a_continued_video_costs_what_is_added(small_spec: ModelSpec) -> None:

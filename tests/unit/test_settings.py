@@ -156,6 +156,7 @@ def test_a_started_process_reads_the_same_settings(tmp_path: Path, monkeypatch: 
         engine={"kind": "fake"},
         outbound={"allow": ["minio.internal", "10.0.0.0/8"]},
         secrets={"key": KEY},
+        credits={"prices": {"pocket": 1, "wan2.2": 2.5, "it's": 3}},
         storage={"kind": "s3", "url": "s3://bucket/a/b", "access_key_id": "a", "secret_access_key": "b"},
     )
     for name, value in settings.to_environment(given).items():

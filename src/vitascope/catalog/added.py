@@ -18,7 +18,7 @@ from vitascope.domain.added import AddedModel, ModelKind
 from vitascope.domain.errors import InvalidParameter, ModelUnavailable, StorageError, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
 
-from . import checkpoint, headers, hub
+from . import checkpoint, headers, hub, manifest
 from .cards import pipeline_defaults, spec_from
 from .hub import Progress, Report
 from .sources import CARD_IN_FOLDER, embedded_folder, locate
@@ -181,13 +181,31 @@ def _fetch_adapter(model: AddedModel, folder: Path | None, report: Report) -> di
             _check_adapter(model.id, part)
             if target.exists() and not filecmp.cmp(part, target, shallow=False):
                 raise ModelUnavailable(f"another adapter of the name `{model.id}` is there already")
-            copy = place / f"{target.name}.new"
-            shutil.copyfile(part, copy)
-            copy.replace(target)
+            if not target.exists():
+                _put(part, target, place / f"{target.name}.new")
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise StorageError(f"the adapter `{model.id}` cannot be written: {reason}") from None
     return {"id": model.id, "source": model.source}
+
+
+def _put(part: Path, target: Path, copy: Path) -> None:
+    """Put an adapter's file where requests find it, with a note that it was put there: only such a one is ever removed."""
+    shutil.copyfile(part, copy)
+    _note_of(target).write_text(manifest.sha256(copy), "ascii")
+    copy.replace(target)
+
+
+def _note_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.added")
+
+
+def _was_put(target: Path) -> bool:
+    """Whether this very file came with a model that was added; it is the operator's own if not."""
+    try:
+        return _note_of(target).read_text("ascii") == manifest.sha256(target)
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
@@ -262,9 +280,13 @@ def _remove_adapter(model: AddedModel, others: Iterable[ModelSpec], folder: Path
         if any(lora.source == f"file:{path.name}" for lora in other.loras):
             return f"its file stays: model `{other.id}` needs it"
     if folder is None or not path.is_file():
+        _note_of(path).unlink(missing_ok=True)
         return "nothing of it was on this machine"
+    if not _was_put(path):
+        return "its file was there without it, and stays"
     num_bytes = path.stat().st_size
     path.unlink()
+    _note_of(path).unlink(missing_ok=True)
     return f"{num_bytes / 1e9:.2f} GB are free again"
 
 

@@ -68,7 +68,10 @@ class Allowed:
         if text.startswith("/"):
             return f"folder:{self._folder(text, parameter)}", None
         if text.startswith(("https://", "http://")):
-            address = urlsplit(text)
+            try:
+                address = urlsplit(text)
+            except ValueError:  # such as `https://[half/`
+                raise self._not_allowed(parameter, text) from None
             if (address.hostname or "") in self._hub_hosts():
                 return self._of_hub(unquote(address.path.strip("/")), text, parameter)
             return f"url:{self._url(text, parameter)}", None

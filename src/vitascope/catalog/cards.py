@@ -24,7 +24,7 @@ from vitascope.domain.model_spec import (
     Size,
     UpscaleRule,
 )
-from vitascope.domain.price import Price, StepClass, price_of_class
+from vitascope.domain.price import MAX_PRICE, Price, StepClass, price_of_class
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -153,9 +153,12 @@ def _price(value: Any) -> Price:
     per = value.get("per_megapixel_second", standard.per_megapixel_second)
     factors = value.get("steps", {})
     numbers = [per, *(factors.values() if isinstance(factors, dict) else [None])]
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers):
+    if not all(
+        isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one <= MAX_PRICE
+        for one in numbers
+    ):
         raise TypeError(
-            "`price` must hold numbers of 0 or more: `per_megapixel_second`, and `steps` by the most steps"
+            f"`price` must hold numbers from 0 to {MAX_PRICE:.0f}: `per_megapixel_second`, and `steps` by the most steps"
         )
     if not all(name == "more" or name.isdecimal() for name in factors):
         raise ValueError('the keys of `price.steps` must be numbers of steps, or "more"')

@@ -36,6 +36,9 @@ WITH_FILES = frozenset({CommandKind.PULL, CommandKind.VERIFY, CommandKind.ADD})
 """What needs no engine: it is done beside jobs."""
 
 
+DELETED = "deleted"
+"""Option of a removal: the model was added and then deleted. If it was added anew before the removal's turn, its files stay."""
+
 WORKER_STOPPED = "The worker stopped before it was done; ask again, and a download goes on where it stopped."
 
 

@@ -22,7 +22,7 @@ from .plan import Plan
 from .price import Price
 
 MAX_CREDITS = 2**53
-"""Of a grant: JavaScript reads such numbers exactly."""
+"""Of a grant, and of what a key has: JavaScript reads such numbers exactly."""
 
 
 class Move(StrEnum):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MAX_PRICE = 1e6
+"""Of a megapixel-second, and of a factor: the longest video's price is still a number that databases hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepClass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,15 +15,21 @@ from vitascope.catalog.added import check_source
 from vitascope.catalog.cards import MODEL_ID
 from vitascope.domain.access import Caller
 from vitascope.domain.added import AddedModel, ModelKind
-from vitascope.domain.command import Command, CommandKind
+from vitascope.domain.command import DELETED, Command, CommandKind
 from vitascope.domain.errors import InvalidParameter, ModelInUse, NoWorker, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.store import Store
+from vitascope.store import Store, Told
 
 from . import ids
 from .commands import Commands
 
 MAX_ID_CHARS = 100
+MAX_SOURCE_CHARS = 1000
+
+_REVISION = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
+"""A branch, a tag, a commit, or the hub's `refs/pr/1`."""
+
+MAX_REVISION_CHARS = 255
 
 
 class Models(Protocol):
@@ -87,10 +94,14 @@ class Additions:
             NoWorker: there is nobody to do it.
         """
         _check_id(wish)
+        if len(wish.source) > MAX_SOURCE_CHARS:
+            rule = f"it must have at most {MAX_SOURCE_CHARS} characters"
+            raise InvalidParameter("source", f"{len(wish.source)} characters long", rule)
         source, revision = self._allowed.source_of(wish.source)
         revision = wish.revision or revision
+        _check_revision(revision)
         if (spec := self._card(wish.id)) is not None:
-            return self._known(wish, spec, source)
+            return self._known(wish, spec, source, caller)
         check_source(wish.kind, source, revision)
         workers = [state.id for state in self._commands.workers()]
         told = _webhook(wish, caller)
@@ -108,13 +119,15 @@ class Additions:
             return self._models.resolve(name)
         return None
 
-    def _known(self, wish: Wish, spec: ModelSpec, source: str) -> Command:
+    def _known(self, wish: Wish, spec: ModelSpec, source: str, caller: Caller) -> Command:
         if wish.kind is not ModelKind.PIPELINE or source != spec.source:
             raise ModelInUse(
                 f"`{wish.id}` is a model of this server already, from elsewhere", hint="choose another id"
             )
         here = catalog.weights_of(spec).is_downloaded
-        return self._commands.order(CommandKind.LOAD if here else CommandKind.PULL, spec)
+        webhook = _webhook(wish, caller)
+        told = None if webhook is None else Told(spec.source, webhook)
+        return self._commands.order(CommandKind.LOAD if here else CommandKind.PULL, spec, told=told)
 
     def delete(self, name: str) -> Command | None:
         """Let no request find a model any more, and have its files removed where no other model needs them.
@@ -134,7 +147,7 @@ class Additions:
             workers = [state.id for state in self._commands.workers()]
             with contextlib.suppress(NoWorker):
                 return self._store.add_command(
-                    ids.new_id(), CommandKind.REMOVE, workers, name, {"force": True}
+                    ids.new_id(), CommandKind.REMOVE, workers, name, {"force": True, DELETED: True}
                 )
             return None
         spec = self._models.resolve(name)
@@ -152,6 +165,13 @@ def _check_id(wish: Wish) -> None:
         rule = "of an adapter or a VAE it must hold no slash"
     if rule is not None:
         raise InvalidParameter("id", wish.id, rule)
+
+
+def _check_revision(revision: str | None) -> None:
+    if revision is None or (len(revision) <= MAX_REVISION_CHARS and _REVISION.fullmatch(revision)):
+        return
+    rule = f"it must be the name of a branch or tag, or a commit, of up to {MAX_REVISION_CHARS} characters"
+    raise InvalidParameter("revision", revision[:MAX_REVISION_CHARS], rule)
 
 
 def _webhook(wish: Wish, caller: Caller) -> dict[str, Any] | None:

@@ -62,6 +62,7 @@ def storage_of(bucket: Bucket) -> S3Storage:
         access_key_id=bucket.access_key_id,
         secret_access_key=bucket.secret_access_key,
         public_url=bucket.public_url,
+        is_alone=True,
     )
 
 

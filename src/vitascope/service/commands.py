@@ -9,7 +9,7 @@ from vitascope.catalog import Weights
 from vitascope.domain.command import Command, CommandKind, WorkerState
 from vitascope.domain.errors import InvalidParameter, ModelInUse
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.store import Store
+from vitascope.store import Store, Told
 
 from . import ids
 
@@ -33,6 +33,7 @@ class Commands:
         *,
         worker: str | None = None,
         options: Sequence[str] = (),
+        told: Told | None = None,
     ) -> Command:
         """Tell one worker, or all, to do something. It is durable when this returns, and not yet done.
 
@@ -42,6 +43,7 @@ class Commands:
             worker: id of the only one that shall do it.
             options: `force` unloads a model that is to be removed, `repair` reads what is there before it downloads,
                 `models` unloads all models when caches are cleared.
+            told: who is told of its end.
 
         Raises:
             NoWorker: there is none.
@@ -60,7 +62,7 @@ class Commands:
             raise ModelInUse(message, hint="unload it first, or force it")
         names = [state.id for state in states] if worker is None else [worker]
         model = "" if spec is None else spec.id
-        return self._store.add_command(ids.new_id(), kind, names, model, dict.fromkeys(options, True))
+        return self._store.add_command(ids.new_id(), kind, names, model, dict.fromkeys(options, True), told)
 
     def get(self, command_id: str) -> Command:
         """Return a command with what came of it.

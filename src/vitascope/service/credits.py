@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vitascope.domain.access import Caller
+from vitascope.domain.added import WITH_VAE
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.money import MAX_CREDITS, Balance, EntryPage, Quote, quote
@@ -30,8 +31,8 @@ class Credits:
         self._prices = prices
 
     def price_of(self, spec: ModelSpec) -> Price:
-        """Return what a model's videos cost here."""
-        for name in (spec.id, spec.price_class):
+        """Return what a model's videos cost here; with an autoencoder that was added for it, the same."""
+        for name in (spec.id.partition(WITH_VAE)[0], spec.price_class):
             if name in self._prices:
                 return Price(self._prices[name], spec.price.step_classes)
         return spec.price

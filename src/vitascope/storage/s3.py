@@ -23,7 +23,7 @@ from vitascope.domain.errors import SettingsError, StorageError, StorageUnavaila
 from .protocol import FileStat, StoredFile, check_key, is_key
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Store
+    from obstore.store import S3Config, S3Credential, S3Store
 
 PART_BYTES = 8 * 1024 * 1024
 """A larger file is sent in parts of this size, so that only two of them are in memory."""
@@ -75,6 +75,14 @@ _MAY_PASS = {"408", "425", "429"}
 """Of the answers that say that it is the client's fault."""
 
 
+_ALONE = {
+    "skip_signature": False,
+    "request_payer": False,
+    "s3_express": False,
+    "unsigned_payload": False,
+}
+
+
 class S3Storage:
     """A bucket, or what is below a prefix in it.
 
@@ -88,6 +96,7 @@ class S3Storage:
         secret_access_key: of that id.
         session_token: of temporary credentials.
         public_url: where anyone can read the bucket: its root, or what is below the prefix if the URL ends in that; None if nobody can.
+        is_alone: whether AWS's variables in the environment, which are another bucket's, count for nothing.
 
     Raises:
         SettingsError: obstore is not installed, or does not understand these values.
@@ -105,18 +114,32 @@ class S3Storage:
         secret_access_key: str | None = None,
         session_token: str | None = None,
         public_url: str | None = None,
+        is_alone: bool = False,
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/")
         self._public_url = public_url
-        values = {
-            "endpoint": endpoint,
-            "region": region,
-            "virtual_hosted_style_request": not path_style,
+        credentials = {
             "access_key_id": access_key_id,
             "secret_access_key": secret_access_key,
             "session_token": session_token,
         }
+        values = {
+            "endpoint": endpoint,
+            # else AWS_ENDPOINT_URL_S3 would go before it
+            "aws_endpoint_url_s3": endpoint,
+            "region": region,
+            "virtual_hosted_style_request": not path_style,
+            **(_ALONE if is_alone else credentials),
+        }
+        # told in this way, no session's token of the environment is sent with them
+        told: S3Credential = {
+            "access_key_id": access_key_id or "",
+            "secret_access_key": secret_access_key or "",
+            "token": session_token,
+            "expires_at": None,
+        }
+        self._provider = (lambda: told) if is_alone else None
         self._config = cast("S3Config", {name: value for name, value in values.items() if value is not None})
         self._store = self._connect(REQUEST_SECONDS, RETRIES)
 
@@ -134,6 +157,7 @@ class S3Storage:
                 self._bucket,
                 prefix=self._prefix or None,
                 config=self._config,
+                credential_provider=self._provider,
                 client_options={
                     "allow_http": str(self._config.get("endpoint", "")).startswith("http://"),
                     "connect_timeout": timedelta(seconds=CONNECT_SECONDS),

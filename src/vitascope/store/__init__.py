@@ -6,6 +6,7 @@ own module, one per database).
 """
 
 from . import maintenance
+from .added import Told
 from .cipher import Cipher
 from .ledger import Charge
 from .maintenance import Health
@@ -24,5 +25,6 @@ __all__ = [
     "Running",
     "Situation",
     "Store",
+    "Told",
     "maintenance",
 ]

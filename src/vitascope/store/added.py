@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.added import ModelKind
 from vitascope.domain.command import CommandStatus
 from vitascope.domain.webhook import STANDARD, EventType
 
 from . import outbox
 from .tables import commands, models
 
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who is told how a command about a card's model has ended."""
+
+    #: Of the model.
+    source: str
+    #: See `tell_ended`.
+    webhook: Mapping[str, Any]
+
+
 _OPEN = [CommandStatus.QUEUED.value, CommandStatus.RUNNING.value]
+
+
+def wait_for(connection: sa.Connection, command_id: str, model_id: str, told: Told, now: datetime) -> None:
+    """Note who waits for the end of a command about a card's model: in a row that was never added, as it were a deleted one.
+
+    The caller holds the queue's lock. The newest one is told, as of what was added.
+    """
+    values = {"command_id": command_id, "webhook": dict(told.webhook)}
+    is_it = models.c.id == model_id
+    if connection.execute(sa.update(models).where(is_it).values(values)).rowcount == 0:
+        shown = {"kind": ModelKind.PIPELINE.value, "source": told.source}
+        row = {"id": model_id, "created_at": now, "deleted_at": now, **shown, **values}
+        connection.execute(sa.insert(models).values(row))
 
 
 def tell_ended(connection: sa.Connection, command_ids: Collection[str], now: datetime) -> None:

@@ -13,6 +13,7 @@ from vitascope.domain.errors import CommandNotFound, NoWorker
 from vitascope.domain.residency import Residency
 
 from . import added, changes
+from .added import Told
 from .base import Base
 from .rows import Row
 from .tables import commands, storable, workers
@@ -54,8 +55,9 @@ class ForCommands(Base):
         worker_ids: Collection[str],
         model: str = "",
         options: Mapping[str, bool] | None = None,
+        told: Told | None = None,
     ) -> Command:
-        """Tell workers to do something.
+        """Tell workers to do something; `told` is who waits for its end, if anybody does.
 
         Raises:
             NoWorker: there is none to tell.
@@ -65,6 +67,9 @@ class ForCommands(Base):
         rows = rows_for(command_id, kind, worker_ids, model, options or {}, self._now())
         insert = sa.insert(commands).returning(commands, sort_by_parameter_order=True)
         with self._database.write() as connection:
+            if told is not None:
+                self._database.lock_queue(connection)  # a row that is not there yet cannot be locked
+                added.wait_for(connection, command_id, model, told, self._now())
             return command_of(connection.execute(insert, rows).all())
 
     def command(self, command_id: str) -> Command:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from vitascope.domain.errors import InvalidParameter, KeyNotFound
-from vitascope.domain.money import Account, Balance, Entry, EntryPage, Move
+from vitascope.domain.money import MAX_CREDITS, Account, Balance, Entry, EntryPage, Move
 
 from . import ledger as book
 from .base import Base
@@ -48,12 +48,17 @@ class ForCredits(Base):
                 return _balance(connection, key_id)
             self._open(connection, key_id)
             has_room = balances.c.credits + amount >= 0
+            if amount > 0:
+                has_room = balances.c.credits <= MAX_CREDITS - amount
             values = {"credits": balances.c.credits + amount, "granted": balances.c.granted + amount}
             given = (
                 sa.update(balances).where(balances.c.key_id == key_id, has_room).values(**values, is_on=True)
             )
             if connection.execute(given).rowcount == 0:
                 left = _balance(connection, key_id).credits
+                if amount > 0:
+                    rule = f"the key may have {MAX_CREDITS} credits at most"
+                    raise InvalidParameter("amount", amount, rule, nearest=max(0, MAX_CREDITS - left))
                 raise InvalidParameter("amount", amount, f"the key has {left} credits", nearest=-left)
             if amount:
                 _write_grant(connection, shared, amount, reference)

@@ -67,6 +67,7 @@ class ForModels(Base):
         values = {**shown, "command_id": command_id, "webhook": None if webhook is None else dict(webhook)}
         is_it = models.c.id == model
         with self._database.write() as connection:
+            self._database.lock_queue(connection)  # a row that is not there yet cannot be locked
             row = connection.execute(sa.select(models).where(is_it).with_for_update()).one_or_none()
             if row is None:
                 connection.execute(sa.insert(models).values(id=model, created_at=now, **values))

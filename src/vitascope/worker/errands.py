@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from vitascope import catalog
 from vitascope.catalog import Progress, Report
 from vitascope.domain.added import AddedModel, ModelKind
-from vitascope.domain.command import WITH_FILES, CommandKind, Errand
+from vitascope.domain.command import DELETED, WITH_FILES, CommandKind, Errand
 from vitascope.domain.errors import ModelUnavailable, StoreUnavailable, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.store import Store
@@ -166,8 +166,10 @@ class Errands:
 
     def remove(self, errand: Errand) -> str:
         """Remove a model's files; those that are not there are none to remove."""
-        model = self._store.added_model(errand.model)
-        if model is not None and model.deleted_at is not None:
+        if errand.options.get(DELETED):
+            model = self._store.added_model(errand.model)
+            if model is None or model.deleted_at is None:
+                return "it was added anew meanwhile, and stays"
             self._models.look_soon()
             return self._models.remove_added(model)
         spec = self._models.resolve(errand.model)
