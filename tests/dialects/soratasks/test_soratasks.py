@@ -227,7 +227,7 @@ def test_data_wins_over_a_url(server: Any, elsewhere: str) -> None:
             return Image.open(io.BytesIO(file.read())).convert("RGB").getpixel((50, 50))
 
     assert first_pixel(made(server, **IMAGE, imageData=RED, imageUrl="http://10.0.0.1/x.png")) == (255, 0, 0)
-    for nothing in ("", None):
+    for nothing in ("", " ", None):
         assert first_pixel(made(server, **IMAGE, imageData=nothing, imageUrl=elsewhere)) == (0, 0, 255)
     job = made(server, **TEXT, imageUrl="http://10.0.0.1/x.png")
     assert (job.plan.mode, told(job)["imageUrl"]) == ("text", "ignored"), "a text-to-video model reads none"
@@ -376,7 +376,6 @@ NOTHING: dict[str, Any] = {}
         ({**BOARD, "shots": [SHOT, {"Scene": "a", "duration": 0}]}, "`shots[1].duration` is 0"),
         ({**BOARD, "shots": [{"Scene": "a", "duration": -5}]}, "must be a number of seconds above 0"),
         ({**BOARD, "shots": [{"Scene": "a", "duration": "long"}]}, "`shots[0].duration` is 'long'"),
-        ({**BOARD, "shots": [{"Scene": "a", "duration": 0.0001}, SHOT]}, "`shots[0].duration` is '0.0001'"),
         ({**BOARD, "shots": [SHOT] * 17}, "it may have 16 entries at most"),
         ({**BOARD, "shots": [SHOT, None]}, "`shots[1]` is null"),
     ],

@@ -224,7 +224,7 @@ def _shot(index: int, entry: Any) -> tuple[str, float]:
 def _read_picture(order: Order, fields: Fields, names: tuple[str, ...]) -> None:
     """Read the first of these fields that is given, where the model's name takes a picture."""
     start = order.kind.start
-    given = next((name for name in names if fields.raw(name) not in (None, "")), None)
+    given = next((name for name in names if not _is_nothing(fields.raw(name))), None)
     if given is None:
         if start == "image":
             hint = "send one, or choose a text-to-video model"
@@ -235,6 +235,10 @@ def _read_picture(order: Order, fields: Fields, names: tuple[str, ...]) -> None:
         return
     order.names["image"] = given
     order.sent = Sent(image=_picture(given, fields.raw(given)))
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _picture(name: str, value: Any) -> bytes | str:
