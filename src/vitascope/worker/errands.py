@@ -173,7 +173,11 @@ class Errands:
             self._models.look_soon()
             return self._models.remove_added(model)
         spec = self._models.resolve(errand.model)
-        return f"{catalog.remove(spec) / 1e9:.2f} GB are free again"
+        try:
+            freed = catalog.remove(spec)
+        except ModelUnavailable:  # of several workers some may never have had it
+            return "nothing of it was on this machine"
+        return f"{freed / 1e9:.2f} GB are free again"
 
 
 def _sentence(error: VitascopeError, kind: CommandKind) -> str:
