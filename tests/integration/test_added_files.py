@@ -16,6 +16,7 @@ import hub as hubs
 from vitascope.catalog import Catalog, added
 from vitascope.domain.access import Caller
 from vitascope.domain.added import AddedModel, ModelKind
+from vitascope.domain.command import CommandKind, CommandStatus
 from vitascope.domain.errors import InvalidParameter, ModelUnavailable, UnknownModel
 from vitascope.service import Wish
 from vitascope.service.additions import Additions
@@ -87,6 +88,20 @@ def test_a_pipeline_is_pinned_to_what_was_fetched(server: hubs.Hub) -> None:
     assert "GB are free again" in added.remove(found, [], None)
     assert not Catalog.open().is_here(spec)
     assert added.remove(found, [], None) == "nothing of it was on this machine"
+
+
+def test_removing_what_a_worker_never_had_is_done(hub_server: hubs.Hub, tmp_path: Path) -> None:
+    """Of several workers some may have no files of a model; the others' removal is no failure for that."""
+    store, catalog = Store.open(f"sqlite:///{tmp_path}/v.db"), Catalog.open()
+    store.worker_seen("w")
+    command = Commands(store, 60.0).order(CommandKind.REMOVE, catalog.resolve("wan2.1-t2v-1.3b"))
+    errands = Errands(store, catalog, "w", 60.0)
+    errand = errands.next_between_jobs()
+    assert errand is not None
+    errands.end(errand, lambda: errands.remove(errand))
+    (part,) = store.command(command.id).errands
+    assert (part.status, part.message) == (CommandStatus.DONE, "nothing of it was on this machine")
+    store.close()
 
 
 def test_files_that_another_model_needs_stay(server: hubs.Hub) -> None:
