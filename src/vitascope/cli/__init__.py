@@ -18,31 +18,18 @@ import typer
 from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
-from . import credits, db, doctor, generate, jobs, keys, models, serve, storage, verify, webhooks, worker
+from ._commands import Group
 from ._terminal import print_error
 
 app = typer.Typer(
     name="vitascope",
+    cls=Group,
     help="Make videos from prompts on your own hardware, from the command line or as a server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate.generate)
-app.command("verify")(verify.verify)
-app.command("serve")(serve.serve)
-app.command("doctor")(doctor.doctor)
-app.command("web")(serve.web)
-app.command("worker")(worker.worker)
-app.command("engine-process", hidden=True)(worker.engine_process)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(keys.app, name="keys")
-app.add_typer(credits.app, name="credits")
-app.add_typer(models.app, name="models")
-app.add_typer(webhooks.app, name="webhooks")
-app.add_typer(storage.app, name="storage")
-app.add_typer(db.app, name="db")
 
 
 def _version(value: bool) -> None:
