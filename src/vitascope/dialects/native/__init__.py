@@ -24,7 +24,7 @@ from vitascope.service import Link
 
 from . import account, added, events, gallery, keys, models, schema, storage, webhooks
 from .answers import error_response, job_object, plan_object, provenance_object
-from .create import PARAMETERS, to_request
+from .reading import read_plan, read_request
 
 __all__ = ["NativeDialect", "error_response"]
 
@@ -90,11 +90,7 @@ class NativeDialect:
         An `Idempotency-Key` names the request for a day: sent again, it answers 200 with the job that it made.
         """
         desk = _http.desk_of(request)
-        fields = await _http.read_body(request, desk.max_body_bytes)
-        fields.check_names(PARAMETERS)
-        wanted, sent = await _http.in_thread_if_large(
-            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
-        )
+        fields, wanted, sent = await read_request(request)
         once = await _http.once_of(request, fields)
         caller = _http.caller_of(request)
         await desk.admit(request, once)
@@ -114,15 +110,7 @@ class NativeDialect:
         What was sent with it is not read: size and length of a video are then unknown, and the choices say so.
         """
         desk = _http.desk_of(request)
-        fields = await _http.read_body(request, desk.max_body_bytes)
-        fields.check_names(PARAMETERS)
-        wanted, sent = await _http.in_thread_if_large(
-            fields.num_bytes, lambda: to_request(fields, desk.service.spec)
-        )
-        caller = _http.caller_of(request)
-        draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
-        if desk.service.has_loras(draft):
-            await asyncio.to_thread(desk.service.check_loras, draft)
+        draft = await read_plan(request)
         return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
 
     async def page(self, request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,8 +15,8 @@ from vitascope.domain.money import Balance
 
 from . import schema
 from .answers import error_response
-from .create import PARAMETERS, to_request
 from .keys import allowed
+from .reading import read_plan
 
 DEFAULT_LIMIT = 100
 
@@ -73,16 +72,9 @@ async def account(request: Request) -> Response:
 async def quote(request: Request) -> Response:
     """Tell what a request would cost, and whether the key that asks has so much; takes what `POST /api/v1/jobs` takes, and stores nothing."""
     desk = _http.desk_of(request)
-    fields = await _http.read_body(request, desk.max_body_bytes)
-    fields.check_names(PARAMETERS)
-    wanted, sent = await _http.in_thread_if_large(
-        fields.num_bytes, lambda: to_request(fields, desk.service.spec)
-    )
     caller = _http.caller_of(request)
-    draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
-    if desk.service.has_loras(draft):
-        await asyncio.to_thread(desk.service.check_loras, draft)
-    if sent.has_urls:
+    draft = await read_plan(request)
+    if draft.sent.has_urls:
         await desk.count(request)  # what is fetched is a job's work
     draft = await desk.with_measured_video(caller, draft)  # its size and length may be what is paid for
     balance = await desk.read(desk.service.credits.balance, caller.key_id)
