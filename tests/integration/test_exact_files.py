@@ -13,8 +13,8 @@ import pytest
 
 from vitascope import media
 from vitascope.catalog import Catalog
-from vitascope.dialects import native
 from vitascope.dialects._http import Fields
+from vitascope.dialects.native.create import to_request
 from vitascope.dialects.openai import create
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import Bounds, ModelSpec
@@ -46,7 +46,7 @@ def by_name(name: str | None) -> ModelSpec:
 
 
 def in_native(body: dict[str, Any]) -> Plan:
-    request, _ = native.to_request(Fields(body), by_name)
+    request, _ = to_request(Fields(body), by_name)
     return plan(dataclasses.replace(request, seed=1), by_name(request.model))
 
 
