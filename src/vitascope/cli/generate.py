@@ -203,6 +203,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         ),
         improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
         seed=secrets.randbits(31) if seed is None else seed,
+        is_seed_drawn=seed is None,
         num_videos=num_videos,
         format=_format(out, format),
         provenance=provenance,

@@ -75,6 +75,8 @@ class Plan:
     seed: int
     #: Alike but for the seed; what else is counted here (steps, frames) is of one of them.
     num_videos: int = 1
+    #: See `GenerationRequest.is_seed_drawn`.
+    is_seed_drawn: bool = False
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
@@ -315,6 +317,7 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         continued_frames=(request.continued_frames or 1) if request.continues else 0,
         references=request.references,
         seed=_seed(request),
+        is_seed_drawn=request.is_seed_drawn,
         num_videos=request.num_videos,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,

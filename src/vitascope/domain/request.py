@@ -154,6 +154,8 @@ class GenerationRequest:
     preview_every: int = 0
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
+    #: Whether no client chose it: then the lowest bits may depend on what else is computed at the time.
+    is_seed_drawn: bool = False
     #: The first one has the seed, each further one the next higher.
     num_videos: int = 1
     format: OutputFormat = "mp4"

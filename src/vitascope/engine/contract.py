@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -66,6 +66,21 @@ class Inputs:
 NO_INPUTS = Inputs()
 
 
+@dataclass(slots=True)
+class Sharing:
+    """How a generation shares forwards of the model with others that are open: between whoever drives the engine and the engine.
+
+    A forward for several computes the same as one for each but for the lowest bits.
+    """
+
+    #: Told by who drives: it may be computed with others.
+    is_allowed: bool = False
+    #: Told by the engine: a forward that another one ran has answered for it too, so that its next step costs next to nothing.
+    is_answered: bool = False
+    #: Told by the engine while it stands before a forward: those of one group can have one together. None with nobody.
+    group: Hashable | None = None
+
+
 class Engine(Protocol):
     """Makes clips; a few may be in the making at the same time.
 
@@ -104,7 +119,7 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         """Make the clip that `plan` describes, step by step.
 
@@ -115,6 +130,7 @@ class Engine(Protocol):
             plan: made by `domain.plan.plan` for `spec`.
             spec: the model's card.
             inputs: what the plan's mode starts from.
+            sharing: with others that are open; None with nobody.
 
         Yields:
             Steps in the order of `domain.step.STAGE_STARTS`, with one for each denoising step; last the Clip.

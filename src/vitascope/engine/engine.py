@@ -24,7 +24,7 @@ from . import shortage
 from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
-from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, no_loras
+from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
 from .keeper import Models
@@ -119,7 +119,7 @@ class DiffusersEngine:
             return self._residence.room_for(spec, self._places.free)
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
             rising = _Rising(self._turn)

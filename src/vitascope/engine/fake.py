@@ -19,7 +19,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
 
-from .contract import NO_INPUTS, Clip, Inputs
+from .contract import NO_INPUTS, Clip, Inputs, Sharing
 from .places import Places
 from .residence import GB, Residence
 
@@ -61,7 +61,7 @@ class FakeEngine:
         return self._residence.room_for(spec, self._places.free)
 
     def generate(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id), self._residence.use(spec):
             yield Step("load", 1)

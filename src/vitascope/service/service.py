@@ -325,7 +325,7 @@ class Service:
         """
         job_id = ids.new_id()
         if request.seed is None:
-            request = dataclasses.replace(request, seed=_drawn_seed())
+            request = dataclasses.replace(request, seed=_drawn_seed(), is_seed_drawn=True)
         request = improved_sampling.drawn(request, self._improved_sampling_iterations, _drawn_seed)
         if request.expires_in_seconds is None:
             request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
@@ -662,7 +662,10 @@ class Service:
             raise JobConflict(message, hint="cancel it first, or send its request a second time")
         # what was decided of its prompt stays, whatever the operator wants by now
         request = dataclasses.replace(
-            job.request, enhance_prompt=job.plan.enhance_prompt, enhanced_prompts=job.enhanced_prompts
+            job.request,
+            enhance_prompt=job.plan.enhance_prompt,
+            enhanced_prompts=job.enhanced_prompts,
+            is_seed_drawn=False,  # who makes a video again wants its seed
         )
         draft = self.prepare(request, caller, self._sent_with(job))
         own = draft.plan.choices

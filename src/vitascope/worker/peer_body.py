@@ -32,7 +32,7 @@ STAYS_WITH = ("continues", "flow_shift", "enhanced_prompts", "source_has_border"
 #: What is this server's own affair, or follows from a continued video.
 OUR_OWN = (
     "metadata", "user", "notes", "base_url", "webhook", "track_id", "source", "continued_frames",
-    "continued_watermark", "added_seconds", "is_public",
+    "continued_watermark", "added_seconds", "is_public", "is_seed_drawn",
 )  # fmt: skip
 
 PLACEHOLDER = "data:image/png;base64,AAAA"
