@@ -4,6 +4,11 @@ Three rules, in this order. A higher priority goes first; waiting raises it, nev
 the key that has had the least of the device goes first: a key with a thousand jobs delays another key's single job by at most the
 job that runs now. Within a key, the shortest job goes first, but waiting makes a job shorter, so that none starves. A job whose
 model is loaded may overtake one whose model is not, as long as that one has not waited too long.
+
+Where several jobs are open on one device, they take turns by steps (`next_step`). Not in rotation, which would make all of them
+late: next works who would be done first if the device were shared evenly between the keys. So nobody is done later than
+under even shares, and most much sooner. (Friedman and Henderson, "Fairness and efficiency in web server protocols", 2003; the
+order is that of the finish tags of fair queueing, which running does not change: what a key has had rises by what is left falls.)
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNKNOWN_SECONDS = 60.0
 """Taken for a job whose model was never measured."""
@@ -29,17 +34,31 @@ PRIORITY_PATIENCE_SECONDS = 600.0
 HALF_LIFE_SECONDS = 300.0
 """What a key has had of the device counts half after so long."""
 
+STAY_SECONDS = 0.5
+"""Who works goes on until another one would be done sooner by so much, and by STAY_SHARE: a turn costs caches, and estimates err."""
+
+STAY_SHARE = 0.1
+"""See STAY_SECONDS; of what is left of who works."""
+
+BESIDE_SHARE = 0.5
+"""A job is begun beside others if it is at most so long as what is left of each. So at most a few are open, halving from each to the
+next, and there is room left for the shortest."""
+
+BESIDE_AFTER_SECONDS = 0.5
+"""A job that has waited so long finds no idle device any more, and may be begun beside others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A job that waits."""
+    """A job that waits for a device, or, where several are open on one, for its next step."""
 
     job_id: str
     #: Whose job it is.
     key: str
     model: str
-    #: Estimated seconds that it takes; None if its model was never measured.
+    #: Estimated seconds that it takes, or of an open job those that are left; None if its model was never measured.
     seconds: float | None
+    #: Since it was made; of an open job only those for which it stood still.
     waited_seconds: float
     #: Larger goes first.
     priority: int = 0
@@ -83,6 +102,70 @@ def next_of(
     if first.model in warm_models or first.waited_seconds >= WARM_PATIENCE_SECONDS:
         return first
     return min((c for c in due if c.model in warm_models), key=_rank, default=first)
+
+
+def next_step(
+    running: Sequence[Candidate], served_seconds: Mapping[str, float], last: str | None = None
+) -> Candidate:
+    """Choose the open job that works next, of at least one.
+
+    The order barely changes while jobs work: two equal jobs are made one after the other and not side by side.
+
+    Args:
+        running: what is open on the device and could work now.
+        served_seconds: of this device, what each key has had lately by now, without what its open jobs have left.
+        last: id of the job that worked last.
+    """
+    highest = max(candidate.priority for candidate in running)
+    urgent = [candidate for candidate in running if candidate.priority == highest]
+    first = min(
+        urgent, key=lambda candidate: (_done_at(candidate, served_seconds), -candidate.waited_seconds)
+    )
+    worked = next((candidate for candidate in urgent if candidate.job_id == last), first)
+    sooner = _done_at(worked, served_seconds) - _done_at(first, served_seconds)
+    return first if sooner > max(STAY_SECONDS, STAY_SHARE * expected_seconds(worked)) else worked
+
+
+def worth_beside(
+    candidate: Candidate,
+    running: Sequence[Candidate],
+    served_seconds: Mapping[str, float],
+    *,
+    may_share: bool = False,
+    num_devices: int = 1,
+) -> bool:
+    """Tell whether a waiting job should be begun on a device beside what is open there.
+
+    Where nobody needs the device, always. Else only if `next_step` would then let it pass all the others, and not before
+    another device has had the chance to take it.
+
+    Args:
+        candidate: who waits.
+        running: what is open there and needs the device yet, with the seconds that are left.
+        served_seconds: as for `next_of`: of all devices, with all that running jobs will take.
+        may_share: it can be computed in the same forwards as one of them, which makes both cheaper.
+        num_devices: of all devices how many there are.
+    """
+    if not running:
+        return True
+    if candidate.waited_seconds < BESIDE_AFTER_SECONDS:
+        return False
+    highest = max(other.priority for other in running)
+    if candidate.priority != highest:
+        return candidate.priority > highest
+    if may_share:
+        return True
+    had = dict(served_seconds)
+    for other in running:
+        had[other.key] = had.get(other.key, 0.0) - expected_seconds(other)
+    had = {key: max(0.0, seconds) / max(1, num_devices) for key, seconds in had.items()}
+    young = replace(candidate, waited_seconds=0.0)  # its age counts among those that wait
+    seconds = expected_seconds(candidate)
+    return all(
+        seconds <= BESIDE_SHARE * expected_seconds(other)
+        and next_step([other, young], had, other.job_id) is young
+        for other in running
+    )
 
 
 def forecast(
@@ -163,6 +246,17 @@ def raised(priority: int, waited_seconds: float, top: int) -> int:
 
 def _priority(candidate: Candidate, top: int) -> int:
     return raised(candidate.priority, candidate.waited_seconds, top)
+
+
+def _done_at(candidate: Candidate, served_seconds: Mapping[str, float]) -> float:
+    """What its key will have had when it is done: with even shares, who has the least here is done first.
+
+    Who stood still for longer than what is left ages: not sooner, or equal jobs would pass each other in turn. From then on
+    working changes the order as little as before: what is left falls as fast as others wait.
+    """
+    left = expected_seconds(candidate)
+    age = max(0.0, candidate.waited_seconds - left)
+    return served_seconds.get(candidate.key, 0.0) + left - AGEING * age
 
 
 def _rank(candidate: Candidate) -> tuple[float, float]:
