@@ -246,16 +246,13 @@ def running(connection: sa.Connection, lease_now: datetime, estimate: Estimate) 
 def served_seconds(
     connection: sa.Connection, lease_now: datetime, at_work: Iterable[tuple[str, Running]]
 ) -> dict[str, float]:
-    """Tell what each key has had of the devices lately.
-
-    A running job counts with all that it will take, so that several workers that ask at once do not serve one key only.
-    """
+    """Tell what each key has had of the devices lately, running jobs included."""
     served: dict[str, float] = defaultdict(float)
     for row in connection.execute(sa.select(shares)):
         served[row.key_id] = arbiter.faded(row.served_seconds, (lease_now - row.at).total_seconds())
     for key_id, job in at_work:
         seconds = arbiter.UNKNOWN_SECONDS if job.seconds is None else job.seconds
-        served[key_id] += max(job.elapsed_seconds, seconds)
+        served[key_id] += arbiter.counted(job.elapsed_seconds, seconds - job.elapsed_seconds)
     return dict(served)
 
 
@@ -269,7 +266,7 @@ def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
         kept = 0.0
         if old is not None:
             kept = arbiter.faded(old.served_seconds, (lease_now - old.at).total_seconds())
-        return {"served_seconds": kept + seconds, "at": lease_now}
+        return {"served_seconds": kept + arbiter.counted(seconds), "at": lease_now}
 
     _put(connection, shares, {"key_id": row.key_id}, blend)
 
