@@ -21,6 +21,12 @@ SWITCH_SECONDS = 0.01
 PAUSE_SECONDS = 0.5
 """A longer step stands still between its blocks too (`engine.generation`); blocks take up to so long here."""
 
+OFFERS = 32
+"""Of many busy devices so many look at a job that comes; later the others do, when a job of theirs is done."""
+
+SERVED_FOR_SECONDS = 1.0
+"""On many devices what keys have had is added up anew so often only: the store does it at each claim."""
+
 SLOTS = 4
 """`engine.slots`."""
 
@@ -123,7 +129,9 @@ class Fleet:
         self._rng = random.Random(seed)
         self._ended: dict[str, float] = {}
         self._ended_at = 0.0
-        self._running: list[Open] = []
+        self._running: dict[int, Open] = {}
+        self._served_then: dict[str, float] = {}
+        self._added_up_at = -math.inf
         self._busy = self._end = 0.0
         self._num_switches = 0
         self._most_open = 1
@@ -147,13 +155,18 @@ class Fleet:
 
     def _served(self) -> dict[str, float]:
         """What `store.queue.served_seconds` tells."""
+        is_many = len(self._devices) > 100
+        if is_many and self._clock.now < self._added_up_at + SERVED_FOR_SECONDS:
+            return self._served_then
+        self._added_up_at = self._clock.now
         factor = arbiter.faded(1.0, self._clock.now - self._ended_at)
         self._ended = {key: seconds * factor for key, seconds in self._ended.items()}
         self._ended_at = self._clock.now
         served = dict(self._ended)
-        for open_ in self._running:
+        for open_ in self._running.values():
             counts = arbiter.counted(open_.worked_seconds, open_.left_seconds)
             served[open_.job.key] = served.get(open_.job.key, 0.0) + counts
+        self._served_then = served
         return served
 
     def _claim(self, device: Device) -> None:
@@ -169,7 +182,9 @@ class Fleet:
         job = self._waiting.take(number)
         device.time.begin(job.key, {open_.job.key for open_ in device.open})
         opened = Open(job, self._clock.now)
-        self._running.append(opened)
+        self._running[job.number] = opened
+        then = self._served_then
+        then[job.key] = then.get(job.key, 0.0) + arbiter.counted(0.0, job.expected_seconds)
         device.open.append(opened)
         self._most_open = max(self._most_open, len(device.open))
         self._replan(device)
@@ -180,7 +195,7 @@ class Fleet:
         if candidate is None:
             return
         served, first = self._served(), self._rng.randrange(len(self._devices))
-        for device in self._devices[first:] + self._devices[:first]:
+        for device in (self._devices[first:] + self._devices[:first])[:OFFERS]:
             if self._is_worth(candidate, device, served):
                 self._begin(device, number)
                 return
@@ -270,6 +285,6 @@ class Fleet:
         device.working = device.last = None
         job.done_at = self._clock.now + job.kind.write_seconds
         self._end = max(self._end, job.done_at)
-        self._running.remove(done)
+        del self._running[job.number]
         self._served()
         self._ended[job.key] = self._ended.get(job.key, 0.0) + arbiter.counted(done.worked_seconds)

@@ -13,7 +13,18 @@ from collections.abc import Sequence
 from .trace import Job
 
 
-def evenly_shared(jobs: Sequence[Job], num_devices: int) -> list[float]:
+def own_slices(jobs: Sequence[Job], num_devices: int) -> list[float]:
+    """Tell how long each job takes where each key has its even part of the devices for itself, used or not."""
+    keys = sorted({job.key for job in jobs})
+    took = [math.nan] * len(jobs)
+    for key in keys:
+        own = [job for job in jobs if job.key == key]
+        for job, seconds in zip(own, evenly_shared(own, num_devices / len(keys)), strict=True):
+            took[job.number] = seconds
+    return took
+
+
+def evenly_shared(jobs: Sequence[Job], num_devices: float) -> list[float]:
     """Tell for each job how long it takes from its arrival."""
     left: dict[str, list[tuple[float, int]]] = {}  # by key, what is left of its jobs, the shortest first
     took = [math.nan] * len(jobs)
@@ -52,10 +63,10 @@ def _rates(share: float) -> list[float]:
     return [1.0] * whole + ([over] if over > 1e-12 else [])
 
 
-def _shares(counts: dict[str, int], num_devices: int) -> dict[str, float]:
+def _shares(counts: dict[str, int], num_devices: float) -> dict[str, float]:
     """Share devices evenly among keys, none of which can use more than one for each of its jobs."""
     shares: dict[str, float] = {}
-    free = float(num_devices)
+    free = num_devices
     for number, (key, count) in enumerate(sorted(counts.items(), key=lambda item: item[1])):
         shares[key] = min(float(count), free / (len(counts) - number))
         free -= shares[key]

@@ -187,7 +187,7 @@ def worth_beside(
     if may_share:
         return True
     seconds, least = expected_seconds(candidate), min(expected_seconds(other) for other in running)
-    if seconds > BESIDE_SHARE * least and (len(running) > 1 or running[0].key == candidate.key):
+    if seconds > BESIDE_SHARE * least:
         return False
     young = replace(candidate, waited_seconds=0.0)  # its age counts among those that wait
     return all(next_step([other, young], served_seconds, other.job_id) is young for other in running)
