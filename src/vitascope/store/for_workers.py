@@ -72,7 +72,8 @@ class ForWorkers(Base):
             row = changes.move(
                 connection, row, JobStatus.RUNNING, now, started_at=started_at, **values, **counts
             )
-        return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
+            seconds = queue.estimate_on(connection, [device])(queue.effort_of(row))
+        return Lease(job=job_of(row), token=row.token, expires_at=expires_at, expected_seconds=seconds)
 
     def next_model(self, *, device: str = "", warm_models: frozenset[str] = frozenset()) -> str | None:
         """Tell the model of the job that `claim` would give now, with the same arguments; None if none waits.

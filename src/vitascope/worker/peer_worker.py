@@ -19,7 +19,6 @@ from vitascope.outbound.peer import Peer, PeerAway, PeerRefused, PeerState
 from vitascope.store import Store
 
 from .errands import Models
-from .heartbeat import Heartbeat
 from .messages import Message
 from .parent import Files, Worker, WorkerConfig
 from .peer_body import PLACEHOLDER, body_of, differences, why_stays
@@ -185,20 +184,15 @@ class PeerWorker(Worker):
         self._left = {job_id: until for job_id, until in self._left.items() if until > now}
         return list(self._left)
 
-    def _order(self, heartbeat: Heartbeat) -> Message:
-        lease = heartbeat.lease
+    def _more_of_order(self, lease: Lease) -> Message:
         more = {"request": lease.job.request.to_dict(), "token": lease.token, "peer_version": self._version}
-        return {**super()._order(heartbeat), **more}
+        return {**super()._more_of_order(lease), **more}
 
-    def _finish(self, lease: Lease, ending: Message) -> None:
-        if ending["is"] == "returned" and not ending["for_now"]:
-            self._leave(lease.job.id, "it came back")
-        super()._finish(lease, ending)
-
-    def _hand_back(self, lease: Lease, *, count_attempt: bool) -> None:
-        if self._left.get(lease.job.id) != math.inf:
-            self._leave(lease.job.id, "it came back", RETURNED_SECONDS)
-        super()._hand_back(lease, count_attempt=count_attempt)
+    def _came_back(self, job_id: str, *, for_now: bool) -> None:
+        if not for_now:
+            self._leave(job_id, "it came back")
+        elif self._left.get(job_id) != math.inf:
+            self._leave(job_id, "it came back", RETURNED_SECONDS)
         self._look_at = time.monotonic() + AWAY_SECONDS  # whatever it was, the next job may meet it too
 
     def _sweep_some(self) -> None:
