@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from vitascope.domain.cost import runs_of
+from vitascope.domain.arbiter import Candidate
+from vitascope.domain.cost import runs_of, work_of
 from vitascope.domain.errors import LeaseLost, StorageError, StoreUnavailable
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.marks import OPERATORS_IMAGE
@@ -77,7 +78,8 @@ class Lane(threading.Thread):
         self._folder = place.config.work_folder / self._name
         self._engine: SharedEngine | None = None
         self._seat: Seat | None = None
-        self._is_made = False
+        #: Whether the engine is done with it.
+        self.is_made = False
         #: The job went back to the queue though it is not known to be to blame: it did not get on with others.
         self.is_suspect = False
         #: The job went back to the queue; whether it may come again soon.
@@ -88,7 +90,26 @@ class Lane(threading.Thread):
     @property
     def needs_device(self) -> bool:
         """Whether it has steps to make yet."""
-        return not self._is_made and (self._seat is None or self._seat.needs_device)
+        return not self.is_made and (self._seat is None or self._seat.needs_device)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the engine has made a step of it, and knows since then how much room it leaves."""
+        return self._seat is not None and self._seat.is_begun
+
+    @property
+    def candidate(self) -> Candidate:
+        """What of it decides whether another job is begun beside it."""
+        job = self.lease.job
+        seconds = self.lease.expected_seconds if self._seat is None else self._seat.seconds_left
+        return Candidate(job.id, job.key_id, job.plan.model, seconds, 0.0, job.request.priority)
+
+    @property
+    def shared(self) -> tuple[str, int] | None:
+        """Model and work that another job must have to be computed together with it; None if none can be."""
+        if self._seat is None or not self._seat.is_shared:
+            return None
+        return self.lease.job.plan.model, work_of(self.lease.job.plan)
 
     def run(self) -> None:
         try:
@@ -105,7 +126,7 @@ class Lane(threading.Thread):
         extra = {"job_id": self.lease.job.id}
         try:
             ending = self._have_it_made()
-            self._is_made = True
+            self.is_made = True
             if ending["is"] == "made":
                 self._leaving.keep(self._heartbeat, ending, self._folder)
         except Cancelled:

@@ -163,7 +163,10 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        return self._say("step", **told, needs_device=needs_device)
+        sharing = self.company.sharing
+        is_shared = sharing is not None and sharing.is_allowed and sharing.group is not None
+        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": is_shared}
+        return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
         return {"is": what, "making": self.name, "job": self._order["job"], **more}

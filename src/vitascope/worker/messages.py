@@ -9,7 +9,8 @@ parent → child   {"do": "make", "making": NAME, "job": ID, "key": WHOSE, "prio
 child → parent   {"is": "ready"}
                  {"is": "turn", "making": NAME or null}      who has the device now
                  {"is": "begun", "making": NAME}             its first step is done
-                 {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null, "needs_device": …}
+                 {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null,
+                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS}
                  {"is": "enhanced", …, "texts": [TEXT, …]}
                  {"is": "made", …, "videos": [{…}, …], "details": {…}}
                  {"is": "cancelled", …}

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from vitascope.domain.added import WITH_VAE
+from vitascope.domain.beside import Beside
 from vitascope.domain.command import SILENCE_LEASES, CommandKind, Errand
 from vitascope.domain.errors import InternalError, ModelInUse, StoreUnavailable
 from vitascope.domain.job import Lease
@@ -38,11 +39,20 @@ __all__ = ["Files", "Worker", "WorkerConfig"]
 
 logger = logging.getLogger(__name__)
 
+TICK_SECONDS = 0.02
+"""A waiting worker looks so often whether it shall stop, and whether it hears of a job."""
+
 PAUSE_SECONDS = 0.1
-"""A waiting worker looks so often whether it shall stop."""
+"""One that waits for the engine's answer looks so often whether it shall stop."""
 
 SWEEP_SECONDS = 10.0
 """A busy worker looks at some files so often; an idle one at any time."""
+
+LOOK_SECONDS = 2.0
+"""A busy worker asks so often for what operators want that needs the engine for itself."""
+
+BESIDE_SECONDS = 0.25
+"""And whether a job is worth to be begun beside those that need the device: a look at the queue costs some milliseconds."""
 
 MAX_SUSPECTS = 1000
 """Jobs of which it is remembered that they are to be made alone."""
@@ -63,6 +73,8 @@ class Worker:
     peer: str | None = None
     #: Whether a job whose engine died is to blame for that.
     counts_attempts = True
+    #: Whether several jobs may be made at a time.
+    makes_several = True
 
     def __init__(
         self,
@@ -96,8 +108,9 @@ class Worker:
         #: What an operator waits for: that another process takes this one's place.
         self._restart: Errand | None = None
         self._is_told_to_stop = False
-        self._tidied_at = self._swept_at = float("-inf")
+        self._tidied_at = self._swept_at = self._looked_at = self._asked_at = float("-inf")
         self._news = threading.Event()
+        self._queue_news = store.watch_queue()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more; running jobs have `drain_seconds` left, or none. Safe to call from a signal handler."""
@@ -135,6 +148,7 @@ class Worker:
         finally:
             self._errands.stop()
             self._end_lanes()
+            self._queue_news.close()
             with contextlib.suppress(StoreUnavailable):
                 if self._restart is not None:
                     message = f"process {os.getpid()} of the worker has ended, and another is started"
@@ -154,8 +168,10 @@ class Worker:
         until = time.monotonic() + seconds
         was_stopping = self._place.is_stopping
         while self._place.is_stopping == was_stopping and (left := until - time.monotonic()) > 0:
-            if self._news.wait(min(left, PAUSE_SECONDS)):
+            if self._news.wait(min(left, TICK_SECONDS)):
                 self._news.clear()
+                return
+            if self._queue_news.has_come():
                 return
 
     def _work_once(self) -> None:
@@ -184,19 +200,56 @@ class Worker:
                 self._errands.end(errand, lambda: self._obey(errand))
             return
         self._sweep_if_due()  # before the claim: a slow storage must not hold a job
-        if not self._begin_next():
-            self._sweep_some()
+        if not self._begin_next(self._claim):
+            if time.monotonic() - self._swept_at >= self._config.poll_seconds:
+                self._sweep_some()
             self._pause(self._config.poll_seconds)
 
     def _work_beside(self) -> None:
         """Do what can be done while jobs are made."""
+        if self._ahead is not None:
+            self._ahead.look()
+        if not self._place.is_stopping:
+            if self._errand is None and time.monotonic() - self._looked_at >= LOOK_SECONDS:
+                self._looked_at = time.monotonic()
+                self._errand = self._errands.next_waiting_for_jobs()
+            if self._may_begin_beside() and self._begin_next(self._claim_beside):
+                return
         self._sweep_if_due()
         self._pause(self._config.poll_seconds)
 
-    def _begin_next(self) -> bool:
+    def _may_begin_beside(self) -> bool:
+        """Whether there is place for another lane, and nobody waits for the lanes to be empty or is to be made alone."""
+        is_waited = self._errand is not None or self._ahead is None or self._ahead.is_waiting
+        is_any_alone = any(lane.is_alone and not lane.is_made for lane in self._lanes)
+        at_device = sum(lane.needs_device for lane in self._lanes)
+        is_full = at_device >= self._config.slots or len(self._lanes) >= 2 * self._config.slots
+        return self.makes_several and not (is_waited or is_any_alone or is_full)
+
+    def _claim_beside(self) -> Lease | None:
+        """Take the next job if nobody needs the device any more, else one that is worth to be begun beside those who do."""
+        at_device = [lane for lane in self._lanes if lane.needs_device]
+        if not at_device:
+            return self._claim()
+        is_known = self._engine is not None and all(lane.is_begun for lane in at_device)
+        if not is_known or time.monotonic() - self._asked_at < BESIDE_SECONDS:
+            return None
+        self._asked_at = time.monotonic()
+        assert self._engine is not None
+        beside = Beside(
+            running=tuple(lane.candidate for lane in at_device),
+            models=frozenset(model for model, room in self._engine.room.items() if room > 0),
+            shared=frozenset(shared for lane in at_device if (shared := lane.shared) is not None),
+            without=frozenset(self._suspects),
+        )
+        silence = SILENCE_LEASES * self._config.lease_seconds
+        job_id = self._store.next_beside(beside, silence, device=self._device) if beside.models else None
+        return None if job_id is None else self._claim(job_id)
+
+    def _begin_next(self, claim: Callable[[], Lease | None]) -> bool:
         """Claim the next job and have it made; returns whether there was one."""
         asked_at = time.monotonic()
-        lease = None if self._space.is_low else self._claim()
+        lease = None if self._space.is_low else claim()
         if lease is None:
             return False
         if self._ahead is None:
@@ -215,12 +268,14 @@ class Worker:
         lane.start()
         return True
 
-    def _claim(self) -> Lease | None:
+    def _claim(self, job_id: str | None = None) -> Lease | None:
+        """Take the job whose turn it is, or that one."""
         return self._store.claim(
             self._config.worker_id,
             self._config.lease_seconds,
             device=self._device,
             warm_models=self._warm_models,
+            job_id=job_id,
         )
 
     def _more_of_order(self, lease: Lease) -> Message:

@@ -56,6 +56,7 @@ class PeerWorker(Worker):
     """
 
     counts_attempts = False  # whoever ended it, that was not the job
+    makes_several = False
 
     def __init__(
         self,
@@ -79,8 +80,9 @@ class PeerWorker(Worker):
         #: What was last wrong with the peer: told once.
         self._problem: str | None = None
 
-    def _claim(self) -> Lease | None:
+    def _claim(self, job_id: str | None = None) -> Lease | None:
         """Take the next job that may be handed over, if the peer would begin with it sooner than a worker here."""
+        assert job_id is None
         if time.monotonic() < self._look_at:
             return None
         job = self._store.next_to_hand_over(device=self._device, without=self._left_now())

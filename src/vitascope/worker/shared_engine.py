@@ -45,12 +45,15 @@ class Seat:
 
     def __init__(self, engine: SharedEngine, order: Message, patience: Patience) -> None:
         self.name: str = order["making"]
-        self.model: str = order["plan"]["model"]
         self.patience = patience
         #: Whether it has steps to make yet; if not, it is only written.
         self.needs_device = True
-        #: Of the whole making, in percent.
-        self.percent = 0
+        #: Whether it has made a step.
+        self.is_begun = False
+        #: Of the device; None if that is not known.
+        self.seconds_left: float | None = order.get("seconds")
+        #: Whether another one could have its forwards together with it.
+        self.is_shared = False
         self._engine = engine
         self._inbox: queue.SimpleQueue[Message | EngineDied] = queue.SimpleQueue()
         self._had_seconds = 0.0
@@ -83,8 +86,9 @@ class Seat:
     def hear(self, message: Message | EngineDied) -> None:
         if not isinstance(message, EngineDied) and message["is"] == "step":
             self.patience.heard(message["stage"], message["index"], self._clock())
-            self.percent = message["percent"]
             self.needs_device = message.get("needs_device", True)
+            self.seconds_left = message.get("seconds_left", self.seconds_left)
+            self.is_shared = message.get("is_shared", False)
         self._inbox.put(message)
 
     def turn(self, *, is_its: bool) -> None:
@@ -222,7 +226,9 @@ class SharedEngine:
             seat = self._seats.get(name)
         if message["is"] == "turn":
             self._give_turn(seat)
-        elif seat is not None and message["is"] != "begun":
+        elif seat is not None and message["is"] == "begun":
+            seat.is_begun = True
+        elif seat is not None:
             needed = seat.needs_device
             seat.hear(message)
             if message["is"] in ENDINGS:
