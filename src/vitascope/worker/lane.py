@@ -49,6 +49,7 @@ class Lane(threading.Thread):
         is_alone: whether it is made without others: it may have been the reason why an engine died.
         counts_attempts: whether a job whose engine died is to blame for that.
         more: what its order has beside the plan.
+        on_suspect: called if the job goes back to the queue because it did not get on with others: it is to be made alone.
         on_end: called at its end.
     """
 
@@ -62,6 +63,7 @@ class Lane(threading.Thread):
         is_alone: bool = False,
         counts_attempts: bool = True,
         more: Message | None = None,
+        on_suspect: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name=f"lane-{lease.job.id}", daemon=True)
@@ -73,6 +75,7 @@ class Lane(threading.Thread):
         self._ready_engine = engine
         self._counts_attempts = counts_attempts
         self._more = more or {}
+        self._on_suspect = on_suspect
         self._on_end = on_end
         self._name = f"{lease.job.id}.{lease.token}"
         self._folder = place.config.work_folder / self._name
@@ -80,8 +83,6 @@ class Lane(threading.Thread):
         self._seat: Seat | None = None
         #: Whether the engine is done with it.
         self.is_made = False
-        #: The job went back to the queue though it is not known to be to blame: it did not get on with others.
-        self.is_suspect = False
         #: The job went back to the queue; whether it may come again soon.
         self.returned: bool | None = None
         #: What was not foreseen.
@@ -137,7 +138,8 @@ class Lane(threading.Thread):
             logger.info("job handed back", extra={**extra, "reason": type(reason).__name__})
             self._hand_back(count_attempt=False)
         except EngineDied as died:
-            self.is_suspect = self._seat is not None and not died.is_to_blame
+            if self._seat is not None and not died.is_to_blame:
+                self._on_suspect()
             self._hand_back(count_attempt=died.is_to_blame and self._counts_attempts)
         except StorageError as error:  # its first frame is gone, or its file cannot be kept
             self._leaving.fail(JobError(StorageError.code, error.message))
@@ -256,7 +258,7 @@ class Lane(threading.Thread):
         elif ending["is"] == "cancelled":
             self._leaving.finish_cancelled()
         elif ending["is"] == "returned":
-            self.is_suspect = True
+            self._on_suspect()
             self._hand_back(count_attempt=False, for_now=ending["for_now"])
         else:
             self._leaving.fail(JobError(ending["code"], ending["message"]))

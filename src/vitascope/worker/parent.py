@@ -262,6 +262,7 @@ class Worker:
             is_alone=lease.job.attempt > 1 or lease.job.id in self._suspects,
             counts_attempts=self.counts_attempts,
             more=self._more_of_order(lease),
+            on_suspect=lambda: self._suspect(lease.job.id),
             on_end=self._news.set,
         )
         self._lanes.append(lane)
@@ -292,13 +293,16 @@ class Worker:
         self._lanes = [lane for lane in self._lanes if lane not in ended]
         for lane in ended:
             job_id = lane.lease.job.id
-            self._suspects.pop(job_id, None)
-            if lane.is_suspect:
-                self._suspects[job_id] = None
+            if lane.is_alone and lane.returned is None:
+                self._suspects.pop(job_id, None)
             if lane.returned is not None:
                 self._came_back(job_id, for_now=lane.returned)
             if lane.error is not None:
                 raise lane.error
+
+    def _suspect(self, job_id: str) -> None:
+        """Remember to make a job alone; called before it is in the queue again."""
+        self._suspects[job_id] = None
         while len(self._suspects) > MAX_SUSPECTS:
             self._suspects.pop(next(iter(self._suspects)))
 
