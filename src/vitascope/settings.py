@@ -218,7 +218,7 @@ class WorkerSettings(_Section):
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     """A job whose worker was silent for so long is given to another. 15 s rides out a paused machine."""
     poll_seconds: Annotated[float, Field(gt=0)] = 0.25
-    """How often an idle worker looks for a job. A claim on an empty queue costs well under a millisecond."""
+    """How often a worker looks for a job where it was not told of one, as it is of new ones. A claim on an empty queue costs well under a millisecond."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """A job that took its worker down so often fails as `worker_lost`."""
     hang_seconds: Annotated[float, Field(gt=0)] = 900.0
@@ -245,7 +245,7 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
-    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    """Generations that may be open at the same time in a worker, which begins a job beside others where that pays; those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
     loras_folder: Path | None = None
     """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
     lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
