@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 
 from engine.together import Start, Together, in_company
 from tiny import make_plan, run
@@ -19,6 +18,7 @@ from vitascope.domain.step import Step
 from vitascope.engine import Clip, Inputs, Sharing
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import passes
+from vitascope.engine.families.wan import Wan
 
 Models = dict[str, ModelSpec]
 
@@ -76,6 +76,17 @@ def alone(start: Start) -> Any:
     *_, clip = start(Sharing())
     assert isinstance(clip, Clip)
     return clip.frames
+
+
+def watch_forwards(monkeypatch: pytest.MonkeyPatch, watch: Callable[[int], None]) -> None:
+    """Tell of each forward how many samples it has."""
+    forward = Wan._forward
+
+    def watched(self: Wan, latents: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        watch(len(latents))
+        return forward(self, latents, *arguments)
+
+    monkeypatch.setattr(Wan, "_forward", watched)
 
 
 def most_different(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -149,13 +160,7 @@ def test_no_more_tokens_than_are_worth_it(
     begin = starts(engine, spec, "first", "second", "third", "image")
     one = 3 * 2 * 2  # latent frames and patches of a clip
     seen: list[int] = []
-    forward = WanTransformer3DModel.forward
-
-    def watched(self: Any, hidden_states: Any, **arguments: Any) -> Any:
-        seen.append(len(hidden_states) * one)
-        return forward(self, hidden_states=hidden_states, **arguments)
-
-    monkeypatch.setattr(WanTransformer3DModel, "forward", watched)
+    watch_forwards(monkeypatch, lambda num_samples: seen.append(num_samples * one))
     for most in (one, 2 * one, 5 * one, 8 * one):
         monkeypatch.setattr(engine._company, "most_tokens", most)
         seen.clear()
@@ -169,17 +174,15 @@ def test_a_forward_that_fails_for_several_is_run_for_each(
     spec = exact(models["ti2v"])
     begin = starts(engine, spec, "first", "second")
     expected = {each: alone(start) for each, start in begin.items()}
-    forward = WanTransformer3DModel.forward
     failed = 0
 
-    def failing(self: Any, hidden_states: Any, **arguments: Any) -> Any:
+    def fail(num_samples: int) -> None:
         nonlocal failed
-        if len(hidden_states) > 2:
+        if num_samples > 2:
             failed += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, hidden_states=hidden_states, **arguments)
 
-    monkeypatch.setattr(WanTransformer3DModel, "forward", failing)
+    watch_forwards(monkeypatch, fail)
     assert most_different(expected, in_company(begin)) < TOLERANCE
     assert failed == 1, "it is not tried again"
     engine._company._less.clear()
@@ -193,14 +196,8 @@ class TestGuidance:
     ) -> None:
         spec = exact(models["WanPipeline"])
         plan = make_plan(spec, num_inference_steps=4)
-        forward = WanTransformer3DModel.forward
         seen: list[int] = []
-
-        def watched(self: Any, hidden_states: Any, **arguments: Any) -> Any:
-            seen.append(len(hidden_states))
-            return forward(self, hidden_states=hidden_states, **arguments)
-
-        monkeypatch.setattr(WanTransformer3DModel, "forward", watched)
+        watch_forwards(monkeypatch, seen.append)
         together = run(engine, spec, plan)[1]
         assert seen == [1, 1, 2, 2, 2]
         assert "guidance" in {choice.name for choice in together.choices}

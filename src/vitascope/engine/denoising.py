@@ -19,6 +19,7 @@ from vitascope.domain.choice import Choice
 from .calls import BY_SAMPLE, LATENTS, Branch, Call, joined, parted, read_call
 from .company import Company
 from .contract import Sharing
+from .families import wan
 from .sizes import role_of
 from .slots import Slot
 
@@ -37,7 +38,8 @@ class Denoising:
 
     def __init__(self, slot: Slot, company: Company, sharing: Sharing | None) -> None:
         self._denoisers = [
-            _Denoiser(module, (id(slot.shared), name), company, sharing)
+            # one with adapters computes what no other request's does
+            _Denoiser(module, name, slot.shared, company, None if name in slot.adapted else sharing)
             for name, module in slot.modules().items()
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
@@ -54,10 +56,11 @@ class Denoising:
     @property
     def choices(self) -> tuple[Choice, ...]:
         """What was chosen on the way."""
-        if not any(each.num_foreseen for each in self._denoisers):
-            return ()
-        reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
-        return (Choice("guidance", "both branches in one forward", reason),)
+        found = [each.choice for each in self._denoisers if each.choice is not None][:1]
+        if any(each.num_foreseen for each in self._denoisers):
+            reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
+            found.append(Choice("guidance", "both branches in one forward", reason))
+        return tuple(found)
 
 
 class _Denoiser:
@@ -65,15 +68,17 @@ class _Denoiser:
 
     Args:
         module: of a request's slot.
-        weights: the same for all slots with its weights.
+        name: of the component.
+        shared: of all slots with its weights.
     """
 
     def __init__(
-        self, module: Any, weights: tuple[object, ...], company: Company, sharing: Sharing | None
+        self, module: Any, name: str, shared: dict[str, Any], company: Company, sharing: Sharing | None
     ) -> None:
         self._module = module
         self._forward = module.forward
-        self._weights = weights
+        self._weights = (id(shared), name)
+        self._shared = shared
         self._company = company
         self._sharing = sharing
         self._latest: Call | None = None
@@ -81,6 +86,21 @@ class _Denoiser:
         #: What will be asked for next, with its answer.
         self._ahead: tuple[Call, torch.Tensor] | None = None
         self.num_foreseen = 0
+        self._is_begun = False
+        self._native: wan.Wan | None = None
+        #: What keeps it from being computed here; None where nothing does.
+        self.why_not: str | None = None
+
+    @property
+    def choice(self) -> Choice | None:
+        """How it was computed; None if it was not asked."""
+        if not self._is_begun:
+            return None
+        if self._native is None:
+            return Choice("denoiser", "diffusers", str(self.why_not))
+        return Choice(
+            "denoiser", "native", "computes what diffusers' does, over the same weights, in less time"
+        )
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -90,14 +110,15 @@ class _Denoiser:
         try:
             yield
         finally:
-            del self._module.forward
-            if before is not None:
+            if vars(self._module).pop("forward", None) is self and before is not None:
                 self._module.forward = before
 
     def __call__(self, *args: Any, **arguments: Any) -> Any:
         call = None if args or self._has_step_cache() else read_call(type(self._module).__name__, arguments)
         if call is None:
             return self._forward(*args, **arguments)
+        if not self._is_begun:
+            self._begin()
         call = replace(call, branch=self._known(call.branch))
         ahead, self._ahead = self._ahead, None
         if ahead is not None and call.is_of_same_step(ahead[0]) and call.branch is ahead[0].branch:
@@ -109,6 +130,13 @@ class _Denoiser:
             self._ahead = (calls[1], answers[1])
             self.num_foreseen += 1
         return (answers[0],)
+
+    def _begin(self) -> None:
+        """See how the denoiser is to be computed, now that all is in place that changes it."""
+        self._is_begun = True
+        self.why_not = wan.why_not(self._module)
+        if self.why_not is None:
+            self._native = wan.Wan(self._module, self._shared)
 
     def _has_step_cache(self) -> bool:
         """A step cache keeps what one branch of one request computed, so that it has its forwards for itself."""
@@ -139,6 +167,8 @@ class _Denoiser:
         return self._company.answer(calls, num_tokens, group, self._sharing, self._run)
 
     def _run(self, calls: Sequence[Call]) -> list[torch.Tensor]:
+        if self._native is not None and (answers := self._native(calls)) is not None:
+            return answers
         answer: torch.Tensor = self._forward(**joined(calls))[0]
         return parted(answer, calls)
 

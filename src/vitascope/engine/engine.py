@@ -28,6 +28,7 @@ from .company import Company, most_tokens
 from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
 from .denoising import Denoising
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
+from .embeddings import Embeddings
 from .families import generic
 from .keeper import Models
 from .loading import LoadedModel
@@ -59,6 +60,7 @@ class DiffusersEngine:
         wishes: how models are to be loaded, where the operator does not leave it to what fits.
         find_loras: tells which adapters are applied.
         lora_cache_bytes: of adapters, what is kept between requests.
+        embeddings_cache_bytes: of what text encoders made, what is kept between requests.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class DiffusersEngine:
         wishes: Wishes = NO_WISHES,
         find_loras: FindLoras = no_loras,
         lora_cache_bytes: int = 0,
+        embeddings_cache_bytes: int = 0,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
@@ -89,6 +92,7 @@ class DiffusersEngine:
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
+        self._embeddings = Embeddings(embeddings_cache_bytes)
         self._company = Company(most_tokens(self._device))
 
     @property
@@ -171,7 +175,7 @@ class DiffusersEngine:
             with self._turn:
                 this = plan.second if plan.second is not None and rising.is_in_second else plan
                 short = self._short(error, spec, this, shortage.stage_of(error) or rising.stage)
-        self._adapters.clear()
+        self._forget_kept()
         shortage.reclaim(self._device)
         return short
 
@@ -187,7 +191,7 @@ class DiffusersEngine:
             model.slots.take(plan.seed) as slot,
             self._adapters.attached(plan.loras, spec, slot) as lora_choices,
             self._meter.reading() as reading,
-            self._denoising(slot, sharing, is_adapted=bool(lora_choices)) as denoising,
+            self._quickened(slot, sharing) as denoising,
         ):
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
@@ -222,7 +226,7 @@ class DiffusersEngine:
             slot = held.enter_context(model.slots.take(plan.seed))
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
-            denoising = held.enter_context(self._denoising(slot, sharing, is_adapted=bool(adapters)))
+            denoising = held.enter_context(self._quickened(slot, sharing))
             choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
             choices += _named_second(denoising.choices)
@@ -231,11 +235,15 @@ class DiffusersEngine:
         return Clip(frames, first.choices + choices)
 
     @contextlib.contextmanager
-    def _denoising(self, slot: Slot, sharing: Sharing | None, *, is_adapted: bool) -> Iterator[Denoising]:
-        """Answer for a slot's denoisers; one with adapters computes what no other request's does."""
-        denoising = Denoising(slot, self._company, None if is_adapted else sharing)
-        with denoising.arranged():
+    def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
+        """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
+        denoising = Denoising(slot, self._company, sharing)
+        with denoising.arranged(), self._embeddings.used(slot):
             yield denoising
+
+    def _forget_kept(self) -> None:
+        self._adapters.clear()
+        self._embeddings.clear()
 
     def _check_second(self, plan: Plan, spec: ModelSpec) -> None:
         """A checkpoint for the second pass that is not there shall not be missed after half of the work.
@@ -315,14 +323,14 @@ class DiffusersEngine:
             return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
-        self._adapters.clear()
+        self._forget_kept()
         shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
         with self._alone():
             self._residence.clear()
-            self._adapters.clear()
+            self._forget_kept()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
