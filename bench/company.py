@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ def least(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: min(seconds) for name, seconds in found.items()}
 
 
-@torch.no_grad()
 def _forwards(dtype: torch.dtype) -> None:
     folder = locate(Catalog.open().resolve("pocket"))
+    torch.set_grad_enabled(False)
     module: Any = WanTransformer3DModel.from_pretrained(folder, subfolder="transformer", dtype=dtype).eval()
     native = wan.Wan(module, {})
     for num in BATCHES:
@@ -52,9 +53,7 @@ def _forwards(dtype: torch.dtype) -> None:
         own = [call for call in calls if call is not None]
         given = _arguments(num, dtype)
         native(own)
-        took = least(
-            {"diffusers": lambda given=given: module(**given), "native": lambda own=own: native(own)}
-        )  # type: ignore[misc]
+        took = least({"diffusers": partial(module, **given), "native": partial(native, own)})
         each = {name: seconds * 1000 / num for name, seconds in took.items()}
         ratio = each["diffusers"] / each["native"]
         print(
@@ -97,9 +96,7 @@ def _generations() -> None:
     for _ in range(2):
         one_after_the_other(4)  # load, and let the processor's first run be over
     for num in (1, 2, 4, 8):
-        took = least(
-            {"alone": lambda num=num: one_after_the_other(num), "company": lambda num=num: in_company(num)}  # type: ignore[misc]
-        )
+        took = least({"alone": partial(one_after_the_other, num), "company": partial(in_company, num)})
         each = {name: seconds / num for name, seconds in took.items()}
         ratio = each["alone"] / each["company"]
         print(
@@ -111,6 +108,7 @@ def _generations() -> None:
 def _options(engine: DiffusersEngine, run: Callable[[], object]) -> None:
     """One generation without each of what it has."""
     most, why_not = engine._company.most_tokens, wan.why_not
+    measured: Any = lambda _module: "measured"  # noqa: E731
 
     def without_company() -> None:
         engine._company.most_tokens = 0
@@ -118,7 +116,7 @@ def _options(engine: DiffusersEngine, run: Callable[[], object]) -> None:
         engine._company.most_tokens = most
 
     def in_diffusers() -> None:
-        wan.why_not = lambda _module: "measured"
+        wan.why_not = measured
         without_company()
         wan.why_not = why_not
 
