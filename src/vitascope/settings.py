@@ -250,6 +250,8 @@ class EngineSettings(_Section):
     """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
     lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
     """Memory of the device for adapters that were used, so that the next request of one starts at once. Two: an adapter of rank 64 for a model of 14B has 0.6 GB."""
+    embeddings_cache_mb: Annotated[float, Field(ge=0)] = 256.0
+    """MB (10⁶ bytes) of the device's memory for what text encoders made, so that the next request or window with the same text, most often the same negative prompt, need not wait for it. 256: a prompt of Wan takes 4 MB. 0 keeps none."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

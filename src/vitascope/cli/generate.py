@@ -292,6 +292,7 @@ def _produce(
             fake_step_seconds=settings.engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
+            embeddings_cache_bytes=int(settings.engine.embeddings_cache_mb * 1e6),
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

@@ -101,6 +101,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             fake_step_seconds=engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
+            embeddings_cache_bytes=int(engine.embeddings_cache_mb * 1e6),
         ),
         catalog.resolve,
         nice=settings.worker.nice,

@@ -200,6 +200,7 @@ def open_engine(
     fake_step_seconds: float = 0.0,
     find_loras: FindLoras = no_loras,
     lora_cache_bytes: int = 0,
+    embeddings_cache_bytes: int = 0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -217,4 +218,5 @@ def open_engine(
         wishes=wishes,
         find_loras=find_loras,
         lora_cache_bytes=lora_cache_bytes,
+        embeddings_cache_bytes=embeddings_cache_bytes,
     )

@@ -62,6 +62,8 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
+        #: Names of the components that the running request's adapters change.
+        self.adapted: frozenset[str] = frozenset()
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
 
