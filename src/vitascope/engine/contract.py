@@ -207,6 +207,9 @@ def open_engine(
         from .fake import FakeEngine
 
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
+    from .postponed import postpone
+
+    postpone()
     from .engine import DiffusersEngine
 
     return DiffusersEngine(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import diffusers
-import transformers
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
@@ -35,6 +34,7 @@ from .loading import LoadedModel
 from .meter import Meter
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
+from .postponed import when_imported
 from .residence import Residence
 from .slots import Slot
 
@@ -77,9 +77,8 @@ class DiffusersEngine:
         embeddings_cache_bytes: int = 0,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
         diffusers.utils.logging.disable_progress_bar()
+        when_imported("transformers", _quieten_transformers)
         self._locate = locate
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
@@ -358,6 +357,13 @@ class DiffusersEngine:
         said = shortage.forget(error)
         logger.warning("out of memory", extra={"model": spec.id, "stage": stage, "traceback": said})
         return found
+
+
+def _quieten_transformers() -> None:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 class _Rising:
