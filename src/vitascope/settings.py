@@ -38,6 +38,7 @@ from .domain.plan import MAX_PROMPT_CHARS
 from .domain.prompting import PromptRules
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
+from .domain.speed_levels import SpeedLevel
 
 if TYPE_CHECKING:
     from .moderation import PromptCheck
@@ -265,6 +266,9 @@ class EngineSettings(_Section):
 
     improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
     """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
+
+    speed: SpeedLevel = "lossless"
+    """How far videos may differ from what every denoising step computed in full would make, for requests that do not say: `balanced` and `fast` reuse parts of some steps. See docs/speed.md."""
 
     @property
     def wishes(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from vitascope.domain.model_spec import Mode
 
 from .generation import pause_at_blocks
 from .offloading import Offloading
+from .step_caches import Reuse
 from .torch_state import TorchState
 
 
@@ -62,6 +63,8 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
+        #: What the running request's step cache comes to.
+        self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
 
@@ -106,7 +109,7 @@ class Slots:
         milliseconds and no weights (docs/experiments.md).
         """
         slot = self._idle.pop() if self._idle else self._make()
-        slot.state = TorchState(seed, self._device)
+        slot.state, slot.reuse = TorchState(seed, self._device), Reuse()
         with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
             try:
                 yield slot
