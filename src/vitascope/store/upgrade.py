@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from vitascope.domain.errors import SettingsError
 
 from .database import Database
-from .tables import HEAD, alembic_version
+from .tables import HEAD, alembic_version, deployment, jobs, metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -23,6 +24,9 @@ def upgrade(database: Database) -> None:
     with database.upgrade_lock(), database.write() as connection:
         revision = current_revision(connection)
         if revision == HEAD:
+            return
+        if revision is None and not sa.inspect(connection).has_table(jobs.name):
+            _create(connection)
             return
         # only now: importing Alembic takes longer than all the rest of opening a store
         from alembic import command
@@ -40,6 +44,21 @@ def upgrade(database: Database) -> None:
             )
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
+
+
+def _create(connection: sa.Connection) -> None:
+    """Make in an empty database at once what all migrations would, one after the other, in ten times the time."""
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(sa.insert(deployment).values(id=secrets.token_hex(16)))
+    _stamps.create(connection)
+    connection.execute(sa.insert(_stamps).values(version_num=HEAD))
+
+
+#: As Alembic makes it.
+_stamps = sa.Table(
+    alembic_version.name, sa.MetaData(), sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name=f"{alembic_version.name}_pkc"),
+)  # fmt: skip
 
 
 def current_revision(connection: sa.Connection) -> str | None:
