@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import CacheMixin
 from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, TaylorSeerCacheConfig
 from diffusers.hooks.first_block_cache import (
     _FBC_BLOCK_HOOK,
@@ -116,6 +117,7 @@ def _cached(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
         if hooks:
             registry = HookRegistry.check_if_exists_or_initialize(denoiser)
             registry.invalidate_child_registries_cache()
+            _mark(denoiser, this.cache)
             handles = [
                 denoiser.register_forward_pre_hook(forwards.before),
                 denoiser.register_forward_hook(forwards.after),
@@ -124,10 +126,21 @@ def _cached(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        _mark(denoiser, None)
         registry = HookRegistry.check_if_exists_or_initialize(denoiser)
         for hook in _HOOKS:
             registry.remove_hook(hook, recurse=True)
         registry.invalidate_child_registries_cache()
+
+
+def _mark(denoiser: Any, cache: StepCache | None) -> None:
+    """Have `is_cache_enabled` tell, of a denoiser whose class has no caches too: who runs one's forwards otherwise looks at that."""
+    if isinstance(denoiser, CacheMixin):
+        denoiser._cache_config = cache
+    elif cache is not None:
+        denoiser.is_cache_enabled = True
+    else:
+        vars(denoiser).pop("is_cache_enabled", None)
 
 
 @dataclass(slots=True)
