@@ -267,13 +267,15 @@ class EngineSettings(_Section):
     improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
     """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
 
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks of denoisers, which torch then computes in fewer and larger steps. `auto` does on CUDA where a model stays on the device, and not for `vitascope generate`, whose one clip would not pay for it."""
     speed: SpeedLevel = "lossless"
     """How far videos may differ from what every denoising step computed in full would make, for requests that do not say: `balanced` and `fast` reuse parts of some steps. See docs/speed.md."""
 
     @property
     def wishes(self) -> dict[str, str]:
         """How models are to be loaded, by the engine's names."""
-        names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
+        names = ("dtype", "attention", "vae_tiling", "offload", "quantization", "compile")
         return {name: getattr(self, name) for name in names}
 
 

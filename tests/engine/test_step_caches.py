@@ -15,6 +15,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.request import ImprovedSampling
 from vitascope.domain.speed_levels import _CACHES
 from vitascope.engine import Clip, Engine
+from vitascope.engine.engine import DiffusersEngine
 
 Models = dict[str, ModelSpec]
 
@@ -117,6 +118,19 @@ def test_requests_side_by_side_reuse_their_own(engine: Engine, models: Models) -
         cancelled.close()
     made = sorted(clip.frames.tobytes() for clip in together)
     assert made == sorted(frames.tobytes() for frames in alone)
+
+
+def test_modules_are_as_they_were(engine: Engine, models: Models) -> None:
+    """What runs blocks in another way looks for changes in them: a slot that was used is like a new one."""
+    assert isinstance(engine, DiffusersEngine)
+    spec = _spec(models, "WanPipeline")
+    _made(engine, spec, _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced")))
+    loaded = engine._loaded
+    assert loaded is not None
+    with loaded.slots.take(0) as slot:
+        denoiser: Any = slot.modules()["transformer"]
+        assert not denoiser.is_cache_enabled
+        assert not any("forward" in vars(module) for module in denoiser.modules())
 
 
 def test_rounds_and_windows_begin_anew(engine: Engine, models: Models) -> None:

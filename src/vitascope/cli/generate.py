@@ -295,7 +295,7 @@ def _produce(
             threads=settings.engine.threads,
             slots=settings.engine.slots,
             memory_gb=settings.engine.memory_gb,
-            wishes=Wishes(**settings.engine.wishes),
+            wishes=Wishes(**settings.engine.wishes).for_one_clip(),
             fake_step_seconds=settings.engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),

@@ -104,7 +104,9 @@ class Adapters:
             scaled = [(adapter, file.scale) for adapter, file in zip(adapters, files, strict=True)]
             _add_products(scaled, modules, stack)
             _add_differences(scaled, modules, stack)
+            slot.is_plain = False
             yield tuple(_choice(file, adapter) for file, adapter in zip(files, adapters, strict=True))
+        slot.is_plain = True
 
     def _adapter(self, file: LoraFile, spec: ModelSpec, modules: dict[str, torch.nn.Module]) -> Adapter:
         key = (_signature(file), file.component, spec.id, spec.source, spec.revision)

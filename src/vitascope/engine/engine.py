@@ -24,6 +24,7 @@ from . import shortage
 from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
+from .compiling import check_compile
 from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
@@ -80,6 +81,7 @@ class DiffusersEngine:
         self._choices = (device_choice, choose_threads(threads))
         check(measure(self._device), wishes)
         check_attention(wishes.attention, self._device)
+        check_compile(wishes.compile, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
         self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
@@ -186,7 +188,7 @@ class DiffusersEngine:
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
-            choices += slot.reuse.choices(plan.step_cache)
+            choices += (model.compiling.choice, *slot.reuse.choices(plan.step_cache))
             if plan.second is not None and plan.second.model == spec.id:
                 choices += _named_second(model.choose_tiling(plan.second, slot))
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger

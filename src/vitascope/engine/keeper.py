@@ -115,6 +115,7 @@ class Models:
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
                 sizes=placed.sizes, placement=placed.placement, attention=self._wishes.attention,
+                compiles=self._wishes.compile,
             )  # fmt: skip
 
     def weigh(self, model: LoadedModel) -> int:

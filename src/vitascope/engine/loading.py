@@ -21,6 +21,7 @@ from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
+from .compiling import Compiling, choose_compile
 from .device import measure
 from .families.quirks import prepare
 from .offloading import Offloading, pin
@@ -39,6 +40,7 @@ class LoadedModel:
     slots: Slots
     placement: Placement
     sizes: Sizes
+    compiling: Compiling
 
     def choose_tiling(self, plan: Plan, slot: Slot) -> tuple[Choice, ...]:
         """Have a slot decode this plan's frames in tiles, or whole."""
@@ -78,6 +80,7 @@ def load_model(
     sizes: Sizes | None = None,
     placement: Placement | None = None,
     attention: str = "auto",
+    compiles: str = "auto",
 ) -> LoadedModel:
     """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
 
@@ -90,6 +93,7 @@ def load_model(
         sizes: of its components, where they were read before.
         placement: how it is loaded; by default what fits now.
         attention: kernels that the operator asks for.
+        compiles: whether they want blocks compiled.
 
     Raises:
         ModelUnavailable: the files are not there, not complete, or not what the card says.
@@ -112,7 +116,9 @@ def load_model(
     }
     choices = (device_choice, *placement.choices, *_attention_choice(modules, placement, device, attention))
     choices += _decode_choices(modules)
-    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device, offloading), placement, sizes)
+    compiling = Compiling(choose_compile(compiles, device, placement))
+    slots = Slots(pipelines, device, offloading, compiling)
+    return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -17,6 +17,7 @@ from diffusers import ConfigMixin
 
 from vitascope.domain.model_spec import Mode
 
+from .compiling import NOT_COMPILING, Compiling
 from .generation import pause_at_blocks
 from .offloading import Offloading
 from .step_caches import Reuse
@@ -63,6 +64,8 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
+        #: Whether its modules are as they were loaded: no adapters change them.
+        self.is_plain = True
         #: What the running request's step cache comes to.
         self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
@@ -90,14 +93,20 @@ class Slots:
         pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
         device: where they work.
         offloading: brings their weights there, where they wait elsewhere. Then only one slot may be lent at a time.
+        compiling: of their blocks.
     """
 
     def __init__(
-        self, pipelines: dict[Mode, Any], device: torch.device, offloading: Offloading | None = None
+        self,
+        pipelines: dict[Mode, Any],
+        device: torch.device,
+        offloading: Offloading | None = None,
+        compiling: Compiling = NOT_COMPILING,
     ) -> None:
         self._pipelines = pipelines
         self._device = device
         self._offloading = offloading
+        self._compiling = compiling
         self._idle: list[Slot] = []
         self._shared: dict[str, Any] = {}
 
@@ -124,6 +133,7 @@ class Slots:
         slot = Slot(self._pipelines, self._shared)
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
+        self._compiling.arrange(slot.modules(), lambda: slot.is_plain)
         return slot
 
 
