@@ -664,6 +664,11 @@ class Settings(BaseSettings):
     def loras_folder(self) -> Path:
         return self.engine.loras_folder or self.home / "loras"
 
+    @property
+    def engine_notes_folder(self) -> Path:
+        """Where engines keep what they have found out about this machine: measured kernels, compiled blocks."""
+        return self.home / "engine"
+
 
 def load(**overrides: Any) -> Settings:
     """Read the settings; `overrides` are what the command line said, by section.
@@ -693,6 +698,12 @@ def share_cores() -> None:
     (docs/experiments.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def keep_compiled(settings: Settings) -> None:
+    """Let torch keep compiled blocks in the data folder, so that they are compiled once a machine. Call it before torch is imported."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.engine_notes_folder / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(settings.engine_notes_folder / "compiled" / "triton"))
 
 
 def to_environment(settings: Settings) -> dict[str, str]:

@@ -278,6 +278,7 @@ def _produce(
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
+        settings_module.keep_compiled(settings)
         from vitascope.engine import Wishes, open_engine
         from vitascope.worker.opening import Enhanced
         from vitascope.worker.outputs import Failed, produce_all
@@ -299,6 +300,7 @@ def _produce(
             fake_step_seconds=settings.engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
+            notes=settings.engine_notes_folder,
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

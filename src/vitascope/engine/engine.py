@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -29,6 +30,7 @@ from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_lo
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .families import generic
 from .keeper import Models
+from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
 from .placement import NO_WISHES, Wishes, check
@@ -58,6 +60,7 @@ class DiffusersEngine:
         wishes: how models are to be loaded, where the operator does not leave it to what fits.
         find_loras: tells which adapters are applied.
         lora_cache_bytes: of adapters, what is kept between requests.
+        notes: folder where it keeps what it has measured; None measures anew.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class DiffusersEngine:
         wishes: Wishes = NO_WISHES,
         find_loras: FindLoras = no_loras,
         lora_cache_bytes: int = 0,
+        notes: Path | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         transformers.utils.logging.set_verbosity_error()
@@ -84,7 +88,8 @@ class DiffusersEngine:
         check_compile(wishes.compile, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
-        self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
+        kernel_times = KernelTimes(None if notes is None else notes / "attention.json")
+        self._models = Models(locate, self._device, device_choice, memory_gb, wishes, kernel_times)
         self._residence: Residence[LoadedModel] = Residence(self._models)
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
