@@ -41,7 +41,7 @@ RUNS = 5
 
 def length_class(num_tokens: int) -> int:
     """Name the class of lengths that share a measurement: the nearest power of two."""
-    near = 2 ** round(math.log2(max(num_tokens, 1)))
+    near = 1 << round(math.log2(max(num_tokens, 1)))
     return min(max(near, LEAST_TOKENS), MOST_TOKENS)
 
 
