@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
+from weakref import ref
 
 import torch
 from diffusers import ConfigMixin
@@ -133,7 +134,8 @@ class Slots:
         slot = Slot(self._pipelines, self._shared)
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
-        self._compiling.arrange(slot.modules(), lambda: slot.is_plain)
+        this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
+        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
         return slot
 
 

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def run_pass(
     pipe = slot.pipelines[this.start.window.mode]
 
     def after_step(done: int, total: int, latents: torch.Tensor) -> None:
-        note_step(*place_of(pipe.scheduler, done, total))
+        note_step(*place_of(scheduler(), done, total))
         if done >= total and not latents.isfinite().all():
             raise no_picture()  # decoding would take long, and some autoencoders turn it into black
         done_steps = (
@@ -137,6 +138,7 @@ def run_pass(
         contextlib.closing(Previews(slot, pipe, plan, this.shape[:3])) as previews,
         caching(pipe, plan.step_cache, slot.reuse) as note_step,
     ):
+        scheduler = ref(pipe.scheduler)  # weak: its class keeps what is called after its steps
         on_each_step(pipe.scheduler, after_step, generator)
         output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
     frames = _to_uint8(output.frames[0])
