@@ -269,14 +269,24 @@ def _main_table(found: dict[str, Any]) -> Table:
 
 
 def _together_table(found: dict[str, Any]) -> Table:
-    table = Table("requests at a time", "seconds", "videos an hour", "of plain diffusers'", box=None)
+    columns = (
+        "requests at a time",
+        "seconds",
+        "videos an hour",
+        "of plain diffusers'",
+        "processor seconds each",
+    )
+    table = Table(*columns, box=None)
     plain = found.get("plain", {}).get("jobs_per_hour")
     for row in found["together"]:
         if "error" in row:
             table.add_row(str(row["requests"]), row["error"])
             continue
         ratio = "-" if plain is None else f"{row['jobs_per_hour'] / plain:.2f}"
-        table.add_row(str(row["requests"]), f"{row['seconds']:.3f}", f"{row['jobs_per_hour']:.0f}", ratio)
+        each = f"{row['processor_seconds'] / row['requests']:.3f}"
+        table.add_row(
+            str(row["requests"]), f"{row['seconds']:.3f}", f"{row['jobs_per_hour']:.0f}", ratio, each
+        )
     return table
 
 

@@ -15,9 +15,9 @@ from vitascope.domain.errors import ModelUnavailable, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest
-from vitascope.engine.attention import KERNELS
 from vitascope.engine.contract import Locate
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.kernel_times import KERNELS
 from vitascope.engine.meter import Meter
 from vitascope.engine.placement import Wishes
 
@@ -145,48 +145,59 @@ class Bench:
             plans = [of_other_seed(self._plan, number) for number in range(count)]
             report = self._reporting(f"{count} at a time")
             try:
-                seconds = run_together(engine, plans, self._wanted.spec, engine._device, report)
+                seconds, processor = run_together(engine, plans, self._wanted.spec, engine._device, report)
             except VitascopeError as error:
                 yield {"requests": count, "error": error.message}
                 continue
-            yield {"requests": count, "seconds": seconds, "jobs_per_hour": 3600 * count / seconds}
-
-    def _options(self, dtype: str) -> Iterator[dict[str, Any]]:
-        """Each option alone, against the first row, where all is as it was; what it costs or gains is told either way."""
-        base: list[Run] = []
-        for name, value, wishes, asked in _alternatives(self._wishes, dtype, self._plan):
-            row: dict[str, Any] = {"option": name, "value": value}
-            try:
-                runs = self._with(f"{name} {value}", wishes, asked)
-            except (VitascopeError, RuntimeError, ValueError) as error:
-                said = error.message if isinstance(error, VitascopeError) else str(error).split("\n", 1)[0]
-                yield {**row, "error": said[:300]}
-                continue
-            base = base or runs
             yield {
-                **row,
-                "step_seconds": _step(runs),
-                "step_gain": _step(base) / _step(runs),
-                "seconds": _seconds(runs),
-                "gain": _seconds(base) / _seconds(runs),
-                "processor_gain": _processor(base) / _processor(runs),
-                "peak_bytes": max(run.peak_bytes for run in runs),
-                "psnr": psnr(runs[-1].frames, base[-1].frames),
-                "choices": [f"{choice.name}: {choice.value}" for choice in runs[-1].choices],
+                "requests": count,
+                "seconds": seconds,
+                "processor_seconds": processor,
+                "jobs_per_hour": 3600 * count / seconds,
             }
 
-    def _with(self, said: str, wishes: Wishes, asked: dict[str, Any]) -> list[Run]:
-        spec, request = self._wanted.spec, replace(self._wanted.request, **asked)
-        planned = plan(request, spec)
-        engine = self._open(wishes)
+    def _options(self, dtype: str) -> Iterator[dict[str, Any]]:
+        """Each option alone, in turn with all as it is; what it costs or gains is told either way."""
+        base = self._open(self._wishes)
         try:
-            meter, report = Meter(engine._device), self._reporting(said)
-            return [
-                run_alone(engine, planned, spec, engine._device, meter, report)
-                for _ in range(self._wanted.num_repeats + 1)
-            ][1:]
+            for name, value, wishes, asked in _alternatives(self._wishes, dtype, self._plan):
+                try:
+                    found = self._option(f"{name} {value}", base, wishes, asked)
+                except (VitascopeError, RuntimeError, ValueError) as error:
+                    said = (
+                        error.message if isinstance(error, VitascopeError) else str(error).split("\n", 1)[0]
+                    )
+                    found = {"error": said[:300]}
+                yield {"option": name, "value": value, **found}
+        finally:
+            base.close()
+
+    def _option(
+        self, said: str, base: DiffusersEngine, wishes: Wishes, asked: dict[str, Any]
+    ) -> dict[str, Any]:
+        spec, report = self._wanted.spec, self._reporting(said)
+        planned = plan(replace(self._wanted.request, **asked), spec)
+        engine = self._open(wishes)
+        usual: list[Run] = []
+        runs: list[Run] = []
+        try:
+            meter = Meter(engine._device)
+            for _ in range(self._wanted.num_repeats + 1):
+                usual.append(run_alone(base, self._plan, spec, base._device, meter, report))
+                runs.append(run_alone(engine, planned, spec, engine._device, meter, report))
         finally:
             engine.close()
+        usual, runs = usual[1:], runs[1:]
+        return {
+            "step_seconds": _step(runs),
+            "step_gain": _step(usual) / _step(runs),
+            "seconds": _seconds(runs),
+            "gain": _seconds(usual) / _seconds(runs),
+            "processor_gain": _processor(usual) / _processor(runs),
+            "peak_bytes": max(run.peak_bytes for run in runs),
+            "psnr": psnr(runs[-1].frames, usual[-1].frames),
+            "choices": [f"{choice.name}: {choice.value}" for choice in runs[-1].choices],
+        }
 
     def _reporting(self, said: str) -> Callable[[int, int], None]:
         return lambda done, of: self._report(said, done, of)
@@ -195,8 +206,7 @@ class Bench:
 def _alternatives(
     wishes: Wishes, dtype: str, planned: Plan
 ) -> Iterator[tuple[str, str, Wishes, dict[str, Any]]]:
-    """What an operator or a request could choose otherwise; first what is chosen now."""
-    yield "none", "as it is", wishes, {}
+    """What an operator or a request could choose otherwise."""
     known = {field.name for field in dataclasses.fields(wishes)}
     for name, values in {
         "compile": ("on", "off"),
