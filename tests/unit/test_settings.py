@@ -81,6 +81,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "vae_tiling": "auto",
             "offload": "auto",
             "quantization": "auto",
+            "compile": "auto",
+            "speed": "lossless",
         },
         "outbound": {"enabled": True, "allow": (), "max_bytes": 20 * 1024 * 1024, "max_seconds": 30.0},
         "webhooks": {"keep_days": 30.0},

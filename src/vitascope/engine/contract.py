@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope.domain.choice import Choice
@@ -201,6 +202,7 @@ def open_engine(
     find_loras: FindLoras = no_loras,
     lora_cache_bytes: int = 0,
     embeddings_cache_bytes: int = 0,
+    notes: Path | None = None,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -222,4 +224,5 @@ def open_engine(
         find_loras=find_loras,
         lora_cache_bytes=lora_cache_bytes,
         embeddings_cache_bytes=embeddings_cache_bytes,
+        notes=notes,
     )

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -24,12 +25,14 @@ from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
 from .company import Company, most_tokens
+from .compiling import check_compile
 from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
 from .denoising import Denoising
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
 from .embeddings import Embeddings
 from .families import generic
 from .keeper import Models
+from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
 from .placement import NO_WISHES, Wishes, check
@@ -61,6 +64,7 @@ class DiffusersEngine:
         find_loras: tells which adapters are applied.
         lora_cache_bytes: of adapters, what is kept between requests.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
+        notes: folder where it keeps what it has measured; None measures anew.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class DiffusersEngine:
         find_loras: FindLoras = no_loras,
         lora_cache_bytes: int = 0,
         embeddings_cache_bytes: int = 0,
+        notes: Path | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
@@ -84,9 +89,11 @@ class DiffusersEngine:
         self._choices = (device_choice, choose_threads(threads))
         check(measure(self._device), wishes)
         check_attention(wishes.attention, self._device)
+        check_compile(wishes.compile, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
-        self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
+        kernel_times = KernelTimes(None if notes is None else notes / "attention.json")
+        self._models = Models(locate, self._device, device_choice, memory_gb, wishes, kernel_times)
         self._residence: Residence[LoadedModel] = Residence(self._models)
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
@@ -197,6 +204,7 @@ class DiffusersEngine:
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
+            choices += (model.compiling.choice, *slot.reuse.choices(plan.step_cache))
             if plan.second is not None and plan.second.model == spec.id:
                 choices += _named_second(model.choose_tiling(plan.second, slot))
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
