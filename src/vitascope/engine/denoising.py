@@ -160,7 +160,10 @@ class _Denoiser:
         return [following] if following.kind == call.kind else []
 
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        if self._sharing is None or not self._sharing.is_allowed:
+        if self._sharing is None:
+            return self._run(calls)
+        self._sharing.is_answered = False  # from here on a step costs something
+        if not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))
         group = (self._weights, calls[0].kind)
