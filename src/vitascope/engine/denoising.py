@@ -172,7 +172,10 @@ class _Denoiser:
     def _run(self, calls: Sequence[Call]) -> list[torch.Tensor]:
         if self._native is not None and (answers := self._native(calls)) is not None:
             return answers
-        answer: torch.Tensor = self._forward(**joined(calls))[0]
+        arguments = joined(calls)
+        if type(self._module).__name__ == wan.CLASS:
+            arguments = wan.for_diffusers(arguments)
+        answer: torch.Tensor = self._forward(**arguments)[0]
         return parted(answer, calls)
 
     def _num_tokens(self, call: Call) -> int:
