@@ -86,13 +86,12 @@ class Company:
     @contextlib.contextmanager
     def _stands(self, own: _Standing, group: Hashable) -> Iterator[None]:
         self._standing.setdefault(group, []).append(own)
-        own.sharing.group = group
+        own.sharing.group = own.sharing.latest_group = group
         try:
             yield
         finally:
             self._goes(own, group)
             own.sharing.group = None
-            own.sharing.is_answered = False
 
     def _goes(self, own: _Standing, group: Hashable) -> None:
         standing = self._standing.get(group, [])

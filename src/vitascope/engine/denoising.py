@@ -96,8 +96,8 @@ class _Denoiser:
         """How it was computed; None if it was not asked."""
         if not self._is_begun:
             return None
-        if self._native is None:
-            return Choice("denoiser", "diffusers", str(self.why_not))
+        if self.why_not is not None:
+            return Choice("denoiser", "diffusers", self.why_not)
         return Choice(
             "denoiser", "native", "computes what diffusers' does, over the same weights, in less time"
         )
@@ -160,16 +160,24 @@ class _Denoiser:
         return [following] if following.kind == call.kind else []
 
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        if self._sharing is None or not self._sharing.is_allowed:
+        if self._sharing is None:
+            return self._run(calls)
+        self._sharing.is_answered = False  # from here on a step costs something
+        if not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))
         group = (self._weights, calls[0].kind)
         return self._company.answer(calls, num_tokens, group, self._sharing, self._run)
 
     def _run(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        if self._native is not None and (answers := self._native(calls)) is not None:
-            return answers
-        answer: torch.Tensor = self._forward(**joined(calls))[0]
+        if self._native is not None:
+            if (answers := self._native(calls)) is not None:
+                return answers
+            self.why_not = "some of its calls are of a kind that only diffusers computes"
+        arguments = joined(calls)
+        if type(self._module).__name__ == wan.CLASS:
+            arguments = wan.for_diffusers(arguments)
+        answer: torch.Tensor = self._forward(**arguments)[0]
         return parted(answer, calls)
 
     def _num_tokens(self, call: Call) -> int:

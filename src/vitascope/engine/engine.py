@@ -135,7 +135,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = _Rising(self._turn)
+            rising = _Rising(self._turn, sharing or Sharing())
             clip = yield from self._insist(
                 plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing)
             )
@@ -377,8 +377,9 @@ def _quieten_transformers() -> None:
 class _Rising:
     """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, sharing: Sharing) -> None:
         self._turn = turn
+        self._sharing = sharing
         self.reached = self._latest = Step("load")
         #: Whether the model works on the second pass; the steps that are done do not tell, before the first of these.
         self.is_in_second = False
@@ -404,6 +405,8 @@ class _Rising:
                     clip: Clip = finished.value
                     return clip
                 self._latest = step or self._latest
+                if self.stage == "decode_latents":  # which costs something, and no forward follows it at once
+                    self._sharing.is_answered, self._sharing.latest_group = False, None
                 if step is not None and _is_ahead(step, self.reached):
                     self.reached = dataclasses.replace(step, preview=None)  # told once
                     yield step

@@ -67,7 +67,10 @@ class Driver:
             self._tell_turn(None)
 
     def _choose(self) -> Making | None:
-        """Those that only want to be looked at cost nothing, nor do those whose forward another one has run: they go first."""
+        """Those that only want to be looked at cost nothing, nor do those whose forward another one has run: they go first.
+
+        Who stands before a forward waits for those that can have it too and are not far from it: it costs less for all.
+        """
         for making in self._open.values():
             if making.is_due or (making.is_answered and not making.is_waiting):
                 return making
@@ -80,7 +83,7 @@ class Driver:
             candidates = [making.candidate for making in able.values()]
             chosen = able[next_step(candidates, self._time.served_seconds, self._last).job_id]
         self._last = chosen.name
-        return chosen
+        return next((other for other in able.values() if other.may_join(chosen)), chosen)
 
     def _advance(self, making: Making) -> Message | None:
         """Advance one, and note what that cost whom: a forward for several is shared by all that have it."""
