@@ -312,6 +312,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             link_seconds=settings.storage.link_seconds,
             marks=marks,
             improved_sampling_iterations=settings.engine.improved_sampling_iterations,
+            speed=settings.engine.speed,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,
@@ -605,6 +606,7 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         drain_seconds=settings.worker.drain_seconds,
         patience_seconds=settings.storage.patience_seconds,
         min_free_bytes=settings.storage.min_free_bytes,
+        slots=settings.engine.slots,
     )
 
 

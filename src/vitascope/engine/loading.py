@@ -21,8 +21,10 @@ from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
+from .compiling import Compiling, choose_compile
 from .device import measure
 from .families.quirks import prepare
+from .kernel_times import KernelTimes
 from .offloading import Offloading, pin
 from .placement import VALUE_BYTES, Placement, place
 from .sizes import Sizes, components_of, is_module, read_sizes, role_of
@@ -39,6 +41,7 @@ class LoadedModel:
     slots: Slots
     placement: Placement
     sizes: Sizes
+    compiling: Compiling
 
     def choose_tiling(self, plan: Plan, slot: Slot) -> tuple[Choice, ...]:
         """Have a slot decode this plan's frames in tiles, or whole."""
@@ -78,6 +81,8 @@ def load_model(
     sizes: Sizes | None = None,
     placement: Placement | None = None,
     attention: str = "auto",
+    compiles: str = "auto",
+    kernel_times: KernelTimes | None = None,
 ) -> LoadedModel:
     """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
 
@@ -90,6 +95,8 @@ def load_model(
         sizes: of its components, where they were read before.
         placement: how it is loaded; by default what fits now.
         attention: kernels that the operator asks for.
+        compiles: whether they want blocks compiled.
+        kernel_times: what is known of attention kernels.
 
     Raises:
         ModelUnavailable: the files are not there, not complete, or not what the card says.
@@ -110,9 +117,15 @@ def load_model(
         mode: pipe if mode == first else build_pipeline(cls, pipe.components, pipe.config)
         for mode, cls in classes.items()
     }
-    choices = (device_choice, *placement.choices, *_attention_choice(modules, placement, device, attention))
+    choices = (
+        device_choice,
+        *placement.choices,
+        *_attention_choice(modules, placement, device, attention, _num_tokens(spec), kernel_times),
+    )
     choices += _decode_choices(modules)
-    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device, offloading), placement, sizes)
+    compiling = Compiling(choose_compile(compiles, device, placement))
+    slots = Slots(pipelines, device, offloading, compiling)
+    return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -135,15 +148,27 @@ def _bring(
 
 
 def _attention_choice(
-    modules: dict[str, torch.nn.Module], placement: Placement, device: torch.device, asked: str
+    modules: dict[str, torch.nn.Module],
+    placement: Placement,
+    device: torch.device,
+    asked: str,
+    num_tokens: int,
+    kernel_times: KernelTimes | None,
 ) -> tuple[Choice, ...]:
     denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
     if not denoisers:
         return ()
-    choice = choose_attention(asked, denoisers[0], device, getattr(torch, placement.dtype))
+    dtype = getattr(torch, placement.dtype)
+    choice = choose_attention(asked, denoisers[0], device, dtype, num_tokens, kernel_times)
     for denoiser in denoisers:
         use(denoiser, choice)
     return (choice,)
+
+
+def _num_tokens(spec: ModelSpec) -> int:
+    """Reckon how many tokens a clip of the default size has: most models have one for 4 frames of 16x16 pixels."""
+    extent = largest_extent(spec)
+    return extent.num_frames * extent.pixels // 1024
 
 
 def _decode_choices(modules: dict[str, torch.nn.Module]) -> tuple[Choice, ...]:
