@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+ENLARGED = 1.5
+"""A file with so many times the pixels that the model made holds no detail of its own."""
+
 LEAST_STOOD_SECONDS = 0.0005
 """Less is not told: whoever drives a making has to look at others too."""
 
@@ -263,6 +266,7 @@ class _Writer:
             format=self._plan.format,
             comment=self._origin.sentence,
             finish=lambda path: self._origin.sign(path, self._plan.format),
+            is_enlarged=is_enlarged(self._plan),
         )
         video = _describe(self._out, self._plan, self._key)
         return _with_pictures(video, self._stills, self._out, self._origin) if self._with_pictures else video
@@ -273,6 +277,12 @@ class _Writer:
                 raise _Stopped
             yield frame
             self._done += 1
+
+
+def is_enlarged(plan: Plan) -> bool:
+    """Whether the file has many more pixels than the model made; what a continued video came with is as fine as it is."""
+    pixels = plan.made.height * plan.made.width
+    return plan.continues is None and plan.height * plan.width >= ENLARGED * pixels
 
 
 def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
