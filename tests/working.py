@@ -32,6 +32,8 @@ class Bench:
     environment: dict[str, str]
     step_seconds: float = 0.0
     engines: list[EngineProcess] = field(default_factory=list)
+    #: The one that works.
+    worker: Worker = field(init=False)
 
     def start_engine(self) -> EngineProcess:
         environment = {
@@ -68,7 +70,7 @@ def working(folder: Path, **environment: str) -> Iterator[Bench]:
     store, files = Store.open(f"sqlite:///{folder / 'jobs.db'}"), LocalStorage(folder / "files")
     bench = Bench(folder, store, files, environment)
     config = WorkerConfig("w1", folder / "work" / "here-1", lease_seconds=3, poll_seconds=0.02)
-    worker = Worker(store, files, bench.start_engine, config, Catalog.open())
+    worker = bench.worker = Worker(store, files, bench.start_engine, config, Catalog.open())
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:

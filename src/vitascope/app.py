@@ -606,6 +606,7 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         drain_seconds=settings.worker.drain_seconds,
         patience_seconds=settings.storage.patience_seconds,
         min_free_bytes=settings.storage.min_free_bytes,
+        slots=settings.engine.slots,
     )
 
 

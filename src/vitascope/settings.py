@@ -219,7 +219,7 @@ class WorkerSettings(_Section):
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     """A job whose worker was silent for so long is given to another. 15 s rides out a paused machine."""
     poll_seconds: Annotated[float, Field(gt=0)] = 0.25
-    """How often an idle worker looks for a job. A claim on an empty queue costs well under a millisecond."""
+    """How often a worker looks for a job where it was not told of one, as it is of new ones. A claim on an empty queue costs well under a millisecond."""
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """A job that took its worker down so often fails as `worker_lost`."""
     hang_seconds: Annotated[float, Field(gt=0)] = 900.0
@@ -246,11 +246,13 @@ class EngineSettings(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
-    """Generations that may be open at the same time, those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
+    """Generations that may be open at the same time in a worker, which begins a job beside others where that pays; those of one model over one set of weights. Four: one more costs about 1 MB and the latents and text embeddings of its video, and more in turn only make all of them late."""
     loras_folder: Path | None = None
     """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
     lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
     """Memory of the device for adapters that were used, so that the next request of one starts at once. Two: an adapter of rank 64 for a model of 14B has 0.6 GB."""
+    embeddings_cache_mb: Annotated[float, Field(ge=0)] = 256.0
+    """MB (10⁶ bytes) of the device's memory for what text encoders made, so that the next request or window with the same text, most often the same negative prompt, need not wait for it. 256: a prompt of Wan takes 4 MB. 0 keeps none."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -15,6 +15,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest, Watermark
 from vitascope.engine import Clip, Inputs
+from vitascope.engine.contract import NO_INPUTS
 from vitascope.engine.fake import FakeEngine
 from vitascope.worker.produce import Product, produce
 
@@ -43,7 +44,7 @@ def written(path: Path, height: int = 64, width: int = 96, num_frames: int = 12,
 class GoesOn(FakeEngine):
     """A model that holds the last frame that it starts from, and keeps what it was given."""
 
-    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = Inputs()) -> Any:  # noqa: B008
+    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Any = None) -> Any:
         self.inputs = inputs
         for event in super().generate(plan, spec, inputs):
             if isinstance(event, Clip) and inputs.before is not None:

@@ -130,7 +130,9 @@ def test_size_rate_and_length_are_met_exactly(
 class Ramp(FakeEngine):
     """Makes frames that are each a little brighter than the one before."""
 
-    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS) -> Iterator[Step | Clip]:
+    def generate(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Any = None
+    ) -> Iterator[Step | Clip]:
         greys = 5 * np.arange(plan.native_num_frames, dtype=np.uint8)
         size = (plan.native_height, plan.native_width, 3)
         yield Clip(np.broadcast_to(greys[:, None, None, None], (len(greys), *size)), ())

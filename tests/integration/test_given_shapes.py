@@ -15,6 +15,7 @@ from vitascope.domain.model_spec import ModelSpec, UpscaleRule
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import GenerationRequest, Upscale
 from vitascope.engine import Clip, Inputs
+from vitascope.engine.contract import NO_INPUTS
 from vitascope.engine.fake import FakeEngine
 from vitascope.service import inputs as sent_inputs
 from vitascope.service.inputs import Sent
@@ -27,7 +28,7 @@ SHAPES = [(96, 64), (192, 128), (96, 56), (80, 64), (64, 96), (72, 128), (160, 6
 class Holds(FakeEngine):
     """A model that shows what it starts from."""
 
-    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = Inputs()) -> Any:  # noqa: B008
+    def generate(self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Any = None) -> Any:
         for event in super().generate(plan, spec, inputs):
             if isinstance(event, Clip):
                 inputs = inputs.larger or inputs

@@ -503,6 +503,8 @@ class TestStoreAway:
         def lose_the_first_answer(
             lease: Lease, videos: Sequence[Video], details: dict[str, Any], **more: Any
         ) -> list[str]:
+            if lease.job.id != "job1":
+                return succeed(lease, videos, details, **more)
             tries.append(lease.token)
             if is_deleted and len(tries) == 1:
                 bench.store.delete(lease.job.id)
@@ -516,7 +518,8 @@ class TestStoreAway:
         following = bench.submit(num_inference_steps=1)
         bench.start_worker()
         assert bench.ended(following).status is JobStatus.SUCCEEDED
-        assert tries == [1, 1, 1]
+        bench.stop()  # it waits until both are settled
+        assert tries == [1, 1]
         kept = {path.name for path in (bench.folder / "files").rglob("*.mp4")}
         if is_deleted:
             assert kept == {f"{following.id}.1.0.mp4"}
@@ -669,11 +672,14 @@ def test_the_next_jobs_model_is_loaded_while_a_job_is_made(
     assert bench.ended(first).status is JobStatus.SUCCEEDED
     assert bench.ended(other).status is JobStatus.SUCCEEDED
     state = eventually(
-        lambda: found if (found := bench.store.worker_states(30)[0].residency).hits == 1 else None
+        lambda: (
+            found
+            if list((found := bench.store.worker_states(30)[0].residency).models) == ["pocket", "ltx-video"]
+            else None
+        )
     )
     assert state is not None
-    assert (state.loads, state.loads_ahead) == (2, 1)
-    assert list(state.models) == ["pocket", "ltx-video"]
+    assert (state.loads, state.loads_ahead, state.hits) == (2, 1, 1)
 
 
 def test_a_model_is_loaded_for_an_operator_while_a_job_is_made(

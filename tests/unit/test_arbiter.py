@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from dataclasses import replace
@@ -10,16 +11,23 @@ import pytest
 
 from vitascope.domain.arbiter import (
     AGEING,
+    AHEAD_SECONDS,
+    BESIDE_AFTER_SECONDS,
+    BESIDE_SHARE,
     HALF_LIFE_SECONDS,
     PRIORITY_PATIENCE_SECONDS,
     UNKNOWN_SECONDS,
     WARM_PATIENCE_SECONDS,
     Candidate,
+    DeviceTime,
+    counted,
     expected_seconds,
     faded,
     forecast,
     newcomer_waits,
     next_of,
+    next_step,
+    worth_beside,
 )
 
 LATELY_SECONDS = 600.0
@@ -195,3 +203,118 @@ def test_who_comes_now_waits_until_a_device_is_free_for_good() -> None:
         ([], None),
     ):
         assert newcomer_waits(forecast(queue, {}, free_in), free_in) == waits
+
+
+def test_a_much_shorter_job_passes_at_a_step_and_the_long_one_then_goes_on() -> None:
+    long, short = job("long", seconds=500.0), job("short", seconds=5.0)
+    assert next_step([long, short], {"a": 100.0}, "long") == short
+    assert next_step([long], {"a": 105.0}, "short") == long
+
+
+@pytest.mark.parametrize("num_keys", [2, 3, 4])
+def test_equal_jobs_of_several_keys_are_made_one_after_the_other(num_keys: int) -> None:
+    """In rotation all would end together, at the very end."""
+    left = dict.fromkeys("abcd"[:num_keys], 20.0)
+    served, waited, ends = dict.fromkeys(left, 0.0), dict.fromkeys(left, 0.0), []
+    last, now = None, 0.0
+    while left:
+        opened = [
+            replace(job(key, key, seconds), waited_seconds=waited[key]) for key, seconds in left.items()
+        ]
+        last = next_step(opened, served, last).job_id
+        now += 1.0
+        for key in left:
+            waited[key] += key != last
+        left[last] -= 1.0
+        served[last] += 1.0
+        if not left[last]:
+            ends.append(now)
+            del left[last]
+    assert ends == [20.0 * (n + 1) for n in range(num_keys)]
+
+
+def test_a_key_that_had_much_does_not_pass_one_that_had_little() -> None:
+    long, short = job("long", "other", 100.0), job("short", "flood", 5.0)
+    assert next_step([long, short], {"flood": 300.0}, "long") == long
+    assert next_step([long, short], {"flood": 10.0}, "long") == short
+
+
+def test_priority_goes_first_among_open_jobs() -> None:
+    urgent, short = job("urgent", seconds=500.0, priority=1), job("short", seconds=5.0)
+    assert next_step([urgent, short], {}, "short") == urgent
+
+
+def test_who_works_stays_where_little_is_gained() -> None:
+    assert next_step([job("a", seconds=10.0), job("b", seconds=9.8)], {}, "a").job_id == "a"
+    assert next_step([job("a", seconds=100.0), job("b", seconds=95.0)], {}, "a").job_id == "a"
+    assert next_step([job("a", seconds=100.0), job("b", seconds=80.0)], {}, "a").job_id == "b"
+    assert next_step([job("a", seconds=10.0), job("b", seconds=9.8)], {}).job_id == "b"
+
+
+def test_who_stood_still_long_enough_is_passed_no_more() -> None:
+    patient = replace(job("long", seconds=100.0), waited_seconds=100.0)
+    assert next_step([patient, job("short", seconds=5.0)], {}, "short") == job("short", seconds=5.0)
+    tired = replace(patient, waited_seconds=100.0 + 100.0 / AGEING)
+    assert next_step([tired, job("short", seconds=5.0)], {}, "short") == tired
+
+
+def test_what_is_begun_beside() -> None:
+    long = job("long", seconds=100.0)
+    patient = replace(job("short", seconds=10.0), waited_seconds=BESIDE_AFTER_SECONDS)
+    served = {"a": 100.0}
+    assert worth_beside(job("any", seconds=1e6), [], {}), "nobody needs the device"
+    assert worth_beside(patient, [long], served)
+    assert not worth_beside(replace(patient, waited_seconds=0.0), [long], served), (
+        "perhaps another device is idle"
+    )
+    assert not worth_beside(replace(patient, seconds=100.0 * BESIDE_SHARE + 1), [long], served)
+    assert not worth_beside(patient, [long, job("other", seconds=12.0)], served), "it would wait for that one"
+    assert worth_beside(replace(patient, seconds=100.0), [long], served, may_share=True)
+    assert worth_beside(replace(patient, seconds=500.0, priority=1), [long], served)
+    assert not worth_beside(patient, [replace(long, priority=1)], served, may_share=True)
+
+
+def test_what_its_key_had_keeps_a_short_job_from_passing_anothers() -> None:
+    other = job("other", "b", 60.0)
+    short = replace(job("short", "flood", 5.0), waited_seconds=5000.0)
+    assert not worth_beside(short, [other], {"flood": 300.0, "b": 60.0})
+    assert worth_beside(short, [other], {"flood": 100.0, "b": 60.0})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_at_most_a_few_are_open_on_a_device(seed: int) -> None:
+    """Each is at most half as long as what is left of the shortest."""
+    rng = random.Random(seed)
+    opened = [job("first", seconds=1000.0)]
+    for n in range(1000):
+        new = replace(job(str(n), rng.choice("abc"), rng.uniform(1, 1000)), waited_seconds=1.0)
+        if worth_beside(new, opened, {}):
+            opened.append(new)
+    assert len(opened) <= 11
+    lengths = [expected_seconds(candidate) for candidate in opened]
+    assert all(later <= BESIDE_SHARE * earlier for earlier, later in itertools.pairwise(lengths))
+
+
+def test_a_key_that_comes_anew_to_a_device_has_neither_debt_nor_credit() -> None:
+    time = DeviceTime()
+    time.begin("a", set())
+    time.work("a", 1000.0)
+    time.begin("b", {"a"})
+    assert time.served_seconds == {"a": 1000.0, "b": 1000.0}
+    time.work("b", 10.0)
+    time.begin("b", {"a", "b"})
+    assert time.served_seconds["b"] == 1010.0, "it was there"
+    time.begin("c", {"a", "b"})
+    assert time.served_seconds["c"] == 1000.0
+    time.begin("b", set())
+    assert time.served_seconds["b"] == 1010.0
+
+
+def test_a_long_job_counts_as_many_short_ones() -> None:
+    """Else who makes long ones would get less: what short ones had fades while a long one runs."""
+    shorts = 0.0
+    for _ in range(1000):
+        shorts = faded(shorts, 1.0) + counted(1.0)
+    assert counted(1000.0) == pytest.approx(shorts, rel=0.01)
+    assert counted(0.0, 1e6) == AHEAD_SECONDS
+    assert counted(10.0, -5.0) == counted(10.0)

@@ -74,6 +74,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "improved_sampling_iterations": 5,
             "loras_folder": None,
             "lora_cache_gb": 2.0,
+            "embeddings_cache_mb": 256.0,
             "memory_gb": 0.0,
             "dtype": "auto",
             "attention": "auto",

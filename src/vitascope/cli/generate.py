@@ -301,6 +301,7 @@ def _produce(
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
             notes=settings.engine_notes_folder,
+            embeddings_cache_bytes=int(settings.engine.embeddings_cache_mb * 1e6),
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

@@ -103,6 +103,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
             notes=settings.engine_notes_folder,
+            embeddings_cache_bytes=int(engine.embeddings_cache_mb * 1e6),
         ),
         catalog.resolve,
         nice=settings.worker.nice,

@@ -137,7 +137,8 @@ def _along(points: Sequence[tuple[int, float]], work: int) -> float:
 def measured(effort: Effort, seconds_by_stage: Mapping[str, float]) -> Speed | None:
     """Make a speed of what a job took; None if it did not denoise.
 
-    Loading the model is left out: it is paid once, by whoever comes first. So is a language model that writes prompts out.
+    Loading the model is left out: it is paid once, by whoever comes first. So are a language model that writes
+    prompts out, and the time for which the job stood still beside others.
     """
     denoise = seconds_by_stage.get("denoise", 0.0)
     if effort.num_steps < 1 or denoise <= 0:
@@ -146,7 +147,7 @@ def measured(effort: Effort, seconds_by_stage: Mapping[str, float]) -> Speed | N
     return Speed(effort.model, effort.work, denoise / effort.num_steps, other / effort.num_windows)
 
 
-_NOT_OTHER = ("check_inputs", "enhance_prompt", "load", "denoise")
+_NOT_OTHER = ("check_inputs", "enhance_prompt", "load", "denoise", "stand_still")
 
 
 def learn(old: Speed | None, new: Speed) -> Speed:

@@ -138,3 +138,5 @@ class Lease:
     job: Job
     token: int
     expires_at: datetime
+    #: Estimated, on the device that it was claimed for; None if that is not known.
+    expected_seconds: float | None = None

@@ -33,6 +33,8 @@ class Step:
     #: Which of several videos it belongs to.
     video: int = 0
     num_videos: int = 1
+    #: Whether nothing is to be done for it now: something else works for it, and whoever drives it may look again later.
+    is_waiting: bool = False
 
 
 def percent(step: Step) -> int:

@@ -202,12 +202,16 @@ def open_engine(
     find_loras: FindLoras = no_loras,
     lora_cache_bytes: int = 0,
     notes: Path | None = None,
+    embeddings_cache_bytes: int = 0,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
         from .fake import FakeEngine
 
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
+    from .postponed import postpone
+
+    postpone()
     from .engine import DiffusersEngine
 
     return DiffusersEngine(
@@ -220,4 +224,5 @@ def open_engine(
         find_loras=find_loras,
         lora_cache_bytes=lora_cache_bytes,
         notes=notes,
+        embeddings_cache_bytes=embeddings_cache_bytes,
     )

@@ -10,19 +10,20 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import Mode, ModelSpec
 from vitascope.domain.plan import Plan
 
+from . import bert
 from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
 from .compiling import Compiling, choose_compile
 from .device import measure
+from .families import wan
 from .families.quirks import prepare
 from .kernel_times import KernelTimes
 from .offloading import Offloading, pin
@@ -123,7 +124,9 @@ def load_model(
         *_attention_choice(modules, placement, device, attention, _num_tokens(spec), kernel_times),
     )
     choices += _decode_choices(modules)
-    compiling = Compiling(choose_compile(compiles, device, placement))
+    denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
+    is_native = bool(denoisers) and all(wan.why_not(denoiser) is None for denoiser in denoisers)
+    compiling = Compiling(choose_compile(compiles, device, placement, is_native=is_native))
     slots = Slots(pipelines, device, offloading, compiling)
     return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 
@@ -194,13 +197,16 @@ def _from_pretrained(
     try:
         given = _components_of_others(pipeline_class, getattr(torch, placement.dtype), parts)
         given |= _compacted(location, placement, given)
+        ours = _without_transformers(location, placement, given)
         pipe = pipeline_class.from_pretrained(
             location,
             dtype=getattr(torch, placement.dtype),
             use_safetensors=True,
             revision=spec.revision,
             **given,
+            **dict.fromkeys(ours),  # the library compares classes of what it is given
         )
+        pipe.register_modules(**ours)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         # diffusers and transformers raise any of these for a missing, cut or foreign file
         reason = str(error).strip().split("\n", 1)[0].replace(str(Path(location)), "the model's folder")
@@ -224,6 +230,8 @@ def _compacted(location: str, placement: Placement, given: Mapping[str, Any]) ->
     """
     if placement.quantization == "none":
         return {}
+    import transformers
+
     found = {}
     for name, library, kind in components_of(location):
         loader = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
@@ -236,6 +244,24 @@ def _compacted(location: str, placement: Placement, given: Mapping[str, Any]) ->
         _compact(name, module, placement)
         found[name] = module
     return found
+
+
+def _without_transformers(location: str, placement: Placement, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Load a text encoder and its tokenizer that we have ourselves: what else needs transformers is not loaded with them."""
+    found = {name: kind for name, library, kind in components_of(location) if library == "transformers"}
+    folder = Path(location)
+    is_ours = found == _BERT and not found.keys() & given.keys() and bert.is_plain(folder / "text_encoder")
+    if not is_ours or not (folder / "tokenizer" / "tokenizer.json").is_file():
+        return {}
+    with apart():
+        return {
+            "text_encoder": bert.load_encoder(folder / "text_encoder", getattr(torch, placement.dtype)),
+            "tokenizer": bert.load_tokenizer(folder / "tokenizer"),
+        }
+
+
+_BERT = {"text_encoder": "BertModel", "tokenizer": "BertTokenizer"}
+"""All that a checkpoint has of transformers, where this is what it has."""
 
 
 def _compact(name: str, module: torch.nn.Module, placement: Placement) -> None:

@@ -65,10 +65,10 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
-        #: Whether its modules are as they were loaded: no adapters change them.
-        self.is_plain = True
         #: What the running request's step cache comes to.
         self.reuse = Reuse()
+        #: Names of the components that the running request's adapters change.
+        self.adapted: frozenset[str] = frozenset()
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
 
@@ -135,7 +135,7 @@ class Slots:
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
         this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
-        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
+        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and not found.adapted)
         return slot
 
 

@@ -83,27 +83,31 @@ class Enhancer:
         self._max_chars = max_chars
         self._check = check
 
-    def enhance(self, plan: Plan, max_tokens: int | None = None) -> Generator[Step, None, Outcome]:
+    def enhance(
+        self, plan: Plan, max_tokens: int | None = None, *, waits: bool = True
+    ) -> Generator[Step, None, Outcome]:
         """Write the texts of a plan out. Closing the generator ends it.
 
         Args:
             plan: whose.
             max_tokens: what the video's model reads of a text, if that is known.
+            waits: whether it waits for the language model itself; else whoever drives it does, and looks again soon.
 
         Yields:
-            Steps of the stage, at least ten a second.
+            Steps of the stage that are waiting; at least ten a second, where it waits itself.
         """
         texts = texts_of(plan)
         asking = _Asking(self, plan, texts, self._told(plan, max_tokens))
         asking.start()
         try:
             while asking.is_alive():
-                yield Step(STAGE, asking.num_done, len(texts))
-                asking.join(STEP_SECONDS)
+                yield Step(STAGE, asking.num_done, len(texts), is_waiting=True)
+                if waits:
+                    asking.join(STEP_SECONDS)
                 if time.monotonic() > asking.until + STOP_SECONDS:
                     return _as_sent("gave no answer in time")
         finally:
-            asking.stop()
+            asking.stop(STOP_SECONDS if waits else 0.0)
         yield Step(STAGE, len(texts), len(texts))
         if asking.problem is not None:
             return _as_sent(asking.problem)
@@ -180,7 +184,7 @@ class _Asking(threading.Thread):
             logger.exception("prompt not enhanced")
             self.problem = "failed unexpectedly"
 
-    def stop(self) -> None:
+    def stop(self, seconds: float) -> None:
         """Let it end, but wait for that for a moment only."""
         self.is_stopped = True
-        self.join(STOP_SECONDS)
+        self.join(seconds)

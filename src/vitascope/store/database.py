@@ -18,6 +18,16 @@ from .sqlite import SqliteDatabase
 HINT = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
+class QueueNews(Protocol):
+    """Tells a waiting worker that it is worth to look at the queue: a hint only, as it may be wrong and may be missing."""
+
+    def has_come(self) -> bool:
+        """Whether jobs may have been added since this was last asked; costs some microseconds. Raises nothing."""
+
+    def close(self) -> None:
+        """Give its connection back."""
+
+
 class Database(Protocol):
     """Connections to one database, each in a transaction that commits when its block ends without an error.
 
@@ -48,8 +58,12 @@ class Database(Protocol):
     def lock_queue(self, connection: sa.Connection) -> None:
         """Let nobody else add jobs until the transaction ends.
 
-        So the limit of the queue is exact, and jobs become visible in the order of their numbers.
+        So the limit of the queue is exact, and jobs become visible in the order of their numbers. Workers that wait hear
+        of the commit.
         """
+
+    def watch_queue(self) -> QueueNews:
+        """Hear of jobs that are added by any process; for one thread."""
 
     def lock_claims(self, connection: sa.Connection) -> None:
         """Let nobody else choose a job until the transaction ends: each choice counts in the next one."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vitascope.domain.beside import Beside
 from vitascope.domain.command import SILENCE_LEASES
 from vitascope.domain.cost import Speed
 from vitascope.domain.job import Job, JobError, JobStatus, Lease
@@ -16,6 +17,7 @@ from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
 from .base import Base
+from .database import QueueNews
 from .for_characters import CHARACTERS, unowned_characters
 from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
@@ -72,7 +74,12 @@ class ForWorkers(Base):
             row = changes.move(
                 connection, row, JobStatus.RUNNING, now, started_at=started_at, **values, **counts
             )
-        return Lease(job=job_of(row), token=row.token, expires_at=expires_at)
+            seconds = queue.estimate_on(connection, [device])(queue.effort_of(row))
+        return Lease(job=job_of(row), token=row.token, expires_at=expires_at, expected_seconds=seconds)
+
+    def watch_queue(self) -> QueueNews:
+        """Hear of jobs that are added, by whatever process, between two claims; for one thread."""
+        return self._database.watch_queue()
 
     def next_model(self, *, device: str = "", warm_models: frozenset[str] = frozenset()) -> str | None:
         """Tell the model of the job that `claim` would give now, with the same arguments; None if none waits.
@@ -84,6 +91,28 @@ class ForWorkers(Base):
                 return None
             lease_now = self._lease_time(connection)
             return queue.next_model(connection, self._now(), lease_now, device, warm_models)
+
+    def next_beside(self, beside: Beside, within_seconds: float, *, device: str = "") -> str | None:
+        """Return the id of the job that is worth to be begun beside those which are open in a worker, for `claim`; None if none is.
+
+        Costs a read of a small index where nobody waits.
+
+        Args:
+            beside: what is open there.
+            within_seconds: workers that were seen so recently count as alive.
+            device: the worker's kind of device.
+        """
+        with self._database.read() as connection:
+            if queue.is_empty(connection):
+                return None
+            lease_now = self._lease_time(connection)
+            is_here = (
+                (workers.c.seen_at >= lease_now - timedelta(seconds=within_seconds))
+                & workers.c.stopped_at.is_(None)
+                & workers.c.peer.is_(None)
+            )
+            num_devices = connection.scalars(sa.select(sa.func.count()).where(is_here)).one()
+            return queue.next_beside(connection, self._now(), lease_now, device, beside, max(1, num_devices))
 
     def next_to_hand_over(self, *, device: str = "", without: Collection[str] = ()) -> Job | None:
         """Return the job that goes next of those that a peer may make, as things stand; None if none waits.

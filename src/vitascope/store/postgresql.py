@@ -8,10 +8,12 @@ by the pool and not by a client. A pooler between must keep sessions (PgBouncer:
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
@@ -46,6 +48,12 @@ POOL_SECONDS = 10.0
 OURS = 0x56697461
 UPGRADE, QUEUE, CLAIMS = 1, 2, 3
 
+CHANNEL = "vitascope_queue"
+"""Notices are sent on it when a transaction that may have added a job commits."""
+
+LISTEN_AGAIN_SECONDS = 5.0
+"""After a connection was lost that heard of them."""
+
 
 class PostgresqlDatabase:
     """See `database.Database`."""
@@ -79,7 +87,11 @@ class PostgresqlDatabase:
         return connection.scalars(sa.select(sa.func.clock_timestamp(type_=Instant))).one()
 
     def lock_queue(self, connection: sa.Connection) -> None:
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, QUEUE)))
+        lock, tell = sa.func.pg_advisory_xact_lock(OURS, QUEUE), sa.func.pg_notify(CHANNEL, "")
+        connection.execute(sa.select(lock, tell))
+
+    def watch_queue(self) -> _Notices:
+        return _Notices(self._reads)
 
     def lock_claims(self, connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, CLAIMS)))
@@ -117,6 +129,44 @@ class PostgresqlDatabase:
     def close(self) -> None:
         for engine in (self._reads, self._writes):
             engine.dispose()
+
+
+class _Notices:
+    """What was sent on the channel, read from a connection of its own, whose server is not asked for it."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+        self._listen_at = 0.0
+
+    def has_come(self) -> bool:
+        if self._connection is None and time.monotonic() < self._listen_at:
+            return False
+        try:
+            if self._connection is None:
+                self._listen_at = time.monotonic() + LISTEN_AGAIN_SECONDS
+                self._listen()
+                return True  # of what came before nobody has told
+            wire = self._connection.connection.driver_connection.pgconn
+            wire.consume_input()
+            has_come = False
+            while wire.notifies() is not None:
+                has_come = True
+        except Exception:  # noqa: BLE001  the driver's own, or the pool's: it is only a hint
+            self.close()
+            return False
+        return has_come
+
+    def _listen(self) -> None:
+        self._connection = self._engine.connect()
+        self._connection.detach()
+        self._connection.execute(sa.text(f"LISTEN {CHANNEL}"))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.close()
+            self._connection = None
 
 
 def _need_driver() -> None:

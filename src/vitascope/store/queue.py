@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from vitascope.domain import arbiter
 from vitascope.domain.arbiter import Candidate
+from vitascope.domain.beside import Beside
 from vitascope.domain.cost import Effort, Speed, learn, mean_seconds, work_class
 from vitascope.domain.job import JobStatus
 
@@ -134,6 +135,50 @@ def next_model(
     return None if chosen is None else chosen.model
 
 
+def next_beside(
+    connection: sa.Connection,
+    now: datetime,
+    lease_now: datetime,
+    device: str,
+    beside: Beside,
+    num_devices: int,
+) -> str | None:
+    """Tell the id of the first job, of those that go next, which is worth to be begun beside others; None if none is.
+
+    A job that was tried before is not: it may have been the reason why an engine died, and takes no others along.
+
+    Args:
+        connection: may be one that only reads.
+        now: by the clock of history.
+        lease_now: by the clock of leases.
+        device: of the asking worker.
+        beside: what is open there.
+        num_devices: of all workers.
+    """
+    among = sa.and_(jobs.c.model.in_(sorted(beside.models)), jobs.c.attempt == 0)
+    if beside.without:
+        among = sa.and_(among, jobs.c.id.not_in(sorted(beside.without)))
+    if connection.execute(sa.select(jobs.c.number).where(is_queued, among).limit(1)).first() is None:
+        return None
+    estimate = estimate_on(connection, [device])
+    served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
+    for candidate in _in_turn(connection, now, lease_now, device, beside.models, among):
+        may_share = bool(beside.shared) and _may_share(connection, candidate.job_id, beside)
+        if arbiter.worth_beside(
+            candidate, beside.running, served, may_share=may_share, num_devices=num_devices
+        ):
+            return candidate.job_id
+    return None
+
+
+def _may_share(connection: sa.Connection, job_id: str, beside: Beside) -> bool:
+    """Tell whether a job could be computed together with one of those that are open."""
+    row = connection.execute(
+        sa.select(jobs.c.model, jobs.c.work, jobs.c.plan).where(jobs.c.id == job_id)
+    ).one()
+    return (row.model, row.work) in beside.shared and bool(row.plan.get("is_seed_drawn"))
+
+
 def _in_turn(
     connection: sa.Connection,
     now: datetime,
@@ -246,16 +291,13 @@ def running(connection: sa.Connection, lease_now: datetime, estimate: Estimate) 
 def served_seconds(
     connection: sa.Connection, lease_now: datetime, at_work: Iterable[tuple[str, Running]]
 ) -> dict[str, float]:
-    """Tell what each key has had of the devices lately.
-
-    A running job counts with all that it will take, so that several workers that ask at once do not serve one key only.
-    """
+    """Tell what each key has had of the devices lately, running jobs included."""
     served: dict[str, float] = defaultdict(float)
     for row in connection.execute(sa.select(shares)):
         served[row.key_id] = arbiter.faded(row.served_seconds, (lease_now - row.at).total_seconds())
     for key_id, job in at_work:
         seconds = arbiter.UNKNOWN_SECONDS if job.seconds is None else job.seconds
-        served[key_id] += max(job.elapsed_seconds, seconds)
+        served[key_id] += arbiter.counted(job.elapsed_seconds, seconds - job.elapsed_seconds)
     return dict(served)
 
 
@@ -269,7 +311,7 @@ def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
         kept = 0.0
         if old is not None:
             kept = arbiter.faded(old.served_seconds, (lease_now - old.at).total_seconds())
-        return {"served_seconds": kept + seconds, "at": lease_now}
+        return {"served_seconds": kept + arbiter.counted(seconds), "at": lease_now}
 
     _put(connection, shares, {"key_id": row.key_id}, blend)
 

@@ -124,9 +124,12 @@ class Situation:
     @property
     def free_in(self) -> list[float]:
         """For each worker, the seconds until it is free; a guess where that is unknown."""
-        at_work = {job.worker_id: job for job in self.running}
-        left = (at_work[worker].remaining_seconds if worker in at_work else 0.0 for worker in self.workers)
-        return [UNKNOWN_SECONDS if seconds is None else seconds for seconds in left]
+        left = dict.fromkeys(self.workers, 0.0)
+        for job in self.running:  # several jobs of one worker share its device
+            if job.worker_id in left:
+                seconds = job.remaining_seconds
+                left[job.worker_id] += UNKNOWN_SECONDS if seconds is None else seconds
+        return list(left.values())
 
     @property
     def lost(self) -> frozenset[str]:

@@ -116,6 +116,9 @@ class SqliteDatabase:
     def lock_queue(self, connection: sa.Connection) -> None:
         """Do nothing: there is one writer at a time."""
 
+    def watch_queue(self) -> _Changes:
+        return _Changes(self._path)
+
     def lock_claims(self, connection: sa.Connection) -> None:
         """Do nothing: there is one writer at a time."""
 
@@ -174,6 +177,30 @@ class SqliteDatabase:
     def close(self) -> None:
         for engine in (self._reads, self._writes, self._soon):
             engine.dispose()
+
+
+class _Changes:
+    """Whether anybody has changed anything: reading the number of the file's version costs 5 µs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._driver: sqlite3.Connection | None = None
+        self._version: int | None = None
+
+    def has_come(self) -> bool:
+        try:
+            if self._driver is None:
+                self._driver = sqlite3.connect(self._path, timeout=0.0, check_same_thread=False)
+            version = self._driver.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return False
+        has_changed = version != self._version
+        self._version = version
+        return bool(has_changed)
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
 
 
 def _usable_path(url: sa.URL) -> Path:

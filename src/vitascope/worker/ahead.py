@@ -1,4 +1,4 @@
-"""Looking ahead while the engine makes a job: the next job's model, and models that operators want loaded, come meanwhile."""
+"""Looking ahead while the engine makes jobs: the next job's model, and models that operators want loaded, come meanwhile."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from vitascope.domain.command import Errand
 from vitascope.domain.errors import ModelUnavailable, StoreUnavailable
 from vitascope.store import Store
 
-from .engine_process import AnyEngine
 from .errands import Errands
 from .messages import Message
+from .shared_engine import SharedEngine
 
 LOOK_SECONDS = 2.0
 """So often the queue is looked at. A look is one read; most models take longer to load than this is late."""
 
 
 class Ahead:
-    """What one job's engine does beside it.
+    """What an engine does beside the jobs that it makes.
 
     Args:
         store: where the queue is.
         errands: of the worker.
-        engine: what makes the job.
+        engine: what makes the jobs.
     """
 
-    def __init__(self, store: Store, errands: Errands, engine: AnyEngine) -> None:
+    def __init__(self, store: Store, errands: Errands, engine: SharedEngine) -> None:
         self._store = store
         self._errands = errands
-        self._engine = engine
+        self.engine = engine
         self._looked_at = time.monotonic()
         #: What the engine was asked to have ready.
         self._asked: str | None = None
@@ -38,19 +38,19 @@ class Ahead:
         self._errand: Errand | None = None
         self._answer: Message | None = None
 
-    def look(self, device: str, loaded: frozenset[str]) -> None:
-        """If it is time, have the engine load what will be needed; called whenever the engine has made a step.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operator waits for what may only come once the jobs have ended."""
+        return self._errand is not None
 
-        Args:
-            device: the engine's kind of device.
-            loaded: models that it has loaded.
-        """
+    def look(self) -> None:
+        """If it is time, have the engine load what will be needed."""
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = time.monotonic()
         with contextlib.suppress(StoreUnavailable):  # nothing depends on it
             self._look_at_errands()
-            self._look_at_jobs(device, loaded)
+            self._look_at_jobs(self.engine.device, self.engine.loaded)
 
     def heard(self, message: Message) -> None:
         """Take what the engine says of an errand."""
@@ -59,8 +59,8 @@ class Ahead:
             with contextlib.suppress(StoreUnavailable):
                 self._write_down()
 
-    def settle(self, wait: Callable[[AnyEngine, Errand], str]) -> None:
-        """Once the job has ended, see to it that the errand ends.
+    def settle(self, wait: Callable[[SharedEngine, Errand], str]) -> None:
+        """Once the jobs have ended, see to it that the errand ends.
 
         Args:
             wait: waits for the engine's answer.
@@ -68,7 +68,7 @@ class Ahead:
         errand, answer = self._errand, self._answer
         if errand is not None:
             self._errands.end(
-                errand, lambda: wait(self._engine, errand) if answer is None else result_of(answer)
+                errand, lambda: wait(self.engine, errand) if answer is None else result_of(answer)
             )
             self._errand = None
 
@@ -77,13 +77,13 @@ class Ahead:
             self._write_down()
         if self._errand is None and (errand := self._errands.next_load()) is not None:
             self._errand = errand
-            self._engine.send({"do": "load", "errand": errand.number, "model": errand.model})
+            self.engine.send({"do": "load", "errand": errand.number, "model": errand.model})
 
     def _look_at_jobs(self, device: str, loaded: frozenset[str]) -> None:
         model = self._store.next_model(device=device, warm_models=loaded)
         if model is not None and model not in loaded and model != self._asked:
             self._asked = model
-            self._engine.send({"do": "prepare", "model": model})
+            self.engine.send({"do": "prepare", "model": model})
 
     def _write_down(self) -> None:
         """Raises StoreUnavailable: a job is being made, so that it is tried again later."""

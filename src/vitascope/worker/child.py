@@ -1,9 +1,9 @@
-"""The engine process: makes what the parent asks for, one job at a time, and dies with the parent."""
+"""The engine process: makes what the parent asks for, a few jobs side by side, and dies with the parent."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -11,33 +11,23 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vitascope.domain.errors import (
-    InternalError,
-    ModelTooLarge,
-    ModelUnavailable,
-    OutOfMemory,
-    UnknownModel,
-    UnreadableImage,
-    UnreadableVideo,
-    VitascopeError,
-)
-from vitascope.domain.job import JobError
+from vitascope.domain.errors import InternalError, UnknownModel, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
-from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine
 from vitascope.media.resample import Between
 
+from .company import Company
+from .driver import Driver
+from .making import Events, Making, sentence_of
 from .messages import Message, Pipe
-from .opening import NO_GUARDS, Enhanced, Guards
-from .outputs import Failed, details_of, produce_all
-from .produce import NO_MARKS, Marks, Product
+from .opening import NO_GUARDS, Guards
+from .outputs import Failed, produce_all
+from .produce import NO_MARKS, Marks
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +65,6 @@ def run(
     child.serve()
 
 
-SAME_FOR_ALL = (ModelTooLarge, ModelUnavailable, UnknownModel, UnreadableImage, UnreadableVideo)
-"""Whatever keeps one video of a job from being made like this keeps all of them: the others are not tried."""
-
-
-class _Cancelled(Exception):
-    """The job shall stop."""
-
-
 class _Child:
     def __init__(
         self,
@@ -102,35 +84,55 @@ class _Child:
         self._engine = engine
         self._resolve = resolve
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        #: Orders that came while a job was made, and wait for its end.
+        #: Orders that came while jobs were made, and wait for the end of all.
         self._later: deque[Message] = deque()
-        self._cancelled: set[str] = set()
+        self._driver = Driver(self._tell)
 
     def serve(self) -> NoReturn:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         self._pipe.send({"is": "ready", **self._engine_now()})
         while True:
-            order = self._later.popleft() if self._later else self._orders.get()
-            if order["do"] == "prepare":
-                self._prepare(order["model"])
-                continue
-            answer = self._make(order) if order["do"] == "make" else self._obey(order)
-            self._pipe.send({**answer, **self._engine_now()})
+            self._do_later()
+            self._take_orders()
+            self._driver.step()
 
-    def _beside(self) -> None:
-        """Do what can be done while a job is made: begin to load models, and say of those that were to be that they are."""
+    def _tell(self, message: Message) -> None:
+        """Say something; whatever is not said often comes with what the engine is now."""
+        often = ("step", "turn", "enhanced")
+        self._pipe.send(message if message["is"] in often else {**message, **self._engine_now()})
+
+    def _take_orders(self) -> None:
+        """Take what has come, and wait for something if there is nothing to do."""
+        seconds = self._driver.pause_seconds
         with contextlib.suppress(queue.Empty):
+            order = self._orders.get(seconds != 0, seconds)
             while True:
-                self._later.append(self._orders.get_nowait())
+                self._take(order)
+                order = self._orders.get_nowait()
+
+    def _take(self, order: Message) -> None:
+        if order["do"] == "make":
+            self._driver.open(Making(order, functools.partial(self._begin, order), self._wake))
+        elif order["do"] == "cancel":
+            self._driver.cancel(order["making"])
+        elif order["do"] != "wake":
+            self._later.append(order)
+
+    def _wake(self) -> None:
+        """Called by threads that have done something for a job."""
+        self._orders.put({"do": "wake"})
+
+    def _do_later(self) -> None:
+        """Do what can be done now: beside jobs, begin to load models, and say of those that were to be that they are."""
         for order in tuple(self._later):
             if order["do"] == "prepare":
                 self._later.remove(order)
                 self._prepare(order["model"])
-            elif order["do"] == "load" and self._has_loaded(order["model"]):
+            elif self._driver.is_idle or (order["do"] == "load" and self._has_loaded(order["model"])):
                 self._later.remove(order)
-                self._pipe.send({**self._obey(order), **self._engine_now()})
+                self._tell(self._obey(order))
             elif order["do"] == "load" and not order.get("is_begun"):
-                # one that does not come is loaded after the job, or fails there: not tried again at every step
+                # one that does not come is loaded after the jobs, or fails there: not tried again at every step
                 order["is_begun"] = self._prepare(order["model"])
 
     def _has_loaded(self, model: str) -> bool:
@@ -150,8 +152,16 @@ class _Child:
 
     def _engine_now(self) -> Message:
         engine = self._engine
-        residency = engine.residency.to_dict()
-        return {"device": engine.device, "loaded": engine.loaded_models, "residency": residency}
+        loaded, residency = engine.loaded_models, engine.residency.to_dict()
+        return {"device": engine.device, "loaded": loaded, "residency": residency, "room": self._room(loaded)}
+
+    def _room(self, loaded: Sequence[str]) -> dict[str, int]:
+        """Tell how many more generations of each loaded model could be begun now."""
+        room = {}
+        for model in loaded:
+            with contextlib.suppress(VitascopeError):  # it may have been deleted, or have another autoencoder
+                room[model] = self._engine.capacity(self._resolve(model))
+        return room
 
     def _listen(self) -> None:
         """Take messages while the engine works; a closed pipe means that the parent is gone."""
@@ -159,40 +169,12 @@ class _Child:
             while True:
                 message = self._pipe.receive()
                 assert message is not None
-                if message["do"] == "cancel":
-                    self._cancelled.add(message["job"])
-                elif message["do"] == "know":
+                if message["do"] == "know":
                     self._know(message["models"])  # at once: what follows may be about one of them
                 else:
                     self._orders.put(message)
         except (EOFError, OSError):
             os._exit(0)
-
-    def _make(self, order: Message) -> Message:
-        """Make one job; the message that ends it."""
-        job_id: str = order["job"]
-        products: list[Product] = []
-        failed: dict[int, JobError] = {}
-        enhanced: tuple[str, ...] = ()
-        try:
-            for event in self._produce(order):
-                if isinstance(event, Product):
-                    products.append(event)
-                elif isinstance(event, Enhanced):
-                    enhanced = event.texts
-                elif isinstance(event, Failed):
-                    failed[event.index] = _told_error(event, job_id)
-                    if isinstance(event.error, SAME_FOR_ALL):
-                        break
-        except _Cancelled:
-            return {"is": "cancelled", "job": job_id}
-        if not products:
-            return {"is": "failed", "job": job_id, **asdict(next(iter(failed.values())))}
-        videos = [asdict(product.video) for product in products]
-        details = details_of(products, failed.items())
-        if enhanced:
-            details["enhanced_prompts"] = enhanced
-        return {"is": "made", "job": job_id, "videos": videos, "details": details}
 
     def _obey(self, order: Message) -> Message:
         """Do what an operator wants of the engine."""
@@ -201,7 +183,7 @@ class _Child:
             message = self._do(order)
         except VitascopeError as error:
             logger.warning("command failed", extra={"code": error.code}, exc_info=error.__cause__)
-            return {**answer, "problem": error.code, "message": _sentence(error)}
+            return {**answer, "problem": error.code, "message": sentence_of(error)}
         except Exception:
             logger.exception("command failed")
             return {**answer, "problem": InternalError.code, "message": InternalError().message}
@@ -225,67 +207,24 @@ class _Child:
         self._engine.clear_caches()
         return "the caches are empty" + (f", and unloaded: {', '.join(unloaded)}" if unloaded else "")
 
-    def _produce(self, order: Message) -> Iterator[Product | Failed | Enhanced]:
-        """Make the videos of a job one after the other, telling the parent each step.
-
-        Raises:
-            _Cancelled: the job shall stop.
-        """
-        job_id: str = order["job"]
+    def _begin(self, order: Message, company: Company) -> Events:
         plan = Plan.from_dict(order["plan"])
-        outs = [Path(out) for out in order["outs"]]
         try:
             spec = self._resolve(plan.model)
         except VitascopeError as error:
             yield Failed(0, error)
             return
-        making = produce_all(
+        yield from produce_all(
             self._engine,
             plan,
             spec,
-            outs,
+            [Path(out) for out in order["outs"]],
             folder=order["folder"],
             between=self._between,
             marks=self._marks,
             guards=self._guards,
+            company=company,
         )
-        with closing(making):
-            for event in making:
-                self._beside()
-                if job_id in self._cancelled:
-                    raise _Cancelled
-                if isinstance(event, Step):
-                    self._pipe.send({"is": "step", "job": job_id, **_told(event)})
-                    continue
-                if isinstance(event, Enhanced):
-                    self._pipe.send({"is": "enhanced", "job": job_id, "texts": event.texts})
-                yield event
-
-
-def _told_error(failed: Failed, job_id: str) -> JobError:
-    """Log why a video was not made, and say as much of it as its client may know."""
-    extra = {"job_id": job_id, "video": failed.index}
-    error = (
-        OutOfMemory("this machine ran out of memory")
-        if isinstance(failed.error, MemoryError)
-        else failed.error
-    )
-    if not isinstance(error, VitascopeError):
-        logger.error("video failed", extra=extra, exc_info=error)
-        return JobError(InternalError.code, InternalError().message)
-    logger.warning("video failed", extra={**extra, "code": error.code}, exc_info=error.__cause__)
-    return JobError(error.code, _sentence(error))
-
-
-def _told(step: Step) -> Message:
-    preview = None if step.preview is None else base64.b64encode(step.preview).decode()
-    return {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-
-
-def _sentence(error: VitascopeError) -> str:
-    """Join message and hint, but no hint that may hold a path; a command may hold a hub's name."""
-    is_shown = error.hint and ("/" not in error.hint or error.hint.startswith("`vitascope "))
-    return f"{error.message}; {error.hint}" if is_shown else error.message
 
 
 def _die_with_parent() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -27,7 +28,10 @@ class AnyEngine(Protocol):
         """Wait for a message; None when the time is over. Raises EOFError: the engine is gone."""
 
     def kill(self) -> int:
-        """End it and whatever it does; returns its exit status."""
+        """End it and whatever it does; returns its exit status. Safe to call from any thread, and again."""
+
+    def close(self) -> None:
+        """Let go of what it was talked to with; called once it has ended, by who listened."""
 
 
 class EngineProcess:
@@ -46,6 +50,8 @@ class EngineProcess:
         news: Callable[[], list[Message] | None] = lambda: None,
     ) -> None:
         self._news = news
+        self._killing = threading.Lock()
+        self._is_killed = False
         self._pipe, fd = open_pipe()
         try:
             self._process = subprocess.Popen(
@@ -78,7 +84,12 @@ class EngineProcess:
 
     def kill(self) -> int:
         """End the child and its group at once; returns its exit status, negative for a signal."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._pipe.close()
+        with self._killing:
+            if not self._is_killed:  # once it was waited for, its number may be another one's
+                self._is_killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
+
+    def close(self) -> None:
+        self._pipe.close()

@@ -25,6 +25,8 @@ REPORT_SECONDS = 0.5
 
 BETWEEN_JOBS = frozenset(CommandKind) - WITH_FILES
 
+NEEDS_ENGINE = BETWEEN_JOBS - {CommandKind.LOAD, CommandKind.RESTART_WORKER}
+
 _WORDS = {
     "waiting": "another process downloads the same: waiting for it",
     "listing": "asking the hub what there is",
@@ -97,6 +99,10 @@ class Errands:
     def next_between_jobs(self) -> Errand | None:
         """Take the next errand that the caller does: with the engine, or by its own end."""
         return self._store.take_errand(self._worker_id, BETWEEN_JOBS)
+
+    def next_waiting_for_jobs(self) -> Errand | None:
+        """Take the next one that needs the engine for itself, while jobs are made: the caller does it once they have ended."""
+        return self._store.take_errand(self._worker_id, NEEDS_ENGINE)
 
     def next_load(self) -> Errand | None:
         """Take the next wish that a model be loaded: the engine does it beside a job."""

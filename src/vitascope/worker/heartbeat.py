@@ -30,19 +30,15 @@ class Heartbeat:
         leased_at: when it was asked for, on the monotonic clock.
         lease_seconds: its length, from then and from each renewal.
         store: where the heartbeat goes.
-        tidy: called whenever the store has answered: a job of half an hour must not keep the worker from its other duties.
     """
 
-    def __init__(
-        self, lease: Lease, leased_at: float, lease_seconds: float, store: Store, tidy: Callable[[], None]
-    ) -> None:
+    def __init__(self, lease: Lease, leased_at: float, lease_seconds: float, store: Store) -> None:
         self.lease = lease
         #: Whether the job shall stop.
         self.is_cancelled = False
         self.is_store_away = False
         self._lease_seconds = lease_seconds
         self._store = store
-        self._tidy = tidy
         self._ours_until = leased_at + lease_seconds
         self._renew_at = leased_at + self.pause_seconds
 
@@ -63,7 +59,6 @@ class Heartbeat:
             return
         try:
             is_cancelled = self._store.renew(self.lease, self._lease_seconds)
-            self._tidy()
         except StoreUnavailable as error:
             self._away(error)
             return

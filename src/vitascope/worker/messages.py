@@ -1,19 +1,25 @@
 """What parent and child say to each other: JSON, one object a message, over a socket pair. Never pickle.
 
-parent → child   {"do": "make", "job": ID, "model": ID, "plan": {…}, "out": PATH, "key": KEY}
-                 {"do": "cancel", "job": ID}
-                 {"do": "prepare", "model": ID}              beside a job; has no answer
+parent → child   {"do": "make", "making": NAME, "job": ID, "key": WHOSE, "priority": …, "seconds": EXPECTED or null,
+                                "model": ID, "plan": {…}, "outs": [PATH, …], "folder": KEYS' FOLDER}
+                 {"do": "cancel", "making": NAME}
+                 {"do": "prepare", "model": ID}              beside jobs; has no answer
                  {"do": "load" | "unload", "errand": NUMBER, "model": ID}
                  {"do": "clear_caches", "errand": NUMBER, "models": WHETHER TO UNLOAD THEM TOO}
 child → parent   {"is": "ready"}
-                 {"is": "step", "job": ID, "stage": …, "index": …, "percent": …, "preview": BASE64 or null}
-                 {"is": "enhanced", "job": ID, "texts": [TEXT, …]}
-                 {"is": "made", "job": ID, "video": {…}, "details": {…}}
-                 {"is": "cancelled", "job": ID}
-                 {"is": "failed", "job": ID, "code": …, "message": …}
-                 {"is": "returned", "job": ID, "for_now": …}               by a peer only: the job waits here again
+                 {"is": "turn", "making": NAME or null}      who has the device now
+                 {"is": "begun", "making": NAME}             its first step is done
+                 {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null,
+                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS}
+                 {"is": "enhanced", …, "texts": [TEXT, …]}
+                 {"is": "made", …, "videos": [{…}, …], "details": {…}}
+                 {"is": "cancelled", …}
+                 {"is": "failed", …, "code": …, "message": …}
+                 {"is": "returned", …, "for_now": …}         the job waits again: a peer did not make it, or it is to be made alone
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
-               A model is loaded beside a job where it has room; then "obeyed" comes before the job has ended. All but steps and enhanced texts also say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}
+               … stands for "making": NAME, "job": ID. A making is one try at a job; several may be open. A model is loaded beside
+               jobs where it has room; then "obeyed" comes before they have ended. All but turns, steps and enhanced texts also
+               say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}, "room": {MODEL ID: HOW MANY MORE, …}
 """
 
 from __future__ import annotations

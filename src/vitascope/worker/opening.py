@@ -15,6 +15,8 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.prompting import ENHANCE, texts_of, with_texts
 from vitascope.domain.step import Step
 
+from .company import Aside, Company
+
 if TYPE_CHECKING:
     from vitascope.moderation import FrameCheck
     from vitascope.prompting import Enhancer
@@ -38,7 +40,9 @@ class Enhanced:
     texts: tuple[str, ...]
 
 
-def opened(plan: Plan, spec: ModelSpec, guards: Guards) -> Generator[Step | Enhanced, None, Plan]:
+def opened(
+    plan: Plan, spec: ModelSpec, guards: Guards, company: Company | None = None
+) -> Generator[Step | Enhanced, None, Plan]:
     """Do what comes before the making; returns the plan that is made then. Closing the generator cancels.
 
     Yields:
@@ -48,15 +52,16 @@ def opened(plan: Plan, spec: ModelSpec, guards: Guards) -> Generator[Step | Enha
         ContentRejected: what was sent is not allowed.
         GenerationError: it cannot be read.
     """
+    company = company or Company()
     if guards.frames is not None:
-        yield from _checked(plan, guards.frames)
+        yield from _checked(plan, guards.frames, company)
         plan = dataclasses.replace(plan, preview_every=0)  # nobody would have looked at them
     if plan.enhance_prompt:
-        plan = yield from _enhanced(plan, spec, guards.enhancer)
+        plan = yield from _enhanced(plan, spec, guards.enhancer, waits=company.wake is None)
     return plan
 
 
-def _checked(plan: Plan, check: FrameCheck) -> Generator[Step, None, None]:
+def _checked(plan: Plan, check: FrameCheck, company: Company) -> Generator[Step, None, None]:
     """Look at all pictures and videos that the job starts from."""
     if not _is_given(plan):
         return
@@ -65,7 +70,8 @@ def _checked(plan: Plan, check: FrameCheck) -> Generator[Step, None, None]:
     from . import given
 
     yield Step("check_inputs")
-    inputs = given.read_inputs(plan)
+    reading = Aside(lambda: given.read_inputs(plan), "read-inputs")
+    inputs = yield from reading.over(company, lambda: Step("check_inputs"))
     pictures = {"image": inputs.image, "last_image": inputs.last_image}
     pictures |= {f"references[{index}]": picture for index, picture in enumerate(inputs.references)}
     mark = plan.watermark and plan.watermark.image
@@ -90,7 +96,7 @@ def _is_given(plan: Plan) -> bool:
 
 
 def _enhanced(
-    plan: Plan, spec: ModelSpec, enhancer: Enhancer | None
+    plan: Plan, spec: ModelSpec, enhancer: Enhancer | None, *, waits: bool
 ) -> Generator[Step | Enhanced, None, Plan]:
     texts = plan.enhanced_prompts
     if len(texts) == len(texts_of(plan)):
@@ -99,7 +105,7 @@ def _enhanced(
         reason = "there is no language model where the video is made: the prompt is used as it was sent"
         return _with_choice(plan, Choice(ENHANCE, "off", reason))
     else:
-        outcome = yield from enhancer.enhance(plan, _max_tokens(spec))
+        outcome = yield from enhancer.enhance(plan, _max_tokens(spec), waits=waits)
         texts, choice = outcome.texts, outcome.choice
     if texts:
         yield Enhanced(texts)

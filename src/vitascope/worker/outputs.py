@@ -16,6 +16,7 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine import Engine
 
+from .company import Company
 from .opening import NO_GUARDS, Enhanced, Guards, opened
 from .produce import NO_MARKS, Marks, Product, StageClock, produce
 
@@ -41,6 +42,7 @@ def produce_all(
     between: Between = "motion",
     marks: Marks = NO_MARKS,
     guards: Guards = NO_GUARDS,
+    company: Company | None = None,
 ) -> Generator[Step | Enhanced | Product | Failed, None, None]:
     """Make the videos that `plan` asks for, each as `produce` makes it from the plan with its own seed.
 
@@ -55,14 +57,16 @@ def produce_all(
         between: see `produce`.
         marks: see `produce`.
         guards: what stands around the making.
+        company: others that are made at the same time; None for none.
 
     Yields:
         Steps that never fall back over all of it, an Enhanced if the prompt was written out, and a Product or a Failed for
         each video.
     """
-    clock = StageClock()
+    company = company or Company()
+    clock = StageClock(company)
     try:
-        for_all = yield from clock.over(opened(plan, spec, guards))
+        for_all = yield from clock.over(opened(plan, spec, guards, company))
     except Exception as error:  # noqa: BLE001  as below: nothing was made
         yield Failed(0, error)
         return
@@ -82,6 +86,7 @@ def produce_all(
                     marks,
                     with_pictures=folder is not None,
                     check=guards.frames,
+                    company=company,
                 )
             ) as making:
                 for event in making:

@@ -36,7 +36,8 @@ class PeerEngine:
     def send(self, message: Message) -> None:
         """Take an order. Models are the peer's own affair: what is said of them has no effect."""
         if message["do"] == "make" and not self._is_dead:
-            self._job = PeerJob(self._link, message, self._tell)
+            making = message["making"]
+            self._job = PeerJob(self._link, message, lambda told: self._tell({**told, "making": making}))
             self._job.start()
         elif message["do"] == "cancel" and self._job is not None:
             self._job.give_up()
@@ -55,6 +56,9 @@ class PeerEngine:
         if self._job is not None:
             self._job.give_up().join(GOODBYE_SECONDS)
         return 0
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _tell(self, message: Message) -> None:
         is_step = message["is"] == "step"

@@ -19,7 +19,6 @@ from vitascope.outbound.peer import Peer, PeerAway, PeerRefused, PeerState
 from vitascope.store import Store
 
 from .errands import Models
-from .heartbeat import Heartbeat
 from .messages import Message
 from .parent import Files, Worker, WorkerConfig
 from .peer_body import PLACEHOLDER, body_of, differences, why_stays
@@ -57,6 +56,7 @@ class PeerWorker(Worker):
     """
 
     counts_attempts = False  # whoever ended it, that was not the job
+    makes_several = False
 
     def __init__(
         self,
@@ -80,8 +80,9 @@ class PeerWorker(Worker):
         #: What was last wrong with the peer: told once.
         self._problem: str | None = None
 
-    def _claim(self) -> Lease | None:
+    def _claim(self, job_id: str | None = None) -> Lease | None:
         """Take the next job that may be handed over, if the peer would begin with it sooner than a worker here."""
+        assert job_id is None
         if time.monotonic() < self._look_at:
             return None
         job = self._store.next_to_hand_over(device=self._device, without=self._left_now())
@@ -185,20 +186,15 @@ class PeerWorker(Worker):
         self._left = {job_id: until for job_id, until in self._left.items() if until > now}
         return list(self._left)
 
-    def _order(self, heartbeat: Heartbeat) -> Message:
-        lease = heartbeat.lease
+    def _more_of_order(self, lease: Lease) -> Message:
         more = {"request": lease.job.request.to_dict(), "token": lease.token, "peer_version": self._version}
-        return {**super()._order(heartbeat), **more}
+        return {**super()._more_of_order(lease), **more}
 
-    def _finish(self, lease: Lease, ending: Message) -> None:
-        if ending["is"] == "returned" and not ending["for_now"]:
-            self._leave(lease.job.id, "it came back")
-        super()._finish(lease, ending)
-
-    def _hand_back(self, lease: Lease, *, count_attempt: bool) -> None:
-        if self._left.get(lease.job.id) != math.inf:
-            self._leave(lease.job.id, "it came back", RETURNED_SECONDS)
-        super()._hand_back(lease, count_attempt=count_attempt)
+    def _came_back(self, job_id: str, *, for_now: bool) -> None:
+        if not for_now:
+            self._leave(job_id, "it came back")
+        elif self._left.get(job_id) != math.inf:
+            self._leave(job_id, "it came back", RETURNED_SECONDS)
         self._look_at = time.monotonic() + AWAY_SECONDS  # whatever it was, the next job may meet it too
 
     def _sweep_some(self) -> None:

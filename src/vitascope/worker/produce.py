@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,9 +21,10 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.provenance import Claim
 from vitascope.domain.step import Step
 from vitascope.domain.video import Picture, Video
-from vitascope.engine import Clip, Engine, Inputs
+from vitascope.engine import Clip, Engine, EngineBusy, Inputs, Sharing
 
 from . import given
+from .company import STOOD_STILL, Aside, Company
 from .described import MEDIA_TYPES, SHEET_SUFFIX, THUMBNAIL_SUFFIX, claim_of, content_of
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-WRITE_STEP_SECONDS = 0.1
-"""How often the writing says how far it is, and can be cancelled."""
+LEAST_STOOD_SECONDS = 0.0005
+"""Less is not told: whoever drives a making has to look at others too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,7 @@ def produce(
     *,
     with_pictures: bool = False,
     check: FrameCheck | None = None,
+    company: Company | None = None,
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -106,6 +106,7 @@ def produce(
         marks: what the file is marked with, where the plan says so.
         with_pictures: whether a thumbnail and a spritesheet are written beside the file, under its name with other endings.
         check: looks at the frames before anything is written.
+        company: others that are made at the same time; None for none.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -114,17 +115,11 @@ def produce(
         GenerationError: it could not be made; the subclass says why.
         ContentRejected: it was made, and is not let through.
     """
-    clock = StageClock()
-    inputs = given.read_inputs(plan)
+    company = company or Company()
+    clock = StageClock(company)
+    inputs = yield from clock.over(_read_inputs(plan, company))
     draw = _watermark(plan, marks)
-    clip: Clip | None = None
-    for event in engine.generate(plan, spec, inputs):
-        if isinstance(event, Clip):
-            clip = event
-        else:
-            clock.enter(event.stage)
-            yield event
-    assert clip is not None
+    clip = yield from clock.over(_made(engine, plan, spec, inputs, company))
     if check is not None:
         clock.enter("check_frames")
         yield Step("check_frames")
@@ -132,17 +127,46 @@ def produce(
             yield Step("check_frames", done, of)
     clock.enter("resample")
     yield Step("resample")
+    claim = claim_of(plan, spec, with_prompt=marks.with_prompt)
+    origin = _Origin(claim, marks.credentials if plan.provenance else None)
     with contextlib.closing(_file_frames(clip, plan, inputs, between)) as frames:
         clock.enter("write_video")
-        claim = claim_of(plan, spec, with_prompt=marks.with_prompt)
-        origin = _Origin(claim, marks.credentials if plan.provenance else None)
         marked = _marked(frames, draw, plan.watermark_from)
-        stills = media.Stills(plan.num_frames)
-        yield from _write(_Writer(stills.watch(marked), plan, out, origin))
-    video = _describe(out, plan, key)
-    if with_pictures:
-        video = _with_pictures(video, stills, out, origin)
+        writer = _Writer(marked, plan, out, key, origin, with_pictures=with_pictures)
+        video = yield from writer.write(company)
     yield Product(out, video, plan.choices + clip.choices, clock.stop(), origin.signer)
+
+
+def _read_inputs(plan: Plan, company: Company) -> Generator[Step, None, Inputs]:
+    """Read what the video starts from, in a thread where that is more than nothing: a long one takes seconds to decode."""
+    if not (plan.image or plan.last_image or plan.video or plan.continues or plan.references):
+        return given.read_inputs(plan)
+    reading = Aside(lambda: given.read_inputs(plan), "read-inputs")
+    return (yield from reading.over(company, lambda: Step("load")))
+
+
+def _made(
+    engine: Engine, plan: Plan, spec: ModelSpec, inputs: Inputs, company: Company
+) -> Generator[Step, None, Clip]:
+    """Have the engine make the clip, once it has room for it beside others."""
+    while True:
+        if company.wake is not None and not engine.capacity(spec):
+            yield Step("load", is_waiting=True)
+            continue
+        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.is_seed_drawn)
+        company.is_generating = True
+        try:
+            with contextlib.closing(engine.generate(plan, spec, inputs, company.sharing)) as making:
+                for event in making:
+                    if isinstance(event, Clip):
+                        return event
+                    yield event
+        except EngineBusy:  # its model has no room, although there is a place
+            if company.wake is None:
+                raise
+        finally:
+            company.sharing, company.is_generating = None, False
+        yield Step("load", is_waiting=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,64 +218,61 @@ def _watermark(plan: Plan, marks: Marks) -> Callable[[Iterable[Frames]], Iterabl
     return lambda frames: media.draw_watermark(frames, mark, image=image, **size)
 
 
-def _write(writer: _Writer) -> Generator[Step, None, None]:
-    """Write in a thread, saying how far it is: a long video at a large size takes longer to write than to denoise."""
-    writer.start()
-    try:
-        while writer.is_alive():
-            yield Step("write_video", writer.done, writer.num_frames)
-            writer.join(WRITE_STEP_SECONDS)
-    finally:
-        writer.stop()
-    if writer.error is not None:
-        raise writer.error
-
-
 class _Stopped(Exception):
     """The writing was cancelled."""
 
 
-class _Writer(threading.Thread):
+class _Writer:
+    """Writes a video and its pictures in a thread: a long one at a large size takes longer to write than to denoise."""
+
     def __init__(
         self,
         frames: Iterable[Frames],
         plan: Plan,
         out: Path,
+        key: str,
         origin: _Origin,
+        *,
+        with_pictures: bool,
     ) -> None:
-        super().__init__(name="write-video")
-        self._frames, self._plan, self._out, self._origin = frames, plan, out, origin
-        self.num_frames = plan.num_frames
+        self._stills = media.Stills(plan.num_frames)
+        self._frames = self._stills.watch(frames)
+        self._plan, self._out, self._key, self._origin = plan, out, key, origin
+        self._with_pictures = with_pictures
         self._is_stopping = False
-        self.done = 0
-        self.error: Exception | None = None
+        self._done = 0
 
-    def stop(self) -> None:
-        """End at the next frame and remove the half-written file; do nothing if the file is complete."""
-        self._is_stopping = True
-        self.join()
-
-    def run(self) -> None:
+    def write(self, company: Company) -> Generator[Step, None, Video]:
+        """Write, saying how far it is. Closing it ends that at the next frame and leaves no half-written file."""
+        writing = Aside(self._write, "write-video")
         try:
-            media.write_video(
-                self._counted(),
-                self._out,
-                fps=self._plan.fps,
-                format=self._plan.format,
-                comment=self._origin.sentence,
-                finish=lambda path: self._origin.sign(path, self._plan.format),
-            )
-        except _Stopped:
-            pass
-        except Exception as error:  # noqa: BLE001  raised again in the thread that waits
-            self.error = error
+            return (yield from writing.over(company, self._step))
+        finally:
+            self._is_stopping = True
+            if writing.is_alive():
+                writing.join()
+
+    def _step(self) -> Step:
+        return Step("write_video", self._done, self._plan.num_frames)
+
+    def _write(self) -> Video:
+        media.write_video(
+            self._counted(),
+            self._out,
+            fps=self._plan.fps,
+            format=self._plan.format,
+            comment=self._origin.sentence,
+            finish=lambda path: self._origin.sign(path, self._plan.format),
+        )
+        video = _describe(self._out, self._plan, self._key)
+        return _with_pictures(video, self._stills, self._out, self._origin) if self._with_pictures else video
 
     def _counted(self) -> Iterator[Frames]:
         for frame in self._frames:
             if self._is_stopping:
                 raise _Stopped
             yield frame
-            self.done += 1
+            self._done += 1
 
 
 def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
@@ -330,15 +351,17 @@ def _describe(path: Path, plan: Plan, key: str) -> Video:
 
 
 class StageClock:
-    """Sums the seconds that each stage takes."""
+    """Sums the seconds that each stage takes, and those for which the making stood still apart from them."""
 
-    def __init__(self) -> None:
+    def __init__(self, company: Company) -> None:
+        self._company = company
+        self._stood_before = company.stood_seconds
         self._seconds: dict[str, float] = {}
         self._stage = ""
-        self._since = time.monotonic()
+        self._since = company.now()
 
     def enter(self, stage: str) -> None:
-        now = time.monotonic()
+        now = self._company.now()
         if self._stage:
             self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
@@ -359,4 +382,5 @@ class StageClock:
 
     def stop(self) -> dict[str, float]:
         self.enter("")
-        return self._seconds
+        stood = self._company.stood_seconds - self._stood_before
+        return self._seconds | ({STOOD_STILL: stood} if stood >= LEAST_STOOD_SECONDS else {})

@@ -1,0 +1,259 @@
+"""One engine process and the jobs that are open in it: messages are handed out, silence is noticed, and who is to blame told."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from vitascope.domain.residency import Residency
+
+from .engine_process import AnyEngine
+from .messages import Message
+from .patience import Patience
+
+logger = logging.getLogger(__name__)
+
+LISTEN_SECONDS = 0.1
+"""Silence is counted in such pieces."""
+
+ENDINGS = frozenset({"made", "failed", "cancelled", "returned"})
+
+
+class EngineDied(Exception):
+    """The engine process ended, or was killed.
+
+    Args:
+        is_to_blame: whether the job that hears of it may have been the reason.
+    """
+
+    def __init__(self, *, is_to_blame: bool) -> None:
+        super().__init__()
+        self.is_to_blame = is_to_blame
+
+
+class Seat:
+    """What one making has of the engine, from its order to its ending.
+
+    Args:
+        engine: in which it is made.
+        order: as in `messages`.
+        patience: how long its steps may take.
+    """
+
+    def __init__(self, engine: SharedEngine, order: Message, patience: Patience) -> None:
+        self.name: str = order["making"]
+        self.patience = patience
+        #: Whether it has steps to make yet; if not, it is only written.
+        self.needs_device = True
+        #: Whether it has made a step.
+        self.is_begun = False
+        #: Of the device; None if that is not known.
+        self.seconds_left: float | None = order.get("seconds")
+        #: Whether another one could have its forwards together with it.
+        self.is_shared = False
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[Message | EngineDied] = queue.SimpleQueue()
+        self._had_seconds = 0.0
+        self._has_since: float | None = None
+
+    def receive(self, timeout_seconds: float) -> Message | None:
+        """Wait for what is said of this making; None when the time is over.
+
+        Raises:
+            EngineDied: nothing more will be said.
+        """
+        try:
+            message = self._inbox.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+        if isinstance(message, EngineDied):
+            raise message
+        return message
+
+    def cancel(self) -> None:
+        self._engine.send({"do": "cancel", "making": self.name})
+
+    @property
+    def has_device(self) -> bool:
+        """Whether nothing else can be done before it has made its step."""
+        return self._has_since is not None
+
+    # in the thread that listens
+
+    def hear(self, message: Message | EngineDied) -> None:
+        if not isinstance(message, EngineDied) and message["is"] == "step":
+            self.patience.heard(message["stage"], message["index"], self._clock())
+            self.needs_device = message.get("needs_device", True)
+            self.seconds_left = message.get("seconds_left", self.seconds_left)
+            self.is_shared = message.get("is_shared", False)
+        self._inbox.put(message)
+
+    def turn(self, *, is_its: bool) -> None:
+        """Note whether it has the device from now on."""
+        self._had_seconds = self._clock()
+        self._has_since = time.monotonic() if is_its else None
+
+    def _clock(self) -> float:
+        """Seconds for which it has had the device: others' steps make it no slower."""
+        return self._had_seconds + (0.0 if self._has_since is None else time.monotonic() - self._has_since)
+
+
+class SharedEngine:
+    """An engine process, listened to in a thread from now until it has ended. Safe to use from several threads.
+
+    Args:
+        engine: the process.
+        hang_seconds: how long it may be silent, where nothing tighter is known.
+        on_news: called from a thread when there is something for the worker's own thread to look at.
+    """
+
+    def __init__(self, engine: AnyEngine, hang_seconds: float, on_news: Callable[[], None]) -> None:
+        self._engine = engine
+        self._hang_seconds = hang_seconds
+        self._on_news = on_news
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()
+        self._seats: dict[str, Seat] = {}
+        self._holder: Seat | None = None
+        self._is_given_up = False
+        self.is_dead = False
+        #: What it said of errands.
+        self.answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        #: Kind of its device; empty until it has told.
+        self.device = ""
+        self.loaded: frozenset[str] = frozenset()
+        self.residency = Residency()
+        #: How many more of each loaded model could be begun.
+        self.room: dict[str, int] = {}
+        self.silent_seconds = 0.0
+        self._listening = threading.Thread(target=self._listen, name="engine", daemon=True)
+        self._listening.start()
+
+    @property
+    def pid(self) -> int:
+        return self._engine.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.is_dead and self._engine.is_alive()
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """What is open in it."""
+        with self._lock:
+            return tuple(self._seats.values())
+
+    def send(self, order: Message) -> None:
+        """Send an order; that it is gone is noticed by who listens."""
+        self.silent_seconds = 0.0
+        with self._sending:
+            self._engine.send(order)
+
+    def begin(self, order: Message, patience: Patience) -> Seat:
+        """Have a job made.
+
+        Raises:
+            EngineDied: it has ended meanwhile.
+        """
+        seat = Seat(self, order, patience)
+        with self._lock:
+            if self.is_dead:
+                raise EngineDied(is_to_blame=False)
+            self._seats[seat.name] = seat
+        self.send(order)
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        """Listen no more to what is said of a making."""
+        with self._lock:
+            self._seats.pop(seat.name, None)
+
+    def kill(self) -> None:
+        """End it; no job is to blame for that."""
+        self._is_given_up = True
+        self._engine.kill()
+        self._listening.join()
+
+    # in the thread that listens
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._hear_next()
+        except EOFError:
+            pass
+        except Exception:
+            logger.exception("the engine said what cannot be understood")
+        self._end()
+
+    def _hear_next(self) -> None:
+        """Raises EOFError: the engine has ended."""
+        message = self._engine.receive(LISTEN_SECONDS)
+        if message is not None:
+            self.silent_seconds = 0.0
+            self._hear(message)
+            return
+        # what is counted is the waiting itself: a paused machine is no silence
+        self.silent_seconds += LISTEN_SECONDS
+        if self.silent_seconds > self._limit_seconds():
+            extra = {"makings": [seat.name for seat in self.seats], "silent_seconds": self.silent_seconds}
+            logger.warning("engine hung", extra=extra)
+            self._engine.kill()
+
+    def _limit_seconds(self) -> float:
+        """How long it may be silent now: only who has the device can hang it. One that does nothing has nothing to say."""
+        if not self.seats:
+            return float("inf")
+        holder = self._holder
+        return self._hang_seconds if holder is None else holder.patience.limit_seconds
+
+    def _hear(self, message: Message) -> None:
+        if "device" in message:
+            self.residency = Residency.from_dict(message["residency"])
+            self.loaded, self.device = frozenset(message["loaded"]), message["device"]
+            self.room = message.get("room", {})
+            self._on_news()
+        if message["is"] == "obeyed":
+            self.answers.put(message)
+        if (name := message.get("making")) is None:
+            if message["is"] == "turn":
+                self._give_turn(None)
+            return
+        with self._lock:
+            seat = self._seats.get(name)
+        if message["is"] == "turn":
+            self._give_turn(seat)
+        elif seat is not None and message["is"] == "begun":
+            seat.is_begun = True
+        elif seat is not None:
+            needed = seat.needs_device
+            seat.hear(message)
+            if message["is"] in ENDINGS:
+                self.leave(seat)
+            if needed and not seat.needs_device:
+                self._on_news()
+
+    def _give_turn(self, seat: Seat | None) -> None:
+        if self._holder is not None:
+            self._holder.turn(is_its=False)
+        if seat is not None:
+            seat.turn(is_its=True)
+        self._holder = seat
+
+    def _end(self) -> None:
+        """Tell all that are open; who had the device is to blame, or any of them if nobody had it."""
+        status = self._engine.kill()
+        self._engine.close()
+        with self._lock:
+            self.is_dead = True
+            seats, self._seats = tuple(self._seats.values()), {}
+        holder = self._holder if self._holder in seats else None
+        blamed = () if self._is_given_up else seats if holder is None else (holder,)
+        extra = {"pid": self.pid, "status": status, "makings": [seat.name for seat in seats]}
+        logger.log(logging.INFO if self._is_given_up else logging.WARNING, "engine died", extra=extra)
+        for seat in seats:
+            seat.hear(EngineDied(is_to_blame=seat in blamed))
+        self._on_news()

@@ -1,0 +1,141 @@
+"""Several jobs at a time in one worker: real processes, a real store, the fake engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from vitascope.domain.command import CommandKind, CommandStatus
+from vitascope.domain.job import Job, JobStatus
+from waiting import eventually
+from working import Bench, working
+
+LONG = {"num_inference_steps": 100, "num_videos": 4}
+SLOW = {"VITASCOPE_ENGINE__FAKE_STEP_SECONDS": "0.05"}
+
+
+def is_denoising(job: Job) -> bool:
+    return job.stage == "denoise" and job.progress > 3
+
+
+def with_known_speed(bench: Bench) -> None:
+    """Let the worker find out what a step takes: before, nobody knows which job is the shorter one."""
+    bench.ended(bench.submit("known", num_inference_steps=2))
+
+
+def long_and_short(bench: Bench, *, short_steps: int = 40) -> tuple[Job, Job]:
+    """Begin a long job, and a short one beside it, which has the device then."""
+    with_known_speed(bench)
+    long = bench.submit("long", **LONG)
+    bench.wait(long, is_denoising)
+    short = bench.submit("short", num_inference_steps=short_steps)
+    bench.wait(short, is_denoising)
+    assert bench.store.get("long").status is JobStatus.RUNNING
+    return long, short
+
+
+def test_a_short_job_passes_a_long_one_which_goes_on_where_it_was(tmp_path: Path) -> None:
+    with working(tmp_path, **SLOW) as bench:
+        long, short = long_and_short(bench, short_steps=10)
+        done = bench.ended(short)
+        assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 1)
+        stood_at = bench.store.get("long").progress
+        assert bench.store.get("long").status is JobStatus.RUNNING
+        bench.wait(long, lambda found: found.progress > stood_at)
+        # what it stood still is told apart, and is no part of what its steps took
+        assert done.details is not None
+        assert done.details["seconds"]["denoise"] < 10 * 0.05 * 3
+        bench.store.request_cancel("long")
+        assert (bench.ended(long).status, len(bench.engines)) == (JobStatus.CANCELLED, 1)
+
+
+def test_cancel_of_one_leaves_the_other(tmp_path: Path) -> None:
+    with working(tmp_path, **SLOW) as bench:
+        long, short = long_and_short(bench, short_steps=80)
+        bench.store.request_cancel("long")  # which stands still
+        assert bench.ended(long).status is JobStatus.CANCELLED
+        assert bench.store.get("short").status is JobStatus.RUNNING
+        bench.store.request_cancel("short")
+        assert bench.ended(short).status is JobStatus.CANCELLED
+        assert bench.ended(bench.submit("next", num_inference_steps=1)).status is JobStatus.SUCCEEDED
+        assert len(bench.engines) == 1
+        assert [path.name for path in (tmp_path / "files").rglob("*.mp4")] == [
+            "known.1.0.mp4",
+            "next.1.0.mp4",
+        ]
+
+
+def test_of_an_engine_that_dies_only_the_job_at_work_is_blamed(tmp_path: Path) -> None:
+    with working(tmp_path, **SLOW) as bench:
+        long, short = long_and_short(bench, short_steps=80)
+        os.kill(bench.engines[0].pid, signal.SIGKILL)
+        # each is made alone from now on: nobody knows whose fault it was
+        at_work = eventually(
+            lambda: next((job for job in (long, short) if is_at_work_again(bench, job)), None), 60
+        )
+        other = short if at_work is long else long
+        assert bench.store.get(other.id).status is JobStatus.QUEUED
+        third = bench.submit("third", num_inference_steps=1)
+        now = bench.store.get(at_work.id).progress
+        bench.wait(at_work, lambda found: found.progress > now + 5)
+        assert bench.store.get("third").status is JobStatus.QUEUED
+        bench.store.request_cancel("long")
+        assert bench.ended(long).attempt <= 1
+        assert (bench.ended(short).status, bench.ended(short).attempt) == (JobStatus.SUCCEEDED, 2)
+        assert bench.ended(third).status is JobStatus.SUCCEEDED
+        assert len(bench.engines) == 2
+
+
+def is_at_work_again(bench: Bench, job: Job) -> bool:
+    return len(bench.engines) == 2 and is_denoising(bench.store.get(job.id))
+
+
+def test_the_next_job_is_made_while_one_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with working(tmp_path) as bench:
+        is_let = threading.Event()
+        put = bench.files.put
+
+        def wait_and_put(path: Path, key: str) -> None:
+            if key.startswith("videos/first."):
+                assert is_let.wait(60)
+            put(path, key)
+
+        monkeypatch.setattr(bench.files, "put", wait_and_put)
+        first = bench.submit("first")
+        bench.wait(first, lambda found: found.stage == "store")
+        assert bench.ended(bench.submit("second")).status is JobStatus.SUCCEEDED
+        assert bench.store.get("first").status is JobStatus.RUNNING
+        is_let.set()
+        ended = bench.ended(first)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_what_needs_the_engine_for_itself_waits_for_all_and_nothing_is_begun_meanwhile(
+    tmp_path: Path,
+) -> None:
+    with working(tmp_path, **SLOW) as bench:
+        long, short = long_and_short(bench)
+        bench.store.add_command("restart", CommandKind.RESTART, ["w1"], "")
+        eventually(lambda: bench.store.command("restart").status is CommandStatus.RUNNING)
+        assert bench.ended(short).status is JobStatus.SUCCEEDED
+        third = bench.submit("third", num_inference_steps=1)
+        now = bench.store.get("long").progress
+        bench.wait(long, lambda found: found.progress > now + 5)
+        assert bench.store.get("third").status is JobStatus.QUEUED
+        bench.store.request_cancel("long")
+        assert bench.ended(third).status is JobStatus.SUCCEEDED
+        assert bench.store.command("restart").status is CommandStatus.DONE
+        assert len(bench.engines) == 2
+
+
+def test_a_stopping_worker_hands_all_jobs_back_uncounted(tmp_path: Path) -> None:
+    with working(tmp_path, **SLOW) as bench:
+        long_and_short(bench)
+        bench.worker.stop(at_once=True)
+        for name in ("long", "short"):
+            bench.wait(bench.store.get(name), lambda found: found.status is JobStatus.QUEUED)
+            assert bench.store.get(name).attempt == 0
