@@ -24,8 +24,8 @@ from . import shortage
 from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
-from .compiling import check_compile
 from .company import Company, most_tokens
+from .compiling import check_compile
 from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
 from .denoising import Denoising
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
