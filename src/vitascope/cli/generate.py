@@ -300,8 +300,8 @@ def _produce(
             fake_step_seconds=settings.engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
-            notes=settings.engine_notes_folder,
             embeddings_cache_bytes=int(settings.engine.embeddings_cache_mb * 1e6),
+            notes=settings.engine_notes_folder,
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

@@ -201,8 +201,8 @@ def open_engine(
     fake_step_seconds: float = 0.0,
     find_loras: FindLoras = no_loras,
     lora_cache_bytes: int = 0,
-    notes: Path | None = None,
     embeddings_cache_bytes: int = 0,
+    notes: Path | None = None,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -223,6 +223,6 @@ def open_engine(
         wishes=wishes,
         find_loras=find_loras,
         lora_cache_bytes=lora_cache_bytes,
-        notes=notes,
         embeddings_cache_bytes=embeddings_cache_bytes,
+        notes=notes,
     )

@@ -63,8 +63,8 @@ class DiffusersEngine:
         wishes: how models are to be loaded, where the operator does not leave it to what fits.
         find_loras: tells which adapters are applied.
         lora_cache_bytes: of adapters, what is kept between requests.
-        notes: folder where it keeps what it has measured; None measures anew.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
+        notes: folder where it keeps what it has measured; None measures anew.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class DiffusersEngine:
         wishes: Wishes = NO_WISHES,
         find_loras: FindLoras = no_loras,
         lora_cache_bytes: int = 0,
-        notes: Path | None = None,
         embeddings_cache_bytes: int = 0,
+        notes: Path | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()

@@ -65,12 +65,17 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
-        #: What the running request's step cache comes to.
-        self.reuse = Reuse()
         #: Names of the components that the running request's adapters change.
         self.adapted: frozenset[str] = frozenset()
+        #: What the running request's step cache comes to.
+        self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its modules are as they were loaded: no adapters change them."""
+        return not self.adapted
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The slot's own modules by component name."""
@@ -135,7 +140,7 @@ class Slots:
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
         this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
-        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and not found.adapted)
+        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
         return slot
 
 

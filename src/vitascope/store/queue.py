@@ -141,7 +141,6 @@ def next_beside(
     lease_now: datetime,
     device: str,
     beside: Beside,
-    num_devices: int,
 ) -> str | None:
     """Tell the id of the first job, of those that go next, which is worth to be begun beside others; None if none is.
 
@@ -153,7 +152,6 @@ def next_beside(
         lease_now: by the clock of leases.
         device: of the asking worker.
         beside: what is open there.
-        num_devices: of all workers.
     """
     among = sa.and_(jobs.c.model.in_(sorted(beside.models)), jobs.c.attempt == 0)
     if beside.without:
@@ -164,9 +162,7 @@ def next_beside(
     served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
     for candidate in _in_turn(connection, now, lease_now, device, beside.models, among):
         may_share = bool(beside.shared) and _may_share(connection, candidate.job_id, beside)
-        if arbiter.worth_beside(
-            candidate, beside.running, served, may_share=may_share, num_devices=num_devices
-        ):
+        if arbiter.worth_beside(candidate, beside.running, served, may_share=may_share):
             return candidate.job_id
     return None
 
@@ -176,7 +172,10 @@ def _may_share(connection: sa.Connection, job_id: str, beside: Beside) -> bool:
     row = connection.execute(
         sa.select(jobs.c.model, jobs.c.work, jobs.c.plan).where(jobs.c.id == job_id)
     ).one()
-    return (row.model, row.work) in beside.shared and bool(row.plan.get("is_seed_drawn"))
+    is_free = bool(row.plan.get("is_seed_drawn")) and not row.plan.get(
+        "step_cache"
+    )  # as `Plan.may_share_forwards`
+    return is_free and (row.model, row.work) in beside.shared
 
 
 def _in_turn(
