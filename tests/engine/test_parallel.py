@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_two_ranks_make_what_one_makes(engine: Engine, models: Models, tmp_path:
             [sys.executable, RANK, str(rank), str(tmp_path), folder, str(STEPS)],
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for rank in range(2)
     ]

@@ -99,7 +99,7 @@ def _split(denoiser: Any, plan: dict[str, Any], ranks: Ranks) -> None:
     config.setup(ranks.rank, ranks.size, device, mesh=mesh)
     denoiser._parallel_config = config
     for module in denoiser.modules():
-        processor = getattr(module, "processor", None)
+        processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_parallel_config"):
             processor._parallel_config = config
     apply_context_parallel(denoiser, context, plan)
