@@ -35,6 +35,7 @@ from .keeper import Models
 from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
+from .parallel import Ranks, arrange
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
@@ -65,6 +66,7 @@ class DiffusersEngine:
         lora_cache_bytes: of adapters, what is kept between requests.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
         notes: folder where it keeps what it has measured; None measures anew.
+        ranks: processes that run the same requests on other devices, step by step.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class DiffusersEngine:
         lora_cache_bytes: int = 0,
         embeddings_cache_bytes: int = 0,
         notes: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
@@ -99,7 +102,7 @@ class DiffusersEngine:
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
         self._embeddings = Embeddings(embeddings_cache_bytes)
-        self._company = Company(most_tokens(self._device))
+        self._company = Company(most_tokens(self._device), ranks)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -244,6 +247,8 @@ class DiffusersEngine:
     @contextlib.contextmanager
     def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
         """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
+        if self._company.ranks is not None:
+            arrange(slot, self._company.ranks)
         denoising = Denoising(slot, self._company, sharing)
         with denoising.arranged(), self._embeddings.used(slot):
             yield denoising
