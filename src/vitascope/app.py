@@ -312,6 +312,7 @@ def create_web_app(settings: Settings) -> FastAPI:
             link_seconds=settings.storage.link_seconds,
             marks=marks,
             improved_sampling_iterations=settings.engine.improved_sampling_iterations,
+            speed=settings.engine.speed,
             certificates=certificates,
             expire_seconds=settings.storage.expire_seconds,
             prompt_rules=settings.prompt_rules,

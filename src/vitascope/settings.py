@@ -38,6 +38,7 @@ from .domain.plan import MAX_PROMPT_CHARS
 from .domain.prompting import PromptRules
 from .domain.request import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, Position, Watermark
 from .domain.secret import parse_keys
+from .domain.speed_levels import SpeedLevel
 
 if TYPE_CHECKING:
     from .moderation import PromptCheck
@@ -250,6 +251,8 @@ class EngineSettings(_Section):
     """Folder of adapters (LoRA, `*.safetensors`) that requests may name, each by its file's name; by default `loras` in the data folder. The same files on each machine. See docs/lora.md."""
     lora_cache_gb: Annotated[float, Field(ge=0)] = 2.0
     """Memory of the device for adapters that were used, so that the next request of one starts at once. Two: an adapter of rank 64 for a model of 14B has 0.6 GB."""
+    embeddings_cache_mb: Annotated[float, Field(ge=0)] = 256.0
+    """MB (10⁶ bytes) of the device's memory for what text encoders made, so that the next request or window with the same text, most often the same negative prompt, need not wait for it. 256: a prompt of Wan takes 4 MB. 0 keeps none."""
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     """GB (10⁹ bytes) that loaded models and their work may take; models that were not used for longest go first. 0 takes what is free where a model is loaded, but for a tenth of the device (0.5 to 4 GB)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -266,10 +269,15 @@ class EngineSettings(_Section):
     improved_sampling_iterations: Annotated[int, Field(ge=2, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
     """Rounds in which `improved_sampling` denoises, of as many steps each: a video takes so many times as long. FreeInit's authors take 5 and recommend 3 to 5."""
 
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks of denoisers, which torch then computes in fewer and larger steps. `auto` does on CUDA where a model stays on the device, and not for `vitascope generate`, whose one clip would not pay for it."""
+    speed: SpeedLevel = "lossless"
+    """How far videos may differ from what every denoising step computed in full would make, for requests that do not say: `balanced` and `fast` reuse parts of some steps. See docs/speed.md."""
+
     @property
     def wishes(self) -> dict[str, str]:
         """How models are to be loaded, by the engine's names."""
-        names = ("dtype", "attention", "vae_tiling", "offload", "quantization")
+        names = ("dtype", "attention", "vae_tiling", "offload", "quantization", "compile")
         return {name: getattr(self, name) for name in names}
 
 
@@ -658,6 +666,11 @@ class Settings(BaseSettings):
     def loras_folder(self) -> Path:
         return self.engine.loras_folder or self.home / "loras"
 
+    @property
+    def engine_notes_folder(self) -> Path:
+        """Where engines keep what they have found out about this machine: measured kernels, compiled blocks."""
+        return self.home / "engine"
+
 
 def load(**overrides: Any) -> Settings:
     """Read the settings; `overrides` are what the command line said, by section.
@@ -687,6 +700,12 @@ def share_cores() -> None:
     (docs/experiments.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def keep_compiled(settings: Settings) -> None:
+    """Let torch keep compiled blocks in the data folder, so that they are compiled once a machine. Call it before torch is imported."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.engine_notes_folder / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(settings.engine_notes_folder / "compiled" / "triton"))
 
 
 def to_environment(settings: Settings) -> dict[str, str]:

@@ -130,9 +130,9 @@ class TestTurns:
         assert lease is not None
         clock.advance(100)
         store.succeed(lease, [VIDEO], {})
-        assert store.situation(60).served_seconds == {"a": pytest.approx(100.0)}
+        assert store.situation(60).served_seconds == {"a": pytest.approx(arbiter.counted(100.0))}
         clock.advance(300)
-        assert store.situation(60).served_seconds == {"a": pytest.approx(50.0)}
+        assert store.situation(60).served_seconds == {"a": pytest.approx(arbiter.counted(100.0) / 2)}
 
     def test_a_loaded_model_goes_first_within_bounds(self, store: Store, create: Create, clock: Any) -> None:
         create("cold", plan_model="cold")

@@ -11,6 +11,7 @@ import pytest
 
 from vitascope.domain.arbiter import (
     AGEING,
+    AHEAD_SECONDS,
     BESIDE_AFTER_SECONDS,
     BESIDE_SHARE,
     HALF_LIFE_SECONDS,
@@ -18,6 +19,8 @@ from vitascope.domain.arbiter import (
     UNKNOWN_SECONDS,
     WARM_PATIENCE_SECONDS,
     Candidate,
+    DeviceTime,
+    counted,
     expected_seconds,
     faded,
     forecast,
@@ -275,14 +278,12 @@ def test_what_its_key_had_keeps_a_short_job_from_passing_anothers() -> None:
     other = job("other", "b", 60.0)
     short = replace(job("short", "flood", 5.0), waited_seconds=5000.0)
     assert not worth_beside(short, [other], {"flood": 300.0, "b": 60.0})
-    assert worth_beside(short, [other], {"flood": 300.0, "b": 60.0}, num_devices=100), (
-        "there it had but three seconds of each"
-    )
+    assert worth_beside(short, [other], {"flood": 100.0, "b": 60.0})
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_at_most_a_few_are_open_on_a_device(seed: int) -> None:
-    """Each new one is at most half as long as what is left of the shortest."""
+    """Each is at most half as long as what is left of the shortest."""
     rng = random.Random(seed)
     opened = [job("first", seconds=1000.0)]
     for n in range(1000):
@@ -290,4 +291,30 @@ def test_at_most_a_few_are_open_on_a_device(seed: int) -> None:
         if worth_beside(new, opened, {}):
             opened.append(new)
     assert len(opened) <= 11
-    assert all(b.seconds <= BESIDE_SHARE * a.seconds for a, b in itertools.pairwise(opened))  # type: ignore[operator]
+    lengths = [expected_seconds(candidate) for candidate in opened]
+    assert all(later <= BESIDE_SHARE * earlier for earlier, later in itertools.pairwise(lengths))
+
+
+def test_a_key_that_comes_anew_to_a_device_has_neither_debt_nor_credit() -> None:
+    time = DeviceTime()
+    time.begin("a", set())
+    time.work("a", 1000.0)
+    time.begin("b", {"a"})
+    assert time.served_seconds == {"a": 1000.0, "b": 1000.0}
+    time.work("b", 10.0)
+    time.begin("b", {"a", "b"})
+    assert time.served_seconds["b"] == 1010.0, "it was there"
+    time.begin("c", {"a", "b"})
+    assert time.served_seconds["c"] == 1000.0
+    time.begin("b", set())
+    assert time.served_seconds["b"] == 1010.0
+
+
+def test_a_long_job_counts_as_many_short_ones() -> None:
+    """Else who makes long ones would get less: what short ones had fades while a long one runs."""
+    shorts = 0.0
+    for _ in range(1000):
+        shorts = faded(shorts, 1.0) + counted(1.0)
+    assert counted(1000.0) == pytest.approx(shorts, rel=0.01)
+    assert counted(0.0, 1e6) == AHEAD_SECONDS
+    assert counted(10.0, -5.0) == counted(10.0)

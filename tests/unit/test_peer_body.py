@@ -71,6 +71,8 @@ CASES: dict[str, dict[str, Any]] = {
     "upscale": {"upscale": Upscale()},
     "larger": {"height": 64, "width": 96, "upscale": Upscale(height=192, width=288, strength=0.4, guidance_scale=3.0)},
     "improved": {"improved_sampling": ImprovedSampling(seed=8, iterations=3)},
+    "lossless": {"speed": "lossless"},
+    "fast": {"speed": "fast", "num_inference_steps": 20},
     "own mark": {"watermark": Watermark(text="mine", position="top", opacity=0.9)},
     "picture": {"watermark": Watermark(image="inputs/m.png")},
     "no mark": {"watermark": Watermark()},

@@ -162,7 +162,8 @@ def _made_with(job: Job) -> str:
     scheduler = f", {job['scheduler']}" if job.get("scheduler") else ""
     improved = job.get("improved_sampling")
     rounds = f"{improved['iterations']} times " if improved else ""
-    return f"{rounds}{job.get('num_inference_steps')} steps, guidance {job.get('guidance_scale')}{scheduler}"
+    speed = f", {job['speed']}" if job.get("speed", "lossless") != "lossless" else ""
+    return f"{rounds}{job.get('num_inference_steps')} steps, guidance {job.get('guidance_scale')}{scheduler}{speed}"
 
 
 def _instant(text: str) -> str:

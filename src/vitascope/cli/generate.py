@@ -32,6 +32,7 @@ from vitascope.domain.request import (
     Watermark,
     num_frames_for,
 )
+from vitascope.domain.speed_levels import SpeedLevel, settled
 
 from ._terminal import ProgressLine, printable, stderr
 from ._transfer import TransferLine
@@ -134,6 +135,10 @@ def generate(  # one parameter per option: typer reads them off the signature
     improved_sampling_seed: Annotated[
         int | None, typer.Option(help="Of the noise that the further rounds get; drawn when not given.")
     ] = None,
+    speed: Annotated[
+        SpeedLevel | None,
+        typer.Option(help="How far steps may be approximated to save time; by default as the settings say."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video; drawn when not given.")] = None,
     num_videos: Annotated[
         int,
@@ -202,6 +207,7 @@ def generate(  # one parameter per option: typer reads them off the signature
             is_asked=upscale,
         ),
         improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
+        speed=speed,
         seed=secrets.randbits(31) if seed is None else seed,
         is_seed_drawn=seed is None,
         num_videos=num_videos,
@@ -210,6 +216,7 @@ def generate(  # one parameter per option: typer reads them off the signature
         watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
     request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
+    request = settled(request, settings.engine.speed)
     request, choices = _following(request, spec) if continues is None else _continuing(request, seconds)
     request, told = prompting.settled(request, spec, settings.prompt_rules)
     planned = plan(request, spec, settings.mark_rules)
@@ -271,6 +278,7 @@ def _produce(
         line.show(Step("load"))
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
+        settings_module.keep_compiled(settings)
         from vitascope.engine import Wishes, open_engine
         from vitascope.worker.opening import Enhanced
         from vitascope.worker.outputs import Failed, produce_all
@@ -288,10 +296,12 @@ def _produce(
             threads=settings.engine.threads,
             slots=settings.engine.slots,
             memory_gb=settings.engine.memory_gb,
-            wishes=Wishes(**settings.engine.wishes),
+            wishes=Wishes(**settings.engine.wishes).for_one_clip(),
             fake_step_seconds=settings.engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
+            embeddings_cache_bytes=int(settings.engine.embeddings_cache_mb * 1e6),
+            notes=settings.engine_notes_folder,
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

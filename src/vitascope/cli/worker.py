@@ -80,6 +80,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     settings = settings_module.load()
     configure_logging(settings.log_level)
     settings_module.share_cores()
+    settings_module.keep_compiled(settings)
     engine = settings.engine
     # a card that was broken since the server started must not take the other models with it
     catalog = Catalog.open(
@@ -101,6 +102,8 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             fake_step_seconds=engine.fake_step_seconds,
             find_loras=catalog.loras.files,
             lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
+            embeddings_cache_bytes=int(engine.embeddings_cache_mb * 1e6),
+            notes=settings.engine_notes_folder,
         ),
         catalog.resolve,
         nice=settings.worker.nice,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 UNKNOWN_SECONDS = 60.0
@@ -33,6 +33,9 @@ PRIORITY_PATIENCE_SECONDS = 600.0
 
 HALF_LIFE_SECONDS = 300.0
 """What a key has had of the device counts half after so long."""
+
+AHEAD_SECONDS = 60.0
+"""Of what a running job has yet to get, so much counts as had."""
 
 STAY_SECONDS = 0.5
 """Who works goes on until another one would be done sooner by so much, and by STAY_SHARE: a turn costs caches, and estimates err."""
@@ -64,6 +67,27 @@ class Candidate:
     priority: int = 0
 
 
+class DeviceTime:
+    """What each key has had of one device, among those that want it.
+
+    A key that comes anew begins where the one stands that has had the least: what others had while it wanted nothing is no
+    debt to it. So nothing needs to fade, and who lends others the device for as long as its job takes gets it back.
+    """
+
+    def __init__(self) -> None:
+        self.served_seconds: dict[str, float] = {}
+
+    def begin(self, key: str, others: Collection[str]) -> None:
+        """A job is opened; `others` are the keys of those that are open already."""
+        if key not in others:
+            known = [self.served_seconds[other] for other in others if other in self.served_seconds]
+            least = min(known, default=max(self.served_seconds.values(), default=0.0))
+            self.served_seconds[key] = max(self.served_seconds.get(key, 0.0), least)
+
+    def work(self, key: str, seconds: float) -> None:
+        self.served_seconds[key] = self.served_seconds.get(key, 0.0) + seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """When a waiting job is expected to have its turn, as things stand."""
@@ -86,7 +110,7 @@ def next_of(
     Args:
         candidates: who waits, in order of arrival, which decides where nothing else does. For each key at least its
             longest-waiting and its shortest jobs.
-        served_seconds: device seconds that each key has had lately, running jobs included.
+        served_seconds: device seconds that each key has had lately, each job as `counted`.
         warm_models: models that the asking worker has loaded.
         top: highest priority of all that wait, where `candidates` are only some of them.
     """
@@ -113,17 +137,26 @@ def next_step(
 
     Args:
         running: what is open on the device and could work now.
-        served_seconds: of this device, what each key has had lately by now, without what its open jobs have left.
+        served_seconds: what each key has had of this device; see `DeviceTime`.
         last: id of the job that worked last.
     """
     highest = max(candidate.priority for candidate in running)
     urgent = [candidate for candidate in running if candidate.priority == highest]
-    first = min(
-        urgent, key=lambda candidate: (_done_at(candidate, served_seconds), -candidate.waited_seconds)
-    )
-    worked = next((candidate for candidate in urgent if candidate.job_id == last), first)
-    sooner = _done_at(worked, served_seconds) - _done_at(first, served_seconds)
-    return first if sooner > max(STAY_SECONDS, STAY_SHARE * expected_seconds(worked)) else worked
+    worked = next((candidate for candidate in urgent if candidate.job_id == last), None)
+    by_key: dict[str, Candidate] = {}
+    for candidate in sorted(urgent, key=lambda candidate: candidate is not worked):
+        head = by_key.setdefault(candidate.key, candidate)
+        if _passes(candidate, head, _of_one_key, is_working=head is worked):
+            by_key[candidate.key] = candidate
+
+    def done_at(candidate: Candidate) -> float:
+        return served_seconds.get(candidate.key, 0.0) + expected_seconds(candidate)
+
+    first, *others = sorted(by_key.values(), key=lambda candidate: candidate is not worked)
+    for candidate in others:
+        if _passes(candidate, first, done_at, is_working=first is worked):
+            first = candidate
+    return first
 
 
 def worth_beside(
@@ -132,7 +165,6 @@ def worth_beside(
     served_seconds: Mapping[str, float],
     *,
     may_share: bool = False,
-    num_devices: int = 1,
 ) -> bool:
     """Tell whether a waiting job should be begun on a device beside what is open there.
 
@@ -142,9 +174,8 @@ def worth_beside(
     Args:
         candidate: who waits.
         running: what is open there and needs the device yet, with the seconds that are left.
-        served_seconds: as for `next_of`: of all devices, with all that running jobs will take.
+        served_seconds: as for `next_of`.
         may_share: it can be computed in the same forwards as one of them, which makes both cheaper.
-        num_devices: of all devices how many there are.
     """
     if not running:
         return True
@@ -155,17 +186,11 @@ def worth_beside(
         return candidate.priority > highest
     if may_share:
         return True
-    had = dict(served_seconds)
-    for other in running:
-        had[other.key] = had.get(other.key, 0.0) - expected_seconds(other)
-    had = {key: max(0.0, seconds) / max(1, num_devices) for key, seconds in had.items()}
+    seconds, least = expected_seconds(candidate), min(expected_seconds(other) for other in running)
+    if seconds > BESIDE_SHARE * least:
+        return False
     young = replace(candidate, waited_seconds=0.0)  # its age counts among those that wait
-    seconds = expected_seconds(candidate)
-    return all(
-        seconds <= BESIDE_SHARE * expected_seconds(other)
-        and next_step([other, young], had, other.job_id) is young
-        for other in running
-    )
+    return all(next_step([other, young], served_seconds, other.job_id) is young for other in running)
 
 
 def forecast(
@@ -234,6 +259,18 @@ def faded(served_seconds: float, elapsed_seconds: float) -> float:
     return served_seconds * math.pow(0.5, max(0.0, elapsed_seconds) / HALF_LIFE_SECONDS)
 
 
+def counted(elapsed_seconds: float, left_seconds: float = 0.0) -> float:
+    """What a job counts for that has had a device for so long until now, and will for so much longer.
+
+    What it had faded meanwhile, as if it had been many short jobs: else who makes long ones would get less than others. Of what it
+    has yet to get only the next seconds count: enough for several workers that ask at once not to serve one key only.
+    """
+    lasting = HALF_LIFE_SECONDS / math.log(2)
+    return lasting * -math.expm1(-max(0.0, elapsed_seconds) / lasting) + min(
+        max(0.0, left_seconds), AHEAD_SECONDS
+    )
+
+
 def expected_seconds(candidate: Candidate) -> float:
     """Estimated seconds of a job, known or not."""
     return UNKNOWN_SECONDS if candidate.seconds is None else candidate.seconds
@@ -248,15 +285,22 @@ def _priority(candidate: Candidate, top: int) -> int:
     return raised(candidate.priority, candidate.waited_seconds, top)
 
 
-def _done_at(candidate: Candidate, served_seconds: Mapping[str, float]) -> float:
-    """What its key will have had when it is done: with even shares, who has the least here is done first.
+def _passes(
+    candidate: Candidate, other: Candidate, order: Callable[[Candidate], float], *, is_working: bool
+) -> bool:
+    """Whether one goes before another, which keeps its place if it works and little is gained."""
+    sooner = order(other) - order(candidate)
+    return sooner > (max(STAY_SECONDS, STAY_SHARE * expected_seconds(other)) if is_working else 0.0)
+
+
+def _of_one_key(candidate: Candidate) -> float:
+    """The order of a key's open jobs: the shortest first.
 
     Who stood still for longer than what is left ages: not sooner, or equal jobs would pass each other in turn. From then on
-    working changes the order as little as before: what is left falls as fast as others wait.
+    working changes the order no more than before: what is left falls as fast as others wait.
     """
     left = expected_seconds(candidate)
-    age = max(0.0, candidate.waited_seconds - left)
-    return served_seconds.get(candidate.key, 0.0) + left - AGEING * age
+    return left - AGEING * max(0.0, candidate.waited_seconds - left)
 
 
 def _rank(candidate: Candidate) -> tuple[float, float]:

@@ -84,7 +84,9 @@ def _work_of_pass(plan: Plan) -> int:
 def effort_of(plan: Plan) -> Effort:
     """Take what decides a plan's time out of it."""
     num_steps, num_windows = plan.total_steps * plan.num_videos, len(plan.windows) * plan.num_videos
-    return Effort(plan.model, work_of(plan), num_steps, num_windows)
+    cache = plan.step_cache  # jobs with one are measured apart, as if they denoised less at once
+    work = work_of(plan) if cache is None else round(work_of(plan) * cache.expected_share)
+    return Effort(plan.model, work, num_steps, num_windows)
 
 
 def work_class(work: int) -> int:

@@ -37,6 +37,7 @@ from .request import (
     Watermark,
 )
 from .sizes import Fit, asked_size, native_size, shown_part
+from .speed_levels import SpeedLevel, StepCache, step_cache_of
 from .upscaling import FirstPass, UpscalePass, upscaled
 from .windows import MAX_SHOTS, Window, asked_length, windows_of
 
@@ -88,6 +89,8 @@ class Plan:
     #: With its seed and number of rounds; None denoises once.
     improved_sampling: ImprovedSampling | None = None
     preview_every: int = 0
+    #: What is reused from step to step; None computes every one in full.
+    step_cache: StepCache | None = None
     #: Whether a language model writes the prompt out first; here it is as it was sent.
     enhance_prompt: bool = False
     #: What it has written before, in the place of the texts that the windows show.
@@ -114,6 +117,19 @@ class Plan:
     #: The first frame that it is drawn on: a video that is continued may bear it already.
     watermark_from: int = 0
     choices: tuple[Choice, ...]
+
+    @property
+    def speed(self) -> SpeedLevel:
+        """How far it may differ from what every step computed in full would make: the level in effect."""
+        return "lossless" if self.step_cache is None else self.step_cache.level
+
+    @property
+    def may_share_forwards(self) -> bool:
+        """Whether a forward of the model may be computed together with those of other jobs.
+
+        That changes the lowest bits, which a client who gave a seed does not want; and what a step cache reuses is one job's own.
+        """
+        return self.is_seed_drawn and self.step_cache is None
 
     @property
     def shown(self) -> Size:
@@ -212,6 +228,7 @@ class Plan:
             flow_shift=None if this.model else self.flow_shift,
             loras=() if this.model else self.loras,
             improved_sampling=None,
+            step_cache=None,
             upscale=None,
         )
 
@@ -244,10 +261,11 @@ class Plan:
         rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
         rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark, upscale = values.get("watermark"), values.get("upscale")
-        improved = values.get("improved_sampling")
+        improved, cache = values.get("improved_sampling"), values.get("step_cache")
         objects = {
             "watermark": watermark and Watermark(**watermark),
             "improved_sampling": improved and ImprovedSampling(**improved),
+            "step_cache": cache and StepCache(**cache),
             "upscale": upscale and UpscalePass(**{**upscale, "modes": tuple(upscale["modes"])}),
         }
         return cls(**{**values, **rows, **objects, "windows": windows, "choices": choices})
@@ -304,6 +322,9 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
     improved, improved_choices = improved_sampling_of(
         request, spec, (window.mode for window in windows), steps
     )
+    strength = _strength(request, spec, mode, steps)
+    running = steps if strength is None else steps_that_run(steps, strength)
+    step_cache, speed_choices = step_cache_of(request.speed, spec, (w.mode for w in windows), running)
     watermark, mark_choices = watermark_of(request, rules, size)
     return Plan(
         model=spec.id,
@@ -323,11 +344,12 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         flow_shift=_flow_shift(request, spec),
-        strength=_strength(request, spec, mode, steps),
+        strength=strength,
         loras=loras_of(request),
         clip_skip=_clip_skip(request, spec),
         improved_sampling=improved,
         preview_every=request.preview_every,
+        step_cache=step_cache,
         enhance_prompt=bool(request.enhance_prompt),
         enhanced_prompts=request.enhanced_prompts,
         upscale=None if larger is None else larger.upscale,
@@ -345,7 +367,12 @@ def plan(request: GenerationRequest, spec: ModelSpec, rules: MarkRules = DEFAULT
         provenance=is_signed(request, rules),
         watermark=watermark,
         watermark_from=_watermark_from(request, watermark),
-        choices=size_choices + length_choices + scheduler_choices + improved_choices + mark_choices,
+        choices=size_choices
+        + length_choices
+        + scheduler_choices
+        + improved_choices
+        + speed_choices
+        + mark_choices,
     )
 
 

@@ -152,6 +152,9 @@ class GenerationRequest:
     improved_sampling: ImprovedSampling | None = None
     #: A small picture of the video as it is, every so many denoising steps; 0 makes none.
     preview_every: int = 0
+    #: How far it may differ from what every step computed in full would make, for the sake of time: a level of `speed_levels`. The
+    #: operator's is filled in at submit, so that a retry makes the same video; None is lossless.
+    speed: str | None = None
     #: Drawn at submit when the client gave none, so that a retry makes the same video.
     seed: int | None = None
     #: Whether no client chose it: then the lowest bits may depend on what else is computed at the time.

@@ -54,6 +54,11 @@ class Adapter:
     sha256: str
 
     @property
+    def components(self) -> set[str]:
+        """Names of those that it changes."""
+        return {component for component, _ in (*self.products, *self.differences)}
+
+    @property
     def num_bytes(self) -> int:
         parts = [
             tensor
@@ -104,6 +109,8 @@ class Adapters:
             scaled = [(adapter, file.scale) for adapter, file in zip(adapters, files, strict=True)]
             _add_products(scaled, modules, stack)
             _add_differences(scaled, modules, stack)
+            slot.adapted = frozenset(component for adapter in adapters for component in adapter.components)
+            stack.callback(setattr, slot, "adapted", frozenset())
             yield tuple(_choice(file, adapter) for file, adapter in zip(files, adapters, strict=True))
 
     def _adapter(self, file: LoraFile, spec: ModelSpec, modules: dict[str, torch.nn.Module]) -> Adapter:

@@ -18,15 +18,7 @@ from diffusers.models.attention_dispatch import (
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
 
-KERNELS = {
-    "native": "native",
-    "cudnn": "_native_cudnn",
-    "flash": "flash",
-    "flash3": "_flash_3",
-    "sage": "sage",
-    "xformers": "xformers",
-}
-"""What the setting calls them, and diffusers."""
+from .kernel_times import KERNELS, KernelTimes, length_class
 
 _WITHOUT_MASKS = ("Wan", "SkyReels", "CogVideoX")
 """Denoisers that hand no mask to their attention, so that kernels will do which take none."""
@@ -48,40 +40,55 @@ def check_attention(asked: str, device: torch.device) -> None:
 
 
 def choose_attention(
-    asked: str, denoiser: torch.nn.Module, device: torch.device, dtype: torch.dtype
+    asked: str,
+    denoiser: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_tokens: int = 0,
+    kernel_times: KernelTimes | None = None,
 ) -> Choice:
     """Choose the kernels for a denoiser, by trying them with its head size and dtype.
 
     Args:
-        asked: the operator's setting; `auto` takes the quickest that works and computes the same.
+        asked: the operator's setting; `auto` takes the quickest of those that work and compute the same.
         denoiser: the model's.
+        device: where it works.
+        dtype: which it computes in.
+        num_tokens: that it attends to in a clip of its default size.
+        kernel_times: what was measured before; without it every loading measures anew.
     """
     if asked != "auto":
         problem = problem_with(asked, denoiser, device, dtype)
         if problem is None:
             return Choice("attention", asked, "set by engine.attention; tried on this device")
         return Choice("attention", "native", f"engine.attention is `{asked}`, but {problem}")
-    for name in _candidates(device):
-        if problem_with(name, denoiser, device, dtype) is None:
-            return Choice("attention", name, "the quickest on this kind of GPU; tried on this device")
-    return Choice("attention", "native", _why_native(device))
+    names = [name for name in _candidates(device) if problem_with(name, denoiser, device, dtype) is None]
+    if not names:
+        return Choice("attention", "native", _why_native(device))
+    length = length_class(num_tokens)
+    head_dim = _head_dim(denoiser)
+    times = (kernel_times or KernelTimes()).of(["native", *names], head_dim, length, device, dtype)
+    quickest = min(times, key=lambda name: times[name])
+    told = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())
+    reason = f"the quickest of those that compute the same: {told} for {length} tokens and heads of {head_dim}, measured once on this device"
+    return Choice("attention", quickest, reason)
 
 
 def _candidates(device: torch.device) -> tuple[str, ...]:
-    """Kernels that are quicker than torch's choice, the quickest first; all of them compute the same.
-
-    On GPUs before Hopper torch's own choice is FlashAttention 2 already.
-    """
-    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
+    """Kernels that may be quicker than torch's choice; all of them compute the same."""
+    if device.type != "cuda":
         return ()
-    return ("flash3", "cudnn")
+    if torch.version.hip:
+        return ("flash",)
+    is_hopper = torch.cuda.get_device_capability(device) >= (9, 0)
+    return ("cudnn", "flash", "flash3") if is_hopper else ("cudnn", "flash")
 
 
 def _why_native(device: torch.device) -> str:
     if device.type == "cpu":
         return "torch's own is the one that there is for a CPU"
     if _candidates(device):
-        return "torch chooses; FlashAttention 3 and cuDNN's kernels do not work with this model here"
+        return f"torch chooses; {', '.join(_candidates(device))} do not work with this model here"
     return "torch chooses the quickest that there is for this GPU"
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 
 from . import shortage
+from .postponed import when_imported
 from .torch_state import TorchState
 
 logger = logging.getLogger(__name__)
@@ -182,16 +182,21 @@ class Background:
 @functools.cache
 def _know_harmless_parts() -> None:
     """Wrap the long parts of the libraries' loading that change nothing for others: there the thread works apart."""
-    for kind, name in (
-        (diffusers.ModelMixin, "_load_pretrained_model"),
-        (transformers.PreTrainedModel, "_load_pretrained_model"),
-        (transformers.PreTrainedTokenizerBase, "from_pretrained"),
-    ):
-        found = kind.__dict__.get(name)
-        if isinstance(
-            found, classmethod | staticmethod
-        ):  # a version that has none of this name is only slower
-            setattr(kind, name, type(found)(_apart(found.__func__)))
+    _do_apart(diffusers.ModelMixin, "_load_pretrained_model")
+    when_imported("transformers", _know_those_of_transformers)
+
+
+def _know_those_of_transformers() -> None:
+    import transformers
+
+    _do_apart(transformers.PreTrainedModel, "_load_pretrained_model")
+    _do_apart(transformers.PreTrainedTokenizerBase, "from_pretrained")
+
+
+def _do_apart(kind: Any, name: str) -> None:
+    found = kind.__dict__.get(name)
+    if isinstance(found, classmethod | staticmethod):  # a version that has none of this name is only slower
+        setattr(kind, name, type(found)(_apart(found.__func__)))
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope.domain.choice import Choice
@@ -200,12 +201,17 @@ def open_engine(
     fake_step_seconds: float = 0.0,
     find_loras: FindLoras = no_loras,
     lora_cache_bytes: int = 0,
+    embeddings_cache_bytes: int = 0,
+    notes: Path | None = None,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
         from .fake import FakeEngine
 
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
+    from .postponed import postpone
+
+    postpone()
     from .engine import DiffusersEngine
 
     return DiffusersEngine(
@@ -217,4 +223,6 @@ def open_engine(
         wishes=wishes,
         find_loras=find_loras,
         lora_cache_bytes=lora_cache_bytes,
+        embeddings_cache_bytes=embeddings_cache_bytes,
+        notes=notes,
     )

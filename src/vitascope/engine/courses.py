@@ -131,6 +131,21 @@ def in_rounds(scheduler: Any, rounds: Rounds) -> None:
     scheduler.__class__ = Led
 
 
+def place_of(scheduler: Any, done: int, total: int) -> tuple[int, int]:
+    """Tell which step of its round comes next, and how many a whole round has.
+
+    Args:
+        scheduler: after a step; what is asked for without rounds is what was counted.
+        done: calls of it that were made.
+        total: calls of it that there are.
+    """
+    course: _Course | None = vars(scheduler).get("_course")
+    if course is None:
+        return done, total
+    position = getattr(scheduler, "_step_index", None)
+    return (course.calls if position is None else position) % course.length, course.length
+
+
 def _in_own_row(method: Any) -> Any:
     """Make a method that finds the level of a timestep find it in the scheduler's own row."""
 

@@ -12,6 +12,7 @@ from vitascope.domain.model_spec import ModelSpec
 
 from .activations import largest_extent, work_of
 from .attention import check_attention
+from .compiling import check_compile, choose_compile
 from .device import choose_device, choose_threads, measure
 from .placement import VALUE_BYTES, Wishes, best_dtype, check, place
 from .sizes import read_sizes
@@ -27,6 +28,7 @@ def describe(device: str, threads: int, wishes: Wishes) -> list[Choice]:
     machine = measure(chosen)
     check(machine, wishes)
     check_attention(wishes.attention, chosen)
+    check_compile(wishes.compile, chosen)
     found = [
         Choice("torch", torch.__version__, f"with diffusers {diffusers.__version__}"),
         device_choice,
@@ -62,9 +64,11 @@ def describe_model(
         ModelTooLarge: it has no room here.
         SettingsError: a setting asks for what this machine cannot do.
     """
-    machine = measure(choose_device(device)[0], budget_bytes)
+    chosen = choose_device(device)[0]
+    machine = measure(chosen, budget_bytes)
     sizes, extent = read_sizes(location, parts), largest_extent(spec)
     placement = place(spec, sizes, machine, wishes, extent)
     work = work_of(sizes, extent, value_bytes=VALUE_BYTES[placement.dtype])
     tiling = placement.tiles_for(work, extent)
-    return [*placement.choices, *([tiling] if tiling else [])]
+    compiles = choose_compile(wishes.compile, chosen, placement)
+    return [*placement.choices, compiles, *([tiling] if tiling else [])]

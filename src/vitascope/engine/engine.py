@@ -7,10 +7,10 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
-import transformers
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
@@ -24,14 +24,20 @@ from . import shortage
 from .adapters import Adapters
 from .attention import check_attention
 from .background import Background, Turn
+from .company import Company, most_tokens
+from .compiling import check_compile
 from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
+from .denoising import Denoising
 from .device import choose_device, choose_threads, device_kind, measure, total_bytes
+from .embeddings import Embeddings
 from .families import generic
 from .keeper import Models
+from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
+from .postponed import when_imported
 from .residence import Residence
 from .slots import Slot
 
@@ -57,6 +63,8 @@ class DiffusersEngine:
         wishes: how models are to be loaded, where the operator does not leave it to what fits.
         find_loras: tells which adapters are applied.
         lora_cache_bytes: of adapters, what is kept between requests.
+        embeddings_cache_bytes: of what text encoders made, what is kept between requests.
+        notes: folder where it keeps what it has measured; None measures anew.
     """
 
     def __init__(
@@ -70,23 +78,28 @@ class DiffusersEngine:
         wishes: Wishes = NO_WISHES,
         find_loras: FindLoras = no_loras,
         lora_cache_bytes: int = 0,
+        embeddings_cache_bytes: int = 0,
+        notes: Path | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
         diffusers.utils.logging.disable_progress_bar()
+        when_imported("transformers", _quieten_transformers)
         self._locate = locate
         self._device, device_choice = choose_device(device)
         self._choices = (device_choice, choose_threads(threads))
         check(measure(self._device), wishes)
         check_attention(wishes.attention, self._device)
+        check_compile(wishes.compile, self._device)
         self._places = Places(slots)
         self._meter = Meter(self._device)
-        self._models = Models(locate, self._device, device_choice, memory_gb, wishes)
+        kernel_times = KernelTimes(None if notes is None else notes / "attention.json")
+        self._models = Models(locate, self._device, device_choice, memory_gb, wishes, kernel_times)
         self._residence: Residence[LoadedModel] = Residence(self._models)
         self._turn = Turn()
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
+        self._embeddings = Embeddings(embeddings_cache_bytes)
+        self._company = Company(most_tokens(self._device))
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -123,12 +136,14 @@ class DiffusersEngine:
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
             rising = _Rising(self._turn)
-            clip = yield from self._insist(plan, spec, rising, lambda: self._make(plan, spec, inputs, rising))
+            clip = yield from self._insist(
+                plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing)
+            )
             second, larger = plan.second, spec.second
             if second is not None and larger is not None and second.model != spec.id:
                 first = clip
                 clip = yield from self._insist(
-                    second, larger, rising, lambda: self._make_larger(plan, larger, inputs, first)
+                    second, larger, rising, lambda: self._make_larger(plan, larger, inputs, first, sharing)
                 )
         yield clip
 
@@ -166,11 +181,13 @@ class DiffusersEngine:
             with self._turn:
                 this = plan.second if plan.second is not None and rising.is_in_second else plan
                 short = self._short(error, spec, this, shortage.stage_of(error) or rising.stage)
-        self._adapters.clear()
+        self._forget_kept()
         shortage.reclaim(self._device)
         return short
 
-    def _make(self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising) -> _Making:
+    def _make(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising, sharing: Sharing | None
+    ) -> _Making:
         rising.is_in_second = False
         yield Step("load")
         self._check_second(plan, spec)
@@ -180,22 +197,27 @@ class DiffusersEngine:
             model.slots.take(plan.seed) as slot,
             self._adapters.attached(plan.loras, spec, slot) as lora_choices,
             self._meter.reading() as reading,
+            self._quickened(slot, sharing) as denoising,
         ):
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
             frames = yield from generic.generate(plan, spec, slot, inputs)
             choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
+            choices += (model.compiling.choice, *slot.reuse.choices(plan.step_cache))
             if plan.second is not None and plan.second.model == spec.id:
                 choices += _named_second(model.choose_tiling(plan.second, slot))
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
                 rising.is_in_second = True
                 frames = yield from generic.upscale(plan, spec, slot, larger, frames)
+            choices += denoising.choices
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(plan), reading.work_bytes)
         return Clip(frames, choices)
 
-    def _make_larger(self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Clip) -> _Making:
+    def _make_larger(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Clip, sharing: Sharing | None
+    ) -> _Making:
         """Make the second pass with a checkpoint of its own: the first one's slot is free by now, and its weights may go."""
         second = plan.second
         assert second is not None
@@ -211,11 +233,24 @@ class DiffusersEngine:
             slot = held.enter_context(model.slots.take(plan.seed))
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
+            denoising = held.enter_context(self._quickened(slot, sharing))
             choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
+            choices += _named_second(denoising.choices)
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(second), reading.work_bytes)
         return Clip(frames, first.choices + choices)
+
+    @contextlib.contextmanager
+    def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
+        """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
+        denoising = Denoising(slot, self._company, sharing)
+        with denoising.arranged(), self._embeddings.used(slot):
+            yield denoising
+
+    def _forget_kept(self) -> None:
+        self._adapters.clear()
+        self._embeddings.clear()
 
     def _check_second(self, plan: Plan, spec: ModelSpec) -> None:
         """A checkpoint for the second pass that is not there shall not be missed after half of the work.
@@ -295,14 +330,14 @@ class DiffusersEngine:
             return self._residence.evict(model_id)
 
     def clear_caches(self) -> None:
-        self._adapters.clear()
+        self._forget_kept()
         shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
         with self._alone():
             self._residence.clear()
-            self._adapters.clear()
+            self._forget_kept()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -330,6 +365,13 @@ class DiffusersEngine:
         said = shortage.forget(error)
         logger.warning("out of memory", extra={"model": spec.id, "stage": stage, "traceback": said})
         return found
+
+
+def _quieten_transformers() -> None:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 class _Rising:

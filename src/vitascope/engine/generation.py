@@ -7,8 +7,10 @@ Closing the iteration raises inside the pipeline at that point, so that nothing 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +35,20 @@ def pause(step: Step | None) -> None:
     call = current()
     if call is not None:
         call.pause(step)
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """Have work that is done for other calls too not stand still in its middle: they would wait for it, and nobody knows how long."""
+    call = current()
+    if call is None:
+        yield
+        return
+    resumed_at, call.resumed_at = call.resumed_at, math.inf
+    try:
+        yield
+    finally:
+        call.resumed_at = resumed_at
 
 
 def run_in_steps(

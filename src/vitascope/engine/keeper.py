@@ -16,6 +16,7 @@ from . import shortage
 from .activations import Extent, largest_extent, work_of
 from .contract import Locate
 from .device import free_bytes, free_host_bytes, measure, total_bytes
+from .kernel_times import KernelTimes
 from .loading import LoadedModel, load_model
 from .placement import VALUE_BYTES, Placement, Wishes, place
 from .residence import GB
@@ -56,11 +57,13 @@ class Models:
         device_choice: Choice,
         memory_gb: float,
         wishes: Wishes,
+        kernel_times: KernelTimes | None = None,
     ) -> None:
         self._locate = locate
         self._device = device
         self._device_choice = device_choice
         self._wishes = wishes
+        self._kernel_times = kernel_times
         self._found: dict[str, tuple[ModelSpec, str, dict[str, str]]] = {}
         self._placements: dict[str, _Placed] = {}
         self.budget_bytes = round(memory_gb * GB) or None
@@ -115,6 +118,7 @@ class Models:
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
                 sizes=placed.sizes, placement=placed.placement, attention=self._wishes.attention,
+                compiles=self._wishes.compile, kernel_times=self._kernel_times,
             )  # fmt: skip
 
     def weigh(self, model: LoadedModel) -> int:

@@ -10,19 +10,21 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import Mode, ModelSpec
 from vitascope.domain.plan import Plan
 
+from . import bert
 from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
+from .compiling import Compiling, choose_compile
 from .device import measure
 from .families.quirks import prepare
+from .kernel_times import KernelTimes
 from .offloading import Offloading, pin
 from .placement import VALUE_BYTES, Placement, place
 from .sizes import Sizes, components_of, is_module, read_sizes, role_of
@@ -39,6 +41,7 @@ class LoadedModel:
     slots: Slots
     placement: Placement
     sizes: Sizes
+    compiling: Compiling
 
     def choose_tiling(self, plan: Plan, slot: Slot) -> tuple[Choice, ...]:
         """Have a slot decode this plan's frames in tiles, or whole."""
@@ -78,6 +81,8 @@ def load_model(
     sizes: Sizes | None = None,
     placement: Placement | None = None,
     attention: str = "auto",
+    compiles: str = "auto",
+    kernel_times: KernelTimes | None = None,
 ) -> LoadedModel:
     """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
 
@@ -90,6 +95,8 @@ def load_model(
         sizes: of its components, where they were read before.
         placement: how it is loaded; by default what fits now.
         attention: kernels that the operator asks for.
+        compiles: whether they want blocks compiled.
+        kernel_times: what is known of attention kernels.
 
     Raises:
         ModelUnavailable: the files are not there, not complete, or not what the card says.
@@ -110,9 +117,15 @@ def load_model(
         mode: pipe if mode == first else build_pipeline(cls, pipe.components, pipe.config)
         for mode, cls in classes.items()
     }
-    choices = (device_choice, *placement.choices, *_attention_choice(modules, placement, device, attention))
+    choices = (
+        device_choice,
+        *placement.choices,
+        *_attention_choice(modules, placement, device, attention, _num_tokens(spec), kernel_times),
+    )
     choices += _decode_choices(modules)
-    return LoadedModel(spec, pipelines, choices, Slots(pipelines, device, offloading), placement, sizes)
+    compiling = Compiling(choose_compile(compiles, device, placement))
+    slots = Slots(pipelines, device, offloading, compiling)
+    return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -135,15 +148,27 @@ def _bring(
 
 
 def _attention_choice(
-    modules: dict[str, torch.nn.Module], placement: Placement, device: torch.device, asked: str
+    modules: dict[str, torch.nn.Module],
+    placement: Placement,
+    device: torch.device,
+    asked: str,
+    num_tokens: int,
+    kernel_times: KernelTimes | None,
 ) -> tuple[Choice, ...]:
     denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
     if not denoisers:
         return ()
-    choice = choose_attention(asked, denoisers[0], device, getattr(torch, placement.dtype))
+    dtype = getattr(torch, placement.dtype)
+    choice = choose_attention(asked, denoisers[0], device, dtype, num_tokens, kernel_times)
     for denoiser in denoisers:
         use(denoiser, choice)
     return (choice,)
+
+
+def _num_tokens(spec: ModelSpec) -> int:
+    """Reckon how many tokens a clip of the default size has: most models have one for 4 frames of 16x16 pixels."""
+    extent = largest_extent(spec)
+    return extent.num_frames * extent.pixels // 1024
 
 
 def _decode_choices(modules: dict[str, torch.nn.Module]) -> tuple[Choice, ...]:
@@ -169,13 +194,16 @@ def _from_pretrained(
     try:
         given = _components_of_others(pipeline_class, getattr(torch, placement.dtype), parts)
         given |= _compacted(location, placement, given)
+        ours = _without_transformers(location, placement, given)
         pipe = pipeline_class.from_pretrained(
             location,
             dtype=getattr(torch, placement.dtype),
             use_safetensors=True,
             revision=spec.revision,
             **given,
+            **dict.fromkeys(ours),  # the library compares classes of what it is given
         )
+        pipe.register_modules(**ours)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         # diffusers and transformers raise any of these for a missing, cut or foreign file
         reason = str(error).strip().split("\n", 1)[0].replace(str(Path(location)), "the model's folder")
@@ -199,6 +227,8 @@ def _compacted(location: str, placement: Placement, given: Mapping[str, Any]) ->
     """
     if placement.quantization == "none":
         return {}
+    import transformers
+
     found = {}
     for name, library, kind in components_of(location):
         loader = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
@@ -211,6 +241,24 @@ def _compacted(location: str, placement: Placement, given: Mapping[str, Any]) ->
         _compact(name, module, placement)
         found[name] = module
     return found
+
+
+def _without_transformers(location: str, placement: Placement, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Load a text encoder and its tokenizer that we have ourselves: what else needs transformers is not loaded with them."""
+    found = {name: kind for name, library, kind in components_of(location) if library == "transformers"}
+    folder = Path(location)
+    is_ours = found == _BERT and not found.keys() & given.keys() and bert.is_plain(folder / "text_encoder")
+    if not is_ours or not (folder / "tokenizer" / "tokenizer.json").is_file():
+        return {}
+    with apart():
+        return {
+            "text_encoder": bert.load_encoder(folder / "text_encoder", getattr(torch, placement.dtype)),
+            "tokenizer": bert.load_tokenizer(folder / "tokenizer"),
+        }
+
+
+_BERT = {"text_encoder": "BertModel", "tokenizer": "BertTokenizer"}
+"""All that a checkpoint has of transformers, where this is what it has."""
 
 
 def _compact(name: str, module: torch.nn.Module, placement: Placement) -> None:

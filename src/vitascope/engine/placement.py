@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from vitascope.domain.choice import Choice
@@ -28,6 +28,9 @@ OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 GIB = 2**30
+
+ONE_CLIP = "one clip"
+"""Of `Wishes.compile`: `auto`, where the engine makes one clip and goes."""
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -77,6 +80,11 @@ class Wishes:
     vae_tiling: str = "auto"
     offload: str = "auto"
     quantization: str = "auto"
+    compile: str = "auto"
+
+    def for_one_clip(self) -> Wishes:
+        """Leave out what pays from the second clip on, but where it was asked for."""
+        return replace(self, compile=ONE_CLIP) if self.compile == "auto" else self
 
 
 NO_WISHES = Wishes()

@@ -11,14 +11,17 @@ import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
+from weakref import ref
 
 import torch
 from diffusers import ConfigMixin
 
 from vitascope.domain.model_spec import Mode
 
+from .compiling import NOT_COMPILING, Compiling
 from .generation import pause_at_blocks
 from .offloading import Offloading
+from .step_caches import Reuse
 from .torch_state import TorchState
 
 
@@ -62,8 +65,17 @@ class Slot:
         }
         pause_at_blocks(self.modules())
         self.shared = {} if shared is None else shared
+        #: Names of the components that the running request's adapters change.
+        self.adapted: frozenset[str] = frozenset()
+        #: What the running request's step cache comes to.
+        self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
         self.state: TorchState | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its modules are as they were loaded: no adapters change them."""
+        return not self.adapted
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The slot's own modules by component name."""
@@ -87,14 +99,20 @@ class Slots:
         pipelines: the loaded model's, by mode. They never run, so that every slot begins without state.
         device: where they work.
         offloading: brings their weights there, where they wait elsewhere. Then only one slot may be lent at a time.
+        compiling: of their blocks.
     """
 
     def __init__(
-        self, pipelines: dict[Mode, Any], device: torch.device, offloading: Offloading | None = None
+        self,
+        pipelines: dict[Mode, Any],
+        device: torch.device,
+        offloading: Offloading | None = None,
+        compiling: Compiling = NOT_COMPILING,
     ) -> None:
         self._pipelines = pipelines
         self._device = device
         self._offloading = offloading
+        self._compiling = compiling
         self._idle: list[Slot] = []
         self._shared: dict[str, Any] = {}
 
@@ -106,7 +124,7 @@ class Slots:
         milliseconds and no weights (docs/experiments.md).
         """
         slot = self._idle.pop() if self._idle else self._make()
-        slot.state = TorchState(seed, self._device)
+        slot.state, slot.reuse = TorchState(seed, self._device), Reuse()
         with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
             try:
                 yield slot
@@ -121,6 +139,8 @@ class Slots:
         slot = Slot(self._pipelines, self._shared)
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
+        this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
+        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
         return slot
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitascope import media
 from vitascope.catalog import Allowed
-from vitascope.domain import improved_sampling, prompting
+from vitascope.domain import improved_sampling, prompting, speed_levels
 from vitascope.domain.access import Allowance, Caller, Use
 from vitascope.domain.added import WITH_VAE
 from vitascope.domain.batch import BATCH_PRIORITY, BatchLease
@@ -43,6 +43,7 @@ from vitascope.domain.once import Once
 from vitascope.domain.plan import DEFAULT_RULES, Plan, plan
 from vitascope.domain.prompting import NO_PROMPT_RULES, PromptRules
 from vitascope.domain.request import GenerationRequest, Lora
+from vitascope.domain.speed_levels import SpeedLevel
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
@@ -182,6 +183,7 @@ class Service:
         link_seconds: float = LINK_SECONDS,
         marks: MarkRules = DEFAULT_RULES,
         improved_sampling_iterations: int = improved_sampling.DEFAULT_ITERATIONS,
+        speed: SpeedLevel = "lossless",
         certificates: str = "",
         expire_seconds: int | None = None,
         space: Space | None = None,
@@ -224,6 +226,7 @@ class Service:
         self.pictures = Pictures(self.files, self._fetched, link_seconds=link_seconds, threshold=unsafe_from)
         self._marks = marks
         self._improved_sampling_iterations = improved_sampling_iterations
+        self._speed = speed
         self._expire_seconds = expire_seconds
         self._space = space
         self._prompt_rules = prompt_rules
@@ -327,6 +330,7 @@ class Service:
         if request.seed is None:
             request = dataclasses.replace(request, seed=_drawn_seed(), is_seed_drawn=True)
         request = improved_sampling.drawn(request, self._improved_sampling_iterations, _drawn_seed)
+        request = speed_levels.settled(request, self._speed)
         if request.expires_in_seconds is None:
             request = dataclasses.replace(request, expires_in_seconds=self._expire_seconds)
         request = inputs.named(request, sent, job_id)

@@ -92,27 +92,20 @@ class ForWorkers(Base):
             lease_now = self._lease_time(connection)
             return queue.next_model(connection, self._now(), lease_now, device, warm_models)
 
-    def next_beside(self, beside: Beside, within_seconds: float, *, device: str = "") -> str | None:
+    def next_beside(self, beside: Beside, *, device: str = "") -> str | None:
         """Return the id of the job that is worth to be begun beside those which are open in a worker, for `claim`; None if none is.
 
         Costs a read of a small index where nobody waits.
 
         Args:
             beside: what is open there.
-            within_seconds: workers that were seen so recently count as alive.
             device: the worker's kind of device.
         """
         with self._database.read() as connection:
             if queue.is_empty(connection):
                 return None
             lease_now = self._lease_time(connection)
-            is_here = (
-                (workers.c.seen_at >= lease_now - timedelta(seconds=within_seconds))
-                & workers.c.stopped_at.is_(None)
-                & workers.c.peer.is_(None)
-            )
-            num_devices = connection.scalars(sa.select(sa.func.count()).where(is_here)).one()
-            return queue.next_beside(connection, self._now(), lease_now, device, beside, max(1, num_devices))
+            return queue.next_beside(connection, self._now(), lease_now, device, beside)
 
     def next_to_hand_over(self, *, device: str = "", without: Collection[str] = ()) -> Job | None:
         """Return the job that goes next of those that a peer may make, as things stand; None if none waits.

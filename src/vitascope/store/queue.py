@@ -141,7 +141,6 @@ def next_beside(
     lease_now: datetime,
     device: str,
     beside: Beside,
-    num_devices: int,
 ) -> str | None:
     """Tell the id of the first job, of those that go next, which is worth to be begun beside others; None if none is.
 
@@ -153,7 +152,6 @@ def next_beside(
         lease_now: by the clock of leases.
         device: of the asking worker.
         beside: what is open there.
-        num_devices: of all workers.
     """
     among = sa.and_(jobs.c.model.in_(sorted(beside.models)), jobs.c.attempt == 0)
     if beside.without:
@@ -164,9 +162,7 @@ def next_beside(
     served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
     for candidate in _in_turn(connection, now, lease_now, device, beside.models, among):
         may_share = bool(beside.shared) and _may_share(connection, candidate.job_id, beside)
-        if arbiter.worth_beside(
-            candidate, beside.running, served, may_share=may_share, num_devices=num_devices
-        ):
+        if arbiter.worth_beside(candidate, beside.running, served, may_share=may_share):
             return candidate.job_id
     return None
 
@@ -291,16 +287,13 @@ def running(connection: sa.Connection, lease_now: datetime, estimate: Estimate) 
 def served_seconds(
     connection: sa.Connection, lease_now: datetime, at_work: Iterable[tuple[str, Running]]
 ) -> dict[str, float]:
-    """Tell what each key has had of the devices lately.
-
-    A running job counts with all that it will take, so that several workers that ask at once do not serve one key only.
-    """
+    """Tell what each key has had of the devices lately, running jobs included."""
     served: dict[str, float] = defaultdict(float)
     for row in connection.execute(sa.select(shares)):
         served[row.key_id] = arbiter.faded(row.served_seconds, (lease_now - row.at).total_seconds())
     for key_id, job in at_work:
         seconds = arbiter.UNKNOWN_SECONDS if job.seconds is None else job.seconds
-        served[key_id] += max(job.elapsed_seconds, seconds)
+        served[key_id] += arbiter.counted(job.elapsed_seconds, seconds - job.elapsed_seconds)
     return dict(served)
 
 
@@ -314,7 +307,7 @@ def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
         kept = 0.0
         if old is not None:
             kept = arbiter.faded(old.served_seconds, (lease_now - old.at).total_seconds())
-        return {"served_seconds": kept + seconds, "at": lease_now}
+        return {"served_seconds": kept + arbiter.counted(seconds), "at": lease_now}
 
     _put(connection, shares, {"key_id": row.key_id}, blend)
 

@@ -242,8 +242,7 @@ class Worker:
             shared=frozenset(shared for lane in at_device if (shared := lane.shared) is not None),
             without=frozenset(self._suspects),
         )
-        silence = SILENCE_LEASES * self._config.lease_seconds
-        job_id = self._store.next_beside(beside, silence, device=self._device) if beside.models else None
+        job_id = self._store.next_beside(beside, device=self._device) if beside.models else None
         return None if job_id is None else self._claim(job_id)
 
     def _begin_next(self, claim: Callable[[], Lease | None]) -> bool:

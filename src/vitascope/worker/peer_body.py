@@ -23,7 +23,7 @@ AS_IT_IS = (
 #: What is sent in another form.
 IN_ANOTHER_FORM = (
     "image", "last_image", "video", "references", "shots", "loras", "upscale", "improved_sampling",
-    "watermark", "enhance_prompt", "provenance", "expires_in_seconds", "may_hand_over",
+    "watermark", "enhance_prompt", "provenance", "expires_in_seconds", "may_hand_over", "speed",
 )  # fmt: skip
 
 #: What a peer cannot be told: with any of it a job stays here.
@@ -41,7 +41,7 @@ PLACEHOLDER = "data:image/png;base64,AAAA"
 _PLANNED = (
     "model", "mode", "height", "width", "num_frames", "fps", "fit", "native_height", "native_width",
     "native_num_frames", "native_fps", "num_inference_steps", "total_steps", "num_videos", "guidance_scale",
-    "scheduler", "strength", "continued_frames",
+    "scheduler", "strength", "continued_frames", "speed",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def body_of(request: GenerationRequest, plan: Plan, read: Callable[[str], str]) 
         "improved_sampling": False,
         "watermark": _watermark(plan, read),
         "enhance_prompt": False,
+        "speed": request.speed or "lossless",  # else it would be as the peer is set to
         "expires_in_seconds": KEPT_SECONDS,
         "may_hand_over": False,  # or two busy servers would send it to and fro
     }

@@ -145,6 +145,7 @@ def _begun(fields: Fields, reader: Reader, known: Mapping[str, Kind]) -> Order:
         prompt="",
         model=spec.id,
         num_inference_steps=steps,
+        speed=kind.speed,
         is_public=True if is_public is None else is_public,
     )
     return Order(request, kind, spec, [*choices, *told])

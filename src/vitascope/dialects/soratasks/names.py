@@ -11,6 +11,7 @@ from typing import Literal
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import InvalidParameter
 from vitascope.domain.model_spec import ModelSpec
+from vitascope.domain.speed_levels import SpeedLevel
 
 Start = Literal["text", "image", "either", "shots"]
 """Text alone, a picture that must be there, a picture if there is one, or a storyboard."""
@@ -30,6 +31,11 @@ class Kind:
     is_stable: bool = False
     #: In seconds.
     lengths: tuple[int, ...] = (10, 15)
+
+    @property
+    def speed(self) -> SpeedLevel | None:
+        """What the name asks for, whatever the operator's level is."""
+        return "lossless" if self.is_stable else None
 
     @property
     def has_sizes(self) -> bool:
@@ -70,10 +76,7 @@ def kind_of(name: str, known: Mapping[str, Kind]) -> Kind:
 
 
 def preset(kind: Kind, spec: ModelSpec) -> tuple[int | None, tuple[Choice, ...]]:
-    """Tell how many steps a name asks for, None for the card's own, and what else it means on this server."""
-    if kind.is_stable:
-        reason = "the model's name asks for it: nothing is approximated for speed"
-        return None, (Choice("speed", "lossless", reason),)
+    """Tell how many steps a name asks for, None for the card's own."""
     if not kind.is_pro:
         return None, ()
     bounds = spec.num_inference_steps

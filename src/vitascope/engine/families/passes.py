@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from vitascope.domain.errors import InvalidOutput
 from vitascope.domain.model_spec import ModelSpec, SchedulerFamily
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
-from vitascope.engine.courses import in_rounds
+from vitascope.engine.courses import in_rounds, place_of
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.previews import Previews
 from vitascope.engine.schedulers import family_of, make_scheduler, on_each_step
 from vitascope.engine.slots import Slot
+from vitascope.engine.step_caches import caching
 
 from .clip import without_last_layers
 from .conditions import Start, arguments_of
@@ -115,6 +117,7 @@ def run_pass(
     pipe = slot.pipelines[this.start.window.mode]
 
     def after_step(done: int, total: int, latents: torch.Tensor) -> None:
+        note_step(*place_of(scheduler(), done, total))
         if done >= total and not latents.isfinite().all():
             raise no_picture()  # decoding would take long, and some autoencoders turn it into black
         done_steps = (
@@ -133,7 +136,9 @@ def run_pass(
         clip_skip,
         _beginning(pipe, this, family, generator),
         contextlib.closing(Previews(slot, pipe, plan, this.shape[:3])) as previews,
+        caching(pipe, plan.step_cache, slot.reuse) as note_step,
     ):
+        scheduler = ref(pipe.scheduler)  # weak: its class keeps what is called after its steps
         on_each_step(pipe.scheduler, after_step, generator)
         output = yield from run_in_steps(lambda: pipe(**arguments), slot.state)
     frames = _to_uint8(output.frames[0])

@@ -204,6 +204,8 @@ class Job(BaseModel):
     upscale: Upscale | None
     improved_sampling: ImprovedSampling | None
     preview_every: int
+    #: The level in effect, which may be more careful than what was asked for: `choices` says why.
+    speed: Literal["lossless", "balanced", "fast"]
     #: Of the first video; each further one has the next.
     seed: int
     num_videos: int
@@ -274,6 +276,8 @@ class Plan(BaseModel):
     continued_frames: int
     upscale: Upscale | None
     improved_sampling: ImprovedSampling | None
+    #: The level in effect.
+    speed: Literal["lossless", "balanced", "fast"]
     #: For all videos, once it runs, from measured speeds; null while they are unknown.
     expected_seconds: float | None
     choices: list[Choice]

@@ -6,6 +6,7 @@ from typing import Any
 
 from vitascope.domain.loras import MAX_LORAS
 from vitascope.domain.request import MAX_NUM_VIDEOS, TRANSITIONS
+from vitascope.domain.speed_levels import SPEED_LEVELS
 from vitascope.domain.video import VARIANTS
 
 _NUMBER: dict[str, Any] = {"anyOf": [{"type": "number"}, {"type": "string"}]}
@@ -102,6 +103,11 @@ _FIELDS = {
         },
         "True for denoising in several rounds, each from the low frequencies of what the one before made, for steadier motion; "
         "or an object with the `seed` of the noise that the further rounds get.",
+    ),
+    "speed": _field(
+        {"type": "string", "enum": list(SPEED_LEVELS)},
+        "How far the video may differ from what every step computed in full would make, for the sake of time. By default what the "
+        "operator wants.",
     ),
     "preview_every": _field(
         _INTEGER, "A small picture as an event every so many denoising steps; 0, the default, for none."

@@ -1,0 +1,336 @@
+"""Wan's denoiser computed directly: the same numbers as diffusers' `WanTransformer3DModel`, over the same weights, in less time.
+
+What diffusers does anew at each step is done once: the rotary tables for a shape, the keys and values of the text for a branch of
+guidance. Where all tokens, or all of a few runs of them, have one timestep (Wan 2.2 TI2V gives one for each token) it is embedded
+once and not for each token. Norms with their modulation are one kernel, the residual stays in float32 between them, and on a CPU
+oneDNN multiplies, with the activation in the same kernel (docs/experiments.md).
+
+Source: diffusers 0.42, models/transformers/transformer_wan.py (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch.nn import functional
+
+from vitascope.engine.calls import LATENTS, Call
+from vitascope.engine.products import come, linear
+
+TEXT_CONTEXT = 512
+"""Of what is attended to in models that see a picture, the last so many are the text's: diffusers has the number so."""
+
+MOST_RUNS = 4
+"""Runs of tokens with one timestep: a given first frame makes two."""
+
+MOST_SHAPES = 4
+"""Rotary tables that are kept."""
+
+TEXT_SHARE = 1 / 20
+"""Keys and values of a text are kept if it has so many tokens for each of the video's: else they save little, and take memory."""
+
+MOST_SCORES = 2**21
+"""A CPU attends in bfloat16 in less time with all scores at once, as long as they fit into its cache."""
+
+
+def why_not(module: Any) -> str | None:
+    """Say what keeps a denoiser from being computed here; None if nothing does."""
+    if type(module).__name__ != "WanTransformer3DModel":
+        return f"`{type(module).__name__}` is computed by diffusers"
+    parts: list[Any] = list(module.modules())[1:]
+    if any(map(_is_changed, parts)):
+        return "something else changes what its blocks do"
+    if any(getattr(getattr(part, "processor", None), "_parallel_config", None) for part in parts):
+        return "several devices work on it"
+    return None
+
+
+def _is_changed(part: Any) -> bool:
+    """Whether a part does other than its class says. What brings or adapts layers is told by hooks, which work here too."""
+    is_replaced = "forward" in vars(part) or part._compiled_call_impl is not None
+    is_fused = getattr(part, "fused_projections", False)
+    is_listened_to = bool(part._forward_hooks) and not isinstance(part, torch.nn.Linear | torch.nn.Conv3d)
+    has_others = part._forward_pre_hooks_with_kwargs or part._forward_hooks_with_kwargs
+    return bool(is_replaced or is_fused or is_listened_to or has_others)
+
+
+class Wan:
+    """The forward of one denoiser.
+
+    Args:
+        module: as `why_not` wants it.
+        shared: of all slots with its weights.
+    """
+
+    def __init__(self, module: Any, shared: dict[str, Any]) -> None:
+        self._module = module
+        self._tables: dict[object, torch.Tensor] = shared.setdefault("wan_rotary_tables", {})
+        self._patch: tuple[int, int, int] = tuple(module.config.patch_size)
+
+    def __call__(self, calls: Sequence[Call]) -> list[torch.Tensor] | None:
+        """Answer several calls of one kind at once; None if they are of a kind that is diffusers' to answer."""
+        has_other = any(value is not None for name, value in calls[0].rest.items() if name != "return_dict")
+        if has_other or calls[0].rows[LATENTS].device.type not in ("cpu", "cuda"):
+            return None
+        timestep = torch.cat([call.rows["timestep"] for call in calls])
+        runs = _runs(timestep)
+        if len(runs) > MOST_RUNS:
+            return None
+        latents = torch.cat([call.rows[LATENTS] for call in calls])
+        answer = self._forward(latents, _at_runs(timestep, runs), runs, calls)
+        return list(answer.split([call.num_samples for call in calls]))
+
+    def _forward(
+        self, latents: torch.Tensor, times: torch.Tensor, runs: list[slice], calls: Sequence[Call]
+    ) -> torch.Tensor:
+        """One forward.
+
+        Args:
+            latents: (B, C, T, H, W)
+            times: (B, R), of each run of tokens
+            runs: of tokens, which have one timestep each
+            calls: whose conditions are attended to
+        """
+        module = self._module
+        if hasattr(module, "_hf_hook"):  # brings weights that wait elsewhere
+            module._hf_hook.pre_forward(module)
+        grid = self._grid(latents)
+        stream = self._patches(latents, grid).float()  # (B, S, D)
+        first = calls[0].branch.conditions["encoder_hidden_states"]
+        embedded, modulation = self._embedded_times(times, first)  # (B, R, D), (B, R, 6, D)
+        table = self._table(grid, latents.device)
+        texts = [self._text(call, stream.shape[1]) for call in calls]
+        for index, block in enumerate(module.blocks):
+            come(block)
+            self._block(block, stream, modulation, runs, table, self._attended(texts, index), latents.dtype)
+        shift, scale = (module.scale_shift_table + embedded.unsqueeze(2)).float().unbind(2)
+        normed = _modulated(stream, scale + 1, shift, runs, module.norm_out.eps, latents.dtype)
+        return self._whole(linear(normed, module.proj_out), grid)
+
+    def _grid(self, latents: torch.Tensor) -> tuple[int, int, int]:
+        """Tell how many tokens there are along time, height and width."""
+        (t, h, w), (frames, height, width) = self._patch, latents.shape[2:]
+        return frames // t, height // h, width // w
+
+    def _patches(self, latents: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+        """Make tokens of latents: a convolution whose kernels do not overlap is a product with what each covers."""
+        layer = self._module.patch_embedding
+        if layer._forward_hooks:  # an adapter's, which convolves too
+            tokens: torch.Tensor = layer(latents)
+            return tokens.flatten(2).transpose(1, 2).contiguous()
+        (t, h, w) = self._patch
+        cut = latents.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
+        cut = cut.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (B, T', H', W', C, t, h, w)
+        return linear(cut.reshape(len(latents), grid[0] * grid[1] * grid[2], -1), layer)
+
+    def _whole(self, tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+        whole = tokens.reshape(len(tokens), *grid, *self._patch, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        return whole.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def _embedded_times(self, times: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedder = self._module.condition_embedder
+        numbers = embedder.timesteps_proj(times.flatten())
+        dtype = embedder.time_embedder.linear_1.weight.dtype
+        numbers = numbers.to(dtype) if dtype.is_floating_point else numbers  # else it is kept in bytes
+        embedded = embedder.time_embedder(numbers).type_as(like)
+        modulation = embedder.time_proj(embedder.act_fn(embedded))
+        return embedded.unflatten(0, times.shape), modulation.view(*times.shape, 6, -1).float()
+
+    def _table(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+        """The turns of a token's pairs of channels by its place, as complex numbers, (1, S, 1, d / 2)."""
+        found = self._tables.get((grid, device))
+        if found is None:
+            size = [length * patch for length, patch in zip(grid, self._patch, strict=True)]
+            cosines, sines = self._module.rope(torch.empty(1, 1, *size, device=device))
+            found = torch.complex(cosines[..., 0::2].float(), sines[..., 1::2].float())
+            while len(self._tables) >= MOST_SHAPES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[grid, device] = found
+        return found
+
+    def _text(self, call: Call, num_tokens: int) -> _Text:
+        kept = call.branch.kept.get("text")
+        if isinstance(kept, _Text):
+            return kept
+        conditions = call.branch.conditions
+        embedder = self._module.condition_embedder
+        text = embedder.text_embedder(conditions["encoder_hidden_states"])
+        if "encoder_hidden_states_image" in conditions:
+            image = embedder.image_embedder(conditions["encoder_hidden_states_image"])
+            text = torch.cat([image, text], dim=1)
+        found = _Text(text, is_worth_keeping=text.shape[1] >= TEXT_SHARE * num_tokens)
+        call.branch.kept["text"] = found
+        return found
+
+    def _attended(self, texts: list[_Text], index: int) -> list[_KeysValues]:
+        """What a block's tokens attend to beside each other: the text, and a picture where the model sees one."""
+        attention = self._module.blocks[index].attn2
+        found = [text.keys_values(attention, index) for text in texts]
+        if len(found) == 1:
+            return found[0]
+        return [
+            (torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts]))
+            for parts in zip(*found, strict=True)
+        ]
+
+    def _block(
+        self,
+        block: Any,
+        stream: torch.Tensor,
+        modulation: torch.Tensor,
+        runs: list[slice],
+        table: torch.Tensor,
+        attended: list[_KeysValues],
+        dtype: torch.dtype,
+    ) -> None:
+        """Add what a block says to the stream, in place."""
+        changes = (block.scale_shift_table + modulation).unbind(2)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = changes  # each (B, R, D)
+        normed = _modulated(stream, scale + 1, shift, runs, block.norm1.eps, dtype)
+        _add(stream, _self_attention(block.attn1, normed, table), gate, runs)
+        stream += _cross_attention(block.attn2, block.norm2(stream).to(dtype), attended)
+        normed = _modulated(stream, ffn_scale + 1, ffn_shift, runs, block.norm3.eps, dtype)
+        inner = linear(normed, block.ffn.net[0].proj, gelu=True)
+        _add(stream, linear(inner, block.ffn.net[2]), ffn_gate, runs)
+
+
+_KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Each (B, heads, L, d)."""
+
+
+class _Text:
+    """What is attended to in one branch, with its keys and values in each block.
+
+    Args:
+        embedded: (B, L, D)
+    """
+
+    def __init__(self, embedded: torch.Tensor, *, is_worth_keeping: bool) -> None:
+        self._embedded = embedded
+        self._is_worth_keeping = is_worth_keeping
+        self._kept: dict[int, list[_KeysValues]] = {}
+
+    def keys_values(self, attention: Any, index: int) -> list[_KeysValues]:
+        found = self._kept.get(index)
+        if found is None:
+            found = self._made(attention)
+            if self._is_worth_keeping:
+                self._kept[index] = found
+        return found
+
+    def _made(self, attention: Any) -> list[_KeysValues]:
+        text, image = self._embedded, None
+        if attention.add_k_proj is not None:
+            image, text = text[:, : text.shape[1] - TEXT_CONTEXT], text[:, text.shape[1] - TEXT_CONTEXT :]
+        found = [_keys_values(text, attention, attention.to_k, attention.norm_k, attention.to_v)]
+        if image is not None:
+            layers = (attention.add_k_proj, attention.norm_added_k, attention.add_v_proj)
+            found.append(_keys_values(image, attention, *layers))
+        return found
+
+
+def _keys_values(tokens: torch.Tensor, attention: Any, to_key: Any, norm: Any, to_value: Any) -> _KeysValues:
+    key = _in_heads(_rms_normed(linear(tokens, to_key), norm), attention)
+    value = _in_heads(linear(tokens, to_value), attention)
+    return _by_head(key, tokens.dtype), _by_head(value, tokens.dtype)
+
+
+def _runs(timestep: torch.Tensor) -> list[slice]:
+    """Find the runs of tokens that have one timestep in every sample, (B,) or (B, S)."""
+    if timestep.ndim == 1:
+        return [slice(None)]
+    changes = (timestep[:, 1:] != timestep[:, :-1]).any(0).nonzero().flatten().tolist()
+    ends = [0, *(change + 1 for change in changes), timestep.shape[1]]
+    return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
+
+
+def _at_runs(timestep: torch.Tensor, runs: list[slice]) -> torch.Tensor:
+    """The timestep of each run, (B, R)."""
+    return timestep[:, None] if timestep.ndim == 1 else timestep[:, [run.start for run in runs]]
+
+
+def _modulated(
+    stream: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    runs: list[slice],
+    eps: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Norm tokens, and scale and shift them by sample and run: as a norm with weights of its own for each."""
+    normed = torch.empty(stream.shape, dtype=dtype, device=stream.device)
+    for sample, (at, run) in itertools.product(range(len(stream)), enumerate(runs)):
+        weight, bias = scale[sample, at], shift[sample, at]
+        normed[sample, run] = functional.layer_norm(stream[sample, run], weight.shape, weight, bias, eps)
+    return normed
+
+
+def _add(stream: torch.Tensor, change: torch.Tensor, gate: torch.Tensor, runs: list[slice]) -> None:
+    for at, run in enumerate(runs):
+        stream[:, run].addcmul_(change[:, run], gate[:, at : at + 1])
+
+
+def _self_attention(attention: Any, tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    query, key = (
+        _by_head(_turned(_rms_normed(linear(tokens, layer), norm), attention, table), tokens.dtype)
+        for layer, norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k))
+    )
+    value = _by_head(_in_heads(linear(tokens, attention.to_v), attention), tokens.dtype)
+    return linear(_attend(attention, query, key, value), attention.to_out[0])
+
+
+def _cross_attention(attention: Any, tokens: torch.Tensor, attended: list[_KeysValues]) -> torch.Tensor:
+    query = _rms_normed(linear(tokens, attention.to_q), attention.norm_q)
+    query = _by_head(_in_heads(query, attention), tokens.dtype)
+    found = [_attend(attention, query, key, value) for key, value in attended]
+    return linear(found[0] if len(found) == 1 else found[0] + found[1], attention.to_out[0])
+
+
+def _rms_normed(tokens: torch.Tensor, norm: Any) -> torch.Tensor:
+    """Norm queries or keys, which are this function's to change, in float32: torch has no one kernel for it on a CPU."""
+    come(norm)
+    if tokens.device.type != "cpu":
+        return functional.rms_norm(tokens, norm.normalized_shape, norm.weight, norm.eps).float()
+    tokens = tokens.float()
+    length = torch.linalg.vector_norm(tokens, dim=2, keepdim=True)
+    factor = torch.rsqrt(length.square_().div_(tokens.shape[2]).add_(norm.eps))
+    return tokens.mul_(factor).mul_(norm.weight.float())
+
+
+def _in_heads(tokens: torch.Tensor, attention: Any) -> torch.Tensor:
+    """(B, S, D) to (B, S, heads, d)."""
+    return tokens.unflatten(2, (attention.heads, -1))
+
+
+def _by_head(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, S, heads, d) to (B, heads, S, d), in one copy."""
+    return tokens.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
+
+
+def _turned(tokens: torch.Tensor, attention: Any, table: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs of channels of queries or keys by their tokens' places, (B, S, heads, d)."""
+    pairs = tokens.unflatten(2, (attention.heads, -1, 2))
+    return torch.view_as_real(torch.view_as_complex(pairs).mul_(table)).flatten(3)
+
+
+def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attend, (B, heads, S, d) to (B, S, D)."""
+    num_scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and num_scores <= MOST_SCORES:
+        return _attend_at_once(query, key, value)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    backend = attention.processor._attention_backend
+    attended: torch.Tensor = dispatch_attention_fn(query, key, value, backend=backend)
+    return attended.flatten(2).type_as(query)
+
+
+def _attend_at_once(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    flat_query, flat_key, flat_value = (part.flatten(0, 1) for part in (query, key, value))
+    scale = query.shape[3] ** -0.5
+    scores = torch.baddbmm(query.new_empty(1), flat_query, flat_key.transpose(1, 2), beta=0, alpha=scale)
+    attended = torch.bmm(scores.softmax(-1), flat_value)
+    return attended.unflatten(0, query.shape[:2]).transpose(1, 2).flatten(2)

@@ -1,0 +1,234 @@
+"""Puts off imports that most clips do not need: such a module is imported when something of it is used, not when it is named.
+
+`from diffusers import WanPipeline` imports torch's compiler, all of transformers and peft for names that stand in annotations,
+decorators and type checks: six of its seven seconds of processor time (docs/experiments.md). While a module of another package is being
+imported, what it takes from one that is put off is a stand-in: no object is an instance of it, and whoever calls it or looks
+into it gets the real thing, which is then imported for all. Code that runs, and not only defines, gets the real thing at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import threading
+import types
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+COMPILER = "torch._dynamo"
+PUT_OFF = (COMPILER, "transformers", "peft")
+
+
+class _StandIn(type):
+    """A class in the place of what a module had taken from one that is put off: a class, a function or a constant."""
+
+    _module: _Postponed
+    _name: str
+
+    def _real(cls) -> Any:
+        return getattr(cls._module.real(), cls._name)
+
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        return cls._real()(*arguments, **named)
+
+    def __getattr__(cls, name: str) -> Any:
+        if _is_dunder(name):
+            raise AttributeError(name)
+        return getattr(cls._real(), name)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls._module.is_real and isinstance(instance, cls._real())
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return subclass is cls or (cls._module.is_real and issubclass(subclass, cls._real()))
+
+
+class _Postponed(types.ModuleType):
+    """A module that is not imported yet; what is known of it without stands in its own `__dict__`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if _is_dunder(name):
+            raise AttributeError(name)
+        if self.is_real or not _is_defining(self.__name__):
+            return getattr(self.real(), name)
+        names: dict[str, _StandIn] = self.__dict__.setdefault("__stand_ins__", {})
+        if name not in names:
+            names[name] = _StandIn(
+                name, (), {"_module": self, "_name": name, "__module__": self.__name__, "__slots__": ()}
+            )
+        return names[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if _is_dunder(name) or isinstance(value, types.ModuleType):  # what importing a module sets itself
+            super().__setattr__(name, value)
+        else:
+            setattr(self.real(), name, value)
+
+    @property
+    def is_real(self) -> bool:
+        return _root_of(self.__name__) in _FINDER.real
+
+    def real(self) -> types.ModuleType:
+        _FINDER.load(_root_of(self.__name__))
+        return importlib.import_module(self.__name__)
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self) -> None:
+        #: Of what is put off, the modules that are imported by now, or are being imported.
+        self.real: set[str] = set()
+        self._then: list[tuple[str, Callable[[], object]]] = []
+        self._lock = threading.Lock()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        root = _root_of(fullname)
+        if not root or root in self.real:
+            return None
+        if fullname != root and not _is_defining(fullname):
+            self.load(root)
+            return importlib.machinery.ModuleSpec(fullname, _Given(importlib.import_module(fullname)))
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            spec.loader = self
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Postponed(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__dict__.update(_known_of(module.__name__))
+
+    def load(self, root: str) -> None:
+        """Import what was put off; what was taken from it before leads to it from now on."""
+        with self._lock:
+            if root in self.real:
+                return
+            self.real.add(root)
+            for name in [name for name in sys.modules if _root_of(name) == root]:
+                del sys.modules[name]
+            then = [act for name, act in self._then if name == root]
+        importlib.import_module(root)
+        for act in then:
+            act()
+
+    def when_imported(self, root: str, act: Callable[[], object]) -> None:
+        with self._lock:
+            is_put_off = self in sys.meta_path and root not in self.real
+            if is_put_off:
+                self._then.append((root, act))
+        if not is_put_off:
+            act()
+
+
+class _Given(importlib.abc.Loader):
+    """Loads a module that is there already: asking for its package has imported it."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return self._module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+_FINDER = _Finder()
+
+
+def postpone() -> None:
+    """Put off from now on what is not imported yet."""
+    if _FINDER not in sys.meta_path:
+        _FINDER.real.update(name for name in PUT_OFF if name in sys.modules)
+        sys.meta_path.insert(0, _FINDER)
+
+
+def when_imported(name: str, act: Callable[[], object]) -> None:
+    """Do something with a module that is put off as soon as it is imported; at once where it is not put off.
+
+    Args:
+        name: one of `PUT_OFF`.
+        act: may import the module itself.
+    """
+    _FINDER.when_imported(name, act)
+
+
+def _root_of(name: str) -> str:
+    return next((root for root in PUT_OFF if name == root or name.startswith(f"{root}.")), "")
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__")
+
+
+def _is_defining(wanted: str) -> bool:
+    """Whether a module of another package asks while it is being imported: it needs names, and calls nothing."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith("<frozen importlib")
+    ):
+        frame = frame.f_back
+    importer = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return frame.f_code.co_name == "<module>" and importer not in ("__main__", wanted.partition(".")[0])
+
+
+def _known_of(name: str) -> dict[str, Any]:
+    if name == COMPILER:
+        # asked for while modules define what they are not sure to use, and to tell whether a module is a compiled one
+        eval_frame = types.SimpleNamespace(OptimizedModule=_never(name, "eval_frame", "OptimizedModule"))
+        marks = {
+            name: functools.partial(_mark, name) for name in ("allow_in_graph", "assume_constant_result")
+        }
+        return {**marks, "disable": _disable, "eval_frame": eval_frame}
+    if name == "transformers.utils":
+        return {"WEIGHTS_NAME": "pytorch_model.bin", "SAFE_WEIGHTS_NAME": "model.safetensors"}
+    if name == "peft.tuners.tuners_utils":  # looked for in every module at each forward
+        return {"BaseTunerLayer": _never("peft", "tuners", "tuners_utils", "BaseTunerLayer")}
+    if name not in PUT_OFF:
+        return {}
+    known: dict[str, Any] = {"PeftModel": _never(name, "PeftModel")} if name == "peft" else {}
+    with contextlib.suppress(PackageNotFoundError):
+        known["__version__"] = version(name)
+    return known
+
+
+def _never(root: str, *path: str) -> type:
+    """A class of which nothing is an instance before its module is imported."""
+
+    class Never(type):
+        def __instancecheck__(cls, instance: Any) -> bool:
+            if root not in _FINDER.real:
+                return False
+            return isinstance(instance, functools.reduce(getattr, path, importlib.import_module(root)))  # type: ignore[arg-type]
+
+    return Never(path[-1], (), {})
+
+
+def _mark(how: str, function: Any) -> Any:
+    """Mark a function or a class for the compiler, when there is one."""
+    when_imported(COMPILER, lambda: getattr(importlib.import_module(COMPILER), how)(function))
+    return function
+
+
+def _disable(function: Any = None, recursive: bool = True, **options: Any) -> Any:
+    """Keep a function out of what is compiled, when there is a compiler."""
+    if function is None:
+        return functools.partial(_disable, recursive=recursive, **options)
+    disabled: list[Any] = []
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        if COMPILER not in _FINDER.real:
+            return function(*arguments, **named)
+        if not disabled:
+            disabled.append(importlib.import_module(COMPILER).disable(function, recursive, **options))
+        return disabled[0](*arguments, **named)
+
+    return run

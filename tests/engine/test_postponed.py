@@ -1,0 +1,150 @@
+"""What is put off is imported when something of it is used, and not before; what was taken from it works then as it would have."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vitascope.engine import postponed
+
+HEAVY = """
+import sys
+from heavy import parts
+sys.heavy_was_imported = True
+class Base:
+    def __init__(self, size=1): self.size = size
+    @classmethod
+    def named(cls): return cls(7)
+class Derived(Base): pass
+def double(value): return 2 * value
+LIMIT = "a limit"
+"""
+USER = """
+import heavy
+import heavy.parts
+from heavy import Base, double
+from heavy.parts import Part
+def is_base(value): return isinstance(value, Base)
+def annotated(value: Base | None = None) -> Part: ...
+def look(): return heavy.LIMIT
+def part():
+    from heavy.parts import Part
+    return Part
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A module that has taken names from a package that is put off."""
+    (tmp_path / "heavy").mkdir()
+    (tmp_path / "heavy" / "__init__.py").write_text(HEAVY)
+    (tmp_path / "heavy" / "parts.py").write_text("class Part: pass\n")
+    (tmp_path / "user_of_heavy.py").write_text(USER)
+    monkeypatch.syspath_prepend(tmp_path)
+    finder = postponed._Finder()
+    monkeypatch.setattr(postponed, "PUT_OFF", ("heavy",))
+    monkeypatch.setattr(postponed, "_FINDER", finder)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    yield importlib.import_module("user_of_heavy")
+    for name in ("heavy", "heavy.parts", "user_of_heavy"):
+        sys.modules.pop(name, None)
+    if hasattr(sys, "heavy_was_imported"):
+        del sys.heavy_was_imported
+
+
+def is_imported() -> bool:
+    return hasattr(sys, "heavy_was_imported")
+
+
+def test_naming_imports_nothing_and_nothing_is_an_instance(user):
+    assert not user.is_base(3)
+    assert user.annotated() is None
+    assert not is_imported()
+
+
+def test_calling_what_was_taken_imports_it(user):
+    assert user.double(4) == 8
+    assert is_imported()
+
+
+def test_a_class_that_was_taken_is_the_real_one_from_then_on(user):
+    made = user.Base.named()
+    real = importlib.import_module("heavy")
+    assert made.size == 7 and type(made) is real.Base
+    assert user.is_base(real.Derived()) and not user.is_base(3)
+    assert issubclass(real.Derived, user.Base)
+
+
+def test_code_that_runs_gets_the_real_thing(user):
+    assert user.look() == "a limit"
+    assert user.part() is importlib.import_module("heavy.parts").Part
+    assert sys.modules["heavy"].parts is sys.modules["heavy.parts"]
+
+
+def test_a_part_asked_for_first_by_code_that_runs_is_imported_once(user):
+    del sys.modules["heavy.parts"]  # as if nobody had named it
+    part = user.part()
+    assert part is sys.modules["heavy.parts"].Part
+    assert sys.modules["heavy.parts"].__spec__.loader is not None
+
+
+def test_what_is_to_be_done_then_is_done_once_it_is_imported(user):
+    done: list[str] = []
+    postponed.when_imported("heavy", lambda: done.append("then"))
+    assert done == []
+    user.double(1)
+    user.double(1)
+    assert done == ["then"]
+    postponed.when_imported("heavy", lambda: done.append("at once"))
+    assert done == ["then", "at once"]
+
+
+def test_what_is_set_is_set_on_the_real_module(user):
+    user.heavy.LIMIT = "another"
+    assert importlib.import_module("heavy").LIMIT == "another"
+
+
+CLIP = """
+    import sys
+    from pathlib import Path
+    from vitascope.catalog import Catalog, locate
+    from vitascope.domain.plan import plan
+    from vitascope.domain.request import GenerationRequest
+    from vitascope.engine import open_engine
+
+    engine = open_engine("diffusers", locate, device="cpu", threads=1)
+    spec = Catalog.open().resolve("pocket")
+    request = GenerationRequest(model="pocket", prompt="a dog", seed=1, num_frames=5, num_inference_steps=1)
+    list(engine.generate(plan(request, spec), spec))
+    from vitascope.engine import postponed
+    print(sorted(postponed._FINDER.real))
+
+    import torch, transformers
+    from diffusers.models.transformers import transformer_wan
+    from diffusers.pipelines.wan import pipeline_wan
+    kept_out = torch.compiler.disable(lambda value: value + 1)
+    assert kept_out(torch.ones(2)).sum() == 4
+    assert "torch._dynamo" not in postponed._FINDER.real
+    compiled = torch.compile(lambda value: kept_out(value * 2), backend="eager")
+    assert compiled(torch.ones(2)).sum() == 6
+    assert "torch._dynamo" in postponed._FINDER.real
+    marked = torch._dynamo.trace_rules._allowed_callable_ids
+    assert id(transformer_wan.WanTransformerBlock) in marked.function_ids
+    assert issubclass(transformers.UMT5EncoderModel, pipeline_wan.UMT5EncoderModel)
+    assert transformers.utils.logging.get_verbosity() == transformers.logging.ERROR
+"""
+
+
+def test_a_clip_of_the_embedded_model_needs_neither_compiler_nor_transformers():
+    """In a process of its own; afterwards both work in it, with what was marked for them before."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CLIP)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
