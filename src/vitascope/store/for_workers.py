@@ -240,10 +240,18 @@ class ForWorkers(Base):
             changes.give_back(connection, row, self._now(), max_attempts=limit)
         return [] if row.deleted_at is None else storage_keys(row)
 
-    def requeue_lapsed(self, max_attempts: int) -> Lapsed:
-        """Take running jobs from workers whose lease ran out, as `release` does."""
+    def requeue_lapsed(self, max_attempts: int, *, without: Collection[str] = ()) -> Lapsed:
+        """Take running jobs from workers whose lease ran out, as `release` does.
+
+        Args:
+            max_attempts: as for `release`.
+            without: ids of jobs that the asking worker has itself: while the store was away their leases ran out, and it
+                knows what is to become of them.
+        """
         with self._database.read() as connection:
             lapsed = _lapsed(self._lease_time(connection))
+            if without:
+                lapsed = lapsed.where(jobs.c.id.not_in(sorted(without)))
             if connection.execute(lapsed.with_only_columns(jobs.c.number).limit(1)).first() is None:
                 return Lapsed(0, ())
         now = self._now()

@@ -337,7 +337,8 @@ class Worker:
             self._store.worker_seen(self._config.worker_id, available=available, peer=self.peer)
         self._told = now
         self._available.was_told(available)
-        self._place.forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
+        own = [lane.lease.job.id for lane in self._lanes]
+        self._place.forget(self._store.requeue_lapsed(self._config.max_attempts, without=own).unneeded)
         self._store.prune()
         self._errands.tidy()
         if not self._place.is_stopping and (restart := self._errands.next_restart()) is not None:
