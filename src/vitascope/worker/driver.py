@@ -73,13 +73,13 @@ class Driver:
         able = {making.name: making for making in self._open.values() if not making.is_waiting}
         if not able:
             return None
-        if len(able) == 1:
-            (chosen,) = able.values()
-        else:
-            candidates = [making.candidate for making in able.values()]
-            chosen = able[next_step(candidates, self._served_now(), self._last).job_id]
+        candidates = [making.candidate for making in able.values()]
+        chosen = able[next_step(candidates, self._served_now(), self._last).job_id]
         self._last = chosen.name
-        return chosen
+        if not chosen.is_standing:
+            return chosen
+        # a forward for several waits until they stand there
+        return next((making for making in able.values() if making.may_join(chosen)), chosen)
 
     def _advance(self, making: Making) -> Message | None:
         """Advance one, and note what that cost whom: a forward for several is shared by all that have it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict
 
 from vitascope.domain.arbiter import Candidate
+from vitascope.domain.cost import work_of
 from vitascope.domain.errors import (
     InternalError,
     ModelTooLarge,
@@ -20,6 +21,7 @@ from vitascope.domain.errors import (
     VitascopeError,
 )
 from vitascope.domain.job import JobError
+from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 
 from .company import LOOK_SECONDS, Company
@@ -60,6 +62,9 @@ class Making:
         self._products: list[Product] = []
         self._failed: dict[int, JobError] = {}
         self._enhanced: tuple[str, ...] = ()
+        #: What another one must be like to have forwards together with it; None if it has them alone.
+        self._kind = _kind_of(order)
+        self._has_stood = False
         #: Whether others had a place in the engine while it had one.
         self.had_company = False
         self.is_waiting = False
@@ -85,6 +90,17 @@ class Making:
         """Whether its next step costs next to nothing, because another one's forward was its own too."""
         sharing = self.company.sharing
         return sharing is not None and sharing.is_answered
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether it stands before a forward that it could have together with others."""
+        sharing = self.company.sharing
+        return sharing is not None and sharing.is_allowed and sharing.group is not None
+
+    def may_join(self, other: Making) -> bool:
+        """Whether it may come to stand before the forward of another one: then that one does well to wait for it."""
+        is_alike = self._kind is not None and self._kind == other._kind
+        return is_alike and not self.is_standing and (self._has_stood or not self.is_begun)
 
     @property
     def is_due(self) -> bool:
@@ -117,6 +133,7 @@ class Making:
             event = next(self._events)
         except StopIteration:
             return self._ending()
+        self._has_stood = self._has_stood or self.is_standing
         self.is_waiting = isinstance(event, Step) and event.is_waiting
         self._look_at = time.monotonic() + LOOK_SECONDS
         if isinstance(event, Step):
@@ -163,13 +180,16 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        sharing = self.company.sharing
-        is_shared = sharing is not None and sharing.is_allowed and sharing.group is not None
-        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": is_shared}
+        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": self._has_stood}
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
         return {"is": what, "making": self.name, "job": self._order["job"], **more}
+
+
+def _kind_of(order: Message) -> tuple[str, int] | None:
+    plan = Plan.from_dict(order["plan"])
+    return (plan.model, work_of(plan)) if plan.is_seed_drawn else None
 
 
 def _told_error(failed: Failed, job_id: str) -> JobError:
