@@ -166,7 +166,7 @@ class DiffusersEngine:
     def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
         """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
         while not self._background.wait(WAIT_SECONDS if rising.waits else 0.0):
-            yield dataclasses.replace(rising.reached, is_waiting=True)
+            yield dataclasses.replace(rising.reached, is_waiting=not rising.waits)
 
     def _attempt(
         self, plan: Plan, spec: ModelSpec, making: _Making, rising: _Rising

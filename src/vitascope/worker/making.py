@@ -51,9 +51,17 @@ class Making:
         order: of the parent; see `messages`.
         begin: opens what makes it.
         wake: called from any thread when there is something to do for it again.
+        gathers: whether it pays to wait for others, to have forwards together with them.
     """
 
-    def __init__(self, order: Message, begin: Callable[[Company], Events], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        order: Message,
+        begin: Callable[[Company], Events],
+        wake: Callable[[], None],
+        *,
+        gathers: bool = True,
+    ) -> None:
         self.name: str = order["making"]
         self._order = order
         self._wake = wake
@@ -63,7 +71,7 @@ class Making:
         self._failed: dict[int, JobError] = {}
         self._enhanced: tuple[str, ...] = ()
         #: What another one must be like to have forwards together with it; None if it has them alone.
-        self._kind = _kind_of(order)
+        self._kind = _kind_of(order) if gathers else None
         self._has_stood = False
         #: Whether others had a place in the engine while it had one.
         self.had_company = False
@@ -96,6 +104,11 @@ class Making:
         """Whether it stands before a forward that it could have together with others."""
         sharing = self.company.sharing
         return sharing is not None and sharing.is_allowed and sharing.group is not None
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether another one like it is welcome."""
+        return self._kind is not None and self._has_stood
 
     def may_join(self, other: Making) -> bool:
         """Whether it may come to stand before the forward of another one: then that one does well to wait for it."""
@@ -180,7 +193,7 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": self._has_stood}
+        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": self._is_shared}
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
