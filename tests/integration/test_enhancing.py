@@ -53,7 +53,7 @@ def test_the_new_text_is_kept_beside_the_old_one(bench: Bench, service: Service)
 def test_a_second_try_does_not_ask_again(bench: Bench, service: Service) -> None:
     """The model would write something else, and what was promised is the same video."""
     bench.step_seconds = 0.3
-    job = bench.submit("job1", enhance_prompt=True)
+    job = bench.submit("job1", enhance_prompt=True, num_inference_steps=100)
     bench.wait(job, lambda found: found.stage == "denoise" and found.enhanced_prompt)
     os.kill(bench.engines[-1].pid, signal.SIGKILL)
     service.answer = lambda _: chat("something else")
