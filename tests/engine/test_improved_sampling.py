@@ -22,6 +22,7 @@ from vitascope.domain.request import ImprovedSampling
 from vitascope.domain.step import Step, percent
 from vitascope.engine import Engine
 from vitascope.engine.families import passes
+from vitascope.engine.families import wan as families_wan
 from vitascope.engine.families.improved_sampling import exchange, low_pass
 from vitascope.engine.latents import pack, unpack
 
@@ -218,6 +219,7 @@ def _known_answers(monkeypatch: pytest.MonkeyPatch, models: Models) -> None:
         share = float(table[int(first_of(timestep))])
         return answer("TextToVideoSDPipeline", sample, share**0.5, (1 - share) ** 0.5)
 
+    monkeypatch.setattr(families_wan, "why_not", lambda _module: "its answers are known")
     monkeypatch.setattr(diffusers.WanTransformer3DModel, "forward", wan)
     monkeypatch.setattr(diffusers.LTXVideoTransformer3DModel, "forward", ltx)
     monkeypatch.setattr(diffusers.UNet3DConditionModel, "forward", unet)
