@@ -140,8 +140,8 @@ def test_rounds_and_windows_begin_anew(engine: Engine, models: Models) -> None:
     asked = _always(
         plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced", improved_sampling=rounds)
     )
-    # of this model's flow the second round leaves out the first step, and reuses four of the nine
-    assert _reused(_made(engine, spec, asked)[1]) == (2 * (5 + 4), 2 * (STEPS + STEPS - 1))
+    # of this model's flow the second round leaves out the first step, and reuses five of the nine
+    assert _reused(_made(engine, spec, asked)[1]) == (2 * (5 + 5), 2 * (STEPS + STEPS - 1))
     long = _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced", num_frames=17))
     assert len(long.windows) == 2
     assert _reused(_made(engine, spec, long)[1]) == (2 * 2 * 5, 2 * 2 * STEPS)

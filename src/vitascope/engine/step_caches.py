@@ -7,9 +7,9 @@ of a step's forwards (with the prompt, without it) goes on from which. All of it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import CacheMixin
@@ -26,6 +26,9 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.speed_levels import StepCache
 
 from .sizes import role_of
+
+if TYPE_CHECKING:
+    from .calls import Call
 
 _OUTPUTS = ["^proj_out$", "^audio_proj_out$", "^out_layer$"]
 """What denoisers end with: LTX-2's a second time for the sound, Kandinsky's by its own name."""
@@ -105,7 +108,22 @@ def caching(pipe: Any, cache: StepCache | None, reuse: Reuse) -> Iterator[Callab
 
 
 @contextlib.contextmanager
-def _cached(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
+def _cached(denoiser: Any, this: Caching) -> Iterator[None]:
+    from .families import wan  # which has passes beside it, that have this
+
+    if this.cache.kind == "first_block" and wan.why_not(denoiser) is None:
+        denoiser.first_block_cache = FirstBlock(this)
+        try:
+            yield
+        finally:
+            del denoiser.first_block_cache
+        return
+    with _hooked(denoiser, this):
+        yield
+
+
+@contextlib.contextmanager
+def _hooked(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
     forwards = _Forwards(denoiser, this)
     handles = []
     try:
@@ -159,6 +177,62 @@ class _Branch:
     computed: int = 0
     in_a_row: int = 0
     is_reusing: bool = False
+
+
+@dataclass(slots=True)
+class _Stack:
+    """What is kept of the blocks, of the forwards for the same branches."""
+
+    branch: _Branch
+    #: What the first block has added, in the latest forward that was computed, and its output there.
+    head: torch.Tensor | None = None
+    output: torch.Tensor | None = None
+    #: What the others have added.
+    tail: torch.Tensor | None = None
+
+
+class FirstBlock:
+    """FBCache for a denoiser whose blocks this engine computes by code of its own: diffusers' hooks see nothing of that.
+
+    Decides as diffusers' does; of both branches of guidance in one forward, for both at once.
+    """
+
+    def __init__(self, this: Caching) -> None:
+        self._this = this
+        self._stacks: dict[tuple[int, ...], _Stack] = {}
+        self._now = _Stack(_Branch())
+
+    def reuses(self, calls: Sequence[Call], before: torch.Tensor, stream: torch.Tensor) -> bool:
+        """Tell after the first block whether the others are left out; then what they added last is in `stream`.
+
+        Args:
+            calls: that the forward is for.
+            before: the tokens as the first block got them.
+            stream: as it left them.
+        """
+        key = (self._this.round, *(id(call.branch) for call in calls))
+        self._now = stack = self._stacks.setdefault(key, _Stack(_Branch()))
+        head = stream - before
+        branch, reuse = stack.branch, self._this.reuse
+        # one forward that was computed is enough: what is kept is added as it is
+        may = self._this.may_reuse(LEAST_COMPUTED, branch.in_a_row)
+        if may and stack.tail is not None and stack.head is not None:
+            change = (head - stack.head).abs().mean() / stack.head.abs().mean()
+            if float(change) <= self._this.cache.threshold:
+                stream += stack.tail
+                branch.in_a_row += 1
+                reuse.reused += len(calls)
+                return True
+        branch.in_a_row = 0
+        branch.computed += 1
+        reuse.computed += len(calls)
+        stack.head, stack.output = head, stream.clone()
+        return False
+
+    def keep(self, stream: torch.Tensor) -> None:
+        """Keep what the other blocks have added, when all of them were computed."""
+        assert self._now.output is not None
+        self._now.tail = stream - self._now.output
 
 
 class _Forwards:

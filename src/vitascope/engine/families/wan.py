@@ -106,9 +106,16 @@ class Wan:
         embedded, modulation = self._embedded_times(times, first)  # (B, R, D), (B, R, 6, D)
         table = self._table(grid, latents.device)
         texts = [self._text(call, stream.shape[1]) for call in calls]
+        cache = getattr(module, "first_block_cache", None)  # see `step_caches`
+        before = None if cache is None else stream.clone()
         for index, block in enumerate(module.blocks):
             come(block)
             self._block(block, stream, modulation, runs, table, self._attended(texts, index), latents.dtype)
+            if cache is not None and index == 0 and cache.reuses(calls, before, stream):
+                break
+        else:
+            if cache is not None:
+                cache.keep(stream)
         shift, scale = (module.scale_shift_table + embedded.unsqueeze(2)).float().unbind(2)
         normed = _modulated(stream, scale + 1, shift, runs, module.norm_out.eps, latents.dtype)
         return self._whole(linear(normed, module.proj_out), grid)
