@@ -1,7 +1,8 @@
 """`python -m bench.simulation [--plots FOLDER] [--quick]`: the arbiter against first come, first served.
 
-Some five minutes on one core; `--quick` takes a tenth of the jobs. Exits 1 if a goal is missed: a mean at least 2 times better, a
-99th percentile at most 1.2 times as long, and no key's mean more than 2 s above that of its part of the devices alone.
+Some two minutes on one core; `--quick` takes a tenth of the jobs, too few to judge by. Else it exits 1 if a goal is missed: a mean
+at least 2 times better, a 99th percentile at most 1.2 times as long, and no key's mean more than 2 s above that of its part of the
+devices alone.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def main() -> None:
         _print(case, found[case.name])
     if options.plots is not None:
         _draw(options.plots, found)
+    if options.quick:
+        return
     missed = [name for name, by in found.items() if not _holds(by)]
     print(f"goals missed: {', '.join(missed)}" if missed else "all goals hold")
     sys.exit(bool(missed))

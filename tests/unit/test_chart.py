@@ -11,7 +11,7 @@ from vitascope.media import chart
 
 
 def test_bars_are_as_long_as_what_they_show(tmp_path: Path) -> None:
-    groups = [chart.Group("a step", {"plain": 2.0, "ours": 1.0, "none": None})]
+    groups = [chart.Group("a step", {"plain": 2.0, "ours": 1.0, "none": None}, most=2.0)]
     chart.bars(tmp_path / "bars.png", "Title", "how", groups, "s")
     with Image.open(tmp_path / "bars.png") as image:
         pixels = np.asarray(image.convert("RGB"))[96:]

@@ -65,7 +65,7 @@ class Stage:
             sharing = company.sharing = Sharing(is_allowed=True)
             yield Step("load", 1)
             for index in range(count):
-                sharing.group = "kind"
+                sharing.group = sharing.latest_group = "kind"
                 self._standing[name] = sharing
                 yield Step("denoise", index, count)
                 self._run(name, seconds)

@@ -324,13 +324,14 @@ def _draw(path: Path, found: dict[str, Any]) -> None:
         group("whole video, seconds", lambda its: its["seconds"]),
         group("share of peak, %", lambda its: None if its["flops"] is None else 100 * its["share_of_peak"]),
         group("most memory, GiB", lambda its: its["peak_bytes"] / GIB),
+    ]
+    rates = {f"{row['requests']} at a time": row.get("jobs_per_hour") for row in found["together"]}
+    hourly = [
         group("videos an hour", lambda its: its["jobs_per_hour"]),
+        *(chart.Group(f"videos an hour,\n{label}", {"engine": rate}) for label, rate in rates.items()),
     ]
-    groups += [
-        chart.Group(f"videos an hour,\n{row['requests']} at a time", {"engine": row["jobs_per_hour"]})
-        for row in found["together"]
-        if "error" not in row
-    ]
+    most = max(rate for each in hourly for rate in each.values.values() if rate is not None)
+    groups += [replace(each, most=most) for each in hourly]
     made = f"{found['width']}x{found['height']}x{found['num_frames']}, {found['num_inference_steps']} steps"
     note = f"{found['device']}, {found['dtype']}, {made}, weights: {found['weights']}; vitascope bench"
     chart.bars(path, f"{found['model']}", note, groups)

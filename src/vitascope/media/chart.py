@@ -23,10 +23,12 @@ class Group:
     label: str
     #: By name of the series; None where there is no figure.
     values: Mapping[str, float | None]
+    #: What the longest bar that there could be stands for; None is the largest value.
+    most: float | None = None
 
 
 def bars(path: Path, title: str, note: str, groups: Sequence[Group], unit: str = "") -> None:
-    """Draw groups of horizontal bars, one colour for each series, each group on a scale of its own.
+    """Draw groups of horizontal bars, one colour for each series, each group on a scale of its own unless it names one.
 
     Args:
         path: of the PNG.
@@ -40,7 +42,8 @@ def bars(path: Path, title: str, note: str, groups: Sequence[Group], unit: str =
     image, draw = _sheet(title, note, names, height)
     y = _TOP
     for group in groups:
-        most = max((value for value in group.values.values() if value is not None), default=0.0)
+        largest = max((value for value in group.values.values() if value is not None), default=0.0)
+        most = largest if group.most is None else group.most
         draw.text((20, y + (len(group.values) - 1) * _ROW / 2), group.label, _INK, font=_font(15))
         for name, value in group.values.items():
             length = 0.0 if value is None or most <= 0 else value / most * (WIDTH - _LEFT - _RIGHT)
