@@ -100,7 +100,7 @@ class Making:
         return sharing is not None and sharing.is_answered
 
     @property
-    def is_standing(self) -> bool:
+    def _is_standing(self) -> bool:
         """Whether it stands before a forward that it could have together with others."""
         sharing = self.company.sharing
         return sharing is not None and sharing.is_allowed and sharing.group is not None
@@ -111,9 +111,14 @@ class Making:
         return self._kind is not None and self._has_stood
 
     def may_join(self, other: Making) -> bool:
-        """Whether it may come to stand before the forward of another one: then that one does well to wait for it."""
-        is_alike = self._kind is not None and self._kind == other._kind
-        return is_alike and not self.is_standing and (self._has_stood or not self.is_begun)
+        """Whether it can come to stand where another one stands, with no more work than what leads to a forward: they then have it together."""
+        own, theirs = self.company.sharing, other.company.sharing
+        is_alike = self is not other and self._kind is not None and self._kind == other._kind
+        if not is_alike or theirs is None or theirs.group is None:
+            return False
+        if own is None or own.latest_group is None:  # it has not stood yet, or not since it began to decode
+            return not self.is_begun
+        return own.group is None and own.latest_group == theirs.group
 
     @property
     def is_due(self) -> bool:
@@ -146,7 +151,7 @@ class Making:
             event = next(self._events)
         except StopIteration:
             return self._ending()
-        self._has_stood = self._has_stood or self.is_standing
+        self._has_stood = self._has_stood or self._is_standing
         self.is_waiting = isinstance(event, Step) and event.is_waiting
         self._look_at = time.monotonic() + LOOK_SECONDS
         if isinstance(event, Step):

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+ENLARGED = 1.5
+"""A file with so many times the pixels that the model made holds no detail of its own."""
+
 LEAST_STOOD_SECONDS = 0.0005
 """Less is not told: whoever drives a making has to look at others too."""
 
@@ -153,7 +156,7 @@ def _made(
         if company.wake is not None and not engine.capacity(spec):
             yield Step("load", is_waiting=True)
             continue
-        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.is_seed_drawn)
+        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.may_share_forwards)
         company.is_generating = True
         try:
             with contextlib.closing(engine.generate(plan, spec, inputs, company.sharing)) as making:
@@ -267,6 +270,7 @@ class _Writer:
                 format=self._plan.format,
                 comment=self._origin.sentence,
                 finish=lambda path: self._origin.sign(path, self._plan.format),
+                is_enlarged=is_enlarged(self._plan),
                 is_kept=not self._key,  # else the storage takes it from there
             )
             video = _describe(self._out, self._plan, self._key)
@@ -285,6 +289,12 @@ class _Writer:
             self._done += 1
         if pictures is not None:
             pictures.start()
+
+
+def is_enlarged(plan: Plan) -> bool:
+    """Whether the file has many more pixels than the model made; what a continued video came with is as fine as it is."""
+    pixels = plan.made.height * plan.made.width
+    return plan.continues is None and plan.height * plan.width >= ENLARGED * pixels
 
 
 def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
