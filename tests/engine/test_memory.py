@@ -148,18 +148,25 @@ class Failing:
         def failing_slot(slot: Slot, *args: Any) -> None:
             make_slot(slot, *args)
             module = slot.modules()[self.component]
-            inner = module.decode if self.component == "vae" else module.forward
 
-            def call(*args: Any, **kwargs: Any) -> Any:
+            def fail_in_time(*_: Any) -> None:
                 self.calls += 1
                 if self.calls == self.call:
                     work = torch.ones(8 * 2**20)  # 32 MB
                     module.kept_for_later = torch.ones(2**20)  # as a feature map is
                     self.held += [weakref.ref(work), weakref.ref(module.kept_for_later)]
                     raise self.error()
-                return inner(*args, **kwargs)
 
-            setattr(module, "decode" if self.component == "vae" else "forward", call)
+            if self.component != "vae":
+                module.register_forward_pre_hook(fail_in_time)
+                return
+            decode = module.decode
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                fail_in_time()
+                return decode(*args, **kwargs)
+
+            module.decode = call
 
         monkeypatch.setattr(Slot, "__init__", failing_slot)
 

@@ -50,7 +50,8 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     finder = postponed._Finder()
     monkeypatch.setattr(postponed, "PUT_OFF", ("heavy",))
     monkeypatch.setattr(postponed, "_FINDER", finder)
-    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    others = [each for each in sys.meta_path if not isinstance(each, postponed._Finder)]
+    monkeypatch.setattr(sys, "meta_path", [finder, *others])
     yield importlib.import_module("user_of_heavy")
     for name in ("heavy", "heavy.parts", "user_of_heavy"):
         sys.modules.pop(name, None)

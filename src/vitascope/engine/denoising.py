@@ -90,6 +90,7 @@ class _Denoiser:
         self._ahead: tuple[Call, torch.Tensor] | None = None
         self.num_foreseen = 0
         self._is_begun = False
+        self._is_replaced = False
         self._native: wan.Wan | None = None
         #: What keeps it from being computed here; None where nothing does.
         self.why_not: str | None = None
@@ -109,6 +110,7 @@ class _Denoiser:
     def in_place(self) -> Iterator[None]:
         """Be the module's forward; afterwards that is what it was."""
         before = vars(self._module).get("forward")
+        self._is_replaced = before is not None
         self._module.forward = self
         try:
             yield
@@ -137,7 +139,7 @@ class _Denoiser:
     def _begin(self) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
-        self.why_not = wan.why_not(self._module)
+        self.why_not = "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
         if self.why_not is None:
             self._native = wan.Wan(self._module, self._shared)
 
