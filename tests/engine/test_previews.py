@@ -135,7 +135,9 @@ def test_without_previews_the_scheduler_is_left_alone(engine: Engine, models: Mo
     none = previews.Previews(slot, pipe, make_plan(spec), (9, 32, 32))
     assert type(pipe.scheduler) is before
     assert [none.after(step) for step in range(10)] == [None] * 10
-    assert not any(isinstance(found, previews.Projection) for found in slot.shared.values()), "nothing was fitted"
+    assert not any(isinstance(found, previews.Projection) for found in slot.shared.values()), (
+        "nothing was fitted"
+    )
 
 
 def test_the_projection_explains_other_clips_than_it_was_fitted_to(

@@ -139,7 +139,9 @@ class _Denoiser:
     def _begin(self) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
-        self.why_not = "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
+        self.why_not = (
+            "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
+        )
         if self.why_not is None:
             self._native = wan.Wan(self._module, self._shared)
 

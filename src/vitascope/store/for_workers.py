@@ -199,7 +199,8 @@ class ForWorkers(Base):
         values = {**video_values(videos), "details": details, "progress": 100, "stage": ""}
         with self._database.write() as connection:
             row = changes.held(connection, lease)
-            queue.charge(connection, row, self._lease_time(connection))
+            stood_seconds = details.get("seconds", {}).get("stand_still", 0.0)
+            queue.charge(connection, row, self._lease_time(connection), stood_seconds)
             if speed is not None:
                 queue.learn_speed(connection, device, speed)
             if row.deleted_at is not None:

@@ -300,11 +300,11 @@ def served_seconds(
     return dict(served)
 
 
-def charge(connection: sa.Connection, row: Row, lease_now: datetime) -> None:
-    """Add the device seconds of a running job that ends now to what its key has had."""
+def charge(connection: sa.Connection, row: Row, lease_now: datetime, stood_seconds: float = 0.0) -> None:
+    """Add the device seconds of a running job that ends now to what its key has had, but for those in which others had the device."""
     if row.claimed_at is None:
         return
-    seconds = max(0.0, (lease_now - row.claimed_at).total_seconds())
+    seconds = max(0.0, (lease_now - row.claimed_at).total_seconds() - stood_seconds)
 
     def blend(old: Row | None) -> dict[str, Any]:
         kept = 0.0

@@ -45,7 +45,7 @@ class Lane(threading.Thread):
         place: the worker's.
         lease: the worker's right to the job.
         leased_at: when it was asked for, on the monotonic clock.
-        engine: returns the engine process; starts one if there is none.
+        engine: the engine process, which the worker's own thread has started: it would end with a lane that had done that.
         is_alone: whether it is made without others: it may have been the reason why an engine died.
         counts_attempts: whether a job whose engine died is to blame for that.
         more: what its order has beside the plan.
@@ -58,7 +58,7 @@ class Lane(threading.Thread):
         place: Workplace,
         lease: Lease,
         leased_at: float,
-        engine: Callable[[], SharedEngine],
+        engine: SharedEngine,
         *,
         is_alone: bool = False,
         counts_attempts: bool = True,
@@ -72,14 +72,13 @@ class Lane(threading.Thread):
         self._place = place
         self._heartbeat = Heartbeat(lease, leased_at, place.config.lease_seconds, place.store)
         self._leaving = Leaving(place, lease)
-        self._ready_engine = engine
+        self._engine = engine
         self._counts_attempts = counts_attempts
         self._more = more or {}
         self._on_suspect = on_suspect
         self._on_end = on_end
         self._name = f"{lease.job.id}.{lease.token}"
         self._folder = place.config.work_folder / self._name
-        self._engine: SharedEngine | None = None
         self._seat: Seat | None = None
         #: Whether the engine is done with it.
         self.is_made = False
@@ -151,7 +150,7 @@ class Lane(threading.Thread):
         with contextlib.suppress(OSError):  # the disk may be full: what writes there says so
             self._folder.mkdir(parents=True, exist_ok=True)
         order = self._order()  # may wait for the storage
-        engine = self._engine = self._ready_engine()
+        engine = self._engine
         if self.is_alone:
             self._wait_until_alone(engine)
         plan = self.lease.job.plan
@@ -181,7 +180,6 @@ class Lane(threading.Thread):
 
     def _give_up(self, seat: Seat) -> None:
         """Do without the engine's word that a job has stopped: kill it, if it is that job that it does not come back from."""
-        assert self._engine is not None
         if seat.has_device or len(self._engine.seats) == 1:
             logger.warning("engine did not stop", extra={"job_id": self.lease.job.id})
             self._engine.kill()
@@ -253,7 +251,6 @@ class Lane(threading.Thread):
     def _finish(self, ending: Message) -> None:
         """Write down how the job ended; if it has a file, that is kept."""
         if ending["is"] == "made":
-            assert self._engine is not None
             self._leaving.deliver(ending, self._engine.device)
         elif ending["is"] == "cancelled":
             self._leaving.finish_cancelled()

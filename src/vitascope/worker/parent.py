@@ -92,7 +92,6 @@ class Worker:
         #: Jobs that were open in an engine that died, or did not find room beside others: they are made alone.
         self._suspects: dict[str, None] = {}
         self._engine: SharedEngine | None = None
-        self._starting = threading.Lock()
         self._ahead: Ahead | None = None
         #: What the store was told of the engine.
         self._told: tuple[str, frozenset[str]] = ("", frozenset())
@@ -251,13 +250,14 @@ class Worker:
         lease = None if self._space.is_low else claim()
         if lease is None:
             return False
+        engine = self._ready_engine()
         if self._ahead is None:
-            self._ahead = Ahead(self._store, self._errands, self._ready_engine())
+            self._ahead = Ahead(self._store, self._errands, engine)
         lane = Lane(
             self._place,
             lease,
             asked_at,
-            self._ready_engine,
+            engine,
             is_alone=lease.job.attempt > 1 or lease.job.id in self._suspects,
             counts_attempts=self.counts_attempts,
             more=self._more_of_order(lease),
@@ -351,16 +351,17 @@ class Worker:
         self._place.stop(self._config.drain_seconds)
 
     def _ready_engine(self) -> SharedEngine:
-        """Return the engine process; starts one if there is none, or if it died. Safe to call from any thread."""
-        with self._starting:
-            if self._engine is not None and not self._engine.is_alive:
-                self._engine.kill()
-                self._engine = None
-            if self._engine is None:
-                self._place.step_times = StepTimes()
-                self._engine = SharedEngine(self._start_engine(), self._config.hang_seconds, self._news.set)
-                logger.info("engine started", extra={"pid": self._engine.pid})
-            return self._engine
+        """Return the engine process; starts one if there is none, or if it died.
+
+        Called by the worker's own thread only: on Linux a process that is to die with its parent dies with the thread that started it.
+        """
+        if self._engine is not None and not self._engine.is_alive:
+            self._drop_engine()
+        if self._engine is None:
+            self._place.step_times = StepTimes()
+            self._engine = SharedEngine(self._start_engine(), self._config.hang_seconds, self._news.set)
+            logger.info("engine started", extra={"pid": self._engine.pid})
+        return self._engine
 
     def _hear_engine(self) -> None:
         """Take what the engine says of errands that it does beside jobs."""
@@ -416,7 +417,6 @@ class Worker:
         raise InternalError(f"It was not done: {reason}.")
 
     def _drop_engine(self) -> None:
-        with self._starting:
-            if self._engine is not None:
-                self._engine.kill()
-                self._engine = None
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine = None

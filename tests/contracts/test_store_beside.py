@@ -1,0 +1,103 @@
+"""Which waiting job is begun beside others, and who hears of jobs; whatever the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vitascope.domain.arbiter import BESIDE_AFTER_SECONDS, Candidate
+from vitascope.domain.beside import Beside
+from vitascope.domain.cost import Speed, effort_of, work_of
+from vitascope.domain.job import Job, JobError
+from vitascope.store import JobNews, Store
+from waiting import eventually
+
+Create = Callable[..., Job]
+
+
+@pytest.fixture
+def news(store: Store) -> Iterator[JobNews]:
+    found = store.watch_jobs()
+    found.has_come()
+    yield found
+    found.close()
+
+
+def begin(store: Store, create: Create) -> Beside:
+    """Let a job of 100 s be open in a worker whose speed is known."""
+    known = create("known", num_inference_steps=10)
+    lease = store.claim("w", 15.0, device="d")
+    assert lease is not None
+    store.succeed(
+        lease, [], {}, speed=Speed(known.plan.model, effort_of(known.plan).work, 1.0, 0.0), device="d"
+    )
+    create("long", num_inference_steps=100)
+    assert store.claim("w", 15.0, device="d") is not None
+    model = known.plan.model
+    return Beside((Candidate("long", "", model, 100.0, 0.0),), frozenset({model}))
+
+
+def beside_of(store: Store, beside: Beside) -> str | None:
+    return store.next_beside(beside, device="d")
+
+
+class TestBeside:
+    def test_a_short_job_is_once_it_has_waited_a_moment(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        beside = begin(store, create)
+        assert beside_of(store, beside) is None
+        create("as long", num_inference_steps=100)
+        create("short", num_inference_steps=3)
+        assert beside_of(store, beside) is None, "an idle worker is first"
+        clock.advance(2 * BESIDE_AFTER_SECONDS)
+        assert beside_of(store, beside) == "short"
+        lease = store.claim("w", 15.0, device="d", job_id="short")
+        assert lease is not None
+        assert lease.expected_seconds == pytest.approx(3.0)
+        assert beside_of(store, beside) is None, "the other one is no shorter than what runs"
+
+    def test_only_of_models_with_room_and_not_what_is_to_be_made_alone(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        beside = begin(store, create)
+        create("short", num_inference_steps=3)
+        clock.advance(2 * BESIDE_AFTER_SECONDS)
+        assert beside_of(store, replace(beside, models=frozenset({"other"}))) is None
+        assert beside_of(store, replace(beside, without=frozenset({"short"}))) is None
+        lease = store.claim("v", 15.0, job_id="short")
+        assert lease is not None
+        store.release(lease, count_attempt=True)
+        assert beside_of(store, beside) is None, "it may have been the reason why an engine died"
+
+    def test_what_can_share_forwards_may_be_as_long(self, store: Store, create: Create, clock: Any) -> None:
+        beside = begin(store, create)
+        drawn = create("drawn", num_inference_steps=100, is_seed_drawn=True)
+        create("given", num_inference_steps=100)
+        clock.advance(2 * BESIDE_AFTER_SECONDS)
+        assert beside_of(store, beside) is None
+        shared = frozenset({(drawn.plan.model, work_of(drawn.plan))})
+        assert beside_of(store, replace(beside, shared=shared)) == "drawn"
+
+
+def test_who_watches_hears_of_new_jobs_and_of_ends(store: Store, create: Create, news: JobNews) -> None:
+    assert not news.has_come()
+    create("job")
+    eventually(news.has_come)
+    lease = store.claim("w", 15.0)
+    assert lease is not None
+    while news.has_come():
+        pass
+    store.fail(lease, JobError("generation_failed", "no picture came"))
+    eventually(news.has_come)
+
+
+def test_a_workers_own_jobs_are_not_taken_from_it_by_itself(store: Store, create: Create, clock: Any) -> None:
+    create("job")
+    assert store.claim("w", 15.0) is not None
+    clock.advance(60)
+    assert store.requeue_lapsed(3, without=["job"]).num_jobs == 0
+    assert store.requeue_lapsed(3, without=["another"]).num_jobs == 1
