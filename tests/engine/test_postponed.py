@@ -125,6 +125,14 @@ CLIP = """
     from vitascope.engine import postponed
     print(sorted(postponed._FINDER.real))
 
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    try:
+        huggingface_hub.hf_hub_download("not a/valid/name", "file")
+    except HFValidationError as refused:
+        pass
+    assert huggingface_hub.HfApi is sys.modules["huggingface_hub.hf_api"].HfApi
+
     import torch, transformers
     from diffusers.models.transformers import transformer_wan
     from diffusers.pipelines.wan import pipeline_wan
