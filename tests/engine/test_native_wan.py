@@ -141,12 +141,32 @@ def test_a_text_is_worked_out_once_where_that_is_worth_its_memory(monkeypatch: p
         assert not large.branch.kept["text"]._kept
 
 
+def test_as_on_a_gpu_norms_are_modulated_at_once() -> None:
+    torch.manual_seed(0)
+    stream, (scale, shift) = torch.randn(2, 6, 8), torch.randn(2, 2, 2, 8)
+    runs = [slice(0, 4), slice(4, 6)]
+    by_sample = wan._modulated(stream, scale, shift, runs, 1e-6, torch.float32)
+    plain = torch.nn.functional.layer_norm(stream, (8,), eps=1e-6)
+    at_once = wan._modulated_at_once(plain, scale, shift, runs, torch.empty(2, 6, 8))
+    torch.testing.assert_close(by_sample, at_once)
+
+
 def test_what_only_diffusers_computes_is_left_to_it() -> None:
     native = wan.Wan(transformer(), {})
     rising = torch.arange(48.0).view(2, 24)
     assert native([call(arguments("text", rising))]) is None, "a timestep of its own for each token"
     scaled = arguments("text", TIMESTEPS["of samples"]) | {"attention_kwargs": None, "other": 3}
     assert native([call(scaled)]) is None
+
+
+def test_diffusers_is_not_asked_for_a_timestep_of_each_token_that_are_all_alike() -> None:
+    module = transformer()
+    for times, ndim in (("of samples", 1), ("of tokens", 1), ("first frame", 2)):
+        given = arguments("text", TIMESTEPS[times])
+        less = wan.for_diffusers(given)
+        assert less["timestep"].ndim == ndim
+        with torch.no_grad():
+            assert (module(**less)[0] - module(**given)[0]).abs().max() < TOLERANCE
 
 
 def test_changed_modules_are_left_to_diffusers() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,17 @@ import torch
 from engine.together import Start, Together, in_company
 from tiny import make_plan, run
 from vitascope.catalog import Catalog, locate
+from vitascope.domain.errors import InternalError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, Inputs, Sharing
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import passes
 from vitascope.engine.families.wan import Wan
+from vitascope.worker.company import Company
+from vitascope.worker.driver import Driver
+from vitascope.worker.making import Making
+from vitascope.worker.outputs import Failed
 
 Models = dict[str, ModelSpec]
 
@@ -151,6 +156,43 @@ def test_generations_join_and_leave_between_steps(engine: DiffusersEngine, model
     assert most_different(expected, together.made) < TOLERANCE
     assert engine._company.num_served > 2 * engine._company.num_shared, "at times there were more than two"
     assert not engine._company._standing
+
+
+def test_the_worker_brings_those_together_that_can_share(engine: DiffusersEngine, models: Models) -> None:
+    """It lets the job that worked last go on; yet who is open beside it is in each of its forwards, from the first on to its end."""
+    spec = exact(models["ti2v"])
+    begin = starts(engine, spec, "first", "second", "third")
+    expected = {each: alone(start) for each, start in begin.items()}
+    made: dict[str, Any] = {}
+
+    def making(name: str) -> Making:
+        def events(company: Company) -> Generator[Step | Failed, None, None]:
+            company.sharing, company.is_generating = Sharing(is_allowed=True), True
+            for event in begin[name](company.sharing):
+                if isinstance(event, Clip):
+                    made[name] = event.frames
+                else:
+                    yield event
+            company.sharing = None
+            yield Failed(0, InternalError())
+
+        plan = {
+            "is_seed_drawn": True,
+            "native_height": 32,
+            "native_width": 32,
+            "windows": [{"num_frames": 9}],
+        }
+        order = {"making": name, "job": name, "key": "one", "model": spec.id, "seconds": 9.0, "priority": 0}
+        return Making({**order, "plan": plan}, events, lambda: None)
+
+    driver = Driver(lambda _message: None)
+    for name in begin:
+        driver.open(making(name))
+    while not driver.is_idle:
+        driver.step()
+    assert most_different(expected, made) < TOLERANCE
+    # two forwards at the first step and one at each other: of three, three and four steps
+    assert (engine._company.num_shared, engine._company.num_served) == (4, 12)
 
 
 def test_no_more_tokens_than_are_worth_it(

@@ -17,6 +17,7 @@ import torch
 
 from vitascope.domain.step import Step
 from vitascope.engine.generation import pause, run_in_steps
+from vitascope.engine.torch_state import TorchState
 from vitascope.engine.turns import Cancelled, current
 
 
@@ -202,3 +203,29 @@ except Told:
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120, capture_output=True)
     assert (done.stdout, done.stderr) == (b"interrupted []\n", b"")
+
+
+def test_each_call_computes_with_as_many_threads_as_its_caller() -> None:
+    """Threads are used again, and torch keeps a number for each: with another one the lowest bits of sums differ."""
+    before = torch.get_num_threads()
+
+    def num_threads() -> list[Any]:
+        def call() -> int:
+            torch.ones(8) + 1
+            return torch.get_num_threads()
+
+        state = TorchState(0, torch.device("cpu"))
+        return [_result(run_in_steps(call)), _result(run_in_steps(call, state))]
+
+    try:
+        for num in (2, 1, 3):
+            torch.set_num_threads(num)
+            assert num_threads() == [num, num]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _result(running: Generator[Any, None, Any]) -> Any:
+    with pytest.raises(StopIteration) as ended:
+        next(running)
+    return ended.value.value

@@ -78,10 +78,14 @@ class Sharing:
 
     #: Told by who drives: it may be computed with others.
     is_allowed: bool = False
-    #: Told by the engine: a forward that another one ran has answered for it too, so that its next step costs next to nothing.
+    #: Told by the engine: a forward that another one ran has answered for it too, so that its steps cost next to nothing until it
+    #: stands before the next one.
     is_answered: bool = False
     #: Told by the engine while it stands before a forward: those of one group can have one together. None with nobody.
     group: Hashable | None = None
+    #: Told by the engine: the group that it stood in last, and will stand in again after its next step. None before the first, and
+    #: after the last.
+    latest_group: Hashable | None = None
 
 
 class Engine(Protocol):

@@ -44,6 +44,7 @@ class Denoising:
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
         self._most_tokens = company.most_tokens
+        self._ranks = company.ranks
 
     @contextlib.contextmanager
     def arranged(self) -> Iterator[None]:
@@ -57,7 +58,9 @@ class Denoising:
     def choices(self) -> tuple[Choice, ...]:
         """What was chosen on the way."""
         found = [each.choice for each in self._denoisers if each.choice is not None][:1]
-        if any(each.num_foreseen for each in self._denoisers):
+        if self._ranks is not None and found:
+            found.append(self._ranks.choice)
+        elif any(each.num_foreseen for each in self._denoisers):
             reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
             found.append(Choice("guidance", "both branches in one forward", reason))
         return tuple(found)
@@ -96,8 +99,8 @@ class _Denoiser:
         """How it was computed; None if it was not asked."""
         if not self._is_begun:
             return None
-        if self._native is None:
-            return Choice("denoiser", "diffusers", str(self.why_not))
+        if self.why_not is not None:
+            return Choice("denoiser", "diffusers", self.why_not)
         return Choice(
             "denoiser", "native", "computes what diffusers' does, over the same weights, in less time"
         )
@@ -154,12 +157,22 @@ class _Denoiser:
         latest, self._latest = self._latest, call
         if latest is not None and call.is_of_same_step(latest):
             latest.branch.following = call.branch
-        if call.branch.following is None or self._num_tokens(call) * 2 > self._company.most_tokens:
+        is_too_much = self._num_tokens(call) * 2 > self._company.most_tokens
+        if call.branch.following is None or (is_too_much and not self._shares_guidance):
             return []
         following = replace(call, branch=call.branch.following)
         return [following] if following.kind == call.kind else []
 
+    @property
+    def _shares_guidance(self) -> bool:
+        """Whether another device computes the other branch: then two forwards take the time of one, however large they are."""
+        return self._company.ranks is not None and self._company.ranks.kind == "guidance"
+
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
+        if self._sharing is not None:
+            self._sharing.is_answered = False  # from here on a step costs something
+        if (ranks := self._company.ranks) is not None:
+            return ranks.answers(calls, self._run)
         if self._sharing is None or not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))
@@ -167,9 +180,14 @@ class _Denoiser:
         return self._company.answer(calls, num_tokens, group, self._sharing, self._run)
 
     def _run(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        if self._native is not None and (answers := self._native(calls)) is not None:
-            return answers
-        answer: torch.Tensor = self._forward(**joined(calls))[0]
+        if self._native is not None:
+            if (answers := self._native(calls)) is not None:
+                return answers
+            self.why_not = "some of its calls are of a kind that only diffusers computes"
+        arguments = joined(calls)
+        if type(self._module).__name__ == wan.CLASS:
+            arguments = wan.for_diffusers(arguments)
+        answer: torch.Tensor = self._forward(**arguments)[0]
         return parted(answer, calls)
 
     def _num_tokens(self, call: Call) -> int:

@@ -7,12 +7,12 @@ themselves, by the numbers that the tokenizer gave, so that it serves whatever a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers.utils import ModelOutput
 
 from .slots import Slot
 
@@ -122,6 +122,16 @@ def _readable(given: Any) -> Hashable | None:
     return (type(given), given) if is_plain else None
 
 
+def _has_fields(made: Any) -> bool:
+    """Whether an output is one of transformers' or of `bert`: dataclasses both."""
+    return dataclasses.is_dataclass(made) and not isinstance(made, type)
+
+
+def _fields(made: Any) -> dict[str, Any]:
+    given = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    return {name: part for name, part in given.items() if name != _STATE}
+
+
 def _num_bytes(made: Any) -> int:
     """Count an output's bytes.
 
@@ -130,8 +140,8 @@ def _num_bytes(made: Any) -> int:
     """
     if isinstance(made, torch.Tensor):
         return int(made.nbytes)
-    if isinstance(made, ModelOutput):
-        return sum(_num_bytes(part) for name, part in made.items() if name != _STATE)
+    if _has_fields(made):
+        return sum(map(_num_bytes, _fields(made).values()))
     if isinstance(made, tuple | list):
         return sum(map(_num_bytes, made))
     if made is None:
@@ -143,8 +153,8 @@ def _copied(made: Any) -> Any:
     """Copy an output: pipelines may write into what they get."""
     if isinstance(made, torch.Tensor):
         return made.clone()
-    if isinstance(made, ModelOutput):
-        return type(made)(**{name: _copied(part) for name, part in made.items() if name != _STATE})
+    if _has_fields(made):
+        return type(made)(**{name: _copied(part) for name, part in _fields(made).items()})
     if isinstance(made, tuple | list):
         return type(made)(map(_copied, made))
     return made

@@ -35,6 +35,7 @@ from .keeper import Models
 from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
+from .parallel import Ranks, arrange
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
@@ -65,6 +66,7 @@ class DiffusersEngine:
         lora_cache_bytes: of adapters, what is kept between requests.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
         notes: folder where it keeps what it has measured; None measures anew.
+        ranks: processes that run the same requests on other devices, step by step.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class DiffusersEngine:
         lora_cache_bytes: int = 0,
         embeddings_cache_bytes: int = 0,
         notes: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
@@ -99,7 +102,7 @@ class DiffusersEngine:
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
         self._embeddings = Embeddings(embeddings_cache_bytes)
-        self._company = Company(most_tokens(self._device))
+        self._company = Company(most_tokens(self._device), ranks)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -135,7 +138,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = _Rising(self._turn)
+            rising = _Rising(self._turn, sharing or Sharing())
             clip = yield from self._insist(
                 plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing)
             )
@@ -244,6 +247,8 @@ class DiffusersEngine:
     @contextlib.contextmanager
     def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
         """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
+        if self._company.ranks is not None:
+            arrange(slot, self._company.ranks)
         denoising = Denoising(slot, self._company, sharing)
         with denoising.arranged(), self._embeddings.used(slot):
             yield denoising
@@ -377,8 +382,9 @@ def _quieten_transformers() -> None:
 class _Rising:
     """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, sharing: Sharing) -> None:
         self._turn = turn
+        self._sharing = sharing
         self.reached = self._latest = Step("load")
         #: Whether the model works on the second pass; the steps that are done do not tell, before the first of these.
         self.is_in_second = False
@@ -404,6 +410,8 @@ class _Rising:
                     clip: Clip = finished.value
                     return clip
                 self._latest = step or self._latest
+                if self.stage == "decode_latents":  # which costs something, and no forward follows it at once
+                    self._sharing.is_answered, self._sharing.latest_group = False, None
                 if step is not None and _is_ahead(step, self.reached):
                     self.reached = dataclasses.replace(step, preview=None)  # told once
                     yield step

@@ -25,6 +25,7 @@ class TorchState:
         # Apple's and other backends wait for the device to read this state, so there it stays shared
         self._devices = [device] if device.type in ("cuda", "xpu") else []
         generators = [torch.Generator(kind).manual_seed(seed) for kind in ["cpu", *self._devices]]
+        self._threads = _Threads()
         self._kept = self._outside = (False, [generator.get_state() for generator in generators])
 
     @contextlib.contextmanager
@@ -38,6 +39,7 @@ class TorchState:
 
     def enter(self) -> None:
         """Put this state in place of the process's."""
+        self._threads.enter()
         self._outside = self._read()
         self._write(self._kept)
 
@@ -58,13 +60,29 @@ class TorchState:
             torch.get_device_module(device).set_rng_state(numbers, device)
 
 
+class _Threads:
+    """With how many of the processor's threads the thread that makes this computes, for a call in another thread.
+
+    Each thread has a number of its own, which it takes over when it first computes; with another one sums come out otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._num = torch.get_num_threads()
+
+    def enter(self) -> None:
+        if torch.get_num_threads() != self._num:
+            torch.set_num_threads(self._num)
+
+
 class CallersMode:
     """The gradient mode of the thread that makes this, for a call in another thread; the random numbers are the process's."""
 
     def __init__(self) -> None:
+        self._threads = _Threads()
         self._is_grad_enabled = torch.is_grad_enabled()
 
     def enter(self) -> None:
+        self._threads.enter()
         torch.set_grad_enabled(self._is_grad_enabled)
 
     def leave(self) -> None:

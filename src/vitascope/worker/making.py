@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict
+from typing import Any
 
 from vitascope.domain.arbiter import Candidate
 from vitascope.domain.errors import (
@@ -76,6 +77,11 @@ class Making:
         return str(self._order["key"])
 
     @property
+    def model(self) -> str:
+        """What makes it."""
+        return str(self._order["model"])
+
+    @property
     def is_begun(self) -> bool:
         """Whether its model has made a step, and so is loaded."""
         return self._done > 0.0
@@ -85,6 +91,24 @@ class Making:
         """Whether its next step costs next to nothing, because another one's forward was its own too."""
         sharing = self.company.sharing
         return sharing is not None and sharing.is_answered
+
+    def may_join(self, other: Making) -> bool:
+        """Whether it can come to stand where another one stands, with no more work than what leads to a forward: they then have it together."""
+        own, theirs = self.company.sharing, other.company.sharing
+        if self is other or theirs is None or theirs.group is None or self.model != other.model:
+            return False
+        if own is None or own.latest_group is None:  # it has not stood yet, or not since it began to decode
+            shared = self._shared_shape
+            return not self.is_begun and shared is not None and shared == other._shared_shape
+        return own.group is None and own.latest_group == theirs.group
+
+    @property
+    def _shared_shape(self) -> tuple[int, int, int] | None:
+        """What its windows are like; None if it has forwards with nobody."""
+        plan: dict[str, Any] = self._order["plan"]
+        if not plan.get("is_seed_drawn") or plan.get("step_cache"):
+            return None
+        return plan["native_height"], plan["native_width"], plan["windows"][0]["num_frames"]
 
     @property
     def is_due(self) -> bool:

@@ -156,7 +156,7 @@ def _made(
         if company.wake is not None and not engine.capacity(spec):
             yield Step("load", is_waiting=True)
             continue
-        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.is_seed_drawn)
+        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.may_share_forwards)
         company.is_generating = True
         try:
             with contextlib.closing(engine.generate(plan, spec, inputs, company.sharing)) as making:
