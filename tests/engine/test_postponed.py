@@ -33,6 +33,11 @@ from heavy.parts import Part
 def is_base(value): return isinstance(value, Base)
 def annotated(value: Base | None = None) -> Part: ...
 def look(): return heavy.LIMIT
+def derived():
+    class Own(Base, Other):
+        def __init__(self): super().__init__(5)
+    return Own
+class Other: pass
 def part():
     from heavy.parts import Part
     return Part
@@ -50,7 +55,8 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     finder = postponed._Finder()
     monkeypatch.setattr(postponed, "PUT_OFF", ("heavy",))
     monkeypatch.setattr(postponed, "_FINDER", finder)
-    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    others = [each for each in sys.meta_path if not isinstance(each, postponed._Finder)]
+    monkeypatch.setattr(sys, "meta_path", [finder, *others])
     yield importlib.import_module("user_of_heavy")
     for name in ("heavy", "heavy.parts", "user_of_heavy"):
         sys.modules.pop(name, None)
@@ -79,6 +85,14 @@ def test_a_class_that_was_taken_is_the_real_one_from_then_on(user):
     assert made.size == 7 and type(made) is real.Base
     assert user.is_base(real.Derived()) and not user.is_base(3)
     assert issubclass(real.Derived, user.Base)
+
+
+def test_a_class_derived_from_one_that_was_taken_is_derived_from_the_real_one(user):
+    own = user.derived()
+    made = own()
+    real = importlib.import_module("heavy")
+    assert made.size == 5 and isinstance(made, real.Base) and own.__mro__[1:3] == (real.Base, user.Other)
+    assert own.__module__ == "user_of_heavy" and type(own) is type
 
 
 def test_code_that_runs_gets_the_real_thing(user):

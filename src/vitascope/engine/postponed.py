@@ -32,6 +32,13 @@ class _StandIn(type):
     _module: _Postponed
     _name: str
 
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        if not bases:
+            return super().__new__(mcs, name, bases, namespace)
+        # whoever derives a class needs the real one
+        real = tuple(base._real() if isinstance(base, _StandIn) else base for base in bases)
+        return types.new_class(name, real, exec_body=lambda body: body.update(namespace))
+
     def _real(cls) -> Any:
         return getattr(cls._module.real(), cls._name)
 
