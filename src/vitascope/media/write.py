@@ -76,6 +76,7 @@ def write_video(
     comment: str = "",
     finish: Callable[[Path], None] | None = None,
     is_enlarged: bool = False,
+    is_kept: bool = True,
 ) -> None:
     """Write frames to a file that is there whole or not at all.
 
@@ -92,12 +93,13 @@ def write_video(
         comment: for people, in the metadata of an MP4.
         finish: what is still to be done with the complete file before it has its name, such as signing it.
         is_enlarged: the frames were made much smaller and hold no fine detail: an MP4 is written in half the time.
+        is_kept: whether it stays there, and must survive a power cut.
 
     Raises:
         WriteFailed: the folder is missing or not writable, the disk is full, there are no frames, or the format
             cannot hold them.
     """
-    with replacing(path) as temporary:
+    with replacing(path, is_kept=is_kept) as temporary:
         if format == "gif":
             _write_gif(frames, temporary, fps)
         else:
