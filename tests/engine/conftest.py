@@ -11,6 +11,9 @@ import tiny
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import Engine, open_engine
+from vitascope.engine.postponed import postpone
+
+postpone()  # before the tests import anything of diffusers: so it is in every process that makes videos
 
 TI2V_CARD = """
 id = "ti2v"

@@ -33,6 +33,11 @@ from heavy.parts import Part
 def is_base(value): return isinstance(value, Base)
 def annotated(value: Base | None = None) -> Part: ...
 def look(): return heavy.LIMIT
+def derived():
+    class Own(Base, Other):
+        def __init__(self): super().__init__(5)
+    return Own
+class Other: pass
 def part():
     from heavy.parts import Part
     return Part
@@ -82,6 +87,14 @@ def test_a_class_that_was_taken_is_the_real_one_from_then_on(user):
     assert issubclass(real.Derived, user.Base)
 
 
+def test_a_class_derived_from_one_that_was_taken_is_derived_from_the_real_one(user):
+    own = user.derived()
+    made = own()
+    real = importlib.import_module("heavy")
+    assert made.size == 5 and isinstance(made, real.Base) and own.__mro__[1:3] == (real.Base, user.Other)
+    assert own.__module__ == "user_of_heavy" and type(own) is type
+
+
 def test_code_that_runs_gets_the_real_thing(user):
     assert user.look() == "a limit"
     assert user.part() is importlib.import_module("heavy.parts").Part
@@ -125,6 +138,14 @@ CLIP = """
     list(engine.generate(plan(request, spec), spec))
     from vitascope.engine import postponed
     print(sorted(postponed._FINDER.real))
+
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    try:
+        huggingface_hub.hf_hub_download("not a/valid/name", "file")
+    except HFValidationError as refused:
+        pass
+    assert huggingface_hub.HfApi is sys.modules["huggingface_hub.hf_api"].HfApi
 
     import torch, transformers
     from diffusers.models.transformers import transformer_wan

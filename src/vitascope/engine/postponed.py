@@ -21,7 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 COMPILER = "torch._dynamo"
-PUT_OFF = (COMPILER, "transformers", "peft")
+_HUB_PARTS = ("hf_api", "file_download", "_snapshot_download", "repocard", "repocard_data")
+_HUB = tuple(f"huggingface_hub.{part}" for part in _HUB_PARTS)
+PUT_OFF = (COMPILER, "transformers", "peft", "requests", *_HUB)
 
 
 class _StandIn(type):
@@ -29,6 +31,13 @@ class _StandIn(type):
 
     _module: _Postponed
     _name: str
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        if not bases:
+            return super().__new__(mcs, name, bases, namespace)
+        # whoever derives a class needs the real one
+        real = tuple(base._real() if isinstance(base, _StandIn) else base for base in bases)
+        return types.new_class(name, real, exec_body=lambda body: body.update(namespace))
 
     def _real(cls) -> Any:
         return getattr(cls._module.real(), cls._name)
@@ -170,13 +179,22 @@ def _is_dunder(name: str) -> bool:
 
 def _is_defining(wanted: str) -> bool:
     """Whether a module of another package asks while it is being imported: it needs names, and calls nothing."""
+    package = wanted.partition(".")[0]
     frame = sys._getframe(1)
-    while frame.f_back is not None and (
-        frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith("<frozen importlib")
-    ):
+    while frame.f_back is not None and _only_hands_on(frame, package):
         frame = frame.f_back
-    importer = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return frame.f_code.co_name == "<module>" and importer not in ("__main__", wanted.partition(".")[0])
+    return frame.f_code.co_name == "<module>" and _package_of(frame) not in ("__main__", package)
+
+
+def _only_hands_on(frame: types.FrameType, package: str) -> bool:
+    """Whether this asks for another: Python's import, this module, and a package that imports its parts when they are named."""
+    file = frame.f_code.co_filename
+    is_ours = file == __file__ or file.startswith(("<frozen importlib", importlib.__file__))
+    return is_ours or (frame.f_code.co_name == "__getattr__" and _package_of(frame) == package)
+
+
+def _package_of(frame: types.FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _known_of(name: str) -> dict[str, Any]:
