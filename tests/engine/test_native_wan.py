@@ -298,3 +298,27 @@ class TestInAnEngine:
         assert (plain[-1] - latents[-1]).abs().max() > 100 * TOLERANCE
         for ours, theirs in zip(native, latents, strict=True):
             assert (ours - theirs).abs().max() < TOLERANCE
+
+    @pytest.mark.parametrize("name", ["WanPipeline", "Wan 2.2 T2V-A14B"])
+    def test_a_step_cache_reuses_what_diffusers_does(
+        self,
+        engine: DiffusersEngine,
+        models: Models,
+        name: str,
+        latents: list[torch.Tensor],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        spec = dataclasses.replace(models[name], dtype="float32")
+        plan = make_plan(spec, num_inference_steps=12, speed="fast")
+        assert plan.step_cache is not None
+        plan = dataclasses.replace(plan, step_cache=dataclasses.replace(plan.step_cache, threshold=0.05))
+        ours = {choice.name: choice.value for choice in run(engine, spec, plan)[1].choices}
+        native, latents[:] = list(latents), []
+        monkeypatch.setattr(wan, "why_not", lambda _module: "a test says so")
+        theirs = {choice.name: choice.value for choice in run(engine, spec, plan)[1].choices}
+        assert ours["denoiser"] == "native"
+        assert ours["step_cache"] == theirs["step_cache"]
+        assert not ours["step_cache"].startswith(("0 of", "off"))
+        assert len(native) == len(latents) == 12
+        for one, other in zip(native, latents, strict=True):
+            assert (one - other).abs().max() < TOLERANCE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +121,8 @@ class _Denoiser:
             self._begin()
         call = replace(call, branch=self._known(call.branch))
         ahead, self._ahead = self._ahead, None
+        if self._native is not None and self._native.first_block is not None:
+            return (self._run([call])[0],)
         if ahead is not None and call.is_of_same_step(ahead[0]) and call.branch is ahead[0].branch:
             self._latest = call
             return (ahead[1],)
@@ -130,6 +132,23 @@ class _Denoiser:
             self._ahead = (calls[1], answers[1])
             self.num_foreseen += 1
         return (answers[0],)
+
+    @contextlib.contextmanager
+    def reusing(self, threshold: float, decide: Callable[[bool], bool]) -> Iterator[bool]:
+        """Reuse forwards by what the first block says, for as long as the block; see `wan.FirstBlock`.
+
+        Yields:
+            Whether it does: else the denoiser is not computed here.
+        """
+        self._begin()
+        if self._native is None:
+            yield False
+            return
+        self._native.first_block = wan.FirstBlock(threshold, decide)
+        try:
+            yield True
+        finally:
+            self._native.first_block = None
 
     def _begin(self) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""

@@ -107,6 +107,10 @@ def caching(pipe: Any, cache: StepCache | None, reuse: Reuse) -> Iterator[Callab
 @contextlib.contextmanager
 def _cached(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
     forwards = _Forwards(denoiser, this)
+    with _answered(denoiser, forwards) as is_answered:
+        if is_answered:
+            yield
+            return
     handles = []
     try:
         try:
@@ -132,6 +136,21 @@ def _cached(denoiser: torch.nn.Module, this: Caching) -> Iterator[None]:
             registry.remove_hook(hook, recurse=True)
         registry.invalidate_child_registries_cache()
         _as_it_was(denoiser)
+
+
+@contextlib.contextmanager
+def _answered(denoiser: Any, forwards: _Forwards) -> Iterator[bool]:
+    """Let who answers for the denoiser reuse its forwards, where that is known to be possible without hooks in its blocks."""
+    cache = forwards._this.cache
+    reusing = getattr(vars(denoiser).get("forward"), "reusing", None)
+    if cache.kind != "first_block" or reusing is None:
+        yield False
+        return
+    with reusing(cache.threshold, forwards.decide) as is_reusing, contextlib.ExitStack() as hooks:
+        if is_reusing:
+            hooks.callback(denoiser.register_forward_pre_hook(forwards.count_before).remove)
+            hooks.callback(denoiser.register_forward_hook(forwards.count_after).remove)
+        yield is_reusing
 
 
 def _as_it_was(denoiser: torch.nn.Module) -> None:
@@ -169,14 +188,19 @@ class _Forwards:
         self._this = this
         self._branches: dict[tuple[int, int], _Branch] = {}
         self._now = _Branch()
+        self._place = 0
 
     def before(self, denoiser: torch.nn.Module, _inputs: Any) -> None:
         """Give the cache the branch that this forward goes on from: few pipelines do, and not all alike."""
-        place = self._this.calls.get(self._id, 0)
+        self.count_before()
+        _set_cache_context(denoiser, CacheContext(f"forward {self._place}"))
+
+    def count_before(self, *_call: Any) -> None:
+        """Find the branch that this forward goes on from, by its place in the step."""
+        self._place = place = self._this.calls.get(self._id, 0)
         self._this.calls[self._id] = place + 1
         self._now = self._branches.setdefault((self._this.round, place), _Branch())
         self._now.is_reusing = self._this.may_reuse(self._now.computed, self._now.in_a_row)
-        _set_cache_context(denoiser, CacheContext(f"forward {place}"))
 
     def decide(self, wants: bool = True) -> bool:
         """Tell whether this forward is reused, where the cache itself wants it to be."""
@@ -185,6 +209,10 @@ class _Forwards:
 
     def after(self, denoiser: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
         _set_cache_context(denoiser, None)
+        self.count_after()
+
+    def count_after(self, *_call: Any) -> None:
+        """Count this forward."""
         branch, reuse = self._now, self._this.reuse
         if branch.is_reusing:
             branch.in_a_row += 1

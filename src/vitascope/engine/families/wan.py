@@ -11,14 +11,15 @@ Source: diffusers 0.42, models/transformers/transformer_wan.py (Apache-2.0).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch.nn import functional
 
-from vitascope.engine.calls import LATENTS, Call
+from vitascope.engine.calls import LATENTS, Branch, Call
 from vitascope.engine.products import come, linear
 
 CLASS = "WanTransformer3DModel"
@@ -60,6 +61,19 @@ def _is_changed(part: Any) -> bool:
     return bool(is_replaced or is_fused or is_listened_to or has_others)
 
 
+@dataclass(frozen=True, slots=True)
+class FirstBlock:
+    """When a forward reuses what the blocks after the first added in an earlier one of its branch.
+
+    Source: diffusers 0.42, hooks/first_block_cache.py, which does it to blocks that are modules.
+    """
+
+    #: How much less than this what the first block adds has changed by, relative to itself.
+    threshold: float
+    #: Is told whether that is so, and tells whether this forward reuses.
+    decide: Callable[[bool], bool]
+
+
 class Wan:
     """The forward of one denoiser.
 
@@ -72,6 +86,8 @@ class Wan:
         self._module = module
         self._tables: dict[object, torch.Tensor] = shared.setdefault("wan_rotary_tables", {})
         self._patch: tuple[int, int, int] = tuple(module.config.patch_size)
+        #: A step cache, for as long as there is one; then calls come one at a time.
+        self.first_block: FirstBlock | None = None
 
     def __call__(self, calls: Sequence[Call]) -> list[torch.Tensor] | None:
         """Answer several calls of one kind at once; None if they are of a kind that is diffusers' to answer."""
@@ -106,12 +122,32 @@ class Wan:
         embedded, modulation = self._embedded_times(times, first)  # (B, R, D), (B, R, 6, D)
         table = self._table(grid, latents.device)
         texts = [self._text(call, stream.shape[1]) for call in calls]
+        begun = stream.clone() if self.first_block is not None else None
         for index, block in enumerate(module.blocks):
             come(block)
-            self._block(block, stream, modulation, runs, table, self._attended(texts, index), latents.dtype)
+            attended = self._attended(texts, index)
+            self._block(block, stream, modulation, runs, table, attended, latents.dtype)
+            if index == 0 and begun is not None:
+                if self._reuses(stream, stream - begun, calls[0].branch):
+                    break
+                begun = stream.clone()
+        else:
+            if begun is not None:
+                calls[0].branch.kept["rest"] = stream - begun
         shift, scale = (module.scale_shift_table + embedded.unsqueeze(2)).float().unbind(2)
         normed = _modulated(stream, scale + 1, shift, runs, module.norm_out.eps, latents.dtype)
         return self._whole(linear(normed, module.proj_out), grid)
+
+    def _reuses(self, stream: torch.Tensor, added: torch.Tensor, branch: Branch) -> bool:
+        """Add what the other blocks added before, if what the first has added says that they would add much the same."""
+        assert self.first_block is not None
+        before = branch.kept.get("first")
+        change = None if before is None else float((before - added).abs().mean() / before.abs().mean())
+        if not self.first_block.decide(change is not None and change <= self.first_block.threshold):
+            branch.kept["first"] = added
+            return False
+        stream += branch.kept["rest"]
+        return True
 
     def _grid(self, latents: torch.Tensor) -> tuple[int, int, int]:
         """Tell how many tokens there are along time, height and width."""
