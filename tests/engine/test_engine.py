@@ -48,6 +48,7 @@ def test_each_pipeline_class_makes_frames_step_by_step(engine: Engine, models: M
     ]
     assert {choice.name for choice in clip.choices} - {"decode", "guidance", "denoiser"} == {
         "attention",
+        "compile",
         "device",
         "dtype",
         "offload",

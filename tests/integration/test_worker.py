@@ -28,6 +28,7 @@ from vitascope.domain.errors import StorageError, StoreUnavailable
 from vitascope.domain.job import Job, JobError, JobStatus, Lease
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
+from vitascope.domain.residency import Residency
 from vitascope.domain.video import Video, sheet_frames, stored_keys
 from vitascope.storage import LocalStorage
 from vitascope.store import Store
@@ -671,15 +672,12 @@ def test_the_next_jobs_model_is_loaded_while_a_job_is_made(
     bench.start_worker()
     assert bench.ended(first).status is JobStatus.SUCCEEDED
     assert bench.ended(other).status is JobStatus.SUCCEEDED
-    state = eventually(
-        lambda: (
-            found
-            if list((found := bench.store.worker_states(30)[0].residency).models) == ["pocket", "ltx-video"]
-            else None
-        )
-    )
-    assert state is not None
-    assert (state.loads, state.loads_ahead, state.hits) == (2, 1, 1)
+
+    def state() -> Residency:
+        return bench.store.worker_states(30)[0].residency
+
+    eventually(lambda: state().hits == 1 and list(state().models) == ["pocket", "ltx-video"])
+    assert (state().loads, state().loads_ahead) == (2, 1)
 
 
 def test_a_model_is_loaded_for_an_operator_while_a_job_is_made(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 from importlib import resources
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vitascope.catalog import Catalog, locate
-from vitascope.catalog.cards import pipeline_defaults
+from vitascope.catalog.cards import pipeline_defaults, read_card
 from vitascope.catalog.sources import CHECKSUMS
 from vitascope.domain.errors import ModelUnavailable, SettingsError, UnknownModel
 from vitascope.domain.model_spec import ModelSpec
@@ -28,6 +29,39 @@ def test_every_shipped_card_plans_its_own_default() -> None:
         made = plan(GenerationRequest(prompt="a dog", model=spec.id, seed=1, **start), spec)
         assert made.choices == (), f"{spec.id}: the default needs no conversion"
         assert [window.num_frames for window in made.windows] == [spec.default_num_frames]
+
+
+def test_distilled_models_have_the_schedule_that_they_were_made_for() -> None:
+    for name, start in (
+        ("wan2.1-t2v-14b-4steps", {}),
+        ("wan2.1-i2v-14b-480p-4steps", {"image": "a"}),
+        ("wan2.2-t2v-a14b-4steps", {}),
+    ):
+        spec = Catalog.open().resolve(name)
+        made = plan(GenerationRequest(prompt="a dog", model=name, seed=1, **start), spec)
+        assert (made.num_inference_steps, made.guidance_scale) == (4, 1.0)
+        assert (made.scheduler, made.flow_shift) == ("FlowMatchEulerDiscreteScheduler", 5.0)
+        asked = GenerationRequest(
+            prompt="a dog", model=name, seed=1, flow_shift=8.0, scheduler="UniPCMultistepScheduler", **start
+        )
+        made = plan(asked, spec)
+        assert (made.scheduler, made.flow_shift) == ("UniPCMultistepScheduler", 8.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('scheduler = "Eulr"', "`scheduler` is 'Eulr'"),
+        ('scheduler = "DDIMScheduler"', "does not run as it is over a flow model"),
+        ('flow_shift = "much"', "`flow_shift` must be a number"),
+        ("flow_shift = 1000", "it must be from 0.1 to 100"),
+    ],
+)
+def test_a_card_with_a_schedule_that_cannot_be_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    card = tmp_path / "a.toml"
+    card.write_text(f'id = "a"\nsource = "hub:a/b"\npipeline = "WanPipeline"\n{line}\n')
+    with pytest.raises(SettingsError, match=re.escape(problem)):
+        read_card(card)
 
 
 def test_names_of_vendors_find_a_model() -> None:

@@ -56,6 +56,17 @@ def test_mp4_shows_the_frames_that_were_written(tmp_path: Path) -> None:
     assert [psnr(decoded[i], clip[i]) > psnr(decoded[i], clip[i - 1]) for i in range(1, 9)] == [True] * 8
 
 
+def test_enlarged_frames_are_written_as_well_with_less_search(tmp_path: Path) -> None:
+    small = moving_square(9)
+    clip = np.stack(list(media.fit_frames(small, height=192, width=256, fit="scale")))
+    media.write_video(clip, tmp_path / "whole.mp4", fps=8, format="mp4")
+    media.write_video(clip, tmp_path / "quick.mp4", fps=8, format="mp4", is_enlarged=True)
+    whole, quick = (media.read_frames(tmp_path / name) for name in ("whole.mp4", "quick.mp4"))
+    assert psnr(quick, clip) > psnr(whole, clip) - 0.5
+    for name, subme in (("whole.mp4", b"subme=7"), ("quick.mp4", b"subme=2")):  # x264 tells its settings
+        assert subme in (tmp_path / name).read_bytes()
+
+
 def test_mp4_plays_while_it_loads_and_starts_at_zero(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     media.write_video(moving_square(9), path, fps=24, format="mp4")

@@ -11,7 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-from vitascope.domain.errors import SettingsError
+from vitascope.domain import schedulers
+from vitascope.domain.errors import InvalidParameter, SettingsError
 from vitascope.domain.lora_names import ADAPTED
 from vitascope.domain.loras import LORA_SCALES
 from vitascope.domain.model_spec import (
@@ -24,6 +25,7 @@ from vitascope.domain.model_spec import (
     Size,
     UpscaleRule,
 )
+from vitascope.domain.plan import FLOW_SHIFTS
 from vitascope.domain.price import MAX_PRICE, Price, StepClass, price_of_class
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -36,7 +38,7 @@ _KEYS = {
     "id", "title", "description", "source", "revision", "license", "pipeline", "modes", "size", "frames", "fps",
     "steps", "guidance", "schedulers", "call", "dtype", "aliases", "family", "scheduler_family", "strength", "overlap",
     "clip_layers", "prompt", "negative_prompt", "memory", "price", "components", "loras", "quantization",
-    "upscale",
+    "upscale", "scheduler", "flow_shift",
 }  # fmt: skip
 
 
@@ -120,6 +122,8 @@ def spec_from(card: Mapping[str, Any]) -> ModelSpec:
         components=dict(values.get("components", {})),
         loras=_loras(values.get("loras", [])),
         scheduler_family=values.get("scheduler_family", "flow"),
+        scheduler=values.get("scheduler"),
+        flow_shift=values.get("flow_shift"),
         strength=Bounds(**values["strength"]) if "strength" in values else Bounds(0.7, 0.0, 1.0),
         upscale=_upscale(values.get("upscale", True)),
         overlap=values.get("overlap", 1),
@@ -237,8 +241,29 @@ def _check(values: Mapping[str, Any]) -> None:
         if not values[key]["minimum"] <= values[key]["default"] <= values[key]["maximum"]:
             raise ValueError(f"the default of `{key}` must be from its minimum to its maximum")
     _check_names(values)
+    _check_schedule(values)
     if not 1 <= values.get("overlap", 1) < values["frames"]["maximum"]:
         raise ValueError("`overlap` must be at least 1 and below the largest number of frames")
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    """Refuse defaults of the noise schedule that no request could ask for."""
+    name, shift = values.get("scheduler"), values.get("flow_shift")
+    if name is not None:
+        family = values.get("scheduler_family", "flow")
+        try:
+            standing = schedulers.resolve(name, family, pipeline=values["pipeline"]).standing
+        except InvalidParameter as error:
+            raise ValueError(f"`scheduler` is {name!r}, but {error.rule}") from None
+        if standing != "native":
+            raise ValueError(f"`scheduler` is {name!r}, which does not run as it is over a {family} model")
+    if shift is not None:
+        if isinstance(shift, bool) or not isinstance(shift, int | float):
+            raise TypeError("`flow_shift` must be a number")
+        if not FLOW_SHIFTS.minimum <= shift <= FLOW_SHIFTS.maximum:
+            raise ValueError(
+                f"`flow_shift` is {shift}, but it must be from {FLOW_SHIFTS.minimum:g} to {FLOW_SHIFTS.maximum:g}"
+            )
 
 
 def _check_names(values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 it could not be done; 2 the command line or a setting is w
 
 from __future__ import annotations
 
+import gc
 import io
 import signal
 import sys
@@ -62,4 +63,6 @@ def main() -> NoReturn:
     except VitascopeError as error:
         print_error(error)
         sys.exit(1)
+    finally:
+        gc.freeze()  # else all that was imported is looked through once more at the exit
     sys.exit(0)

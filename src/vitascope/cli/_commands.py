@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 #: In which module of this package each command is, and as what: an `app` is a group of commands.
 WHERE = {
     "generate": ("generate", "generate"),
+    "bench": ("bench", "bench"),
     "verify": ("verify", "verify"),
     "serve": ("serve", "serve"),
     "doctor": ("doctor", "doctor"),

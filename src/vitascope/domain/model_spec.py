@@ -126,6 +126,9 @@ class ModelSpec:
     #: Noise schedulers that suit the model, by diffusers class name; the checkpoint's own is the default.
     schedulers: tuple[str, ...] = ()
     scheduler_family: SchedulerFamily = "flow"
+    #: Defaults of requests, where these are not the checkpoint's own: what an adapter was distilled for.
+    scheduler: str | None = None
+    flow_shift: float | None = None
     #: Share of the steps that run over a given video.
     strength: Bounds = Bounds(0.7, 0.0, 1.0)
     #: Its second pass; None if it can make none.

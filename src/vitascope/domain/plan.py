@@ -519,7 +519,7 @@ def _strength(request: GenerationRequest, spec: ModelSpec, mode: Mode, steps: in
 def _flow_shift(request: GenerationRequest, spec: ModelSpec) -> float | None:
     shift = request.flow_shift
     if shift is None:
-        return None
+        return spec.flow_shift
     if spec.scheduler_family != "flow":
         rule = (
             f"the noise levels of model `{spec.id}` are not those of flow matching, which alone have a shift"
@@ -556,11 +556,12 @@ def _scheduler(
     request: GenerationRequest, spec: ModelSpec, windows: tuple[Window, ...], steps: int
 ) -> tuple[str | None, tuple[Choice, ...]]:
     """Tell which class's steps run, and why if it is not the one that was asked for."""
-    if request.scheduler is None:
+    name = spec.scheduler if request.scheduler is None else request.scheduler
+    if name is None:
         return None, ()
     modes = [window.mode for window in windows]
     decision = schedulers.for_request(
-        request.scheduler, spec, (spec.pipelines[mode] for mode in modes), from_the_middle="video" in modes
+        name, spec, (spec.pipelines[mode] for mode in modes), from_the_middle="video" in modes
     )
     if decision.max_steps and steps > decision.max_steps:
         rule = f"{decision.value} takes at most {decision.max_steps}"

@@ -265,7 +265,7 @@ def _scheduler(
     request: GenerationRequest, maker: ModelSpec, modes: Sequence[Mode], steps: int
 ) -> tuple[str | None, tuple[Choice, ...]]:
     """Tell which class's steps run in the second pass: those that were asked for, as far as its model has them."""
-    name = request.scheduler
+    name = maker.scheduler if request.scheduler is None else request.scheduler
     if name is None:
         return None, ()
     classes = [maker.pipelines[mode] for mode in modes]

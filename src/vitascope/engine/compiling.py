@@ -38,13 +38,16 @@ def check_compile(asked: str, device: torch.device) -> None:
         raise SettingsError(f"{message}. The nearest legal value is `off`.")
 
 
-def choose_compile(asked: str, device: torch.device, placement: Placement) -> Choice:
+def choose_compile(
+    asked: str, device: torch.device, placement: Placement, *, is_native: bool = False
+) -> Choice:
     """Choose whether a model's blocks are compiled.
 
     Args:
         asked: the operator's setting, or ONE_CLIP.
         device: where it works.
         placement: how it is loaded.
+        is_native: whether its blocks are computed by this engine's own code, and not as diffusers has them.
     """
     if asked == "off":
         return Choice("compile", "off", "set by engine.compile")
@@ -60,6 +63,8 @@ def choose_compile(asked: str, device: torch.device, placement: Placement) -> Ch
         return Choice("compile", "blocks", "set by engine.compile")
     if device.type != "cuda":
         return Choice("compile", "off", f"on {device.type} it gains less than compiling takes")
+    if is_native:
+        return Choice("compile", "off", "this engine computes the model's blocks by code of its own")
     problem = _problem(device)
     if problem is not None:
         return Choice("compile", "off", problem)

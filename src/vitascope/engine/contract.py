@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vitascope.domain.request import Lora
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import Step
 
+from .garbage import uncollected
 from .placement import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -213,10 +215,12 @@ def open_engine(
         from .fake import FakeEngine
 
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
-    from .postponed import postpone
+    is_first = f"{__package__}.engine" not in sys.modules  # else there may be models already, which go again
+    with uncollected(keep=is_first):
+        from .postponed import postpone
 
-    postpone()
-    from .engine import DiffusersEngine
+        postpone()
+        from .engine import DiffusersEngine
 
     return DiffusersEngine(
         locate,

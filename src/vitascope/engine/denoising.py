@@ -44,6 +44,7 @@ class Denoising:
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
         self._most_tokens = company.most_tokens
+        self._ranks = company.ranks
 
     @contextlib.contextmanager
     def arranged(self) -> Iterator[None]:
@@ -57,7 +58,9 @@ class Denoising:
     def choices(self) -> tuple[Choice, ...]:
         """What was chosen on the way."""
         found = [each.choice for each in self._denoisers if each.choice is not None][:1]
-        if any(each.num_foreseen for each in self._denoisers):
+        if self._ranks is not None and found:
+            found.append(self._ranks.choice)
+        elif any(each.num_foreseen for each in self._denoisers):
             reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
             found.append(Choice("guidance", "both branches in one forward", reason))
         return tuple(found)
@@ -173,16 +176,23 @@ class _Denoiser:
         latest, self._latest = self._latest, call
         if latest is not None and call.is_of_same_step(latest):
             latest.branch.following = call.branch
-        if call.branch.following is None or self._num_tokens(call) * 2 > self._company.most_tokens:
+        is_too_much = self._num_tokens(call) * 2 > self._company.most_tokens
+        if call.branch.following is None or (is_too_much and not self._shares_guidance):
             return []
         following = replace(call, branch=call.branch.following)
         return [following] if following.kind == call.kind else []
 
+    @property
+    def _shares_guidance(self) -> bool:
+        """Whether another device computes the other branch: then two forwards take the time of one, however large they are."""
+        return self._company.ranks is not None and self._company.ranks.kind == "guidance"
+
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
-        if self._sharing is None:
-            return self._run(calls)
-        self._sharing.is_answered = False  # from here on a step costs something
-        if not self._sharing.is_allowed:
+        if self._sharing is not None:
+            self._sharing.is_answered = False  # from here on a step costs something
+        if (ranks := self._company.ranks) is not None:
+            return ranks.answers(calls, self._run)
+        if self._sharing is None or not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))
         group = (self._weights, calls[0].kind)

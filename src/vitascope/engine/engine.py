@@ -35,6 +35,7 @@ from .keeper import Models
 from .kernel_times import KernelTimes
 from .loading import LoadedModel
 from .meter import Meter
+from .parallel import Ranks, arrange
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
@@ -65,6 +66,7 @@ class DiffusersEngine:
         lora_cache_bytes: of adapters, what is kept between requests.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
         notes: folder where it keeps what it has measured; None measures anew.
+        ranks: processes that run the same requests on other devices, step by step.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class DiffusersEngine:
         lora_cache_bytes: int = 0,
         embeddings_cache_bytes: int = 0,
         notes: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
@@ -99,7 +102,7 @@ class DiffusersEngine:
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
         self._embeddings = Embeddings(embeddings_cache_bytes)
-        self._company = Company(most_tokens(self._device))
+        self._company = Company(most_tokens(self._device), ranks)
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -135,7 +138,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = _Rising(self._turn, sharing or Sharing())
+            rising = _Rising(self._turn, sharing)
             clip = yield from self._insist(
                 plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing)
             )
@@ -165,8 +168,8 @@ class DiffusersEngine:
 
     def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
         """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
-        while not self._background.wait(WAIT_SECONDS):
-            yield rising.reached
+        while not self._background.wait(WAIT_SECONDS if rising.waits else 0.0):
+            yield dataclasses.replace(rising.reached, is_waiting=not rising.waits)
 
     def _attempt(
         self, plan: Plan, spec: ModelSpec, making: _Making, rising: _Rising
@@ -229,7 +232,7 @@ class DiffusersEngine:
                     model = held.enter_context(self._residence.use(spec))
                     break
                 except EngineBusy:  # what else runs has all the memory: it goes on meanwhile
-                    yield None
+                    yield Step("load", is_waiting=True)
             slot = held.enter_context(model.slots.take(plan.seed))
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
@@ -244,6 +247,8 @@ class DiffusersEngine:
     @contextlib.contextmanager
     def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
         """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
+        if self._company.ranks is not None:
+            arrange(slot, self._company.ranks)
         denoising = Denoising(slot, self._company, sharing)
         with denoising.arranged(), self._embeddings.used(slot):
             yield denoising
@@ -377,9 +382,11 @@ def _quieten_transformers() -> None:
 class _Rising:
     """The steps of one generation as its caller sees them: the stage never falls back."""
 
-    def __init__(self, turn: Turn, sharing: Sharing) -> None:
+    def __init__(self, turn: Turn, sharing: Sharing | None) -> None:
         self._turn = turn
-        self._sharing = sharing
+        #: Whether it waits itself for what is done beside; else whoever drives it has others to advance meanwhile.
+        self.waits = sharing is None
+        self._sharing = sharing or Sharing()
         self.reached = self._latest = Step("load")
         #: Whether the model works on the second pass; the steps that are done do not tell, before the first of these.
         self.is_in_second = False
@@ -404,6 +411,9 @@ class _Rising:
                 except StopIteration as finished:
                     clip: Clip = finished.value
                     return clip
+                if step is not None and step.is_waiting:
+                    yield dataclasses.replace(self.reached, is_waiting=True)
+                    continue
                 self._latest = step or self._latest
                 if self.stage == "decode_latents":  # which costs something, and no forward follows it at once
                     self._sharing.is_answered, self._sharing.latest_group = False, None

@@ -16,6 +16,7 @@ from . import shortage
 from .activations import Extent, largest_extent, work_of
 from .contract import Locate
 from .device import free_bytes, free_host_bytes, measure, total_bytes
+from .garbage import uncollected
 from .kernel_times import KernelTimes
 from .loading import LoadedModel, load_model
 from .placement import VALUE_BYTES, Placement, Wishes, place
@@ -114,7 +115,8 @@ class Models:
             placed = self._place(spec, placed.sizes, placed.extent, placed.placement.quantization)
         self._placements[spec.id] = placed
         del self._found[spec.id]  # the next time the files are looked at again
-        with TorchState(0, self._device).entered():  # modules draw numbers where their weights then come
+        # modules draw numbers where their weights then come
+        with TorchState(0, self._device).entered(), uncollected():
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
                 sizes=placed.sizes, placement=placed.placement, attention=self._wishes.attention,

@@ -51,7 +51,7 @@ class Stills:
         """Write the frame in the middle as WebP, once all have passed.
 
         Args:
-            path: the file; replaced if it exists.
+            path: the file, from where a storage takes it; replaced if it exists.
             xmp: its metadata.
             finish: what is still to be done with the complete file before it has its name, such as signing it.
 
@@ -87,7 +87,7 @@ def _save(
     picture: Image.Image, path: Path, format: str, xmp: bytes, finish: Callable[[Path], None] | None
 ) -> tuple[int, int]:
     metadata = {"xmp": xmp} if xmp else {}
-    with replacing(path) as temporary:
+    with replacing(path, is_kept=False) as temporary:
         picture.save(temporary, format, quality=_QUALITY, **metadata)
         if finish is not None:
             finish(temporary)

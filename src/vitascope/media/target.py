@@ -47,8 +47,10 @@ def check_target(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, is_kept: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `path` at the end, or vanishes if there is an exception.
+
+    Where it is not kept there, because a storage takes it next, it need not survive a power cut, and nothing waits for the disk.
 
     The temporary file exists and is empty at first, in the target's folder, because renaming is only atomic
     within one file system. Its permissions follow the umask as those of any new file.
@@ -61,12 +63,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = _temporary_file(target)
         try:
             yield temporary
-            _flush(temporary)
+            if is_kept:
+                _flush(temporary)
             temporary.replace(target)
         except BaseException:  # Ctrl-C and a closed generator must not leave half a file either
             temporary.unlink(missing_ok=True)
             raise
-        _flush(target.parent)  # the new name, too, must survive a power cut
+        if is_kept:
+            _flush(target.parent)  # the new name, too, must survive a power cut
 
 
 @contextlib.contextmanager

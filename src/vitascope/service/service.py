@@ -47,7 +47,7 @@ from vitascope.domain.speed_levels import SpeedLevel
 from vitascope.domain.webhook import Backlog
 from vitascope.outbound import Outbound
 from vitascope.storage import Space, Storage
-from vitascope.store import Charge, Event, Page, QueueStats, Store
+from vitascope.store import Charge, Event, JobNews, Page, QueueStats, Store
 
 from . import ids, inputs
 from .additions import Additions
@@ -793,6 +793,10 @@ class Service:
     def events_after(self, cursors: Mapping[str, int]) -> list[Event]:
         """Return what happened to several jobs, for the reader that serves all streams."""
         return self._store.events_after(cursors)
+
+    def watch_jobs(self) -> JobNews:
+        """Hear of jobs that have ended, for that reader."""
+        return self._store.watch_jobs()
 
     def together(self) -> AbstractContextManager[None]:
         """Make one transaction of what this thread writes in the block, where that saves waiting for the disk."""

@@ -8,6 +8,7 @@ own module, one per database).
 from . import maintenance
 from .added import Told
 from .cipher import Cipher
+from .database import JobNews
 from .ledger import Charge
 from .maintenance import Health
 from .rows import Event, Lapsed, Page, QueueStats, Removal, Running, Situation
@@ -18,6 +19,7 @@ __all__ = [
     "Cipher",
     "Event",
     "Health",
+    "JobNews",
     "Lapsed",
     "Page",
     "QueueStats",

@@ -18,11 +18,11 @@ from .sqlite import SqliteDatabase
 HINT = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
-class QueueNews(Protocol):
-    """Tells a waiting worker that it is worth to look at the queue: a hint only, as it may be wrong and may be missing."""
+class JobNews(Protocol):
+    """Tells who waits for something that it is worth to look: a hint only, as it may be wrong and may be missing."""
 
     def has_come(self) -> bool:
-        """Whether jobs may have been added since this was last asked; costs some microseconds. Raises nothing."""
+        """Whether jobs may have been added or have ended since this was last asked; costs some microseconds. Raises nothing."""
 
     def close(self) -> None:
         """Give its connection back."""
@@ -58,12 +58,15 @@ class Database(Protocol):
     def lock_queue(self, connection: sa.Connection) -> None:
         """Let nobody else add jobs until the transaction ends.
 
-        So the limit of the queue is exact, and jobs become visible in the order of their numbers. Workers that wait hear
-        of the commit.
+        So the limit of the queue is exact, and jobs become visible in the order of their numbers. Who watches hears of
+        the commit.
         """
 
-    def watch_queue(self) -> QueueNews:
-        """Hear of jobs that are added by any process; for one thread."""
+    def tell_watchers(self, connection: sa.Connection) -> None:
+        """Let who watches hear of the commit: a job has ended."""
+
+    def watch_jobs(self) -> JobNews:
+        """Hear of jobs that are added or have ended, by any process; for one caller at a time."""
 
     def lock_claims(self, connection: sa.Connection) -> None:
         """Let nobody else choose a job until the transaction ends: each choice counts in the next one."""

@@ -17,7 +17,7 @@ from vitascope.domain.video import Video, stored_keys
 
 from . import changes, history, queue
 from .base import Base
-from .database import QueueNews
+from .database import JobNews
 from .for_characters import CHARACTERS, unowned_characters
 from .for_files import FILES, unowned_files
 from .once import ONCE_KEPT
@@ -77,9 +77,9 @@ class ForWorkers(Base):
             seconds = queue.estimate_on(connection, [device])(queue.effort_of(row))
         return Lease(job=job_of(row), token=row.token, expires_at=expires_at, expected_seconds=seconds)
 
-    def watch_queue(self) -> QueueNews:
-        """Hear of jobs that are added, by whatever process, between two claims; for one thread."""
-        return self._database.watch_queue()
+    def watch_jobs(self) -> JobNews:
+        """Hear of jobs that are added or have ended, by whatever process; for one caller at a time."""
+        return self._database.watch_jobs()
 
     def next_model(self, *, device: str = "", warm_models: frozenset[str] = frozenset()) -> str | None:
         """Tell the model of the job that `claim` would give now, with the same arguments; None if none waits.
@@ -206,6 +206,7 @@ class ForWorkers(Base):
                 changes.move(connection, row, JobStatus.CANCELLED, self._now())
                 return [*storage_keys(row), *stored_keys(videos)]
             changes.move(connection, row, JobStatus.SUCCEEDED, self._now(), **values)
+            self._database.tell_watchers(connection)
         return []
 
     def fail(self, lease: Lease, error: JobError) -> list[str]:
@@ -221,6 +222,7 @@ class ForWorkers(Base):
             row = changes.held(connection, lease)
             queue.charge(connection, row, self._lease_time(connection))
             changes.move(connection, row, status, self._now(), **values)
+            self._database.tell_watchers(connection)
         return [] if row.deleted_at is None else storage_keys(row)
 
     def release(self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3) -> list[str]:
@@ -238,10 +240,18 @@ class ForWorkers(Base):
             changes.give_back(connection, row, self._now(), max_attempts=limit)
         return [] if row.deleted_at is None else storage_keys(row)
 
-    def requeue_lapsed(self, max_attempts: int) -> Lapsed:
-        """Take running jobs from workers whose lease ran out, as `release` does."""
+    def requeue_lapsed(self, max_attempts: int, *, without: Collection[str] = ()) -> Lapsed:
+        """Take running jobs from workers whose lease ran out, as `release` does.
+
+        Args:
+            max_attempts: as for `release`.
+            without: ids of jobs that the asking worker has itself: while the store was away their leases ran out, and it
+                knows what is to become of them.
+        """
         with self._database.read() as connection:
             lapsed = _lapsed(self._lease_time(connection))
+            if without:
+                lapsed = lapsed.where(jobs.c.id.not_in(sorted(without)))
             if connection.execute(lapsed.with_only_columns(jobs.c.number).limit(1)).first() is None:
                 return Lapsed(0, ())
         now = self._now()

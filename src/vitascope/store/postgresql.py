@@ -48,8 +48,8 @@ POOL_SECONDS = 10.0
 OURS = 0x56697461
 UPGRADE, QUEUE, CLAIMS = 1, 2, 3
 
-CHANNEL = "vitascope_queue"
-"""Notices are sent on it when a transaction that may have added a job commits."""
+CHANNEL = "vitascope_jobs"
+"""Notices are sent on it when a transaction commits that may have added a job, or has ended one."""
 
 LISTEN_AGAIN_SECONDS = 5.0
 """After a connection was lost that heard of them."""
@@ -90,7 +90,10 @@ class PostgresqlDatabase:
         lock, tell = sa.func.pg_advisory_xact_lock(OURS, QUEUE), sa.func.pg_notify(CHANNEL, "")
         connection.execute(sa.select(lock, tell))
 
-    def watch_queue(self) -> _Notices:
+    def tell_watchers(self, connection: sa.Connection) -> None:
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+    def watch_jobs(self) -> _Notices:
         return _Notices(self._reads)
 
     def lock_claims(self, connection: sa.Connection) -> None:

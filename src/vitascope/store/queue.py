@@ -172,7 +172,10 @@ def _may_share(connection: sa.Connection, job_id: str, beside: Beside) -> bool:
     row = connection.execute(
         sa.select(jobs.c.model, jobs.c.work, jobs.c.plan).where(jobs.c.id == job_id)
     ).one()
-    return (row.model, row.work) in beside.shared and bool(row.plan.get("is_seed_drawn"))
+    is_free = bool(row.plan.get("is_seed_drawn")) and not row.plan.get(
+        "step_cache"
+    )  # as `Plan.may_share_forwards`
+    return is_free and (row.model, row.work) in beside.shared
 
 
 def _in_turn(

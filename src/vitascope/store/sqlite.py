@@ -116,7 +116,10 @@ class SqliteDatabase:
     def lock_queue(self, connection: sa.Connection) -> None:
         """Do nothing: there is one writer at a time."""
 
-    def watch_queue(self) -> _Changes:
+    def tell_watchers(self, connection: sa.Connection) -> None:
+        """Do nothing: they see any change."""
+
+    def watch_jobs(self) -> _Changes:
         return _Changes(self._path)
 
     def lock_claims(self, connection: sa.Connection) -> None:

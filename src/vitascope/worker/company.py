@@ -76,6 +76,10 @@ class Aside(threading.Thread, Generic[T]):
             yield Step(shown.stage, shown.index, shown.of, is_waiting=True)
             if company.wake is None:
                 self._is_over.wait(LOOK_SECONDS)
+        return self.result()
+
+    def result(self) -> T:
+        """Wait for the work; returns what it returns, and raises what it raises."""
         self.join()
         if self._error is not None:
             try:

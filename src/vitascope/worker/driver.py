@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from vitascope.domain.arbiter import faded, next_step
+from vitascope.domain.arbiter import DeviceTime, next_step
 
 from .company import LOOK_SECONDS
 from .making import Making
@@ -27,7 +27,7 @@ class Driver:
         self._last: str | None = None
         #: Who the parent knows to have the device.
         self._told_turn: str | None = None
-        self._served: dict[str, tuple[float, float]] = {}
+        self._time = DeviceTime()
 
     @property
     def is_idle(self) -> bool:
@@ -42,6 +42,7 @@ class Driver:
         return LOOK_SECONDS if waits else 0.0
 
     def open(self, making: Making) -> None:
+        self._time.begin(making.key, {other.key for other in self._open.values()})
         self._open[making.name] = making
 
     def cancel(self, name: str) -> None:
@@ -80,7 +81,7 @@ class Driver:
             (chosen,) = able.values()
         else:
             candidates = [making.candidate for making in able.values()]
-            chosen = able[next_step(candidates, self._served_now(), self._last).job_id]
+            chosen = able[next_step(candidates, self._time.served_seconds, self._last).job_id]
         self._last = chosen.name
         return next((other for other in able.values() if other.may_join(chosen)), chosen)
 
@@ -97,7 +98,7 @@ class Driver:
         for one in having:
             one.company.stood_seconds += spent - spent / len(having)
             one.used_seconds += spent / len(having)
-            self._serve(one.key, spent / len(having))
+            self._time.work(one.key, spent / len(having))
         for other in others:
             if other not in having and not other.is_waiting:
                 other.company.stood_seconds += spent
@@ -105,15 +106,6 @@ class Driver:
             for other in beside:
                 other.had_company = True
         return message
-
-    def _serve(self, key: str, seconds: float) -> None:
-        now = time.monotonic()
-        had, at = self._served.get(key, (0.0, now))
-        self._served[key] = (faded(had, now - at) + seconds, now)
-
-    def _served_now(self) -> dict[str, float]:
-        now = time.monotonic()
-        return {key: faded(had, now - at) for key, (had, at) in self._served.items()}
 
     def _tell_turn(self, name: str | None) -> None:
         """Let the parent know whose silence is to be noticed."""

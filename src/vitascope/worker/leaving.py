@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,12 +13,16 @@ from vitascope.domain.errors import JobNotFound, LeaseLost
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video, stored_keys
 
+from .company import Aside
 from .heartbeat import Heartbeat
 from .messages import Message
 from .transfer import insist
-from .workplace import Workplace
+from .workplace import Files, Workplace
 
 logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 3
+"""Files that are stored at the same time: a video and its pictures."""
 
 
 class Leaving:
@@ -40,29 +45,14 @@ class Leaving:
         Afterwards the message has the keys that they are kept under.
         """
         videos = _videos_of(ending)
-        kept: dict[str, str] = {}
+        putting = _Putting(self._files, folder, stored_keys(videos))
+        patience, check_time = self._place.config.patience_seconds, self._place.check_time
         try:
-            for key in stored_keys(videos):
-                kept[key] = self._put(heartbeat, folder / key.rpartition("/")[2], key)
+            insist(putting.put, putting.undo, "store", heartbeat, patience, check_time)
         except BaseException:
-            self._place.forget(list(kept.values()))
+            self._place.forget(list(putting.kept.values()))
             raise
-        ending["videos"] = [asdict(video.with_keys(kept)) for video in videos]
-
-    def _put(self, heartbeat: Heartbeat, path: Path, key: str) -> str:
-        """Put a file where new ones go at that moment: an operator may change that while the storage is away."""
-        tried: list[str] = []
-
-        def put() -> None:
-            tried.append(self._files.key_for_new(key))
-            self._files.put(path, tried[-1])
-
-        def undo() -> None:
-            for one in tried:
-                self._files.delete(one)
-
-        insist(put, undo, "store", heartbeat, self._place.config.patience_seconds, self._place.check_time)
-        return tried[-1]
+        ending["videos"] = [asdict(video.with_keys(putting.kept)) for video in videos]
 
     def deliver(self, ending: Message, device: str) -> None:
         """End the job with its videos, whose files are kept by now."""
@@ -111,6 +101,41 @@ class Leaving:
             return False
         self._place.forget(unneeded)
         return True
+
+
+class _Putting:
+    """Files on their way into the storage, at the same time: each waits for the disk or the network on its own."""
+
+    def __init__(self, files: Files, folder: Path, keys: Sequence[str]) -> None:
+        self._files = files
+        self._folder = folder
+        self._keys = keys
+        #: Where each is kept by now.
+        self.kept: dict[str, str] = {}
+        self._tried: list[str] = []
+
+    def put(self) -> None:
+        """Put those that are not there yet."""
+        left = [key for key in self._keys if key not in self.kept]
+        for some in (left[at : at + MOST_AT_ONCE] for at in range(0, len(left), MOST_AT_ONCE)):
+            puts = [Aside(functools.partial(self._put, key), "put") for key in some]
+            for one in puts:
+                one.start()
+            for one in puts:
+                one.join()
+            for one in puts:  # all have ended: what is left behind is known
+                one.result()
+
+    def _put(self, key: str) -> None:
+        """Put a file where new ones go at that moment: an operator may change that while the storage is away."""
+        place = self._files.key_for_new(key)
+        self._tried.append(place)
+        self._files.put(self._folder / key.rpartition("/")[2], place)
+        self.kept[key] = place
+
+    def undo(self) -> None:
+        for place in self._tried:
+            self._files.delete(place)
 
 
 def _videos_of(ending: Message) -> list[Video]:

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict
-from typing import Any
 
 from vitascope.domain.arbiter import Candidate
+from vitascope.domain.cost import work_of
 from vitascope.domain.errors import (
     InternalError,
     ModelTooLarge,
@@ -21,6 +21,7 @@ from vitascope.domain.errors import (
     VitascopeError,
 )
 from vitascope.domain.job import JobError
+from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 
 from .company import LOOK_SECONDS, Company
@@ -50,9 +51,17 @@ class Making:
         order: of the parent; see `messages`.
         begin: opens what makes it.
         wake: called from any thread when there is something to do for it again.
+        gathers: whether it pays to wait for others, to have forwards together with them.
     """
 
-    def __init__(self, order: Message, begin: Callable[[Company], Events], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        order: Message,
+        begin: Callable[[Company], Events],
+        wake: Callable[[], None],
+        *,
+        gathers: bool = True,
+    ) -> None:
         self.name: str = order["making"]
         self._order = order
         self._wake = wake
@@ -61,6 +70,9 @@ class Making:
         self._products: list[Product] = []
         self._failed: dict[int, JobError] = {}
         self._enhanced: tuple[str, ...] = ()
+        #: What another one must be like to have forwards together with it; None if it has them alone.
+        self._kind = _kind_of(order) if gathers else None
+        self._has_stood = False
         #: Whether others had a place in the engine while it had one.
         self.had_company = False
         self.is_waiting = False
@@ -77,11 +89,6 @@ class Making:
         return str(self._order["key"])
 
     @property
-    def model(self) -> str:
-        """What makes it."""
-        return str(self._order["model"])
-
-    @property
     def is_begun(self) -> bool:
         """Whether its model has made a step, and so is loaded."""
         return self._done > 0.0
@@ -92,23 +99,26 @@ class Making:
         sharing = self.company.sharing
         return sharing is not None and sharing.is_answered
 
+    @property
+    def _is_standing(self) -> bool:
+        """Whether it stands before a forward that it could have together with others."""
+        sharing = self.company.sharing
+        return sharing is not None and sharing.is_allowed and sharing.group is not None
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether another one like it is welcome."""
+        return self._kind is not None and self._has_stood
+
     def may_join(self, other: Making) -> bool:
         """Whether it can come to stand where another one stands, with no more work than what leads to a forward: they then have it together."""
         own, theirs = self.company.sharing, other.company.sharing
-        if self is other or theirs is None or theirs.group is None or self.model != other.model:
+        is_alike = self is not other and self._kind is not None and self._kind == other._kind
+        if not is_alike or theirs is None or theirs.group is None:
             return False
         if own is None or own.latest_group is None:  # it has not stood yet, or not since it began to decode
-            shared = self._shared_shape
-            return not self.is_begun and shared is not None and shared == other._shared_shape
+            return not self.is_begun
         return own.group is None and own.latest_group == theirs.group
-
-    @property
-    def _shared_shape(self) -> tuple[int, int, int] | None:
-        """What its windows are like; None if it has forwards with nobody."""
-        plan: dict[str, Any] = self._order["plan"]
-        if not plan.get("is_seed_drawn") or plan.get("step_cache"):
-            return None
-        return plan["native_height"], plan["native_width"], plan["windows"][0]["num_frames"]
 
     @property
     def is_due(self) -> bool:
@@ -141,6 +151,7 @@ class Making:
             event = next(self._events)
         except StopIteration:
             return self._ending()
+        self._has_stood = self._has_stood or self._is_standing
         self.is_waiting = isinstance(event, Step) and event.is_waiting
         self._look_at = time.monotonic() + LOOK_SECONDS
         if isinstance(event, Step):
@@ -187,13 +198,16 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        sharing = self.company.sharing
-        is_shared = sharing is not None and sharing.is_allowed and sharing.group is not None
-        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": is_shared}
+        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": self._is_shared}
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
         return {"is": what, "making": self.name, "job": self._order["job"], **more}
+
+
+def _kind_of(order: Message) -> tuple[str, int] | None:
+    plan = Plan.from_dict(order["plan"])
+    return (plan.model, work_of(plan)) if plan.is_seed_drawn else None
 
 
 def _told_error(failed: Failed, job_id: str) -> JobError:

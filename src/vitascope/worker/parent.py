@@ -110,7 +110,7 @@ class Worker:
         self._is_told_to_stop = False
         self._tidied_at = self._swept_at = self._looked_at = self._asked_at = float("-inf")
         self._news = threading.Event()
-        self._queue_news = store.watch_queue()
+        self._job_news = store.watch_jobs()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Claim nothing more; running jobs have `drain_seconds` left, or none. Safe to call from a signal handler."""
@@ -148,7 +148,7 @@ class Worker:
         finally:
             self._errands.stop()
             self._end_lanes()
-            self._queue_news.close()
+            self._job_news.close()
             with contextlib.suppress(StoreUnavailable):
                 if self._restart is not None:
                     message = f"process {os.getpid()} of the worker has ended, and another is started"
@@ -171,7 +171,7 @@ class Worker:
             if self._news.wait(min(left, TICK_SECONDS)):
                 self._news.clear()
                 return
-            if self._queue_news.has_come():
+            if self._job_news.has_come():
                 return
 
     def _work_once(self) -> None:
@@ -337,7 +337,8 @@ class Worker:
             self._store.worker_seen(self._config.worker_id, available=available, peer=self.peer)
         self._told = now
         self._available.was_told(available)
-        self._place.forget(self._store.requeue_lapsed(self._config.max_attempts).unneeded)
+        own = [lane.lease.job.id for lane in self._lanes]
+        self._place.forget(self._store.requeue_lapsed(self._config.max_attempts, without=own).unneeded)
         self._store.prune()
         self._errands.tidy()
         if not self._place.is_stopping and (restart := self._errands.next_restart()) is not None:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+ENLARGED = 1.5
+"""A file with so many times the pixels that the model made holds no detail of its own."""
+
 LEAST_STOOD_SECONDS = 0.0005
 """Less is not told: whoever drives a making has to look at others too."""
 
@@ -153,7 +156,7 @@ def _made(
         if company.wake is not None and not engine.capacity(spec):
             yield Step("load", is_waiting=True)
             continue
-        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.is_seed_drawn)
+        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.may_share_forwards)
         company.is_generating = True
         try:
             with contextlib.closing(engine.generate(plan, spec, inputs, company.sharing)) as making:
@@ -256,23 +259,42 @@ class _Writer:
         return Step("write_video", self._done, self._plan.num_frames)
 
     def _write(self) -> Video:
-        media.write_video(
-            self._counted(),
-            self._out,
-            fps=self._plan.fps,
-            format=self._plan.format,
-            comment=self._origin.sentence,
-            finish=lambda path: self._origin.sign(path, self._plan.format),
+        pictures = (
+            _Pictures(self._stills, self._out, self._key, self._origin) if self._with_pictures else None
         )
-        video = _describe(self._out, self._plan, self._key)
-        return _with_pictures(video, self._stills, self._out, self._origin) if self._with_pictures else video
+        try:
+            media.write_video(
+                self._counted(pictures),
+                self._out,
+                fps=self._plan.fps,
+                format=self._plan.format,
+                comment=self._origin.sentence,
+                finish=lambda path: self._origin.sign(path, self._plan.format),
+                is_enlarged=is_enlarged(self._plan),
+                is_kept=not self._key,  # else the storage takes it from there
+            )
+            video = _describe(self._out, self._plan, self._key)
+            return video if pictures is None else pictures.of(video)
+        except BaseException:
+            if pictures is not None:
+                pictures.discard()
+                self._out.unlink(missing_ok=True)  # without them it does not stay either
+            raise
 
-    def _counted(self) -> Iterator[Frames]:
+    def _counted(self, pictures: _Pictures | None) -> Iterator[Frames]:
         for frame in self._frames:
             if self._is_stopping:
                 raise _Stopped
             yield frame
             self._done += 1
+        if pictures is not None:
+            pictures.start()
+
+
+def is_enlarged(plan: Plan) -> bool:
+    """Whether the file has many more pixels than the model made; what a continued video came with is as fine as it is."""
+    pixels = plan.made.height * plan.made.width
+    return plan.continues is None and plan.height * plan.width >= ENLARGED * pixels
 
 
 def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Generator[Frames, None, None]:
@@ -314,28 +336,44 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
         at += native
 
 
-def _with_pictures(video: Video, stills: media.Stills, out: Path, origin: _Origin) -> Video:
-    """Write the pictures of a video beside it, signed as it is; without them it does not stay either."""
-    thumbnail, sheet = (out.with_suffix(suffix) for suffix in (THUMBNAIL_SUFFIX, SHEET_SUFFIX))
-    try:
-        shown = stills.save_thumbnail(
-            thumbnail, xmp=origin.xmp, finish=lambda path: origin.sign(path, "webp")
-        )
-        tiled = stills.save_spritesheet(sheet, xmp=origin.xmp, finish=lambda path: origin.sign(path, "jpeg"))
-        return dataclasses.replace(
-            video,
-            thumbnail=_picture(video, thumbnail, THUMBNAIL_SUFFIX, "image/webp", shown),
-            spritesheet=_picture(video, sheet, SHEET_SUFFIX, "image/jpeg", tiled),
-        )
-    except BaseException:
-        for path in (out, thumbnail, sheet):
+class _Pictures:
+    """The pictures of a video, written beside it and signed as it is, while the video itself is still being finished."""
+
+    def __init__(self, stills: media.Stills, out: Path, key: str, origin: _Origin) -> None:
+        self._stills, self._key, self._origin = stills, key, origin
+        self._thumbnail, self._sheet = (out.with_suffix(end) for end in (THUMBNAIL_SUFFIX, SHEET_SUFFIX))
+        self._writing = Aside(self._write, "write-pictures")
+
+    def start(self) -> None:
+        """Begin, once all frames have passed."""
+        self._writing.start()
+
+    def of(self, video: Video) -> Video:
+        """Wait for them; returns the video with them."""
+        thumbnail, sheet = self._writing.result()
+        return dataclasses.replace(video, thumbnail=thumbnail, spritesheet=sheet)
+
+    def discard(self) -> None:
+        """Leave nothing of them."""
+        if self._writing.is_alive():
+            self._writing.join()
+        for path in (self._thumbnail, self._sheet):
             path.unlink(missing_ok=True)
-        raise
 
+    def _write(self) -> tuple[Picture, Picture]:
+        origin = self._origin
+        shown = self._stills.save_thumbnail(
+            self._thumbnail, xmp=origin.xmp, finish=lambda path: origin.sign(path, "webp")
+        )
+        tiled = self._stills.save_spritesheet(
+            self._sheet, xmp=origin.xmp, finish=lambda path: origin.sign(path, "jpeg")
+        )
+        thumbnail = self._picture(self._thumbnail, THUMBNAIL_SUFFIX, "image/webp", shown)
+        return thumbnail, self._picture(self._sheet, SHEET_SUFFIX, "image/jpeg", tiled)
 
-def _picture(video: Video, path: Path, suffix: str, media_type: str, size: tuple[int, int]) -> Picture:
-    key = str(PurePosixPath(video.key).with_suffix(suffix))
-    return Picture(key=key, media_type=media_type, height=size[0], width=size[1], **content_of(path))
+    def _picture(self, path: Path, suffix: str, media_type: str, size: tuple[int, int]) -> Picture:
+        key = str(PurePosixPath(self._key).with_suffix(suffix))
+        return Picture(key=key, media_type=media_type, height=size[0], width=size[1], **content_of(path))
 
 
 def _describe(path: Path, plan: Plan, key: str) -> Video:

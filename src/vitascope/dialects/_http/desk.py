@@ -32,11 +32,15 @@ from vitascope.service import REFUSALS, Draft, Kept, NewCharacter, OfJob, Sent, 
 from vitascope.service.inputs import SOURCE_GONE
 from vitascope.service.outlook import Expectation
 from vitascope.service.tail import Tail
+from vitascope.store import JobNews
 
 from .writer import GroupWriter
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+QUICK_LOOK_SECONDS, LOOK_SECONDS = 0.02, 0.05
+"""How often it is asked whether something has happened, where that costs microseconds, and where it takes a thread's turn."""
 
 THREADS = 8
 """For databases over a network only. More would only queue there."""
@@ -63,6 +67,7 @@ class Desk:
     has_quick_reads: bool
     #: Follows jobs for all streams.
     tail: Tail = field(init=False)
+    _news: JobNews = field(init=False)
     _writer: GroupWriter = field(init=False)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "store"))
     _storing: int = 0
@@ -73,7 +78,12 @@ class Desk:
     _looking: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.tail = Tail(lambda cursors: self.read(self.service.events_after, cursors))
+        self._news = self.service.watch_jobs()
+        self.tail = Tail(
+            lambda cursors: self.read(self.service.events_after, cursors),
+            lambda: self.read(self._news.has_come),
+            QUICK_LOOK_SECONDS if self.has_quick_reads else LOOK_SECONDS,
+        )
         self._writer = GroupWriter(self.service.together)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -406,6 +416,7 @@ class Desk:
         if self._looking is not None:
             await asyncio.wait([self._looking])
         self._threads.shutdown()
+        self._news.close()
         self._storing_threads.shutdown()
 
 

@@ -1,0 +1,113 @@
+"""`vitascope bench`: with random weights of a tiny architecture, measured once, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitascope.cli.bench import bench
+from vitascope.domain.errors import InvalidParameter
+from vitascope.engine.measuring import bench as measuring
+from vitascope.engine.measuring.arithmetic import Counted
+from vitascope.engine.measuring.bench import psnr
+
+NOTHING: dict[str, Any] = {
+    "model": None, "architecture": None, "random_weights": False, "width": None, "height": None, "num_frames": None,
+    "num_inference_steps": None, "guidance_scale": None, "repeats": 1, "concurrency": "1,2", "plain": True,
+    "options": False, "plot": None, "as_json": True, "quiet": True,
+}  # fmt: skip
+TINY = {**NOTHING, "architecture": "wan-tiny", "random_weights": True, "num_inference_steps": 2}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_HOME", str(tmp_path))
+    monkeypatch.setenv("VITASCOPE_ENGINE__THREADS", "1")
+    monkeypatch.setenv("VITASCOPE_ENGINE__DEVICE", "cpu")
+
+
+@pytest.mark.usefixtures("alone")
+def test_figures_of_a_model_with_random_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "figures.png"
+    all_options = measuring._alternatives
+
+    def some_options(*args: Any) -> Any:
+        """Others take long where they are compiled."""
+        few = {("attention", "flash3"), ("quantization", "int8")}
+        return [option for option in all_options(*args) if option[:2] in few]
+
+    monkeypatch.setattr(measuring, "_alternatives", some_options)
+    bench(**{**TINY, "plot": picture, "options": True})
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "wan-tiny"
+    assert (found["weights"], found["text_encoder"]) == ("random", "a stand-in")
+    assert (found["width"], found["height"], found["num_frames"], found["num_inference_steps"]) == (
+        32,
+        32,
+        5,
+        2,
+    )
+    ours, plain = found["engine"], found["plain"]
+    for its in (ours, plain):
+        assert 0 < its["step_seconds"] <= its["stage_seconds"]["denoise"] <= its["seconds"]
+        assert 0 < its["share_of_peak"] < 1
+        assert its["peak_bytes"] > 0
+    assert ours["step_flops"] == plain["step_flops"] > 1e6
+    assert found["ratio"]["step"] == pytest.approx(plain["step_seconds"] / ours["step_seconds"])
+    assert found["psnr_to_plain"] is None or found["psnr_to_plain"] > 30, "both make the same clip"
+    assert [row["requests"] for row in found["together"]] == [1, 2]
+    assert all(row["jobs_per_hour"] > 0 for row in found["together"])
+    rows = {(row["option"], row["value"]): row for row in found["options"]}
+    assert "nearest legal value" in rows["attention", "flash3"]["error"], (
+        "what cannot be is told, and the rest measured"
+    )
+    assert rows["quantization", "int8"]["psnr"] > 20
+    assert rows["quantization", "int8"]["step_gain"] > 0
+    with Image.open(picture) as image:
+        assert image.width == 1000
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameter"),
+    [
+        ({"random_weights": True}, "--random-weights"),
+        ({"architecture": "wan-tiny"}, "--architecture"),
+        ({"architecture": "wan-9b", "random_weights": True}, "--architecture"),
+        ({"architecture": "wan-tiny", "random_weights": True, "model": "pocket"}, "--architecture"),
+        ({"concurrency": "1,many"}, "--concurrency"),
+        ({"concurrency": "1000"}, "--concurrency"),
+        ({"plot": Path("figures.svg")}, "--plot"),
+        ({"model": "pocket", "num_frames": 100}, "--num-frames"),
+    ],
+)
+@pytest.mark.usefixtures("alone")
+def test_what_cannot_be_measured_is_refused_at_once(asked: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        bench(**{**NOTHING, **asked})
+    assert refused.value.parameter == parameter
+
+
+def test_the_operations_of_the_first_forward_are_counted() -> None:
+    layer = torch.nn.Linear(8, 16, bias=False)
+    counted = Counted()
+    with counted.of([layer], with_flops=True):
+        for _ in range(3):
+            layer(torch.ones(4, 8))
+    assert counted.flops == 2 * 4 * 8 * 16
+    assert counted.num_forwards == 3
+    layer(torch.ones(4, 8))
+    assert counted.num_forwards == 3, "the module is as before"
+
+
+def test_likeness_of_clips() -> None:
+    black = np.zeros((1, 2, 2, 3), np.uint8)
+    assert psnr(black, black) is None
+    assert psnr(black, black + 255) == pytest.approx(0.0)
