@@ -176,12 +176,7 @@ def test_the_worker_brings_those_together_that_can_share(engine: DiffusersEngine
             company.sharing = None
             yield Failed(0, InternalError())
 
-        plan = {
-            "is_seed_drawn": True,
-            "native_height": 32,
-            "native_width": 32,
-            "windows": [{"num_frames": 9}],
-        }
+        plan = dataclasses.replace(make_plan(spec), is_seed_drawn=True).to_dict()
         order = {"making": name, "job": name, "key": "one", "model": spec.id, "seconds": 9.0, "priority": 0}
         return Making({**order, "plan": plan}, events, lambda: None)
 

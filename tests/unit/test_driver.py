@@ -65,12 +65,14 @@ class Stage:
             sharing = company.sharing = Sharing(is_allowed=True)
             yield Step("load", 1)
             for index in range(count):
+                sharing.is_answered = False
                 sharing.group = sharing.latest_group = "kind"
                 self._standing[name] = sharing
                 yield Step("denoise", index, count)
                 self._run(name, seconds)
-                sharing.is_answered, sharing.group = False, None
+                sharing.group = None
                 yield Step("denoise", index + 1, count)
+            sharing.is_answered, sharing.latest_group = False, None
             yield Failed(0, ValueError("nothing was made"))
 
         return events

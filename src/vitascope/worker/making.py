@@ -207,7 +207,7 @@ class Making:
 
 def _kind_of(order: Message) -> tuple[str, int] | None:
     plan = Plan.from_dict(order["plan"])
-    return (plan.model, work_of(plan)) if plan.is_seed_drawn else None
+    return (plan.model, work_of(plan)) if plan.may_share_forwards else None
 
 
 def _told_error(failed: Failed, job_id: str) -> JobError:
