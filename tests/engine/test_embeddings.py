@@ -169,3 +169,30 @@ def test_what_is_kept_cannot_be_written_into() -> None:
             assert torch.equal(made[:, 0], torch.arange(3).float())
             made.zero_()
     assert encoder.num_calls == 1
+
+
+class Interrupted(Encoder):
+    """Stands still in its first forward, while another request's encoder with the same weights does the whole."""
+
+    def __init__(self, other: Encoder) -> None:
+        super().__init__()
+        self.others = [other]
+
+    def forward(self, ids: torch.Tensor, mask: Any = None) -> Any:
+        if self.others:
+            self.others.pop()(ids)
+        return super().forward(ids, mask)
+
+
+def test_two_that_read_a_text_at_the_same_time_keep_it_once() -> None:
+    other = Encoder()
+    encoder = Interrupted(other)
+    kept = Embeddings(max_bytes=40)
+    one, two = slot_of(encoder), slot_of(other)
+    two.shared = one.shared
+    with kept.used(two), kept.used(one):
+        encoder(torch.arange(2))
+        assert kept.num_bytes == 8
+        for first in range(10):
+            encoder(torch.arange(first, first + 2))
+    assert kept.num_bytes == 40

@@ -81,8 +81,10 @@ class Embeddings:
             return
         if num_bytes > self._max_bytes * LARGEST_SHARE:
             return
+        # two requests may read one text at the same time, and both come here with it
+        _, replaced = self._kept.pop(key, (None, 0))
         self._kept[key] = _copied(made), num_bytes
-        self.num_bytes += num_bytes
+        self.num_bytes += num_bytes - replaced
         while self.num_bytes > self._max_bytes:
             _, (_, freed) = self._kept.popitem(last=False)
             self.num_bytes -= freed
