@@ -107,6 +107,19 @@ def test_the_operations_of_the_first_forward_are_counted() -> None:
     assert counted.num_forwards == 3, "the module is as before"
 
 
+class Attending(torch.nn.Module):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def test_the_operations_of_attention_are_counted_on_a_cpu_too() -> None:
+    module = Attending()
+    counted = Counted()
+    with torch.no_grad(), counted.of([module], with_flops=True):
+        module(torch.ones(1, 2, 64, 16))
+    assert counted.flops == 2 * (2 * 2 * 64 * 64 * 16), "the scores, and what they take of the values"
+
+
 def test_likeness_of_clips() -> None:
     black = np.zeros((1, 2, 2, 3), np.uint8)
     assert psnr(black, black) is None
