@@ -62,6 +62,22 @@ def test_a_broken_file_is_measured_over(tmp_path: Path, content: str) -> None:
     assert times(path, Measured(native=3.0), ["native"]) == {"native": 3.0}
 
 
+@pytest.mark.parametrize("written", ["null", '"quick"', "[1]", "true", "-1", "0", "NaN", "Infinity"])
+def test_a_number_that_nobody_measured_is_measured_over(tmp_path: Path, written: str) -> None:
+    path, measured = tmp_path / "attention.json", Measured(native=3.0, cudnn=2.0)
+    times(path, measured, ["native", "cudnn"])
+    path.write_text(path.read_text("utf-8").replace('"native": 3.0', f'"native": {written}'), "utf-8")
+    assert times(path, measured, ["native", "cudnn"]) == {"native": 3.0, "cudnn": 2.0}
+    assert [name for name, *_ in measured.asked] == ["native", "cudnn", "native"]
+    assert times(path, Measured(), ["native", "cudnn"]) == {"native": 3.0, "cudnn": 2.0}
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "attention.json").mkdir()
+    assert times(tmp_path / "attention.json", Measured(native=3.0), ["native"]) == {"native": 3.0}
+    assert [file.name for file in tmp_path.iterdir()] == ["attention.json"]
+
+
 def test_what_cannot_be_measured_is_left_out() -> None:
     assert times(None, Measured(native=3.0), ["native", "flash"]) == {"native": 3.0}
     assert times(None, Measured(), ["native", "flash"]) == {"native": 0.0}

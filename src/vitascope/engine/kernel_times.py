@@ -69,7 +69,7 @@ class KernelTimes:
             f"{device_kind(device)}, torch {torch.__version__}, {dtype}, heads of {head_dim}, {length} tokens"
         )
         known = self._read()
-        times: dict[str, float] = dict(known.get(key, {}))
+        times = {name: seconds for name, seconds in known.get(key, {}).items() if _is_measured(seconds)}
         missing = [name for name in names if name not in times]
         for name in missing:
             try:
@@ -101,10 +101,17 @@ class KernelTimes:
         if self._path is None:
             return
         beside = self._path.with_name(f"{self._path.name}.{time.monotonic_ns()}")
-        with contextlib.suppress(OSError):  # a disk that is full costs a measurement, and nothing else
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_text(json.dumps(times, indent=1, sort_keys=True), "utf-8")
             beside.replace(self._path)
+        except OSError:  # a disk that is full costs a measurement, and nothing else
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def _is_measured(seconds: object) -> bool:
+    return isinstance(seconds, float) and 0 < seconds < math.inf
 
 
 def seconds_of(name: str, head_dim: int, length: int, device: torch.device, dtype: torch.dtype) -> float:
