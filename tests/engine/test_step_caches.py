@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 from bench.families.checks import inputs_of, modes_of, plan_of
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import ImprovedSampling
-from vitascope.domain.speed_levels import _CACHES
+from vitascope.domain.speed_levels import _CACHES, StepCache
 from vitascope.engine import Clip, Engine
+from vitascope.engine.calls import Branch, Call
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.step_caches import Caching, FirstBlock, Reuse
 
 Models = dict[str, ModelSpec]
 
@@ -145,3 +149,27 @@ def test_rounds_and_windows_begin_anew(engine: Engine, models: Models) -> None:
     long = _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced", num_frames=17))
     assert len(long.windows) == 2
     assert _reused(_made(engine, spec, long)[1]) == (2 * 2 * 5, 2 * 2 * STEPS)
+
+
+def test_nothing_is_kept_of_a_round_that_is_over() -> None:
+    this = Caching(StepCache("balanced", "first_block", threshold=ALWAYS), Reuse())
+    cache, branches = FirstBlock(this), [Branch({}), Branch({})]
+    left: list[weakref.ref[torch.Tensor]] = []
+    for _ in range(3):
+        this.after_step(0, STEPS)  # a round begins
+        for branch in branches:
+            before = torch.zeros(1, 4, 2)
+            stream = before + 1
+            assert not cache.reuses([Call({}, branch, {})], before, stream)
+            cache.keep(stream + 1)
+        del before, stream
+        [*stacks] = cache._stacks.values()
+        assert all(ref() is None for ref in left)
+        assert [stack.output for stack in stacks] == [None, None], (
+            "of no use once the others have added theirs"
+        )
+        left += [
+            weakref.ref(part) for stack in stacks for part in (stack.head, stack.tail) if part is not None
+        ]
+        assert len(left) % 4 == 0
+        del stacks

@@ -184,8 +184,9 @@ class _Stack:
     """What is kept of the blocks, of the forwards for the same branches."""
 
     branch: _Branch
-    #: What the first block has added, in the latest forward that was computed, and its output there.
+    #: What the first block has added, in the latest forward that was computed.
     head: torch.Tensor | None = None
+    #: Its output there, until the others have added theirs.
     output: torch.Tensor | None = None
     #: What the others have added.
     tail: torch.Tensor | None = None
@@ -199,6 +200,7 @@ class FirstBlock:
 
     def __init__(self, this: Caching) -> None:
         self._this = this
+        self._round = this.round
         self._stacks: dict[tuple[int, ...], _Stack] = {}
         self._now = _Stack(_Branch())
 
@@ -210,7 +212,10 @@ class FirstBlock:
             before: the tokens as the first block got them.
             stream: as it left them.
         """
-        key = (self._this.round, *(id(call.branch) for call in calls))
+        if self._round != self._this.round:
+            self._round = self._this.round
+            self._stacks.clear()
+        key = tuple(id(call.branch) for call in calls)
         self._now = stack = self._stacks.setdefault(key, _Stack(_Branch()))
         head = stream - before
         branch, reuse = stack.branch, self._this.reuse
@@ -232,7 +237,7 @@ class FirstBlock:
     def keep(self, stream: torch.Tensor) -> None:
         """Keep what the other blocks have added, when all of them were computed."""
         assert self._now.output is not None
-        self._now.tail = stream - self._now.output
+        self._now.tail, self._now.output = stream - self._now.output, None
 
 
 class _Forwards:
