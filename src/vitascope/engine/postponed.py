@@ -120,7 +120,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             if root in self.real:
                 return
             self.real.add(root)
-            for name in [name for name in sys.modules if _root_of(name) == root]:
+            known = list(sys.modules)  # at once: others may import meanwhile
+            for name in [name for name in known if _root_of(name) == root]:
                 del sys.modules[name]
             then = [act for name, act in self._then if name == root]
         importlib.import_module(root)
