@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vitascope.domain.errors import InvalidParameter
 from vitascope.engine.measuring import bench as measuring
 from vitascope.engine.measuring.arithmetic import Counted
 from vitascope.engine.measuring.bench import psnr
+from vitascope.engine.measuring.runs import Plain, weights_on
 
 NOTHING: dict[str, Any] = {
     "model": None, "architecture": None, "random_weights": False, "width": None, "height": None, "num_frames": None,
@@ -73,6 +75,35 @@ def test_figures_of_a_model_with_random_weights(
     assert rows["quantization", "int8"]["step_gain"] > 0
     with Image.open(picture) as image:
         assert image.width == 1000
+
+
+@pytest.mark.usefixtures("alone")
+def test_where_plain_diffusers_has_too_little_memory_the_engine_is_measured_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_all: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    monkeypatch.setattr(Plain, "run", run)
+    bench(**{**TINY, "concurrency": "0"})
+    found = json.loads(capsys.readouterr().out)
+    assert found["why_no_plain"] == "CUDA out of memory."
+    assert "plain" not in found
+    assert "ratio" not in found
+    assert found["engine"]["step_seconds"] > 0
+
+
+def test_weights_of_what_is_loaded_beside_are_told_on_a_device_of_its_own() -> None:
+    layer = torch.nn.Linear(8, 16, bias=False, device="meta")
+    waits = torch.nn.Linear(8, 16)
+    pipelines = [Components({"one": layer, "other": waits, "tokenizer": None}), Components({"one": layer})]
+    assert weights_on(torch.device("meta"), pipelines) == 4 * 8 * 16
+    assert weights_on(torch.device("cpu"), pipelines) == 0, "its weights are mapped files, that both have"
+
+
+@dataclass
+class Components:
+    components: dict[str, Any]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from vitascope.engine.meter import Meter
 from vitascope.engine.placement import Wishes
 
 from .arithmetic import matmul_peak
-from .runs import Plain, Run, of_other_seed, run_alone, run_together
+from .runs import Plain, Run, of_other_seed, run_alone, run_together, weights_on
 
 Report = Callable[[str, int, int], None]
 """Told what is being measured, and how many steps of how many are done."""
@@ -81,6 +81,8 @@ class Bench:
             self._report("matmul", 0, 1)
             found["peak_flops"] = matmul_peak(device, dtype)
             plain = self._plain(device, dtype, found)
+            if plain is not None and not self._warms_up(plain, engine, found):
+                plain = None
             ours, theirs = self._pairs(engine, plain)
             self.frames = ours[-1].frames
             found["engine"] = _figures(ours, None if plain is None else plain.step_flops, found["peak_flops"])
@@ -126,19 +128,31 @@ class Bench:
             found["why_no_plain"] = str(error).split("\n", 1)[0][:300]
             return None
 
+    def _warms_up(self, plain: Plain, engine: DiffusersEngine, found: dict[str, Any]) -> bool:
+        """Make the first clip with plain diffusers, whose work may have too little memory beside the engine's."""
+        report = self._reporting("warm up, plain")
+        try:
+            plain.run(self._plan, self._wanted.spec, Meter(engine._device), report)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            found["why_no_plain"] = str(error).split("\n", 1)[0][:300]
+            return False
+        return True
+
     def _pairs(self, engine: DiffusersEngine, plain: Plain | None) -> tuple[list[Run], list[Run]]:
         """One of each in turn, so that what else the machine does disturbs both alike."""
-        meter, spec = Meter(engine._device), self._wanted.spec
+        device, spec = engine._device, self._wanted.spec
+        meter = Meter(device)
+        run_alone(engine, self._plan, spec, device, meter, self._reporting("warm up, engine"))
         ours: list[Run] = []
         theirs: list[Run] = []
-        for number in range(self._wanted.num_repeats + 1):
-            said = "warm up" if number == 0 else f"run {number}"
+        for number in range(1, self._wanted.num_repeats + 1):
             if plain is not None:
-                theirs.append(plain.run(self._plan, spec, meter, self._reporting(f"{said}, plain")))
-            ours.append(
-                run_alone(engine, self._plan, spec, engine._device, meter, self._reporting(f"{said}, engine"))
-            )
-        return ours[1:], theirs[1:]
+                run = plain.run(self._plan, spec, meter, self._reporting(f"run {number}, plain"))
+                theirs.append(_without(_weights(engine), run))
+            report = self._reporting(f"run {number}, engine")
+            run = run_alone(engine, self._plan, spec, device, meter, report)
+            ours.append(_without(0 if plain is None else weights_on(device, [plain.pipe]), run))
+        return ours, theirs
 
     def _together(self, engine: DiffusersEngine) -> Iterator[dict[str, Any]]:
         for count in self._wanted.concurrency:
@@ -184,7 +198,8 @@ class Bench:
             meter = Meter(engine._device)
             for _ in range(self._wanted.num_repeats + 1):
                 usual.append(run_alone(base, self._plan, spec, base._device, meter, report))
-                runs.append(run_alone(engine, planned, spec, engine._device, meter, report))
+                run = run_alone(engine, planned, spec, engine._device, meter, report)
+                runs.append(_without(_weights(base), run))
         finally:
             engine.close()
         usual, runs = usual[1:], runs[1:]
@@ -221,6 +236,16 @@ def _alternatives(
     if hasattr(planned, "speed"):
         for level in ("balanced", "fast"):
             yield "speed", level, wishes, {"speed": level}
+
+
+def _weights(engine: DiffusersEngine) -> int:
+    model = engine._loaded
+    return 0 if model is None else weights_on(engine._device, model.pipelines.values())
+
+
+def _without(num_bytes: int, run: Run) -> Run:
+    """Take off the weights of what was loaded beside."""
+    return replace(run, peak_bytes=run.peak_bytes - num_bytes)
 
 
 def _step(runs: Sequence[Run]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Run:
     step_seconds: list[float]
     #: Text, denoising and decoding.
     stage_seconds: dict[str, float]
-    #: Most memory in use: of the GPU, else of this process.
+    #: Most memory in use: of the GPU, without the weights of what it is compared with, else of this process.
     peak_bytes: int
     #: Of all cores.
     processor_seconds: float
@@ -45,6 +45,18 @@ class Run:
     @property
     def seconds(self) -> float:
         return sum(self.stage_seconds.values())
+
+
+def weights_on(device: torch.device, pipelines: Iterable[Any]) -> int:
+    """Count the bytes that pipelines' weights take of a device with memory of its own: whatever else is measured there has them beside.
+
+    On a CPU it is 0: most are mapped files, and nobody can tell whose pages of them are in memory.
+    """
+    parts = {id(part): part for pipe in pipelines for part in pipe.components.values()}
+    modules = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    tensors = {id(each): each for part in modules for each in (*part.parameters(), *part.buffers())}
+    is_there = device.type != "cpu"
+    return sum(each.nbytes for each in tensors.values() if is_there and each.device.type == device.type)
 
 
 @dataclass(slots=True)
