@@ -19,6 +19,7 @@ from vitascope.domain.speed_levels import _CACHES, StepCache
 from vitascope.engine import Clip, Engine
 from vitascope.engine.calls import Branch, Call
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.families import wan
 from vitascope.engine.step_caches import Caching, FirstBlock, Reuse
 
 Models = dict[str, ModelSpec]
@@ -149,6 +150,18 @@ def test_rounds_and_windows_begin_anew(engine: Engine, models: Models) -> None:
     long = _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced", num_frames=17))
     assert len(long.windows) == 2
     assert _reused(_made(engine, spec, long)[1]) == (2 * 2 * 5, 2 * 2 * STEPS)
+
+
+def test_where_diffusers_computes_the_denoiser_its_cache_reuses(
+    engine: Engine, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on devices that the engine's own forward does not know."""
+    monkeypatch.setattr(wan, "DEVICES", ("cuda",))
+    spec = _spec(models, "WanPipeline")
+    cached = _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced"))
+    told = _made(engine, spec, cached)[1]
+    assert _reused(told)[0] > 0
+    assert told.get("denoiser", "diffusers") == "diffusers"
 
 
 def test_nothing_is_kept_of_a_round_that_is_over() -> None:

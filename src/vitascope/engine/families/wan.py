@@ -26,6 +26,9 @@ CLASS = "WanTransformer3DModel"
 TEXT_CONTEXT = 512
 """Of what is attended to in models that see a picture, the last so many are the text's: diffusers has the number so."""
 
+DEVICES = ("cpu", "cuda")
+"""Kinds on which it was tried."""
+
 MOST_RUNS = 4
 """Runs of tokens with one timestep: a given first frame makes two."""
 
@@ -43,6 +46,9 @@ def why_not(module: Any) -> str | None:
     """Say what keeps a denoiser from being computed here; None if nothing does."""
     if type(module).__name__ != CLASS:
         return f"`{type(module).__name__}` is computed by diffusers"
+    kind = next(module.parameters()).device.type
+    if kind not in (*DEVICES, "meta"):  # weights that wait elsewhere tell nothing
+        return f"on {kind} diffusers computes it"
     parts: list[Any] = list(module.modules())[1:]
     if any(map(_is_changed, parts)):
         return "its blocks are compiled, or something else changes what they do"
@@ -76,7 +82,7 @@ class Wan:
     def __call__(self, calls: Sequence[Call]) -> list[torch.Tensor] | None:
         """Answer several calls of one kind at once; None if they are of a kind that is diffusers' to answer."""
         has_other = any(value is not None for name, value in calls[0].rest.items() if name != "return_dict")
-        if has_other or calls[0].rows[LATENTS].device.type not in ("cpu", "cuda"):
+        if has_other or calls[0].rows[LATENTS].device.type not in DEVICES:
             return None
         timestep = torch.cat([call.rows["timestep"] for call in calls])
         runs = _runs(timestep)
