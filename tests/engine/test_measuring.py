@@ -117,6 +117,9 @@ class Components:
         ({"concurrency": "1000"}, "--concurrency"),
         ({"plot": Path("figures.svg")}, "--plot"),
         ({"model": "pocket", "num_frames": 100}, "--num-frames"),
+        ({"model": "pocket", "num_frames": 0}, "num_frames"),
+        ({"model": "pocket", "width": 0}, "width"),
+        ({"model": "pocket", "height": 0}, "height"),
     ],
 )
 @pytest.mark.usefixtures("alone")

@@ -88,9 +88,9 @@ def bench(
         request = GenerationRequest(
             prompt=PROMPT,
             model=spec.id,
-            height=height or spec.default_size.height,
-            width=width or spec.default_size.width,
-            num_frames=num_frames or spec.default_num_frames,
+            height=spec.default_size.height if height is None else height,
+            width=spec.default_size.width if width is None else width,
+            num_frames=spec.default_num_frames if num_frames is None else num_frames,
             fps=spec.fps,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
