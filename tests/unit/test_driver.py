@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from vitascope.domain.errors import OutOfMemory
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.step import Step
+from vitascope.domain.video import Video
 from vitascope.engine import Sharing
 from vitascope.worker.company import Aside, Company
 from vitascope.worker.driver import Driver
 from vitascope.worker.making import Events, Making
 from vitascope.worker.messages import Message
 from vitascope.worker.outputs import Failed
+from vitascope.worker.produce import Product
 
 Begin = Callable[[Company], Events]
 
@@ -212,3 +215,45 @@ def test_cancel_ends_one_and_closes_what_makes_it(stage: Stage) -> None:
     assert (closed, stage.driver.is_idle, stage.told[-1]["is"]) == (["a"], True, "cancelled")
     stage.driver.cancel("a")
     assert stage.told[-1]["is"] == "cancelled"
+
+
+def test_what_a_job_has_left_is_told_with_the_step_that_shows_it(stage: Stage) -> None:
+    stage.open("a", stage.steps("a", 4, 0.05))
+    stage.run()
+    left = [
+        each["seconds_left"] for each in stage.told if each["is"] == "step" and each["stage"] == "denoise"
+    ]
+    assert left[0] >= 3 * 0.05
+    assert left[2] >= 0.05
+    assert left[3] == 0.0
+
+
+def test_all_the_time_that_a_job_stood_still_is_told_at_its_end(stage: Stage) -> None:
+    def two_videos(company: Company) -> Events:
+        for index in range(2):
+            yield Step("load", 1)
+            yield made(index)
+
+    long = stage.open("long", stage.steps("long", 1, 0.05), seconds=0.01)
+    making = stage.open("two", two_videos, seconds=1.0)
+    while not long.is_begun:
+        stage.driver.step()
+    stage.run()
+    assert making.company.stood_seconds >= 0.05
+    (told,) = (each for each in stage.told if each["is"] == "made")
+    assert told["details"]["seconds"]["stand_still"] == pytest.approx(making.company.stood_seconds, abs=0.001)
+
+
+def made(index: int) -> Product:
+    video = Video(
+        key=f"{index}.mp4",
+        media_type="video/mp4",
+        num_bytes=1,
+        sha256="",
+        height=2,
+        width=2,
+        num_frames=1,
+        fps=1,
+        index=index,
+    )
+    return Product(Path(video.key), video, (), {"denoise": 1.0})

@@ -105,6 +105,8 @@ class Driver:
         if making.company.is_generating:
             for other in beside:
                 other.had_company = True
+        if message is not None and message["is"] == "step":
+            message["seconds_left"] = making.candidate.seconds  # what this step took is known now
         return message
 
     def _tell_turn(self, name: str | None) -> None:
