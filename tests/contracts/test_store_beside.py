@@ -82,6 +82,23 @@ class TestBeside:
         shared = frozenset({(drawn.plan.model, work_of(drawn.plan))})
         assert beside_of(store, replace(beside, shared=shared)) == "drawn"
 
+    def test_those_that_share_for_long_let_others_have_their_turn(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        beside = begin(store, create)
+        given = create("given", num_inference_steps=100)
+        drawn = create("drawn", num_inference_steps=100, is_seed_drawn=True)
+        clock.advance(2 * BESIDE_AFTER_SECONDS)
+        sharing = replace(beside, shared=frozenset({(drawn.plan.model, work_of(drawn.plan))}))
+        assert beside_of(store, sharing) == "drawn"
+        assert beside_of(store, replace(sharing, shares_in_turn=True)) is None, (
+            "else the other one never has it"
+        )
+        tried = replace(sharing, shares_in_turn=True, without=frozenset({"given"}))
+        assert beside_of(store, tried) is None, "nor would one that is to be made alone"
+        assert store.claim("v", 15.0, job_id=given.id) is not None
+        assert beside_of(store, replace(sharing, shares_in_turn=True)) == "drawn"
+
 
 def test_who_watches_hears_of_new_jobs_and_of_ends(store: Store, create: Create, news: JobNews) -> None:
     assert not news.has_come()

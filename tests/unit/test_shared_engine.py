@@ -66,7 +66,7 @@ class SlowToSend(SharedEngine):
 
 
 def process_of(engine: SharedEngine) -> Quiet:
-    found = engine._engine  # noqa: SLF001
+    found = engine._engine
     assert isinstance(found, Quiet)
     return found
 
