@@ -257,7 +257,7 @@ class Worker:
         if lease is None:
             return False
         engine = self._ready_engine()
-        if self._ahead is None:
+        if self._ahead is None or self._ahead.engine is not engine:
             self._ahead = Ahead(self._store, self._errands, engine)
         if not any(lane.needs_device for lane in self._lanes):
             self._alone_at = time.monotonic()
