@@ -157,6 +157,17 @@ def test_a_shared_forward_is_shared_by_all_that_have_it_and_others_stand_still(s
     assert a.company.stood_seconds >= 0.04 - 0.01
 
 
+def test_the_time_of_a_forward_that_another_one_ran_for_it_is_told_with_its_step(stage: Stage) -> None:
+    for name in ("a", "b"):
+        stage.open(name, stage.sharing(name, 2, 0.02), seconds=10.0)
+    stage.run()
+    for index in (1, 2):
+        done = [each for each in stage.told if each["is"] == "step" and each["index"] == index]
+        answered = [each["answered_seconds"] for each in done if each["stage"] == "denoise"]
+        assert min(answered) == 0.0
+        assert max(answered) >= 0.02
+
+
 def test_who_waits_is_left_alone_until_it_is_woken(stage: Stage) -> None:
     looks = []
 

@@ -79,3 +79,15 @@ def test_an_engine_that_had_nothing_to_do_for_long_does_not_count_as_hung_once_i
     assert process.sent
     assert seat.receive(0.01) is None
     engine.kill()
+
+
+def test_a_step_that_another_one_ran_for_it_counts_as_long_as_it_took(process: Quiet) -> None:
+    """Else the first one that it has to run itself, because the other has left, is taken for a hang."""
+    engine = SharedEngine(process, 900.0, lambda: None)
+    seat = engine.begin({"do": "make", "making": "a.1"}, Patience([Run(10, 1)], None, 900.0))
+    step = {"is": "step", "making": "a.1", "stage": "denoise", "answered_seconds": 30.0}
+    for index in (1, 2):
+        process.said.put({**step, "index": index})
+        assert seat.receive(30.0) is not None
+    assert seat.patience.limit_seconds == pytest.approx(300.0)
+    engine.kill()

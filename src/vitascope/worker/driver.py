@@ -99,6 +99,8 @@ class Driver:
             one.company.stood_seconds += spent - spent / len(having)
             one.used_seconds += spent / len(having)
             self._time.work(one.key, spent / len(having))
+            if one is not making:
+                one.answered_seconds += spent
         for other in others:
             if other not in having and not other.is_waiting:
                 other.company.stood_seconds += spent

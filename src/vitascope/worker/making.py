@@ -80,6 +80,8 @@ class Making:
         self._is_woken = False
         #: Device seconds that it has had.
         self.used_seconds = 0.0
+        #: Of forwards that others have run for it too, since it has last said something of a step.
+        self.answered_seconds = 0.0
         self._used_before_steps: float | None = None
         self._done = 0.0
 
@@ -201,7 +203,8 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        now = {"needs_device": needs_device, "is_shared": self._is_shared}
+        answered, self.answered_seconds = self.answered_seconds, 0.0
+        now = {"needs_device": needs_device, "is_shared": self._is_shared, "answered_seconds": answered}
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:

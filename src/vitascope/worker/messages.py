@@ -10,7 +10,8 @@ child → parent   {"is": "ready"}
                  {"is": "turn", "making": NAME or null}      who has the device now
                  {"is": "begun", "making": NAME}             its first step is done
                  {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null,
-                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS}
+                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS,
+                                "answered_seconds": OF FORWARDS THAT OTHERS HAVE RUN FOR IT SINCE ITS LAST STEP}
                  {"is": "enhanced", …, "texts": [TEXT, …]}
                  {"is": "made", …, "videos": [{…}, …], "details": {…}}
                  {"is": "cancelled", …}

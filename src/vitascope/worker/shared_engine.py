@@ -85,6 +85,8 @@ class Seat:
 
     def hear(self, message: Message | EngineDied) -> None:
         if not isinstance(message, EngineDied) and message["is"] == "step":
+            # what another one ran for it would have taken it as long: it has to run the next itself if that one leaves
+            self._had_seconds += message.get("answered_seconds", 0.0)
             self.patience.heard(message["stage"], message["index"], self._clock())
             self.needs_device = message.get("needs_device", True)
             self.seconds_left = message.get("seconds_left", self.seconds_left)
