@@ -250,9 +250,18 @@ def test_all_the_time_that_a_job_stood_still_is_told_at_its_end(stage: Stage) ->
     while not long.is_begun:
         stage.driver.step()
     stage.run()
-    assert making.company.stood_seconds >= 0.05
+    assert making.company.stood_seconds >= 0.05, "of which its key has had nothing"
     (told,) = (each for each in stage.told if each["is"] == "made")
     assert told["details"]["seconds"]["stand_still"] == pytest.approx(making.company.stood_seconds, abs=0.001)
+
+
+def test_a_cancelled_one_tells_for_how_long_it_stood_still(stage: Stage) -> None:
+    stage.open("short", stage.steps("short", 1, 0.05), seconds=0.01)
+    stage.open("long", stage.steps("long", 100), seconds=100.0)
+    while not stage.ended():
+        stage.driver.step()
+    stage.driver.cancel("long")
+    assert stage.told[-1]["stood_seconds"] >= 0.05
 
 
 def made(index: int) -> Product:

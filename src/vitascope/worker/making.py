@@ -208,7 +208,8 @@ class Making:
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
-        return {"is": what, "making": self.name, "job": self._order["job"], **more}
+        stood = round(self.company.stood_seconds, 3)
+        return {"is": what, "making": self.name, "job": self._order["job"], "stood_seconds": stood, **more}
 
 
 def _kind_of(order: Message) -> tuple[str, int] | None:

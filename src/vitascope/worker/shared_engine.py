@@ -52,6 +52,8 @@ class Seat:
         self.is_begun = False
         #: Of the device; None if that is not known.
         self.seconds_left: float | None = order.get("seconds")
+        #: For which others had the device, as far as it was told.
+        self.stood_seconds = 0.0
         #: Whether another one could have its forwards together with it.
         self.is_shared = False
         self._engine = engine
@@ -84,6 +86,8 @@ class Seat:
     # in the thread that listens
 
     def hear(self, message: Message | EngineDied) -> None:
+        if not isinstance(message, EngineDied):
+            self.stood_seconds = message.get("stood_seconds", self.stood_seconds)
         if not isinstance(message, EngineDied) and message["is"] == "step":
             # what another one ran for it would have taken it as long: it has to run the next itself if that one leaves
             self._had_seconds += message.get("answered_seconds", 0.0)
