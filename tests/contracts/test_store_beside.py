@@ -82,6 +82,40 @@ class TestBeside:
         shared = frozenset({(drawn.plan.model, work_of(drawn.plan))})
         assert beside_of(store, replace(beside, shared=shared)) == "drawn"
 
+    def test_those_that_share_for_long_let_others_have_their_turn(
+        self, store: Store, create: Create, clock: Any
+    ) -> None:
+        beside = begin(store, create)
+        given = create("given", num_inference_steps=100)
+        drawn = create("drawn", num_inference_steps=100, is_seed_drawn=True)
+        clock.advance(2 * BESIDE_AFTER_SECONDS)
+        sharing = replace(beside, shared=frozenset({(drawn.plan.model, work_of(drawn.plan))}))
+        assert beside_of(store, sharing) == "drawn"
+        assert beside_of(store, replace(sharing, shares_in_turn=True)) is None, (
+            "else the other one never has it"
+        )
+        tried = replace(sharing, shares_in_turn=True, without=frozenset({"given"}))
+        assert beside_of(store, tried) is None, "nor would one that is to be made alone"
+        assert store.claim("v", 15.0, job_id=given.id) is not None
+        assert beside_of(store, replace(sharing, shares_in_turn=True)) == "drawn"
+
+
+@pytest.mark.parametrize("end", ["fail", "finish_cancelled", "release"])
+def test_a_key_has_had_nothing_while_its_job_stood_still(
+    store: Store, create: Create, clock: Any, end: str
+) -> None:
+    create("job", key_id="k")
+    lease = store.claim("w", 600.0)
+    assert lease is not None
+    clock.advance(100)
+    if end == "fail":
+        store.fail(lease, JobError("generation_failed", "no picture came"), stood_seconds=95.0)
+    elif end == "finish_cancelled":
+        store.finish_cancelled(lease, stood_seconds=95.0)
+    else:
+        store.release(lease, count_attempt=False, stood_seconds=95.0)
+    assert store.situation(600.0).served_seconds["k"] == pytest.approx(5.0, abs=0.1)
+
 
 def test_who_watches_hears_of_new_jobs_and_of_ends(store: Store, create: Create, news: JobNews) -> None:
     assert not news.has_come()

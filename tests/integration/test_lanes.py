@@ -114,6 +114,31 @@ def test_the_next_job_is_made_while_one_is_stored(tmp_path: Path, monkeypatch: p
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
+def test_a_model_is_loaded_by_the_engine_that_is_there_while_a_dead_ones_job_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working(tmp_path) as bench:
+        is_let = threading.Event()
+        put = bench.files.put
+
+        def wait_and_put(path: Path, key: str) -> None:
+            if key.startswith("videos/first."):
+                assert is_let.wait(60)
+            put(path, key)
+
+        monkeypatch.setattr(bench.files, "put", wait_and_put)
+        first = bench.submit("first")
+        bench.wait(first, lambda found: found.stage == "store")
+        os.kill(bench.engines[0].pid, signal.SIGKILL)
+        eventually(lambda: not bench.engines[0].is_alive())
+        assert bench.ended(bench.submit("second")).status is JobStatus.SUCCEEDED
+        assert len(bench.engines) == 2
+        bench.store.add_command("load", CommandKind.LOAD, ["w1"], "pocket")
+        eventually(lambda: bench.store.command("load").status is CommandStatus.DONE)
+        is_let.set()
+        assert bench.ended(first).status is JobStatus.SUCCEEDED
+
+
 def test_what_needs_the_engine_for_itself_waits_for_all_and_nothing_is_begun_meanwhile(
     tmp_path: Path,
 ) -> None:

@@ -244,6 +244,17 @@ def test_priority_goes_first_among_open_jobs() -> None:
     assert next_step([urgent, short], {}, "short") == urgent
 
 
+def test_urgent_work_does_not_hold_an_open_job_off_for_ever() -> None:
+    """Jobs of a higher priority may come one after the other; in the queue it would have risen meanwhile."""
+    young = job("batch", key="b", seconds=30.0)
+    batch = replace(young, waited_seconds=PRIORITY_PATIENCE_SECONDS - 1)
+    urgent = job("urgent", key="a", seconds=60.0, priority=1)
+    assert next_step([batch, urgent], {}, "urgent") == urgent
+    tired = replace(batch, waited_seconds=PRIORITY_PATIENCE_SECONDS + 1)
+    assert next_step([tired, urgent], {}, "urgent") == tired
+    assert next_step([tired, urgent], {"b": 100.0}, "urgent") == urgent, "but it has no more than its share"
+
+
 def test_who_works_stays_where_little_is_gained() -> None:
     assert next_step([job("a", seconds=10.0), job("b", seconds=9.8)], {}, "a").job_id == "a"
     assert next_step([job("a", seconds=100.0), job("b", seconds=95.0)], {}, "a").job_id == "a"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from vitascope.domain.errors import OutOfMemory
 from vitascope.domain.plan import plan
 from vitascope.domain.request import GenerationRequest
 from vitascope.domain.step import Step
+from vitascope.domain.video import Video
 from vitascope.engine import Sharing
 from vitascope.worker.company import Aside, Company
 from vitascope.worker.driver import Driver
 from vitascope.worker.making import Events, Making
 from vitascope.worker.messages import Message
 from vitascope.worker.outputs import Failed
+from vitascope.worker.produce import Product
 
 Begin = Callable[[Company], Events]
 
@@ -154,6 +157,17 @@ def test_a_shared_forward_is_shared_by_all_that_have_it_and_others_stand_still(s
     assert a.company.stood_seconds >= 0.04 - 0.01
 
 
+def test_the_time_of_a_forward_that_another_one_ran_for_it_is_told_with_its_step(stage: Stage) -> None:
+    for name in ("a", "b"):
+        stage.open(name, stage.sharing(name, 2, 0.02), seconds=10.0)
+    stage.run()
+    for index in (1, 2):
+        done = [each for each in stage.told if each["is"] == "step" and each["index"] == index]
+        answered = [each["answered_seconds"] for each in done if each["stage"] == "denoise"]
+        assert min(answered) == 0.0
+        assert max(answered) >= 0.02
+
+
 def test_who_waits_is_left_alone_until_it_is_woken(stage: Stage) -> None:
     looks = []
 
@@ -212,3 +226,54 @@ def test_cancel_ends_one_and_closes_what_makes_it(stage: Stage) -> None:
     assert (closed, stage.driver.is_idle, stage.told[-1]["is"]) == (["a"], True, "cancelled")
     stage.driver.cancel("a")
     assert stage.told[-1]["is"] == "cancelled"
+
+
+def test_what_a_job_has_left_is_told_with_the_step_that_shows_it(stage: Stage) -> None:
+    stage.open("a", stage.steps("a", 4, 0.05))
+    stage.run()
+    left = [
+        each["seconds_left"] for each in stage.told if each["is"] == "step" and each["stage"] == "denoise"
+    ]
+    assert left[0] >= 3 * 0.05
+    assert left[2] >= 0.05
+    assert left[3] == 0.0
+
+
+def test_all_the_time_that_a_job_stood_still_is_told_at_its_end(stage: Stage) -> None:
+    def two_videos(company: Company) -> Events:
+        for index in range(2):
+            yield Step("load", 1)
+            yield made(index)
+
+    long = stage.open("long", stage.steps("long", 1, 0.05), seconds=0.01)
+    making = stage.open("two", two_videos, seconds=1.0)
+    while not long.is_begun:
+        stage.driver.step()
+    stage.run()
+    assert making.company.stood_seconds >= 0.05, "of which its key has had nothing"
+    (told,) = (each for each in stage.told if each["is"] == "made")
+    assert told["details"]["seconds"]["stand_still"] == pytest.approx(making.company.stood_seconds, abs=0.001)
+
+
+def test_a_cancelled_one_tells_for_how_long_it_stood_still(stage: Stage) -> None:
+    stage.open("short", stage.steps("short", 1, 0.05), seconds=0.01)
+    stage.open("long", stage.steps("long", 100), seconds=100.0)
+    while not stage.ended():
+        stage.driver.step()
+    stage.driver.cancel("long")
+    assert stage.told[-1]["stood_seconds"] >= 0.05
+
+
+def made(index: int) -> Product:
+    video = Video(
+        key=f"{index}.mp4",
+        media_type="video/mp4",
+        num_bytes=1,
+        sha256="",
+        height=2,
+        width=2,
+        num_frames=1,
+        fps=1,
+        index=index,
+    )
+    return Product(Path(video.key), video, (), {"denoise": 1.0})

@@ -133,15 +133,16 @@ def next_step(
 ) -> Candidate:
     """Choose the open job that works next, of at least one.
 
-    The order barely changes while jobs work: two equal jobs are made one after the other and not side by side.
+    The order barely changes while jobs work: two equal jobs are made one after the other and not side by side. Standing
+    still raises a priority as waiting does: else urgent work that never ends would hold a job off which cannot be given back.
 
     Args:
         running: what is open on the device and could work now.
         served_seconds: what each key has had of this device; see `DeviceTime`.
         last: id of the job that worked last.
     """
-    highest = max(candidate.priority for candidate in running)
-    urgent = [candidate for candidate in running if candidate.priority == highest]
+    top = max(candidate.priority for candidate in running)
+    urgent = [candidate for candidate in running if _priority(candidate, top) == top]
     worked = next((candidate for candidate in urgent if candidate.job_id == last), None)
     by_key: dict[str, Candidate] = {}
     for candidate in sorted(urgent, key=lambda candidate: candidate is not worked):

@@ -19,3 +19,5 @@ class Beside:
     shared: frozenset[tuple[str, int]] = frozenset()
     #: Ids of jobs that are to be made alone.
     without: frozenset[str] = frozenset()
+    #: Whether another one comes to share only if it is its turn among all that wait: these had the device for long.
+    shares_in_turn: bool = False

@@ -210,34 +210,43 @@ class ForWorkers(Base):
             self._database.tell_watchers(connection)
         return []
 
-    def fail(self, lease: Lease, error: JobError) -> list[str]:
-        """End the job without a video, and say why. Returns storage keys, as `succeed` does."""
-        return self._end(lease, JobStatus.FAILED, **changes.error_values(error))
+    def fail(self, lease: Lease, error: JobError, *, stood_seconds: float = 0.0) -> list[str]:
+        """End the job without a video, and say why. Returns storage keys, as `succeed` does.
 
-    def finish_cancelled(self, lease: Lease) -> list[str]:
-        """End the job because it was asked to stop. Returns storage keys, as `succeed` does."""
-        return self._end(lease, JobStatus.CANCELLED)
+        Args:
+            lease: the worker's right to it.
+            error: why.
+            stood_seconds: for which others had the device: its key did not.
+        """
+        return self._end(lease, JobStatus.FAILED, stood_seconds, **changes.error_values(error))
 
-    def _end(self, lease: Lease, status: JobStatus, **values: Any) -> list[str]:
+    def finish_cancelled(self, lease: Lease, *, stood_seconds: float = 0.0) -> list[str]:
+        """End the job because it was asked to stop. Arguments as of `fail`; returns storage keys, as `succeed` does."""
+        return self._end(lease, JobStatus.CANCELLED, stood_seconds)
+
+    def _end(self, lease: Lease, status: JobStatus, stood_seconds: float, **values: Any) -> list[str]:
         with self._database.write() as connection:
             row = changes.held(connection, lease)
-            queue.charge(connection, row, self._lease_time(connection))
+            queue.charge(connection, row, self._lease_time(connection), stood_seconds)
             changes.move(connection, row, status, self._now(), **values)
             self._database.tell_watchers(connection)
         return [] if row.deleted_at is None else storage_keys(row)
 
-    def release(self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3) -> list[str]:
+    def release(
+        self, lease: Lease, *, count_attempt: bool, max_attempts: int = 3, stood_seconds: float = 0.0
+    ) -> list[str]:
         """Hand the job back: it waits again, unless it shall stop. Returns storage keys, as `succeed` does.
 
         Args:
             lease: the worker's right to it.
             count_attempt: False if the job is not to blame, as when the worker is told to stop.
             max_attempts: a job that was tried so often fails as `worker_lost`, if the attempt counts.
+            stood_seconds: as of `fail`.
         """
         limit = max_attempts if count_attempt else None
         with self._database.write() as connection:
             row = changes.held(connection, lease)
-            queue.charge(connection, row, self._lease_time(connection))
+            queue.charge(connection, row, self._lease_time(connection), stood_seconds)
             changes.give_back(connection, row, self._now(), max_attempts=limit)
         return [] if row.deleted_at is None else storage_keys(row)
 

@@ -160,8 +160,13 @@ def next_beside(
         return None
     estimate = estimate_on(connection, [device])
     served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
+    shared = bool(beside.shared)
+    turn = None
+    if shared and beside.shares_in_turn:  # of all: who cannot be begun here now is to have its turn too
+        turn = next(_in_turn(connection, now, lease_now, device, beside.models), None)
     for candidate in _in_turn(connection, now, lease_now, device, beside.models, among):
-        may_share = bool(beside.shared) and _may_share(connection, candidate.job_id, beside)
+        is_in_turn = turn is None or turn.job_id == candidate.job_id
+        may_share = shared and is_in_turn and _may_share(connection, candidate.job_id, beside)
         if arbiter.worth_beside(candidate, beside.running, served, may_share=may_share):
             return candidate.job_id
     return None

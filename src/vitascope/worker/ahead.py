@@ -44,8 +44,8 @@ class Ahead:
         return self._errand is not None
 
     def look(self) -> None:
-        """If it is time, have the engine load what will be needed."""
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+        """If it is time, have the engine load what will be needed; one that is dead is asked for nothing more."""
+        if time.monotonic() - self._looked_at < LOOK_SECONDS or not (self.engine.is_alive or self.is_waiting):
             return
         self._looked_at = time.monotonic()
         with contextlib.suppress(StoreUnavailable):  # nothing depends on it

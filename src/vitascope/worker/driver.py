@@ -99,12 +99,16 @@ class Driver:
             one.company.stood_seconds += spent - spent / len(having)
             one.used_seconds += spent / len(having)
             self._time.work(one.key, spent / len(having))
+            if one is not making:
+                one.answered_seconds += spent
         for other in others:
             if other not in having and not other.is_waiting:
                 other.company.stood_seconds += spent
         if making.company.is_generating:
             for other in beside:
                 other.had_company = True
+        if message is not None and message["is"] == "step":
+            message["seconds_left"] = making.candidate.seconds  # what this step took is known now
         return message
 
     def _tell_turn(self, name: str | None) -> None:

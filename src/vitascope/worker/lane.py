@@ -98,6 +98,10 @@ class Lane(threading.Thread):
         return self._seat is not None and self._seat.is_begun
 
     @property
+    def _stood_seconds(self) -> float:
+        return 0.0 if self._seat is None else self._seat.stood_seconds
+
+    @property
     def candidate(self) -> Candidate:
         """What of it decides whether another job is begun beside it."""
         job = self.lease.job
@@ -130,7 +134,7 @@ class Lane(threading.Thread):
             if ending["is"] == "made":
                 self._leaving.keep(self._heartbeat, ending, self._folder)
         except Cancelled:
-            self._leaving.finish_cancelled()
+            self._leaving.finish_cancelled(self._stood_seconds)
         except LeaseLost:
             logger.warning("lease lost", extra=extra)
         except (HandBack, StoreUnavailable) as reason:
@@ -141,7 +145,7 @@ class Lane(threading.Thread):
                 self._on_suspect()
             self._hand_back(count_attempt=died.is_to_blame and self._counts_attempts)
         except StorageError as error:  # its first frame is gone, or its file cannot be kept
-            self._leaving.fail(JobError(StorageError.code, error.message))
+            self._leaving.fail(JobError(StorageError.code, error.message), self._stood_seconds)
         else:
             self._finish(ending)
 
@@ -253,13 +257,13 @@ class Lane(threading.Thread):
         if ending["is"] == "made":
             self._leaving.deliver(ending, self._engine.device)
         elif ending["is"] == "cancelled":
-            self._leaving.finish_cancelled()
+            self._leaving.finish_cancelled(self._stood_seconds)
         elif ending["is"] == "returned":
             self._on_suspect()
             self._hand_back(count_attempt=False, for_now=ending["for_now"])
         else:
-            self._leaving.fail(JobError(ending["code"], ending["message"]))
+            self._leaving.fail(JobError(ending["code"], ending["message"]), self._stood_seconds)
 
     def _hand_back(self, *, count_attempt: bool, for_now: bool = True) -> None:
         self.returned = for_now
-        self._leaving.hand_back(count_attempt=count_attempt)
+        self._leaving.hand_back(self._stood_seconds, count_attempt=count_attempt)

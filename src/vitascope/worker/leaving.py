@@ -73,19 +73,21 @@ class Leaving:
             return False
         return video is not None and video.key == key
 
-    def fail(self, error: JobError) -> None:
+    def fail(self, error: JobError, stood_seconds: float) -> None:
         """End the job without a video."""
-        self._settle(lambda: self._store.fail(self._lease, error))
+        self._settle(lambda: self._store.fail(self._lease, error, stood_seconds=stood_seconds))
 
-    def finish_cancelled(self) -> None:
+    def finish_cancelled(self, stood_seconds: float) -> None:
         """End the job because that was wished."""
-        self._settle(lambda: self._store.finish_cancelled(self._lease))
+        self._settle(lambda: self._store.finish_cancelled(self._lease, stood_seconds=stood_seconds))
 
-    def hand_back(self, *, count_attempt: bool) -> None:
+    def hand_back(self, stood_seconds: float, *, count_attempt: bool) -> None:
         """Let the job be queued again; if that was wished it is cancelled, and after too many attempts it fails."""
         limit = self._place.config.max_attempts
         self._settle(
-            lambda: self._store.release(self._lease, count_attempt=count_attempt, max_attempts=limit)
+            lambda: self._store.release(
+                self._lease, count_attempt=count_attempt, max_attempts=limit, stood_seconds=stood_seconds
+            )
         )
 
     def _settle(self, end: Callable[[], Sequence[str]]) -> bool:

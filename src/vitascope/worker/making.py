@@ -24,11 +24,11 @@ from vitascope.domain.job import JobError
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 
-from .company import LOOK_SECONDS, Company
+from .company import LOOK_SECONDS, STOOD_STILL, Company
 from .messages import Message
 from .opening import Enhanced
 from .outputs import Failed, details_of
-from .produce import Product
+from .produce import LEAST_STOOD_SECONDS, Product
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,8 @@ class Making:
         self._is_woken = False
         #: Device seconds that it has had.
         self.used_seconds = 0.0
+        #: Of forwards that others have run for it too, since it has last said something of a step.
+        self.answered_seconds = 0.0
         self._used_before_steps: float | None = None
         self._done = 0.0
 
@@ -188,6 +190,9 @@ class Making:
         details = details_of(self._products, self._failed.items())
         if self._enhanced:
             details["enhanced_prompts"] = self._enhanced
+        if self.company.stood_seconds >= LEAST_STOOD_SECONDS:
+            # all of it: what stages tell leaves out what was before the first one, and between two videos
+            details["seconds"][STOOD_STILL] = round(self.company.stood_seconds, 3)
         return self._say("made", videos=videos, details=details)
 
     def _told(self, step: Step) -> Message:
@@ -198,11 +203,13 @@ class Making:
         needs_device = not (step.stage == AFTER_DEVICE and step.video + 1 == step.num_videos)
         preview = None if step.preview is None else base64.b64encode(step.preview).decode()
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
-        now = {"needs_device": needs_device, "seconds_left": self._seconds_left, "is_shared": self._is_shared}
+        answered, self.answered_seconds = self.answered_seconds, 0.0
+        now = {"needs_device": needs_device, "is_shared": self._is_shared, "answered_seconds": answered}
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
-        return {"is": what, "making": self.name, "job": self._order["job"], **more}
+        stood = round(self.company.stood_seconds, 3)
+        return {"is": what, "making": self.name, "job": self._order["job"], "stood_seconds": stood, **more}
 
 
 def _kind_of(order: Message) -> tuple[str, int] | None:

@@ -10,14 +10,16 @@ child → parent   {"is": "ready"}
                  {"is": "turn", "making": NAME or null}      who has the device now
                  {"is": "begun", "making": NAME}             its first step is done
                  {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null,
-                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS}
+                                "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS,
+                                "answered_seconds": OF FORWARDS THAT OTHERS HAVE RUN FOR IT SINCE ITS LAST STEP}
                  {"is": "enhanced", …, "texts": [TEXT, …]}
                  {"is": "made", …, "videos": [{…}, …], "details": {…}}
                  {"is": "cancelled", …}
                  {"is": "failed", …, "code": …, "message": …}
                  {"is": "returned", …, "for_now": …}         the job waits again: a peer did not make it, or it is to be made alone
                  {"is": "obeyed", "errand": NUMBER, "problem": …, "message": …}
-               … stands for "making": NAME, "job": ID. A making is one try at a job; several may be open. A model is loaded beside
+               … stands for "making": NAME, "job": ID, "stood_seconds": FOR WHICH OTHERS HAD THE DEVICE.
+               A making is one try at a job; several may be open. A model is loaded beside
                jobs where it has room; then "obeyed" comes before they have ended. All but turns, steps and enhanced texts also
                say what the engine is: "device": KIND, "loaded": [MODEL ID, …], "residency": {…}, "room": {MODEL ID: HOW MANY MORE, …}
 """

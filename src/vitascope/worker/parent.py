@@ -54,6 +54,9 @@ LOOK_SECONDS = 2.0
 BESIDE_SECONDS = 0.25
 """And whether a job is worth to be begun beside those that need the device: a look at the queue costs some milliseconds."""
 
+SHARE_SECONDS = 120.0
+"""Jobs that share forwards may come one after the other without end: after so long only in turn, so that others get the device too."""
+
 MAX_SUSPECTS = 1000
 """Jobs of which it is remembered that they are to be made alone."""
 
@@ -107,6 +110,8 @@ class Worker:
         #: What an operator waits for: that another process takes this one's place.
         self._restart: Errand | None = None
         self._is_told_to_stop = False
+        #: When a job was begun on a device that nobody else needed.
+        self._alone_at = time.monotonic()
         self._tidied_at = self._swept_at = self._looked_at = self._asked_at = float("-inf")
         self._news = threading.Event()
         self._job_news = store.watch_jobs()
@@ -240,6 +245,7 @@ class Worker:
             models=frozenset(model for model, room in self._engine.room.items() if room > 0),
             shared=frozenset(shared for lane in at_device if (shared := lane.shared) is not None),
             without=frozenset(self._suspects),
+            shares_in_turn=time.monotonic() - self._alone_at >= SHARE_SECONDS,
         )
         job_id = self._store.next_beside(beside, device=self._device) if beside.models else None
         return None if job_id is None else self._claim(job_id)
@@ -251,8 +257,10 @@ class Worker:
         if lease is None:
             return False
         engine = self._ready_engine()
-        if self._ahead is None:
+        if self._ahead is None or self._ahead.engine is not engine:
             self._ahead = Ahead(self._store, self._errands, engine)
+        if not any(lane.needs_device for lane in self._lanes):
+            self._alone_at = time.monotonic()
         lane = Lane(
             self._place,
             lease,

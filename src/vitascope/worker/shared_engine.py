@@ -52,6 +52,8 @@ class Seat:
         self.is_begun = False
         #: Of the device; None if that is not known.
         self.seconds_left: float | None = order.get("seconds")
+        #: For which others had the device, as far as it was told.
+        self.stood_seconds = 0.0
         #: Whether another one could have its forwards together with it.
         self.is_shared = False
         self._engine = engine
@@ -84,7 +86,11 @@ class Seat:
     # in the thread that listens
 
     def hear(self, message: Message | EngineDied) -> None:
+        if not isinstance(message, EngineDied):
+            self.stood_seconds = message.get("stood_seconds", self.stood_seconds)
         if not isinstance(message, EngineDied) and message["is"] == "step":
+            # what another one ran for it would have taken it as long: it has to run the next itself if that one leaves
+            self._had_seconds += message.get("answered_seconds", 0.0)
             self.patience.heard(message["stage"], message["index"], self._clock())
             self.needs_device = message.get("needs_device", True)
             self.seconds_left = message.get("seconds_left", self.seconds_left)
@@ -148,7 +154,7 @@ class SharedEngine:
 
     def send(self, order: Message) -> None:
         """Send an order; that it is gone is noticed by who listens."""
-        self.silent_seconds = 0.0
+        self._reset_silence()
         with self._sending:
             self._engine.send(order)
 
@@ -162,6 +168,7 @@ class SharedEngine:
         with self._lock:
             if self.is_dead:
                 raise EngineDied(is_to_blame=False)
+            self.silent_seconds = 0.0  # at once: for how long it had nothing to do is no silence
             self._seats[seat.name] = seat
         self.send(order)
         return seat
@@ -176,6 +183,10 @@ class SharedEngine:
         self._is_given_up = True
         self._engine.kill()
         self._listening.join()
+
+    def _reset_silence(self) -> None:
+        with self._lock:
+            self.silent_seconds = 0.0
 
     # in the thread that listens
 
@@ -193,19 +204,21 @@ class SharedEngine:
         """Raises EOFError: the engine has ended."""
         message = self._engine.receive(LISTEN_SECONDS)
         if message is not None:
-            self.silent_seconds = 0.0
+            self._reset_silence()
             self._hear(message)
             return
-        # what is counted is the waiting itself: a paused machine is no silence
-        self.silent_seconds += LISTEN_SECONDS
-        if self.silent_seconds > self._limit_seconds():
+        with self._lock:  # not between two halves of what another thread does
+            # what is counted is the waiting itself: a paused machine is no silence
+            self.silent_seconds += LISTEN_SECONDS
+            is_hung = self.silent_seconds > self._limit_seconds()
+        if is_hung:
             extra = {"makings": [seat.name for seat in self.seats], "silent_seconds": self.silent_seconds}
             logger.warning("engine hung", extra=extra)
             self._engine.kill()
 
     def _limit_seconds(self) -> float:
         """How long it may be silent now: only who has the device can hang it. One that does nothing has nothing to say."""
-        if not self.seats:
+        if not self._seats:
             return float("inf")
         holder = self._holder
         return self._hang_seconds if holder is None else holder.patience.limit_seconds

@@ -1,0 +1,93 @@
+"""What a worker notices of an engine process that several lanes talk to. The process is a queue of what it says."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from vitascope.domain.cost import Run
+from vitascope.worker.messages import Message
+from vitascope.worker.patience import Patience
+from vitascope.worker.shared_engine import SharedEngine
+from waiting import eventually
+
+
+class Quiet:
+    """Says what it is told to say, and counts how often it was listened to."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.sent: list[Message] = []
+        self.listened = 0
+        self._is_killed = threading.Event()
+
+    def is_alive(self) -> bool:
+        return not self._is_killed.is_set()
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def receive(self, timeout_seconds: float) -> Message | None:
+        self.listened += 1
+        if self._is_killed.is_set():
+            raise EOFError
+        try:
+            return self.said.get(timeout=timeout_seconds / 100)
+        except queue.Empty:
+            return None
+
+    def kill(self) -> int:
+        self._is_killed.set()
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture
+def process() -> Iterator[Quiet]:
+    found = Quiet()
+    yield found
+    found.kill()
+
+
+class SlowToSend(SharedEngine):
+    """One whose lanes are held up before they have sent anything, as a busy machine may do it."""
+
+    def send(self, order: Message) -> None:
+        heard = process_of(self).listened
+        eventually(lambda: process_of(self).listened > heard + 2)
+        super().send(order)
+
+
+def process_of(engine: SharedEngine) -> Quiet:
+    found = engine._engine
+    assert isinstance(found, Quiet)
+    return found
+
+
+def test_an_engine_that_had_nothing_to_do_for_long_does_not_count_as_hung_once_it_has(process: Quiet) -> None:
+    engine = SlowToSend(process, 900.0, lambda: None)
+    engine.silent_seconds = 5000.0
+    seat = engine.begin({"do": "make", "making": "a.1"}, Patience([Run(10, 1)], None, 900.0))
+    assert engine.is_alive
+    assert process.sent
+    assert seat.receive(0.01) is None
+    engine.kill()
+
+
+def test_a_step_that_another_one_ran_for_it_counts_as_long_as_it_took(process: Quiet) -> None:
+    """Else the first one that it has to run itself, because the other has left, is taken for a hang."""
+    engine = SharedEngine(process, 900.0, lambda: None)
+    seat = engine.begin({"do": "make", "making": "a.1"}, Patience([Run(10, 1)], None, 900.0))
+    step = {"is": "step", "making": "a.1", "stage": "denoise", "answered_seconds": 30.0}
+    for index in (1, 2):
+        process.said.put({**step, "index": index})
+        assert seat.receive(30.0) is not None
+    assert seat.patience.limit_seconds == pytest.approx(300.0)
+    engine.kill()
