@@ -43,6 +43,7 @@ class Server:
             "VITASCOPE_HOME": str(self.folder / "home"),
             "VITASCOPE_WORKER__LEASE_SECONDS": "3",
             "VITASCOPE_WORKER__DRAIN_SECONDS": "0",
+            "VITASCOPE_ENGINE__SLOTS": "1",  # a short job waits for a long one
         }
         arguments = ["--port", str(self.port), "--engine", "fake", "--fake-step-seconds", str(step_seconds)]
         with self.log.open("ab") as log:

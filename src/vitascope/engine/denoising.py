@@ -110,7 +110,8 @@ class _Denoiser:
     def in_place(self) -> Iterator[None]:
         """Be the module's forward; afterwards that is what it was."""
         before = vars(self._module).get("forward")
-        self._is_replaced = before is not None
+        # what brings weights that wait elsewhere has put itself in its place, and is heard of in another way
+        self._is_replaced = before is not None and not hasattr(self._module, "_hf_hook")
         self._module.forward = self
         try:
             yield
