@@ -55,6 +55,7 @@ class Server:
             "VITASCOPE_HOME": str(self.home),
             "VITASCOPE_WORKER__LEASE_SECONDS": LEASE_SECONDS,
             "VITASCOPE_ENGINE__KIND": "fake",
+            "VITASCOPE_ENGINE__SLOTS": "1",  # a busy one is busy: a short job waits for a long one
             "VITASCOPE_ENGINE__FAKE_STEP_SECONDS": str(step_seconds),
             "VITASCOPE_WORKER__DRAIN_SECONDS": "0",
             "VITASCOPE_OUTBOUND__ALLOW": '["127.0.0.0/8"]',
