@@ -94,17 +94,23 @@ def is_at_work_again(bench: Bench, job: Job) -> bool:
     return len(bench.engines) == 2 and is_denoising(bench.store.get(job.id))
 
 
+def hold_files_of_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have the storage take none of the job `first` before the event that is returned is set."""
+    is_let = threading.Event()
+    put = bench.files.put
+
+    def wait_and_put(path: Path, key: str) -> None:
+        if key.startswith("videos/first."):
+            assert is_let.wait(60)
+        put(path, key)
+
+    monkeypatch.setattr(bench.files, "put", wait_and_put)
+    return is_let
+
+
 def test_the_next_job_is_made_while_one_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with working(tmp_path) as bench:
-        is_let = threading.Event()
-        put = bench.files.put
-
-        def wait_and_put(path: Path, key: str) -> None:
-            if key.startswith("videos/first."):
-                assert is_let.wait(60)
-            put(path, key)
-
-        monkeypatch.setattr(bench.files, "put", wait_and_put)
+        is_let = hold_files_of_first(bench, monkeypatch)
         first = bench.submit("first")
         bench.wait(first, lambda found: found.stage == "store")
         assert bench.ended(bench.submit("second")).status is JobStatus.SUCCEEDED
@@ -118,15 +124,7 @@ def test_a_model_is_loaded_by_the_engine_that_is_there_while_a_dead_ones_job_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with working(tmp_path) as bench:
-        is_let = threading.Event()
-        put = bench.files.put
-
-        def wait_and_put(path: Path, key: str) -> None:
-            if key.startswith("videos/first."):
-                assert is_let.wait(60)
-            put(path, key)
-
-        monkeypatch.setattr(bench.files, "put", wait_and_put)
+        is_let = hold_files_of_first(bench, monkeypatch)
         first = bench.submit("first")
         bench.wait(first, lambda found: found.stage == "store")
         os.kill(bench.engines[0].pid, signal.SIGKILL)

@@ -22,6 +22,7 @@ from .contract import Sharing
 from .families import wan
 from .sizes import role_of
 from .slots import Slot
+from .standing_in import standing_in
 
 MOST_BRANCHES = 4
 """What is kept of a denoiser's latest conditions: guidance has two, or three; windows and shots have others."""
@@ -112,12 +113,8 @@ class _Denoiser:
         before = vars(self._module).get("forward")
         # what brings weights that wait elsewhere has put itself in its place, and is heard of in another way
         self._is_replaced = before is not None and not hasattr(self._module, "_hf_hook")
-        self._module.forward = self
-        try:
+        with standing_in(self._module, self):
             yield
-        finally:
-            if vars(self._module).pop("forward", None) is self and before is not None:
-                self._module.forward = before
 
     def __call__(self, *args: Any, **arguments: Any) -> Any:
         call = None if args or self._has_step_cache() else read_call(type(self._module).__name__, arguments)

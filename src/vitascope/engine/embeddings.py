@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .slots import Slot
+from .standing_in import standing_in
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -51,7 +52,7 @@ class Embeddings:
                 if name in TEXT_ENCODERS and name not in slot.adapted and self._max_bytes:
                     # one object for each time that a model is loaded: its files may have changed since
                     weights = slot.shared.setdefault("weights", object())
-                    stack.enter_context(_in_place(module, self._remembering(module, (weights, name))))
+                    stack.enter_context(standing_in(module, self._remembering(module, (weights, name))))
             yield
 
     def _remembering(self, module: Any, weights: Hashable) -> Callable[..., Any]:
@@ -88,17 +89,6 @@ class Embeddings:
         while self.num_bytes > self._max_bytes:
             _, (_, freed) = self._kept.popitem(last=False)
             self.num_bytes -= freed
-
-
-@contextlib.contextmanager
-def _in_place(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if vars(module).pop("forward", None) is forward and before is not None:
-            module.forward = before
 
 
 class _Other(Exception):
