@@ -18,7 +18,7 @@ class Preset:
     """One recipe."""
 
     world: str
-    """`small`: ten still subjects (data.py). `full`: the pack's subjects (world.py)."""
+    """`small`: 32 still subjects (data.py). `full`: the pack's subjects (world.py)."""
     shapes: tuple[Shape, ...]
     fps: int
     vae: dict[str, Any]
@@ -63,7 +63,7 @@ PRESETS = {
         crop=96,
         crops=3,
         autoencoder_rate=6e-3,
-        bank=4000,
+        bank=9000,
         bank_batch=1,
         captions=4,
         tokens=32,
