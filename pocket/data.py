@@ -376,7 +376,9 @@ def _city(a: float, b: float) -> np.ndarray:
         x, height = x + 5 * a, height + 6 * b
         house = _soft(width - np.abs(_X - x), 1.5) * _soft(_Y - height, 1.5)
         image = _mix(image, (128 + shade, 136 + shade, 160 + shade), house)
-        panes = _soft(4 - np.abs((_X - x + 32) % 12 - 6) - 1.5) * _soft(5 - np.abs((_Y - height) % 16 - 8) - 1)
+        panes = _soft(4 - np.abs((_X - x + 32) % 12 - 6) - 1.5) * _soft(
+            5 - np.abs((_Y - height) % 16 - 8) - 1
+        )
         inside = _soft(width - 4 - np.abs(_X - x)) * _soft(_Y - height - 5)
         image = _mix(image, (250, 226, 150), panes * inside)
     image = _mix(image, (176, 176, 178), _soft(_Y - 128))
@@ -387,7 +389,17 @@ def _space(a: float, b: float) -> np.ndarray:
     image = _gradient((26, 14, 54), (10, 8, 30), 0, 191)
     cloud = np.exp(-(((_X - 96 - 30 * a) / 80) ** 2) - ((_Y - 100 + 0.4 * (_X - 96)) / 30) ** 2)
     image = _mix(image, (120, 60, 150), 0.55 * cloud)
-    for x, y in ((20, 60), (70, 24), (110, 12), (120, 150), (178, 96), (60, 168), (12, 140), (150, 60), (92, 96)):
+    for x, y in (
+        (20, 60),
+        (70, 24),
+        (110, 12),
+        (120, 150),
+        (178, 96),
+        (60, 168),
+        (12, 140),
+        (150, 60),
+        (92, 96),
+    ):
         image = _mix(image, (235, 235, 255), _disc(x, y, 2.2, 2))
     image = _mix(image, (230, 150, 90), _disc(158, 34 + 5 * b, 18))
     ring = np.abs(np.hypot((_X - 158) / 30, (_Y - 34 - 5 * b + 0.25 * (_X - 158)) / 7) - 1)

@@ -46,7 +46,7 @@ from .domain.webhook import STANDARD
 from .fleet.supervisor import when_orphaned
 from .outbound import AllowList, Outbound
 from .outbound.peer import Peer, PeerAway, PeerRefused, shown_url
-from .service import Expiry, Feeder, OpenBuckets, Removal, Service, StillMaking, metrics
+from .service import Expiry, Feeder, OpenBuckets, OperatorRules, Removal, Service, StillMaking, metrics
 from .settings import PeerSettings, Settings, environment_of_engine
 from .storage import LocalStorage, Places, S3Storage, Space, Storage
 from .store import Cipher, Store
@@ -310,16 +310,18 @@ def create_web_app(settings: Settings) -> FastAPI:
             sends_to_storage=settings.storage.content == "redirect",
             public_url=settings.server.public_url,
             link_seconds=settings.storage.link_seconds,
-            marks=marks,
-            improved_sampling_iterations=settings.engine.improved_sampling_iterations,
-            speed=settings.engine.speed,
+            rules=OperatorRules(
+                marks=marks,
+                improved_sampling_iterations=settings.engine.improved_sampling_iterations,
+                speed=settings.engine.speed,
+                expire_seconds=settings.storage.expire_seconds,
+                prompts=settings.prompt_rules,
+                shows_previews=not settings.moderation.frames,
+            ),
             certificates=certificates,
-            expire_seconds=settings.storage.expire_seconds,
-            prompt_rules=settings.prompt_rules,
             prompt_check=prompt_check,
             allowed=catalog.allowed,
             peers=_keys_of_peers(settings),
-            shows_previews=not settings.moderation.frames,
             prices=settings.credits.prices,
             unsafe_from=settings.moderation.threshold,
             space=Space((settings.home, settings.files_folder), settings.storage.min_free_bytes),
@@ -457,10 +459,10 @@ def _operations() -> APIRouter:
         if request.app.state.is_stopping:
             reason: str | None = "the server is stopping"
         else:
-            reason = await desk.read(desk.service.why_not_ready)
+            reason = await desk.read(desk.service.condition.why_not_ready)
         if reason is None:
             # ready all the same: deleting is what helps, and a load balancer must let it through
-            full = await desk.read(desk.service.why_no_jobs)
+            full = await desk.read(desk.service.condition.why_no_jobs)
             return JSONResponse(
                 {"status": "ok", "accepts_jobs": full is None, **({"reason": full} if full else {})}
             )
