@@ -1,4 +1,4 @@
-"""The small world, in which the shipped weights were trained: 32 still subjects, eleven backgrounds, six motions.
+"""The small world, in which the shipped weights were trained: 22 still subjects, eleven backgrounds, six motions.
 
 Nothing here knows about torch or training: a `Scene` goes in, uint8 frames, the subject's mask and
 captions come out, the same for the same scene. Composed clips teach the model; they are never shown
@@ -46,7 +46,7 @@ class Subject:
     goes: str = "walk"
     """How it gets from one side to the other, a key of `_GO`."""
     share: int = 2
-    """How often it comes. The first ten had been learnt when the others came, and come half as often."""
+    """How often it comes: what earlier weights drew well already comes half as often."""
     grey: bool = False
     """Drained of colour, so that the cat is not mistaken for the dog."""
 
@@ -67,27 +67,17 @@ SUBJECTS = (
     Subject("turtle", "1f422", ("turtle", "turtle", "tortoise"), share=1),
     Subject("penguin", "1f427", ("penguin", "penguin", "little penguin"), share=1),
     Subject("rabbit", "1f407", ("rabbit", "rabbit", "bunny", "white rabbit", "hare")),
-    Subject("horse", "1f40e", ("horse", "horse", "brown horse", "pony")),
     Subject("elephant", "1f418", ("elephant", "elephant", "grey elephant", "baby elephant")),
-    Subject("lion", "1f981", ("lion", "lion", "lion head")),
     Subject("panda", "1f43c", ("panda", "panda", "panda bear")),
-    Subject("bear", "1f9f8", ("bear", "bear", "teddy bear", "teddy")),
     Subject("frog", "1f438", ("frog", "frog", "green frog", "toad")),
-    Subject("owl", "1f989", ("owl", "owl", "brown owl"), "fly"),
     Subject("bird", "1f426", ("bird", "bird", "red bird", "sparrow", "robin"), "fly"),
-    Subject("bee", "1f41d", ("bee", "bee", "honey bee", "bumblebee"), "fly"),
     Subject("whale", "1f433", ("whale", "whale", "blue whale"), "swim"),
-    Subject("octopus", "1f419", ("octopus", "octopus", "orange octopus"), "swim"),
     Subject("dinosaur", "1f996", ("dinosaur", "dinosaur", "green dinosaur", "t-rex")),
-    Subject("unicorn", "1f984", ("unicorn", "unicorn", "purple unicorn")),
     Subject("robot", "1f916", ("robot", "robot", "android", "robot head")),
     Subject("ghost", "1f47b", ("ghost", "ghost", "white ghost", "spirit"), "fly"),
     Subject("snowman", "26c4", ("snowman", "snowman", "snow man")),
     Subject("bus", "1f68c", ("bus", "bus", "yellow bus", "coach"), "drive"),
-    Subject("helicopter", "1f681", ("helicopter", "helicopter", "orange helicopter", "chopper"), "fly"),
-    Subject("ufo", "1f6f8", ("ufo", "ufo", "flying saucer", "alien ship"), "fly"),
     Subject("ball", "26bd", ("ball", "ball", "football", "soccer ball"), "roll"),
-    Subject("apple", "1f34e", ("apple", "apple", "red apple"), "roll"),
 )
 SUBJECT = {s.name: s for s in SUBJECTS}
 
@@ -133,16 +123,15 @@ PLAIN_VERBS = {
 }  # fmt: skip
 """How evaluation asks."""
 ASIDE = {
-    "dog": ("puppy", "hound"), "cat": ("kitten", "kitty"), "duck": ("mallard", "drake"), "fish": ("goldfish", "blue fish"),
-    "car": ("automobile", "vehicle"), "rocket": ("spaceship", "spacecraft"), "balloon": ("red balloon", "party balloon"),
-    "butterfly": ("orange butterfly", "moth"), "turtle": ("tortoise", "sea turtle"), "penguin": ("little penguin", "penguins"),
-    "rabbit": ("bunny", "bunny rabbit"), "horse": ("pony", "stallion"), "elephant": ("baby elephant", "elephants"),
-    "lion": ("lion head", "lions"), "panda": ("panda bear", "giant panda"), "bear": ("teddy", "teddy bear"), "frog": ("toad", "frogs"),
-    "owl": ("brown owl", "owls"), "bird": ("sparrow", "little bird"), "bee": ("bumblebee", "bees"), "whale": ("blue whale", "whales"),
-    "octopus": ("orange octopus", "octopuses"), "dinosaur": ("t-rex", "dinosaurs"), "unicorn": ("purple unicorn", "unicorns"),
-    "robot": ("android", "robots"), "ghost": ("spirit", "ghosts"), "snowman": ("snow man", "little snowman"),
-    "bus": ("coach", "school bus"), "helicopter": ("chopper", "helicopters"), "ufo": ("flying saucer", "alien spaceship"),
-    "ball": ("football", "soccer ball"), "apple": ("red apple", "apples"),
+    "dog": ("puppy", "hound"), "cat": ("kitten", "kitty"), "duck": ("mallard", "drake"),
+    "fish": ("goldfish", "blue fish"), "car": ("automobile", "vehicle"), "rocket": ("spaceship", "spacecraft"),
+    "balloon": ("red balloon", "party balloon"), "butterfly": ("orange butterfly", "moth"),
+    "turtle": ("tortoise", "sea turtle"), "penguin": ("little penguin", "penguins"),
+    "rabbit": ("bunny", "bunny rabbit"), "elephant": ("baby elephant", "elephants"),
+    "panda": ("panda bear", "giant panda"), "frog": ("toad", "frogs"), "bird": ("sparrow", "little bird"),
+    "whale": ("blue whale", "whales"), "dinosaur": ("t-rex", "dinosaurs"), "robot": ("android", "robots"),
+    "ghost": ("spirit", "ghosts"), "snowman": ("snow man", "little snowman"), "bus": ("coach", "school bus"),
+    "ball": ("football", "soccer ball"),
 }  # fmt: skip
 """Other names that evaluation asks with; about half of them are in no caption."""
 
