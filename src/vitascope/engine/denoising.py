@@ -20,6 +20,7 @@ from .calls import BY_SAMPLE, LATENTS, Branch, Call, joined, parted, read_call
 from .company import Company
 from .contract import Sharing
 from .families import wan
+from .parallel import NOBODY, Together
 from .sizes import role_of
 from .slots import Slot
 from .standing_in import standing_in
@@ -35,17 +36,20 @@ class Denoising:
         slot: where it runs.
         company: of the engine.
         sharing: of the generation; None where it has every forward alone.
+        together: with other devices.
     """
 
-    def __init__(self, slot: Slot, company: Company, sharing: Sharing | None) -> None:
+    def __init__(
+        self, slot: Slot, company: Company, sharing: Sharing | None, together: Together = NOBODY
+    ) -> None:
         self._denoisers = [
             # one with adapters computes what no other request's does
-            _Denoiser(module, name, slot.shared, company, None if name in slot.adapted else sharing)
+            _Denoiser(module, name, slot.shared, company, None if name in slot.adapted else sharing, together)
             for name, module in slot.modules().items()
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
         self._most_tokens = company.most_tokens
-        self._ranks = company.ranks
+        self._together = together
 
     @contextlib.contextmanager
     def arranged(self) -> Iterator[None]:
@@ -59,9 +63,8 @@ class Denoising:
     def choices(self) -> tuple[Choice, ...]:
         """What was chosen on the way."""
         found = [each.choice for each in self._denoisers if each.choice is not None][:1]
-        if self._ranks is not None and found:
-            found.append(self._ranks.choice)
-        elif any(each.num_foreseen for each in self._denoisers):
+        found += self._together.choices
+        if self._together.kind != "guidance" and any(each.num_foreseen for each in self._denoisers):
             reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
             found.append(Choice("guidance", "both branches in one forward", reason))
         return tuple(found)
@@ -74,16 +77,26 @@ class _Denoiser:
         module: of a request's slot.
         name: of the component.
         shared: of all slots with its weights.
+        company: of the engine.
+        sharing: of the generation.
+        together: with other devices.
     """
 
     def __init__(
-        self, module: Any, name: str, shared: dict[str, Any], company: Company, sharing: Sharing | None
+        self,
+        module: Any,
+        name: str,
+        shared: dict[str, Any],
+        company: Company,
+        sharing: Sharing | None,
+        together: Together,
     ) -> None:
         self._module = module
         self._forward = module.forward
         self._weights = (id(shared), name)
         self._shared = shared
         self._company = company
+        self._together = together
         self._sharing = sharing
         self._latest: Call | None = None
         self._branches: dict[object, Branch] = {}
@@ -137,9 +150,11 @@ class _Denoiser:
     def _begin(self) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
-        self.why_not = (
-            "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
-        )
+        if self._together.kind == "context":
+            self.why_not = "several devices split its tokens"
+        else:
+            is_replaced = self._is_replaced
+            self.why_not = "something else changes what it does" if is_replaced else wan.why_not(self._module)
         if self.why_not is None:
             self._native = wan.Wan(self._module, self._shared)
 
@@ -168,13 +183,13 @@ class _Denoiser:
     @property
     def _shares_guidance(self) -> bool:
         """Whether another device computes the other branch: then two forwards take the time of one, however large they are."""
-        return self._company.ranks is not None and self._company.ranks.kind == "guidance"
+        return self._together.kind == "guidance"
 
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
         if self._sharing is not None:
             self._sharing.is_answered = False  # from here on a step costs something
-        if (ranks := self._company.ranks) is not None:
-            return ranks.answers(calls, self._run)
+        if self._together.kind != "off":
+            return self._together.answers(calls, self._run)
         if self._sharing is None or not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))
