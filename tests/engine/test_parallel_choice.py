@@ -10,7 +10,7 @@ from vitascope.engine import Devices
 from vitascope.engine.device import choose_devices
 from vitascope.engine.parallel import choose
 
-WAN, LTX2, COG = "WanTransformer3DModel", "LTX2VideoTransformer3DModel", "CogVideoXTransformer3DModel"
+WAN, LTX, COG = "WanTransformer3DModel", "LTXVideoTransformer3DModel", "CogVideoXTransformer3DModel"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,8 @@ WAN, LTX2, COG = "WanTransformer3DModel", "LTX2VideoTransformer3DModel", "CogVid
         ("auto", 2, [WAN, WAN], True, "guidance", "two branches"),
         ("auto", 2, [WAN], False, "context", "without guidance"),
         ("auto", 4, [WAN], True, "context", "4 devices"),
-        ("auto", 2, [LTX2], True, "context", "cannot share the guidance"),
+        ("auto", 2, [LTX], True, "guidance", "two branches"),
+        ("auto", 4, [LTX], True, "off", "cannot split the tokens of a `LTXVideoTransformer3DModel`"),
         ("auto", 2, [COG], True, "off", "cannot split the tokens of a `CogVideoXTransformer3DModel`"),
         ("context", 2, [WAN], True, "context", "engine.parallel"),
         ("guidance", 2, [WAN], True, "guidance", "engine.parallel"),
