@@ -16,12 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.loras import LoraFile
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Lora
+from vitascope.domain.step import Step
 
 from . import ranks
 from .device import free_bytes
@@ -31,6 +32,9 @@ from .lifeline import die_with_parent
 from .parallel import Group, Kind, Together, join, leave
 
 logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
+"""Whoever waits for memory looks so often whether it is there."""
 
 Send = Callable[[ranks.News], None]
 
@@ -141,10 +145,12 @@ class _Part(Together):
         self._inbox = inbox
         self._send = send
         self._count = 0
+        #: Whether it waits for something else that is open, for its memory.
+        self.is_waiting = False
         #: Whether it waits for the leader's word.
         self.is_standing = False
         self.was_exchanging = False
-        self.steps: Generator[Any, None, Any] | None = None
+        self.steps: Generator[Step, None, None] | None = None
 
     def stand(self, what: Hashable) -> None:
         self._count += 1
@@ -200,17 +206,20 @@ class Follower:
 
     def serve(self) -> NoReturn:
         while True:
-            part = next((part for part in self._parts.values() if not part.is_standing), None)
-            order = self._next_order(waits=part is None)
+            able = [part for part in self._parts.values() if not part.is_standing]
+            order = self._next_order(able)
             if order is not None:
                 self._obey(order)
-            elif part is not None:
+            elif able:
+                part = able[0]
                 self._parts[part.number] = self._parts.pop(part.number)
                 self._advance(part)
 
-    def _next_order(self, *, waits: bool) -> ranks.Order | None:
+    def _next_order(self, able: Sequence[_Part]) -> ranks.Order | None:
+        """Take an order if there is one; wait for one as long as there is nothing else to do."""
+        seconds = LOOK_SECONDS if all(part.is_waiting for part in able) else 0.0
         try:
-            return self._inbox.get(waits)
+            return self._inbox.get(timeout=seconds if able else None)
         except queue.Empty:
             return None
 
@@ -242,7 +251,7 @@ class Follower:
         """Do the next piece of a request; where it stands still again, or is over, is told."""
         assert part.steps is not None
         try:
-            next(part.steps)
+            part.is_waiting = next(part.steps).is_waiting
         except StopIteration:
             del self._parts[part.number]  # the leader has one too
         except Exception as error:
@@ -251,7 +260,7 @@ class Follower:
             logger.info("a request failed here", exc_info=error)
             self._send(ranks.Failed(part.number, trouble, part.was_exchanging))
 
-    def _close(self, steps: Generator[Any, None, Any]) -> None:
+    def _close(self, steps: Generator[Step, None, None]) -> None:
         try:
             steps.close()
         except Exception:
