@@ -111,6 +111,30 @@ def test_two_devices_make_what_one_makes(
     assert told == "2 devices, a part of the tokens each"
 
 
+def test_both_branches_that_are_asked_for_in_one_call_are_shared(
+    pair: Pair, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LTX's pipelines ask so: each device computes its branch, and not both of them."""
+    if pair.kind == "context":
+        pytest.skip("tokens of LTX are not split")
+    ltx = dataclasses.replace(models["LTXPipeline"], dtype="float32")
+    plan = make_plan(ltx, guidance_scale=4.0)
+    engine = DiffusersEngine(locate, device="cpu", threads=1)
+    alone = run(engine, ltx, plan)[1]
+    engine.close()
+    samples: list[int] = []
+    forward = denoising._Denoiser._run
+
+    def counted(self: denoising._Denoiser, asked: list[Call]) -> object:
+        samples.append(sum(call.num_samples for call in asked))
+        return forward(self, asked)
+
+    monkeypatch.setattr(denoising._Denoiser, "_run", counted)
+    clip = run(pair.engine, ltx, plan)[1]
+    assert np.abs(clip.frames.astype(int) - alone.frames).max() <= 1
+    assert set(samples) == {1}
+
+
 def test_cancelled_and_interleaved_requests_leave_the_devices_together(
     pair: Pair, spec: ModelSpec, alone: Clip
 ) -> None:

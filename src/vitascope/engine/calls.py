@@ -71,6 +71,13 @@ class Call:
         shapes = ((name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(self.all_rows.items()))
         return (*shapes, *sorted(self.rest.items()))
 
+    def by_sample(self) -> list[Call]:
+        """One call for each sample."""
+        return [
+            Call(_row(self.rows, place), Branch(_row(self.branch.conditions, place)), self.rest)
+            for place in range(self.num_samples)
+        ]
+
     def is_of_same_step(self, other: Call) -> bool:
         """Whether both differ in their conditions only."""
         return (
@@ -78,6 +85,10 @@ class Call:
             and all(tensor is other.rows[name] for name, tensor in self.rows.items())
             and self.rest == other.rest
         )
+
+
+def _row(rows: Mapping[str, torch.Tensor], place: int) -> dict[str, torch.Tensor]:
+    return {name: tensor[place : place + 1] for name, tensor in rows.items()}
 
 
 def read_call(class_name: str, arguments: Mapping[str, Any]) -> Call | None:

@@ -215,12 +215,18 @@ class Together:
         """Compute a forward for each call, each on a rank of its own, and give all of them to all.
 
         Args:
-            calls: the same on all ranks, over latents of one shape; a single one is computed by each.
+            calls: the same on all ranks, over latents of one shape; a single one is computed by each, but for one with both
+                branches in it, as some pipelines ask for them.
             run: computes some of them.
         """
         group = self._group
-        if group is None or self.kind != "guidance" or len(calls) < group.size:
+        if group is None or self.kind != "guidance":
             return run(calls)
+        if len(calls) == 1 and calls[0].num_samples == group.size:
+            return [torch.cat(self._shared(calls[0].by_sample(), run, group))]
+        return run(calls) if len(calls) < group.size else self._shared(calls, run, group)
+
+    def _shared(self, calls: Sequence[Call], run: Run, group: Group) -> list[torch.Tensor]:
         self.stand(calls[0].kind)
         error, own = None, None
         try:
