@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import ContextParallelConfig, ParallelConfig
 
+from tiny import wan
+from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
-from vitascope.engine import Devices
+from vitascope.engine import Devices, parallel
+from vitascope.engine.attention import use
 from vitascope.engine.device import choose_devices
-from vitascope.engine.parallel import choose
+from vitascope.engine.parallel import NOBODY, Together, as_split, choose
 
 WAN, LTX, COG = "WanTransformer3DModel", "LTXVideoTransformer3DModel", "CogVideoXTransformer3DModel"
 
@@ -73,3 +77,22 @@ def test_devices_are_taken_where_they_are_several_and_used() -> None:
     assert choose_devices("auto", Devices(("cpu", "cpu"), "off")) == ()
     assert choose_devices("cpu", Devices(("cpu",))) == ()
     assert choose_devices("cpu", Devices()) == ()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "left"), [("flash3", "native"), ("xformers", "native"), ("cudnn", "_native_cudnn")]
+)
+def test_kernels_that_would_see_one_devices_tokens_only_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, kernels: str, left: str
+) -> None:
+    monkeypatch.setattr(parallel.context_parallel, "apply_context_parallel", lambda *_: None)  # wants a group
+    denoiser = wan().transformer
+    chosen = Choice("attention", kernels, "the quickest")
+    use(denoiser, chosen)
+    config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2))
+    parallel._split(denoiser, config)
+    assert {block.attn1.processor._attention_backend.value for block in denoiser.blocks} == {left}
+    told = as_split(chosen, Together("context"))
+    assert (told == chosen) == (left != "native")
+    assert told.value in ("cudnn", "native")
+    assert as_split(chosen, NOBODY) == chosen

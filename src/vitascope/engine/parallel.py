@@ -19,12 +19,14 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, ParallelConfig
 from diffusers.hooks import context_parallel
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch.distributed.device_mesh import init_device_mesh
 
 from vitascope.domain.choice import Choice
 
 from .calls import BY_SAMPLE
 from .generation import undivided
+from .kernel_times import KERNELS
 from .sizes import role_of
 from .standing_in import standing_in
 
@@ -273,6 +275,22 @@ class Together:
 NOBODY = Together()
 
 
+def as_split(attention: Choice, together: Together) -> Choice:
+    """Tell which attention kernels a model has where devices split its tokens: not all of them see those of the other devices."""
+    if together.kind != "context" or _splits(KERNELS.get(attention.value)):
+        return attention
+    return Choice(
+        attention.name, "native", f"several devices cannot split tokens with `{attention.value}` kernels"
+    )
+
+
+def _splits(kernels: str | None) -> bool:
+    """Whether attention kernels attend to all ranks' tokens: others would see this rank's only, and nothing would tell."""
+    name, _ = _AttentionBackendRegistry.get_active_backend()
+    name = name if kernels is None else AttentionBackendName(kernels)
+    return _AttentionBackendRegistry._is_context_parallel_available(name)
+
+
 def _denoisers(slot: Slot) -> dict[str, torch.nn.Module]:
     return {name: module for name, module in slot.modules().items() if role_of(name) == "denoiser"}
 
@@ -285,5 +303,7 @@ def _split(denoiser: Any, config: ParallelConfig) -> None:
     for module in denoiser.modules():
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_parallel_config"):
+            if not _splits(processor._attention_backend):
+                processor._attention_backend = AttentionBackendName.NATIVE
             processor._parallel_config = config
     context_parallel.apply_context_parallel(denoiser, config.context_parallel_config, denoiser._cp_plan)
