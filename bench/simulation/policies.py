@@ -150,7 +150,7 @@ class Fleet:
         if self._idle:
             self._claim(self._idle.popleft())
         elif self._with_turns:
-            when = job.arrived_at + arbiter.BESIDE_AFTER_SECONDS
+            when = job.arrived_at + arbiter.beside_after(job.expected_seconds) + 1e-6
             self._clock.at(when, lambda: self._offer(job.number))
 
     def _served(self) -> dict[str, float]:
