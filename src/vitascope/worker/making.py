@@ -24,11 +24,11 @@ from vitascope.domain.job import JobError
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 
-from .company import LOOK_SECONDS, STOOD_STILL, Company
 from .messages import Message
 from .opening import Enhanced
 from .outputs import Failed, details_of
 from .produce import LEAST_STOOD_SECONDS, Product
+from .reins import LOOK_SECONDS, STOOD_STILL, Reins
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Making:
     def __init__(
         self,
         order: Message,
-        begin: Callable[[Company], Events],
+        begin: Callable[[Reins], Events],
         wake: Callable[[], None],
         *,
         gathers: bool = True,
@@ -65,14 +65,13 @@ class Making:
         self.name: str = order["making"]
         self._order = order
         self._wake = wake
-        self.company = Company(wake=self._woken)
-        self._events = begin(self.company)
+        self.reins = Reins(wake=self._woken)
+        self._events = begin(self.reins)
         self._products: list[Product] = []
         self._failed: dict[int, JobError] = {}
         self._enhanced: tuple[str, ...] = ()
         #: What another one must be like to have forwards together with it; None if it has them alone.
         self._kind = _kind_of(order) if gathers else None
-        self._has_stood = False
         #: Whether others had a place in the engine while it had one.
         self.had_company = False
         self.is_waiting = False
@@ -98,23 +97,19 @@ class Making:
     @property
     def is_answered(self) -> bool:
         """Whether its next step costs next to nothing, because another one's forward was its own too."""
-        sharing = self.company.sharing
+        sharing = self.reins.sharing
         return sharing is not None and sharing.is_answered
 
     @property
-    def _is_standing(self) -> bool:
-        """Whether it stands before a forward that it could have together with others."""
-        sharing = self.company.sharing
-        return sharing is not None and sharing.is_allowed and sharing.group is not None
-
-    @property
     def _is_shared(self) -> bool:
-        """Whether another one like it is welcome."""
-        return self._kind is not None and self._has_stood
+        """Whether another one like it is welcome: it has stood before a forward for several, and has not begun to decode."""
+        sharing = self.reins.sharing
+        is_before_more = sharing is not None and sharing.is_allowed and sharing.latest_group is not None
+        return self._kind is not None and is_before_more
 
     def may_join(self, other: Making) -> bool:
         """Whether it can come to stand where another one stands, with no more work than what leads to a forward: they then have it together."""
-        own, theirs = self.company.sharing, other.company.sharing
+        own, theirs = self.reins.sharing, other.reins.sharing
         is_alike = self is not other and self._kind is not None and self._kind == other._kind
         if not is_alike or theirs is None or theirs.group is None:
             return False
@@ -131,7 +126,7 @@ class Making:
     def candidate(self) -> Candidate:
         """What the arbiter looks at."""
         order = self._order
-        waited = self.company.stood_seconds
+        waited = self.reins.stood_seconds
         return Candidate(self.name, self.key, order["model"], self._seconds_left, waited, order["priority"])
 
     @property
@@ -153,7 +148,6 @@ class Making:
             event = next(self._events)
         except StopIteration:
             return self._ending()
-        self._has_stood = self._has_stood or self._is_standing
         self.is_waiting = isinstance(event, Step) and event.is_waiting
         self._look_at = time.monotonic() + LOOK_SECONDS
         if isinstance(event, Step):
@@ -190,9 +184,9 @@ class Making:
         details = details_of(self._products, self._failed.items())
         if self._enhanced:
             details["enhanced_prompts"] = self._enhanced
-        if self.company.stood_seconds >= LEAST_STOOD_SECONDS:
+        if self.reins.stood_seconds >= LEAST_STOOD_SECONDS:
             # all of it: what stages tell leaves out what was before the first one, and between two videos
-            details["seconds"][STOOD_STILL] = round(self.company.stood_seconds, 3)
+            details["seconds"][STOOD_STILL] = round(self.reins.stood_seconds, 3)
         return self._say("made", videos=videos, details=details)
 
     def _told(self, step: Step) -> Message:
@@ -208,7 +202,7 @@ class Making:
         return self._say("step", **told, **now)
 
     def _say(self, what: str, **more: object) -> Message:
-        stood = round(self.company.stood_seconds, 3)
+        stood = round(self.reins.stood_seconds, 3)
         return {"is": what, "making": self.name, "job": self._order["job"], "stood_seconds": stood, **more}
 
 

@@ -1,45 +1,16 @@
-"""What the making of one job and whoever drives it beside others know of each other. Knows nothing of jobs."""
+"""Work that needs no device, beside what does."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from vitascope.domain.step import Step
-from vitascope.engine import Sharing
+
+from .reins import LOOK_SECONDS, Reins
 
 T = TypeVar("T")
-
-LOOK_SECONDS = 0.1
-"""How often what needs no device says how far it is, and can be cancelled."""
-
-STOOD_STILL = "stand_still"
-"""Where a video's seconds tell how long it could have gone on, and others had the device."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Company:
-    """Others that are made at the same time.
-
-    Without `wake` there are none: where there is nothing to do but to wait, the making does that itself. With it, it says
-    so by a step that `is_waiting`, and wants to be looked at again soon, or as soon as `wake` was called.
-    """
-
-    #: Called from any thread when there is something to do again.
-    wake: Callable[[], None] | None = None
-    #: Told by who drives: seconds for which it could have gone on, and others had the device.
-    stood_seconds: float = 0.0
-    #: Of the generation that is open, with those of others.
-    sharing: Sharing | None = None
-    #: Whether it has a place in the engine now.
-    is_generating: bool = False
-
-    def now(self) -> float:
-        """Seconds on a clock that stands still with the making."""
-        return time.monotonic() - self.stood_seconds
 
 
 class Aside(threading.Thread, Generic[T]):
@@ -67,14 +38,14 @@ class Aside(threading.Thread, Generic[T]):
         if self._wake is not None:
             self._wake()
 
-    def over(self, company: Company, step: Callable[[], Step]) -> Generator[Step, None, T]:
+    def over(self, reins: Reins, step: Callable[[], Step]) -> Generator[Step, None, T]:
         """Do the work, saying how far it is; returns what it returns, and raises what it raises."""
-        self._wake = company.wake
+        self._wake = reins.wake
         self.start()
         while not self._is_over.is_set():
             shown = step()
             yield Step(shown.stage, shown.index, shown.of, is_waiting=True)
-            if company.wake is None:
+            if reins.wake is None:
                 self._is_over.wait(LOOK_SECONDS)
         return self.result()
 
