@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,6 +228,31 @@ def test_cancel_ends_one_and_closes_what_makes_it(stage: Stage) -> None:
     assert (closed, stage.driver.is_idle, stage.told[-1]["is"]) == (["a"], True, "cancelled")
     stage.driver.cancel("a")
     assert stage.told[-1]["is"] == "cancelled"
+
+
+def test_others_go_on_while_the_file_of_a_cancelled_one_comes_to_its_end(stage: Stage) -> None:
+    """The last frames of a long one may take seconds, and nothing may be left of it when it is said to be cancelled."""
+    is_asked, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        is_asked.wait(60)
+        may_end.wait(60)
+
+    def writing(reins: Reins) -> Events:
+        aside = Aside(write, "aside", stop=is_asked.set)
+        yield from aside.over(reins, lambda: Step("write_video"))
+
+    stage.open("written", writing)
+    stage.driver.step()
+    stage.open("other", stage.steps("other", 3))
+    stage.driver.cancel("written")
+    while not stage.ended():
+        stage.driver.step()
+    assert stage.worked == ["other"] * 3
+    assert "cancelled" not in [each["is"] for each in stage.told]
+    may_end.set()
+    stage.run()
+    assert [each["is"] for each in stage.told if each["making"] == "written"][-1] == "cancelled"
 
 
 def test_what_a_job_has_left_is_told_with_the_step_that_shows_it(stage: Stage) -> None:

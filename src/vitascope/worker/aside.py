@@ -19,11 +19,13 @@ class Aside(threading.Thread, Generic[T]):
     Args:
         work: what is done; given up where nobody waits for it.
         name: of the thread.
+        stop: asks the work to come to its end soon, where it may not be given up: it leaves something behind.
     """
 
-    def __init__(self, work: Callable[[], T], name: str) -> None:
+    def __init__(self, work: Callable[[], T], name: str, stop: Callable[[], None] | None = None) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
+        self._stop_soon = stop
         self._wake: Callable[[], None] | None = None
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -41,13 +43,26 @@ class Aside(threading.Thread, Generic[T]):
     def over(self, reins: Reins, step: Callable[[], Step]) -> Generator[Step, None, T]:
         """Do the work, saying how far it is; returns what it returns, and raises what it raises."""
         self._wake = reins.wake
+        reins.halt = self._halt
         self.start()
-        while not self._is_over.is_set():
-            shown = step()
-            yield Step(shown.stage, shown.index, shown.of, is_waiting=True)
-            if reins.wake is None:
-                self._is_over.wait(LOOK_SECONDS)
+        try:
+            while not self._is_over.is_set():
+                shown = step()
+                yield Step(shown.stage, shown.index, shown.of, is_waiting=True)
+                if reins.wake is None:
+                    self._is_over.wait(LOOK_SECONDS)
+        finally:
+            reins.halt = None
+            self._halt()
+            if self._stop_soon is not None:
+                self.join()
         return self.result()
+
+    def _halt(self) -> bool:
+        if self._stop_soon is None:
+            return True
+        self._stop_soon()
+        return self._is_over.is_set()
 
     def result(self) -> T:
         """Wait for the work; returns what it returns, and raises what it raises."""

@@ -46,9 +46,11 @@ class Driver:
         self._open[making.name] = making
 
     def cancel(self, name: str) -> None:
-        """End a job where it stands; one that has ended has been told so."""
-        if (making := self._open.pop(name, None)) is not None:
-            self._tell(making.cancel())
+        """End a job where it stands, or as soon as it can; one that has ended has been told so."""
+        making = self._open.get(name)
+        if making is not None and (message := making.cancel()) is not None:
+            del self._open[name]
+            self._tell(message)
 
     def step(self) -> None:
         """Do the next piece of work of the job whose turn it is, if there is any to do."""

@@ -76,7 +76,7 @@ class Making:
         self.had_company = False
         self.is_waiting = False
         self._look_at = 0.0
-        self._is_woken = False
+        self._is_woken = self._is_cancelled = False
         #: Device seconds that it has had.
         self.used_seconds = 0.0
         #: Of forwards that others have run for it too, since it has last said something of a step.
@@ -144,6 +144,8 @@ class Making:
     def advance(self) -> Message | None:
         """Do the next piece of work; returns what is to be said of it, the ending too."""
         self._is_woken = False  # before it is looked at: what happens meanwhile is not missed
+        if self._is_cancelled:
+            return self.cancel()
         try:
             event = next(self._events)
         except StopIteration:
@@ -160,8 +162,12 @@ class Making:
             return None
         return self._take_failed(event)
 
-    def cancel(self) -> Message:
-        """End it where it stands."""
+    def cancel(self) -> Message | None:
+        """End it where it stands; returns None while its file comes to its end in a thread, and it is to be advanced until then."""
+        self._is_cancelled = True
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if self.reins.halt is not None and not self.reins.halt():
+            return None
         self._events.close()
         return self._say("cancelled")
 

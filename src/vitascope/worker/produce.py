@@ -248,13 +248,10 @@ class _Writer:
 
     def write(self, reins: Reins) -> Generator[Step, None, Video]:
         """Write, saying how far it is. Closing it ends that at the next frame and leaves no half-written file."""
-        writing = Aside(self._write, "write-video")
-        try:
-            return (yield from writing.over(reins, self._step))
-        finally:
-            self._is_stopping = True
-            if writing.is_alive():
-                writing.join()
+        return (yield from Aside(self._write, "write-video", self._stop).over(reins, self._step))
+
+    def _stop(self) -> None:
+        self._is_stopping = True
 
     def _step(self) -> Step:
         return Step("write_video", self._done, self._plan.num_frames)

@@ -31,6 +31,9 @@ class Reins:
     sharing: Sharing | None = None
     #: Whether it has a place in the engine now.
     is_generating: bool = False
+    #: Asks what is done aside to come to its end, and tells whether a making that is closed now need not wait for that. None
+    #: where nothing is done aside.
+    halt: Callable[[], bool] | None = None
 
     def now(self) -> float:
         """Seconds on a clock that stands still with the making."""
