@@ -38,6 +38,10 @@ LOOK_SECONDS = 0.1
 """Who is to be made alone looks so often whether the others have left the engine."""
 
 
+HELD_UP_SECONDS = 1.0
+"""A job whose inputs have not come after so long does not keep the device from others any more."""
+
+
 class Lane(threading.Thread):
     """One job.
 
@@ -80,6 +84,7 @@ class Lane(threading.Thread):
         self._name = f"{lease.job.id}.{lease.token}"
         self._folder = place.config.work_folder / self._name
         self._seat: Seat | None = None
+        self._fetching_since: float | None = None
         #: Whether the engine is done with it.
         self.is_made = False
         #: The job went back to the queue; whether it may come again soon.
@@ -90,7 +95,13 @@ class Lane(threading.Thread):
     @property
     def needs_device(self) -> bool:
         """Whether it has steps to make yet."""
-        return not self.is_made and (self._seat is None or self._seat.needs_device)
+        return not (self.is_made or self._is_held_up) and (self._seat is None or self._seat.needs_device)
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether it has to wait for the storage. Not who is to be made alone: others that are begun meanwhile would be beside it."""
+        since = self._fetching_since
+        return since is not None and not self.is_alone and time.monotonic() >= since + HELD_UP_SECONDS
 
     @property
     def is_begun(self) -> bool:
@@ -153,7 +164,9 @@ class Lane(threading.Thread):
         """Send the job to the engine process and wait for the message that ends it."""
         with contextlib.suppress(OSError):  # the disk may be full: what writes there says so
             self._folder.mkdir(parents=True, exist_ok=True)
+        self._fetching_since = time.monotonic()
         order = self._order()  # may wait for the storage
+        self._fetching_since = None
         engine = self._engine
         if self.is_alone:
             self._wait_until_alone(engine)
