@@ -36,6 +36,8 @@ class Heartbeat:
         self.lease = lease
         #: Whether the job shall stop.
         self.is_cancelled = False
+        #: Tells for how long others had the device so far.
+        self.stood: Callable[[], float] = lambda: 0.0
         self.is_store_away = False
         self._lease_seconds = lease_seconds
         self._store = store
@@ -58,7 +60,7 @@ class Heartbeat:
         if asked_at < self._renew_at:
             return
         try:
-            is_cancelled = self._store.renew(self.lease, self._lease_seconds)
+            is_cancelled = self._store.renew(self.lease, self._lease_seconds, stood_seconds=self.stood())
         except StoreUnavailable as error:
             self._away(error)
             return

@@ -75,6 +75,7 @@ class Lane(threading.Thread):
         self.is_alone = is_alone
         self._place = place
         self._heartbeat = Heartbeat(lease, leased_at, place.config.lease_seconds, place.store)
+        self._heartbeat.stood = lambda: self._stood_seconds
         self._leaving = Leaving(place, lease)
         self._engine = engine
         self._counts_attempts = counts_attempts
@@ -84,7 +85,9 @@ class Lane(threading.Thread):
         self._name = f"{lease.job.id}.{lease.token}"
         self._folder = place.config.work_folder / self._name
         self._seat: Seat | None = None
+        self._leased_at = leased_at
         self._fetching_since: float | None = None
+        self._ordered_at: float | None = None
         #: Whether the engine is done with it.
         self.is_made = False
         #: The job went back to the queue; whether it may come again soon.
@@ -110,7 +113,9 @@ class Lane(threading.Thread):
 
     @property
     def _stood_seconds(self) -> float:
-        return 0.0 if self._seat is None else self._seat.stood_seconds
+        """For which it could not have the device: until its order was sent, and while others had it."""
+        before = (self._ordered_at or time.monotonic()) - self._leased_at
+        return before + (0.0 if self._seat is None else self._seat.stood_seconds)
 
     @property
     def candidate(self) -> Candidate:
@@ -174,6 +179,7 @@ class Lane(threading.Thread):
         times = self._place.step_times
         patience = Patience(runs_of(plan), times.of(plan), self._place.config.hang_seconds)
         seat = self._seat = engine.begin(order, patience)
+        self._ordered_at = time.monotonic()
         try:
             ending = self._await_ending(seat)
         except BaseException as error:
