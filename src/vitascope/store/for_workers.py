@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -179,8 +179,16 @@ class ForWorkers(Base):
 
     def keep_prompts(self, lease: Lease, texts: Sequence[str]) -> None:
         """Write down what the model reads in the place of the texts that were sent, for whoever makes the job now or later."""
+        self._keep(lease, enhanced_prompts=list(texts))
+
+    def keep_settled(self, lease: Lease, settled: Mapping[str, str]) -> None:
+        """Write down what the engine chose for the job, so that another try chooses the same; see `Plan.settled`."""
+        self._keep(lease, settled=dict(settled))
+
+    def _keep(self, lease: Lease, **details: Any) -> None:
         with self._database.write_soon() as connection:
-            changes.touch(connection, lease, details={"enhanced_prompts": list(texts)})
+            row = changes.held(connection, lease)
+            changes.touch(connection, lease, details={**(row.details or {}), **details})
 
     def succeed(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Lease
@@ -80,6 +80,10 @@ class Heartbeat:
     def keep_prompts(self, texts: Sequence[str]) -> None:
         """Keep what a language model has written, so that another try does not ask it again; else as `report`."""
         self._tell(lambda: self._store.keep_prompts(self.lease, texts))
+
+    def keep_settled(self, settled: Mapping[str, str]) -> None:
+        """Keep what the engine has chosen, so that another try makes the same; else as `report`."""
+        self._tell(lambda: self._store.keep_settled(self.lease, settled))
 
     def _tell(self, write: Callable[[], object]) -> None:
         if self.is_store_away:

@@ -245,6 +245,7 @@ class Lane(threading.Thread):
             if plan[name] is not None:
                 plan[name] = self._at_hand(plan[name])
         plan["enhanced_prompts"] = job.enhanced_prompts
+        plan["settled"] = job.settled
         plan["references"] = [self._at_hand(key) for key in plan["references"]]
         mark = plan["watermark"]
         if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):

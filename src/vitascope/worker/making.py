@@ -81,6 +81,7 @@ class Making:
         self.used_seconds = 0.0
         #: Of forwards that others have run for it too, since it has last said something of a step.
         self.answered_seconds = 0.0
+        self._settled: dict[str, str] = {}
         self._used_before_steps: float | None = None
         self._done = 0.0
 
@@ -205,7 +206,14 @@ class Making:
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
         answered, self.answered_seconds = self.answered_seconds, 0.0
         now = {"needs_device": needs_device, "is_shared": self._is_shared, "answered_seconds": answered}
-        return self._say("step", **told, **now)
+        return self._say("step", **told, **now, **self._newly_settled())
+
+    def _newly_settled(self) -> dict[str, dict[str, str]]:
+        sharing = self.reins.sharing
+        if sharing is None or sharing.settled.items() <= self._settled.items():
+            return {}
+        self._settled = {**self._settled, **sharing.settled}
+        return {"settled": self._settled}
 
     def _say(self, what: str, **more: object) -> Message:
         stood = round(self.reins.stood_seconds, 3)
