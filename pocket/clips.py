@@ -90,7 +90,7 @@ def scrambled(x: Tensor, mask: Tensor, rng: random.Random) -> Tensor:
 
 
 class SmallClips:
-    """Ten still subjects, composed by Pillow."""
+    """Twenty-two still subjects, composed by Pillow."""
 
     names = tuple(s.name for s in data.SUBJECTS)
     places = tuple(data.BACKGROUNDS)

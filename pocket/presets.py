@@ -18,7 +18,7 @@ class Preset:
     """One recipe."""
 
     world: str
-    """`small`: ten still subjects (data.py). `full`: the pack's subjects (world.py)."""
+    """`small`: 22 still subjects (data.py). `full`: the pack's subjects (world.py)."""
     shapes: tuple[Shape, ...]
     fps: int
     vae: dict[str, Any]
@@ -63,7 +63,7 @@ PRESETS = {
         crop=96,
         crops=3,
         autoencoder_rate=6e-3,
-        bank=4000,
+        bank=6000,
         bank_batch=1,
         captions=4,
         tokens=32,
@@ -74,7 +74,7 @@ PRESETS = {
         warm_up=60,
         judge_side=64,
         judge_width=16,
-        judge_steps=800,
+        judge_steps=1200,
     ),
     "gpu": Preset(
         world="full",
@@ -96,7 +96,7 @@ PRESETS = {
         warm_up=200,
         judge_side=96,
         judge_width=32,
-        judge_steps=8000,
+        judge_steps=12000,
     ),
 }
 

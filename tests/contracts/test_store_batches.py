@@ -87,7 +87,7 @@ class Form:
         request = GenerationRequest(
             prompt=asked["prompt"], model="small", width=asked.get("width"), metadata={"name": asked["name"]}
         )
-        return Prepared(self._service.prepare(request, caller), lambda error: error)
+        return Prepared(self._service.drafts.prepare(request, caller), lambda error: error)
 
     def refusal(self, error: VitascopeError) -> dict[str, Any]:
         return {"code": error.code}
@@ -395,7 +395,7 @@ class TestStop:
         house.store.add_lines(lease, [NewLine(1, "a", "{}")])
         house.store.begin_batch(lease, None)
         house.service.batches.cancel(made.id, ME)
-        draft = house.service.prepare(GenerationRequest(prompt="a", model="small"), ME)
+        draft = house.service.drafts.prepare(GenerationRequest(prompt="a", model="small"), ME)
         with pytest.raises(LeaseLost):
             house.service.feed(lease, 1, draft, ME)
         assert house.rows(jobs) == 0
@@ -486,7 +486,7 @@ class TestTwo:
         new = house.store.claim_batch()
         assert new is not None
         assert (new.batch.id, new.token) == (made.id, old.token + 1)
-        draft = house.service.prepare(GenerationRequest(prompt="a", model="small"), ME)
+        draft = house.service.drafts.prepare(GenerationRequest(prompt="a", model="small"), ME)
         line = NewLine(1, "a", "{}")
         stale: list[Callable[[], object]] = [
             lambda: house.store.clear_lines(old),

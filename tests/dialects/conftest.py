@@ -170,7 +170,7 @@ class Servers:
                 log_config=None,
                 access_log=False,
                 ws="none",
-                timeout_keep_alive=app.KEEP_ALIVE_SECONDS,
+                timeout_keep_alive=app.server.KEEP_ALIVE_SECONDS,
             )
         )
         listener = socket.create_server(("127.0.0.1", 0))
@@ -225,13 +225,13 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     servers: list[uvicorn.Server] = []
     started = threading.Event()
 
-    class Watched(app._Server):
+    class Watched(app.server._Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             servers.append(self)
             started.set()
 
-    monkeypatch.setattr(app, "_Server", Watched)
+    monkeypatch.setattr(app.server, "_Server", Watched)
     with caplog.at_level(logging.INFO, logger="vitascope.app"):
         thread = threading.Thread(
             target=app.run_web, args=(settings.load(home=tmp_path, server={"port": 0}),)

@@ -30,7 +30,7 @@ def test_a_body_that_stops_coming_is_answered(
 
 
 def test_a_connection_without_a_request_is_closed(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(app.server, "SILENT_SECONDS", 0.5)
     address = urlsplit(web)
     with (
         socket.create_connection((address.hostname, address.port), timeout=30) as silent,
@@ -42,7 +42,7 @@ def test_a_connection_without_a_request_is_closed(web: str, monkeypatch: pytest.
 
 
 def test_a_connection_that_is_used_stays(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(app.server, "SILENT_SECONDS", 1.0)
     used = HTTPConnection(urlsplit(web).netloc, timeout=30)
     until = time.monotonic() + 3.5
     while time.monotonic() < until:
@@ -54,7 +54,7 @@ def test_a_connection_that_is_used_stays(web: str, monkeypatch: pytest.MonkeyPat
 def test_a_connection_that_was_used_waits_longer_than_one_that_never_was(
     web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(app.server, "SILENT_SECONDS", 0.2)
     address = urlsplit(web)
     used = HTTPConnection(address.netloc, timeout=30)
     used.request("GET", "/livez")

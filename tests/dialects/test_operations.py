@@ -19,7 +19,8 @@ from vitascope.dialects import _http
 from vitascope.dialects._enterprise import management
 from vitascope.dialects.openai import create, parameters, schema, superset
 from vitascope.domain.errors import SettingsError, StoreUnavailable
-from vitascope.service import Expiry, Service
+from vitascope.service import Expiry
+from vitascope.service.jobs import Jobs
 from vitascope.service.keys import Keys
 from vitascope.store import Store
 
@@ -43,8 +44,8 @@ def test_a_storage_that_is_away_does_not_hold_up_the_end(
         def run(self) -> None:
             let_go.wait()
 
-    monkeypatch.setattr(app, "Expiry", Stuck)
-    monkeypatch.setattr(app, "EXPIRY_STOP_SECONDS", 0.01)
+    monkeypatch.setattr(app.web, "Expiry", Stuck)
+    monkeypatch.setattr(app.web, "EXPIRY_STOP_SECONDS", 0.01)
     web = app.create_web_app(settings.load(home=tmp_path))
 
     async def run() -> None:
@@ -125,7 +126,7 @@ def test_what_nobody_foresaw_is_an_answer_without_its_traceback(
         raise RuntimeError("secret details")
 
     server = serve()
-    monkeypatch.setattr(Service, "page", break_down)
+    monkeypatch.setattr(Jobs, "page", break_down)
     with caplog.at_level(logging.ERROR):
         response = server.client.get("/v1/videos")
     assert response.status_code == 500

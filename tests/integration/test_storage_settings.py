@@ -113,8 +113,10 @@ def test_without_the_extra_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch
 
 def test_an_engine_is_told_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[dict[str, str]] = []
-    monkeypatch.setattr(app, "check_storage", lambda _settings: None)
-    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment, *_more: told.append(environment))
+    monkeypatch.setattr(app.checks, "check_storage", lambda _settings: None)
+    monkeypatch.setattr(
+        app.workers, "EngineProcess", lambda _command, environment, *_more: told.append(environment)
+    )
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-1")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret-2")
     for name in ("DATABASE_URL", "PGPASSWORD", "VITASCOPE_API_KEY", "AWS_CONTAINER_AUTHORIZATION_TOKEN"):
@@ -135,8 +137,10 @@ def test_an_engine_starts_where_the_file_has_the_id_and_the_environment_the_secr
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[dict[str, str]] = []
-    monkeypatch.setattr(app, "check_storage", lambda _settings: None)
-    monkeypatch.setattr(app, "EngineProcess", lambda _command, environment, *_more: told.append(environment))
+    monkeypatch.setattr(app.checks, "check_storage", lambda _settings: None)
+    monkeypatch.setattr(
+        app.workers, "EngineProcess", lambda _command, environment, *_more: told.append(environment)
+    )
     monkeypatch.chdir(tmp_path)
     text = '[storage]\nkind = "s3"\nurl = "s3://bucket"\naccess_key_id = "id-1"\n'
     (tmp_path / settings.CONFIG_FILE).write_text(text)

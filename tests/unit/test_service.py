@@ -106,7 +106,7 @@ def test_ids_sort_by_time_and_are_told_from_anything_else() -> None:
 def test_a_seed_is_drawn_once_and_kept(service: Service) -> None:
     first, second = service.submit(REQUEST, OPEN), service.submit(REQUEST, OPEN)
     assert first.plan.seed != second.plan.seed
-    assert service.get(first.id, OPEN).plan.seed == first.plan.seed == first.request.seed
+    assert service.jobs.get(first.id, OPEN).plan.seed == first.plan.seed == first.request.seed
     assert 0 <= first.plan.seed < 2**32
 
 
@@ -118,7 +118,7 @@ def test_a_given_seed_stays(service: Service) -> None:
 
 def test_choices_of_the_dialect_come_first(service: Service) -> None:
     choice = Choice("model", "small", "no other")
-    draft = service.prepare(REQUEST, OPEN, choices=[choice])
+    draft = service.drafts.prepare(REQUEST, OPEN, choices=[choice])
     assert draft.plan.choices[0] == choice
 
 
@@ -145,7 +145,7 @@ def test_a_picture_is_stored_as_png_and_goes_with_its_job(service: Service, tmp_
     assert stored(tmp_path) == [job.request.image]
     with Image.open(tmp_path / "files" / f"inputs/{job.id}.png") as kept:
         assert kept.format == "PNG"
-    service.remove(service.delete(job.id, OPEN))
+    service.jobs.remove(service.jobs.delete(job.id, OPEN))
     assert stored(tmp_path) == []
 
 
@@ -159,7 +159,7 @@ def test_a_full_queue_keeps_no_picture(service: Service, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("job_id", ["", "a", "../../etc/passwd", "\x00", "0" * 26])
 def test_unknown_and_malformed_ids_are_the_same(service: Service, job_id: str) -> None:
-    for call in (service.get, service.cancel, service.delete):
+    for call in (service.jobs.get, service.jobs.cancel, service.jobs.delete):
         with pytest.raises(JobNotFound):
             call(job_id, OPEN)
 
@@ -169,7 +169,7 @@ def test_the_video_can_be_opened_when_it_is_there(service: Service, store: Store
     with pytest.raises(VideoNotReady, match="queued"):
         service.results.open_video(job)
     finish(store, tmp_path)
-    job = service.get(job.id, OPEN)
+    job = service.jobs.get(job.id, OPEN)
     found = service.results.open_video(job)
     assert (found.num_bytes, found.suffix, found.url) == (5, ".mp4", None)
     assert b"".join(found.read(1, 4)) == b"ide"
@@ -183,8 +183,8 @@ def test_a_job_that_is_deleted_before_its_video_is_opened_is_not_there(
 ) -> None:
     job = service.submit(REQUEST, OPEN)
     finish(store, tmp_path)
-    job = service.get(job.id, OPEN)
-    service.remove(service.delete(job.id, OPEN))
+    job = service.jobs.get(job.id, OPEN)
+    service.jobs.remove(service.jobs.delete(job.id, OPEN))
     assert stored(tmp_path) == []
     with pytest.raises(JobNotFound):
         service.results.open_video(job)
@@ -196,32 +196,34 @@ def test_a_job_without_a_video_says_why(service: Service, store: Store) -> None:
     assert lease is not None
     store.fail(lease, JobError("out_of_memory", "The device ran out of memory."))
     with pytest.raises(VideoFailed, match="ran out of memory"):
-        service.results.open_video(service.get(failed.id, OPEN))
-    assert service.cancel(cancelled.id, OPEN).status is JobStatus.CANCELLED
+        service.results.open_video(service.jobs.get(failed.id, OPEN))
+    assert service.jobs.cancel(cancelled.id, OPEN).status is JobStatus.CANCELLED
     with pytest.raises(VideoFailed, match="cancelled"):
-        service.results.open_video(service.get(cancelled.id, OPEN))
+        service.results.open_video(service.jobs.get(cancelled.id, OPEN))
 
 
 def test_readiness_needs_a_live_worker(service: Service, store: Store, clock: Any) -> None:
-    assert service.why_not_ready() == "no worker is running"
+    assert service.condition.why_not_ready() == "no worker is running"
     store.worker_seen("w1")
-    assert service.why_not_ready() is None
+    assert service.condition.why_not_ready() is None
     clock.advance(31)
-    assert service.why_not_ready() == "no worker is running"
+    assert service.condition.why_not_ready() == "no worker is running"
 
 
 def test_a_retry_keeps_seed_picture_and_what_was_told(service: Service, tmp_path: Path) -> None:
-    draft = service.prepare(REQUEST, OPEN, Sent(image=picture()), [Choice("model", "small", "no other")])
-    service.store_inputs(draft)
+    draft = service.drafts.prepare(
+        REQUEST, OPEN, Sent(image=picture()), [Choice("model", "small", "no other")]
+    )
+    service.drafts.store_inputs(draft)
     first = service.enqueue(draft, OPEN)
     with pytest.raises(JobConflict, match="queued"):
         service.retry(first.id, OPEN)
-    service.cancel(first.id, OPEN)
+    service.jobs.cancel(first.id, OPEN)
     second = service.retry(first.id, OPEN)
     assert (second.plan.seed, second.plan.choices) == (first.plan.seed, first.plan.choices)
     assert second.request.image == f"inputs/{second.id}.png"
     assert stored(tmp_path) == [first.request.image, second.request.image], "each has its own"
-    service.remove(service.delete(first.id, OPEN))
+    service.jobs.remove(service.jobs.delete(first.id, OPEN))
     with pytest.raises(JobNotFound):
         service.retry(first.id, OPEN)
 
@@ -230,7 +232,7 @@ def test_a_retry_is_planned_by_the_card_of_today(
     store: Store, tmp_path: Path, small_spec: ModelSpec, service: Service
 ) -> None:
     first = service.submit(REQUEST, OPEN)
-    service.cancel(first.id, OPEN)
+    service.jobs.cancel(first.id, OPEN)
     slower = dataclasses.replace(small_spec, fps=4, num_inference_steps=Bounds(20, 1, 100))
     later = Service(store, Shelf(slower), LocalStorage(tmp_path / "files"))
     assert later.retry(first.id, OPEN).plan.num_inference_steps == 20

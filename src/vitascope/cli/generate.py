@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -16,34 +15,36 @@ from rich.text import Text
 from vitascope import settings as settings_module
 from vitascope.catalog import Catalog, lacks_adapters, locate, pull, weights_of
 from vitascope.domain import prompting
-from vitascope.domain.errors import InvalidParameter, UnreadableImage, WriteFailed
+from vitascope.domain.errors import WriteFailed
 from vitascope.domain.improved_sampling import drawn
 from vitascope.domain.plan import Plan, plan
 from vitascope.domain.request import (
-    OUTPUT_FORMATS,
     GenerationRequest,
-    ImprovedSampling,
-    Lora,
-    OutputFormat,
-    Position,
     Shot,
     Transition,
     Upscale,
-    Watermark,
-    num_frames_for,
 )
 from vitascope.domain.speed_levels import SpeedLevel, settled
 
+from ._generate_options import (
+    Format,
+    checked_image,
+    checked_watermark,
+    format_of,
+    improved_sampling_of,
+    lora_of,
+    measured_video,
+    num_frames_of,
+    upscale_of,
+)
+from ._generate_report import report, report_json, tell_plan
 from ._terminal import ProgressLine, printable, stderr
 from ._transfer import TransferLine
 
 if TYPE_CHECKING:
     from vitascope.domain.choice import Choice
     from vitascope.domain.model_spec import ModelSpec
-    from vitascope.media import SentVideo
     from vitascope.worker.produce import Product
-
-Format = Literal["mp4", "gif"]
 
 
 def generate(  # one parameter per option: typer reads them off the signature
@@ -179,24 +180,24 @@ def generate(  # one parameter per option: typer reads them off the signature
         prompt=prompt,
         model=spec.id,
         negative_prompt=negative_prompt,
-        image=_image("--image", image),
-        last_image=_image("--last-image", last_image),
+        image=checked_image("--image", image),
+        last_image=checked_image("--last-image", last_image),
         video=None if video is None else str(video),
         continues=None if continues is None else str(continues),
-        references=tuple(str(_image("--reference", path)) for path in reference or ()),
+        references=tuple(str(checked_image("--reference", path)) for path in reference or ()),
         shots=tuple(Shot(text, transition=transition) for text in shot or ()),
         height=height,
         width=width,
-        num_frames=_length(seconds, num_frames, fps or spec.fps),
+        num_frames=num_frames_of(seconds, num_frames, fps or spec.fps),
         fps=fps,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         scheduler=scheduler,
         strength=strength,
-        loras=tuple(_lora(text) for text in lora or ()),
+        loras=tuple(lora_of(text) for text in lora or ()),
         clip_skip=clip_skip,
         enhance_prompt=enhance_prompt,
-        upscale=_upscale(
+        upscale=upscale_of(
             Upscale(
                 height=upscale_height,
                 width=upscale_width,
@@ -206,14 +207,14 @@ def generate(  # one parameter per option: typer reads them off the signature
             ),
             is_asked=upscale,
         ),
-        improved_sampling=_improved_sampling(improved_sampling, improved_sampling_seed),
+        improved_sampling=improved_sampling_of(improved_sampling, improved_sampling_seed),
         speed=speed,
         seed=secrets.randbits(31) if seed is None else seed,
         is_seed_drawn=seed is None,
         num_videos=num_videos,
-        format=_format(out, format),
+        format=format_of(out, format),
         provenance=provenance,
-        watermark=_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
+        watermark=checked_watermark(watermark, watermark_image, watermark_position, watermark_opacity),
     )
     request = drawn(request, settings.engine.improved_sampling_iterations, lambda: secrets.randbits(31))
     request = settled(request, settings.engine.speed)
@@ -223,7 +224,7 @@ def generate(  # one parameter per option: typer reads them off the signature
     catalog.loras.check(planned.loras, spec)
     planned = replace(planned, choices=choices + told + planned.choices)
     if plan_only:
-        _tell(planned, as_json=as_json)
+        tell_plan(planned, as_json=as_json)
         return
     from ._guards import check_prompt
 
@@ -238,9 +239,9 @@ def generate(  # one parameter per option: typer reads them off the signature
     products, enhanced = _produce(settings, catalog, spec, planned, targets, quiet=quiet)
     seconds = time.monotonic() - started_at
     if as_json:
-        _report_json(products, planned, enhanced, seconds)
+        report_json(products, planned, enhanced, seconds)
     else:
-        _report(products, planned, enhanced, seconds)
+        report(products, planned, enhanced, seconds)
 
 
 def _numbered(target: Path, num_videos: int) -> list[Path]:
@@ -324,7 +325,7 @@ def _following(request: GenerationRequest, spec: ModelSpec) -> tuple[GenerationR
         return request, ()
     from vitascope.service import inputs
 
-    return inputs.following(request, _measured("--video", request.video), spec.fps)
+    return inputs.following(request, measured_video("--video", request.video), spec.fps)
 
 
 def _continuing(
@@ -334,127 +335,10 @@ def _continuing(
     from vitascope.service import inputs
 
     assert request.continues is not None
-    request, choices = inputs.continuing(request, _measured("--continues", request.continues))
+    request, choices = inputs.continuing(request, measured_video("--continues", request.continues))
     if seconds is not None:
-        request = replace(request, num_frames=_length(seconds, None, request.fps or 1))
+        request = replace(request, num_frames=num_frames_of(seconds, None, request.fps or 1))
     return request, choices
-
-
-def _measured(option: str, path: str) -> SentVideo:
-    from vitascope.service import inputs
-
-    try:
-        content = Path(path).read_bytes()
-    except OSError:
-        rule = "it cannot be used: there is no such file, or it may not be read"
-        raise InvalidParameter(option, path, rule) from None
-    try:
-        return inputs.measured(content)
-    except InvalidParameter as error:
-        raise InvalidParameter(option, path, error.rule, hint=error.hint) from None
-
-
-def _tell(planned: Plan, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(planned.to_dict()))
-        return
-    windows = " + ".join(f"{window.num_frames}" for window in planned.windows)
-    native = f"{planned.native_width}x{planned.native_height}, {windows} frames at {planned.native_fps} fps"
-    typer.echo(f"{planned.model} makes {native}, in {planned.total_steps} denoising steps")
-    if planned.upscale is not None:
-        this = planned.upscale
-        each = "" if len(planned.windows) == 1 else " for each of them"
-        by = this.model or planned.model
-        typer.echo(f"A second pass at {planned.made} by {by} is {this.num_steps} of these steps{each}")
-    if planned.num_videos > 1:
-        typer.echo(f"It does so {planned.num_videos} times, from seed {planned.seed} on")
-    for choice in planned.choices:
-        typer.echo(f"{choice.name}: {choice.value} ({choice.reason})")
-    size = f"{planned.width}x{planned.height}, {planned.duration_seconds:.2f} s at {planned.fps} fps"
-    typer.echo(f"The file is {size}, {planned.format}")
-
-
-def _image(option: str, path: Path | None) -> str | None:
-    """Check a picture before the model is loaded."""
-    if path is None:
-        return None
-    from vitascope import media
-
-    try:
-        media.read_image(path)
-    except UnreadableImage as error:
-        raise InvalidParameter(
-            option, str(path), f"it cannot be used: {error.message}", hint=error.hint
-        ) from None
-    return str(path)
-
-
-def _watermark(text: str | None, image: Path | None, position: str, opacity: float) -> Watermark | None:
-    """Check a watermark before the model is loaded; an empty text asks for none."""
-    if text is None and image is None:
-        return None
-    mark = Watermark(
-        text=text or None,
-        image=None if image is None else str(image),
-        position=cast(Position, position),  # an illegal one is refused by the plan
-        opacity=opacity,
-    )
-    if image is not None:
-        from vitascope import media
-
-        try:
-            media.read_overlay(image)
-        except UnreadableImage as error:
-            rule = f"it cannot be used: {error.message}"
-            raise InvalidParameter("--watermark-image", str(image), rule, hint=error.hint) from None
-    return mark
-
-
-def _upscale(asked: Upscale, *, is_asked: bool) -> Upscale | None:
-    """Any of its options asks for the second pass."""
-    return asked if is_asked or asked != Upscale() else None
-
-
-def _improved_sampling(is_asked: bool, seed: int | None) -> ImprovedSampling | None:
-    """Its seed asks for it too."""
-    return ImprovedSampling(seed=seed) if is_asked or seed is not None else None
-
-
-def _lora(text: str) -> Lora:
-    """Read NAME or NAME:SCALE."""
-    name, colon, scale = text.rpartition(":")
-    if not colon:
-        return Lora(text)
-    try:
-        return Lora(name, float(scale))
-    except ValueError:
-        raise InvalidParameter("--lora", text, "what follows the colon must be a number") from None
-
-
-def _length(seconds: float | None, num_frames: int | None, fps: int) -> int | None:
-    if seconds is None:
-        return num_frames
-    if num_frames is not None:
-        raise InvalidParameter(
-            "--seconds", seconds, "--num-frames is given too", hint="leave one of them out"
-        )
-    if not seconds > 0:
-        raise InvalidParameter("--seconds", seconds, "it must be above 0", nearest=1)
-    return num_frames_for(min(seconds, 1e6), fps)  # what is too long is refused by the plan
-
-
-def _format(out: Path | None, asked: Format | None) -> OutputFormat:
-    suffix = out.suffix.lower().lstrip(".") if out else ""
-    if asked is not None and suffix in ("", asked):
-        return asked
-    if asked is not None:
-        raise InvalidParameter("--format", asked, f"--out ends in .{suffix}", hint="leave one of them out")
-    if not suffix:
-        return "mp4"
-    if suffix not in OUTPUT_FORMATS:
-        rule = f"its name must end in {' or '.join('.' + name for name in OUTPUT_FORMATS)}"
-        raise InvalidParameter("--out", str(out), rule, hint="or say --format")
-    return suffix
 
 
 def _name_after(planned: Plan) -> str:
@@ -480,49 +364,3 @@ def _warn_of_space(target: Path, min_free_bytes: int) -> None:
     if free_bytes is not None and free_bytes < min_free_bytes:
         message = f"only {free_bytes / 1e6:.0f} MB are free where `{target}` goes"
         stderr.print(Text.assemble(("warning:", "bold yellow"), " ", printable(message)), soft_wrap=True)
-
-
-def _report_json(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
-    from vitascope.worker.outputs import details_of
-
-    files = [_file(product, planned) for product in products]
-    whole = {"model": planned.model, "total_seconds": round(seconds, 3), **details_of(products)}
-    written = {"enhanced_prompt": " / ".join(enhanced)} if enhanced else {}
-    typer.echo(json.dumps({**files[0], **whole, **written, "videos": files}))
-
-
-def _report(products: list[Product], planned: Plan, enhanced: tuple[str, ...], seconds: float) -> None:
-    if enhanced:
-        stderr.print(Text(f"prompt: {printable(' / '.join(enhanced))}", "dim"), soft_wrap=True)
-    for choice in _told(products[0], planned):
-        stderr.print(Text(f"{choice.name}: {choice.value} ({choice.reason})", "dim"), soft_wrap=True)
-    for product in products:
-        video = product.video
-        made = f", made in {seconds:.1f} s" if len(products) == 1 else ""
-        typer.echo(
-            f"{product.path}  {video.width}x{video.height}, {video.duration_seconds:.2f} s at {video.fps} fps, "
-            f"seed {planned.seed_of(video.index)}, {video.num_bytes / 1000:.0f} kB{made}"
-        )
-    if len(products) > 1:
-        stderr.print(f"made in {seconds:.1f} s", highlight=False)
-
-
-def _told(product: Product, planned: Plan) -> list[Choice]:
-    """What was planned, and what has become of the prompt since; the engine's own choices are for `--json`."""
-    later = [choice for choice in product.choices if choice.name == prompting.ENHANCE]
-    return [*planned.choices, *(choice for choice in later if choice not in planned.choices)]
-
-
-def _file(product: Product, planned: Plan) -> dict[str, object]:
-    video = product.video
-    return {
-        "path": str(product.path),
-        "seed": planned.seed_of(video.index),
-        "width": video.width,
-        "height": video.height,
-        "num_frames": video.num_frames,
-        "fps": video.fps,
-        "duration_seconds": video.duration_seconds,
-        "num_bytes": video.num_bytes,
-        "sha256": video.sha256,
-    }

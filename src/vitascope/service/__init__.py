@@ -8,6 +8,7 @@ from .additions import Additions, Wish
 from .batches import Batches
 from .buckets import Buckets, OpenBuckets
 from .characters import Characters, NewCharacter
+from .drafts import Draft, Models, OperatorRules
 from .expiry import Expiry
 from .feeding import BatchFormat, Feeder, Parsed, Prepared
 from .files import Files, Removal, Upload
@@ -15,7 +16,7 @@ from .gallery import Gallery, GalleryPage, Shown
 from .inputs import NOTHING, CharacterId, Content, FileId, Kept, OfJob, Sent
 from .links import Link, Links
 from .results import StillMaking, StoredVideo
-from .service import REFUSALS, Draft, Models, Service
+from .service import REFUSALS, Service
 
 __all__ = [
     "NOTHING",
@@ -41,6 +42,7 @@ __all__ = [
     "NewCharacter",
     "OfJob",
     "OpenBuckets",
+    "OperatorRules",
     "Parsed",
     "Prepared",
     "Removal",

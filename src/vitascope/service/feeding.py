@@ -64,7 +64,8 @@ from vitascope.domain.file import BATCH_OUTPUT, File
 from vitascope.domain.job import Job
 from vitascope.store import Store
 
-from .service import Draft, Service
+from .drafts import Draft
+from .service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -344,7 +345,7 @@ class Feeder:
             StorageLimitReached,
             InsufficientCredits,
         ):  # after these there certainly is no job
-            await asyncio.to_thread(self._service.drop_inputs, draft)
+            await asyncio.to_thread(self._service.drafts.drop_inputs, draft)
             raise
 
     # finishing

@@ -33,7 +33,7 @@ class _Queue(Collector):
         return []  # else registering would collect once
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._service.queue_stats()
+        stats = self._service.condition.queue_stats()
         queued = GaugeMetricFamily("vitascope_jobs_queued", "Jobs that wait.", labels=["model"])
         # a model that nobody waits for shows 0, so that a graph has no holes
         for model in sorted({*stats.queued, *(spec.id for spec in self._service.models(OPEN))}):
@@ -44,7 +44,7 @@ class _Queue(Collector):
             if status.is_terminal:
                 total.add_metric([status.value], stats.total.get(status, 0))
         yield total
-        backlog = self._service.webhook_backlog()
+        backlog = self._service.condition.webhook_backlog()
         gauges = {
             "vitascope_jobs_running": ("Jobs that are being made.", sum(stats.running.values())),
             "vitascope_queue_oldest_age_seconds": (
@@ -53,19 +53,22 @@ class _Queue(Collector):
             ),
             "vitascope_files_overdue": (
                 "Jobs whose files expired more than a minute ago and are still to be removed.",
-                self._service.count_overdue(),
+                self._service.condition.count_overdue(),
             ),
             "vitascope_webhooks_pending": ("Webhooks that are still to be delivered.", backlog.num_pending),
             "vitascope_webhooks_oldest_age_seconds": (
                 "How long the oldest of them has been tried.",
                 backlog.oldest_seconds,
             ),
-            "vitascope_workers_live": ("Workers that were seen lately.", self._service.live_workers()),
+            "vitascope_workers_live": (
+                "Workers that were seen lately.",
+                self._service.condition.live_workers(),
+            ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
         yield from _memory(self._service.commands.workers())
-        if (free_bytes := self._service.free_bytes) is not None:
+        if (free_bytes := self._service.condition.free_bytes) is not None:
             text = "Free bytes on the disk of the data folder."
             yield GaugeMetricFamily("vitascope_disk_free_bytes", text, value=free_bytes)
 

@@ -24,7 +24,7 @@ from vitascope.dialects.openai import derived
 from vitascope.domain.access import KeyLimits, Scope
 from vitascope.domain.job import Job, JobError
 from vitascope.domain.video import Video
-from vitascope.service import Service
+from vitascope.service.drafts import Drafts
 from vitascope.service.keys import Keys
 from vitascope.store.for_expiry import GRACE
 from vitascope.store.tables import jobs
@@ -401,13 +401,13 @@ def test_a_source_that_goes_while_it_is_copied_is_expired(
 ) -> None:
     source_id = sources.finished()
     key = sources.server.store.get(source_id.removeprefix("video_")).video.key
-    prepare = Service.prepare
+    prepare = Drafts.prepare
 
     def too_late(*args: Any, **kwargs: Any) -> Any:
         sources.server.files.delete(key)
         return prepare(*args, **kwargs)
 
-    monkeypatch.setattr(Service, "prepare", too_late)
+    monkeypatch.setattr(Drafts, "prepare", too_late)
     assert error_of(sources.post(f"/{source_id}/remix", {"prompt": "a"}), 404)["code"] == "video_expired"
 
 

@@ -89,14 +89,14 @@ def prepared(service: Service, order: Order, caller: Caller) -> Draft:
     """
     for _ in range(MAX_ADAPTATIONS):
         try:
-            draft = service.prepare(order.noted(), caller, order.sent, order.choices)
+            draft = service.drafts.prepare(order.noted(), caller, order.sent, order.choices)
         except InvalidParameter as error:
             if not _adapt(order, error):
                 raise
         else:
             break
     else:
-        draft = service.prepare(order.noted(), caller, order.sent, order.choices)
+        draft = service.drafts.prepare(order.noted(), caller, order.sent, order.choices)
     return _with_tips_of_plan(order, draft)
 
 

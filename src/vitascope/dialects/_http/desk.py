@@ -78,13 +78,13 @@ class Desk:
     _looking: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self._news = self.service.watch_jobs()
+        self._news = self.service.jobs.watch_jobs()
         self.tail = Tail(
-            lambda cursors: self.read(self.service.events_after, cursors),
+            lambda cursors: self.read(self.service.jobs.events_after, cursors),
             lambda: self.read(self._news.has_come),
             QUICK_LOOK_SECONDS if self.has_quick_reads else LOOK_SECONDS,
         )
-        self._writer = GroupWriter(self.service.together)
+        self._writer = GroupWriter(self.service.jobs.together)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that only reads the store."""
@@ -104,15 +104,15 @@ class Desk:
         Raises:
             JobNotFound: there is none, or none of the caller's.
         """
-        return self._seen(await self.read(self.service.get, job_id, caller))
+        return self._seen(await self.read(self.service.jobs.get, job_id, caller))
 
     async def find_numbered(self, caller: Caller, number: int) -> Job:
         """Read a job of which its client knows the number; else as `find`, and raises the same."""
-        return self._seen(await self.read(self.service.numbered, number, caller))
+        return self._seen(await self.read(self.service.jobs.numbered, number, caller))
 
     def _seen(self, job: Job) -> Job:
         if not job.is_read:
-            self.note_read(self.service.mark_read, job.id, job.created_at)
+            self.note_read(self.service.jobs.mark_read, job.id, job.created_at)
         return job
 
     def note_read(self, mark: Callable[[str], None], its_id: str, created_at: datetime) -> None:
@@ -143,7 +143,7 @@ class Desk:
             once.name is not None or once.is_retry
         ):  # those may be answered with a job that is there
             return
-        self.service.check_space()
+        self.service.condition.check_space()
         try:
             await self.read(self.service.check_room, caller)
         except QueueFull:
@@ -180,20 +180,22 @@ class Desk:
             ModerationUnavailable: nobody can say whether they are.
         """
         is_repeatable = draft.sent.has_urls or draft.sent.has_file_ids or draft.request.webhook is not None
-        is_repeatable = is_repeatable or self.service.has_loras(draft) or self.service.checks_texts
-        if once is not None and (is_repeatable or self.service.is_disk_full):
+        is_repeatable = (
+            is_repeatable or self.service.drafts.has_loras(draft) or self.service.drafts.checks_texts
+        )
+        if once is not None and (is_repeatable or self.service.condition.is_disk_full):
             # looked for before the URL is: it may be good for one time only, a file or adapter be gone since, and a check say otherwise
-            first = await self.write(self.service.made_before, once, caller)
+            first = await self.write(self.service.jobs.made_before, once, caller)
             if first is not None:
                 return first
         draft = await self.with_inputs(caller, draft, base_url)
         try:
             job = await self.write(self.service.enqueue, draft, caller, once)
         except REFUSALS:
-            await asyncio.to_thread(self.service.drop_inputs, draft)
+            await asyncio.to_thread(self.service.drafts.drop_inputs, draft)
             raise
         if job.id != draft.job_id:
-            await asyncio.to_thread(self.service.drop_inputs, draft)
+            await asyncio.to_thread(self.service.drafts.drop_inputs, draft)
         return job
 
     async def with_kept(self, caller: Caller, sent: Sent) -> Sent:
@@ -223,15 +225,15 @@ class Desk:
 
     async def with_inputs(self, caller: Caller, draft: Draft, base_url: str = "") -> Draft:
         """Fetch what a draft names by URL, and store what came with it; raises what `submit` does, before there is a job."""
-        self.service.check_space()
-        if self.service.checks_texts:
-            await self.service.check_texts(draft.request.texts)
+        self.service.condition.check_space()
+        if self.service.drafts.checks_texts:
+            await self.service.drafts.check_texts(draft.request.texts)
         if draft.request.webhook is not None:
             await self.service.check_webhook(draft)
-        if self.service.has_loras(draft):
-            await asyncio.to_thread(self.service.check_loras, draft)
+        if self.service.drafts.has_loras(draft):
+            await asyncio.to_thread(self.service.drafts.check_loras, draft)
         if draft.sent.has_urls:
-            draft = await self.service.fetch_inputs(draft)
+            draft = await self.service.drafts.fetch_inputs(draft)
         if any(draft.sent.items()):
             draft = await self._storing_lane(lambda: self._store_inputs(draft, caller))
         return dataclasses.replace(draft, request=dataclasses.replace(draft.request, base_url=base_url))
@@ -243,11 +245,11 @@ class Desk:
             return draft
         draft = dataclasses.replace(draft, sent=sent)
         if sent.has_urls:
-            draft = await self.service.fetch_inputs(draft)
+            draft = await self.service.drafts.fetch_inputs(draft)
 
         def follow() -> Draft:
-            known = self.service.look_up_inputs(draft, caller) if sent.has_file_ids else draft
-            return self.service.follow(known)
+            known = self.service.drafts.look_up_inputs(draft, caller) if sent.has_file_ids else draft
+            return self.service.drafts.follow(known)
 
         return await self._storing_lane(follow)
 
@@ -257,8 +259,8 @@ class Desk:
 
     def _store_inputs(self, draft: Draft, caller: Caller) -> Draft:
         if draft.sent.has_file_ids:
-            draft = self.service.look_up_inputs(draft, caller)
-        return self.service.store_inputs(draft)
+            draft = self.service.drafts.look_up_inputs(draft, caller)
+        return self.service.drafts.store_inputs(draft)
 
     async def _storing_lane(self, function: Callable[[], T]) -> T:
         if self._storing >= MAX_STORING:
@@ -282,7 +284,7 @@ class Desk:
             StorageLimitReached: the caller has no room for it.
             DiskFull: nor has the disk.
         """
-        self.service.check_space()
+        self.service.condition.check_space()
         files = self.service.files
 
         def put() -> Upload:
@@ -318,8 +320,8 @@ class Desk:
             StorageLimitReached: the caller has no room for it.
             DiskFull: nor has the disk.
         """
-        self.service.check_space()
-        await self.service.check_texts({"name": name})
+        self.service.condition.check_space()
+        await self.service.drafts.check_texts({"name": name})
         characters = self.service.characters
 
         def put() -> NewCharacter:
@@ -358,14 +360,14 @@ class Desk:
         Raises:
             JobNotFound: there is none, or none of the caller's.
         """
-        keys = await self.write(self.service.delete, job_id, caller)
-        await asyncio.to_thread(self.service.remove, keys)
+        keys = await self.write(self.service.jobs.delete, job_id, caller)
+        await asyncio.to_thread(self.service.jobs.remove, keys)
 
     async def clear_queue(self) -> int:
         """Cancel all jobs that wait now, everybody's; returns how many. Others' writes come in between."""
-        newest = await self.read(self.service.newest_waiting)
+        newest = await self.read(self.service.condition.newest_waiting)
         total = 0
-        while cancelled := await self.write(self.service.cancel_waiting, newest):
+        while cancelled := await self.write(self.service.condition.cancel_waiting, newest):
             total += cancelled
         return total
 

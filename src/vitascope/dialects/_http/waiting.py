@@ -40,7 +40,7 @@ async def ended(request: Request, job: Job, until: float) -> Job:
                 break
             if event is None or event.kind in FINAL_KINDS:
                 with contextlib.suppress(StoreUnavailable):
-                    job = await desk.read(desk.service.get, job.id, caller)
+                    job = await desk.read(desk.service.jobs.get, job.id, caller)
             if event is None and await request.is_disconnected():
                 break
     return job

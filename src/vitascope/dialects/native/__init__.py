@@ -96,11 +96,11 @@ class NativeDialect:
         await desk.admit(request, once)
         if sent.has_jobs_videos:
             # looked for before those videos are: they may have gone since
-            first = await desk.write(desk.service.made_before, once, caller)
+            first = await desk.write(desk.service.jobs.made_before, once, caller)
             if first is not None:
                 return await _shown(request, first)
             sent = await desk.with_kept(caller, sent)
-        draft = desk.service.prepare(wanted, caller, sent)
+        draft = desk.service.drafts.prepare(wanted, caller, sent)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
 
@@ -111,7 +111,9 @@ class NativeDialect:
         """
         desk = _http.desk_of(request)
         draft = await read_plan(request)
-        return JSONResponse(plan_object(draft.plan, await desk.read(desk.service.expected_seconds, draft)))
+        return JSONResponse(
+            plan_object(draft.plan, await desk.read(desk.service.drafts.expected_seconds, draft))
+        )
 
     async def page(self, request: Request) -> Response:
         """List jobs."""
@@ -120,7 +122,7 @@ class NativeDialect:
         query.check_names(("limit", "order", "after", "status", "user"))
         limit, order = _http.limit_and_order(query, min_limit=1)
         page = await desk.read(
-            desk.service.page,
+            desk.service.jobs.page,
             _http.caller_of(request),
             after=await _own(request, query.text("after") or "") or None,
             limit=limit,
@@ -141,7 +143,7 @@ class NativeDialect:
         desk = _http.desk_of(request)
         return await _shown(
             request,
-            await desk.write(desk.service.cancel, await _own(request, job_id), _http.caller_of(request)),
+            await desk.write(desk.service.jobs.cancel, await _own(request, job_id), _http.caller_of(request)),
         )
 
     async def retry(self, job_id: str, request: Request) -> Response:
@@ -152,10 +154,10 @@ class NativeDialect:
         once = await _http.once_of(request, _http.Fields({}))
         await desk.admit(request, once)
         # looked for before the inputs are: they may have expired since
-        first = await desk.write(desk.service.made_before, once, caller)
+        first = await desk.write(desk.service.jobs.made_before, once, caller)
         if first is not None:
             return await _shown(request, first)
-        draft = await asyncio.to_thread(desk.service.prepare_again, ended, caller)
+        draft = await asyncio.to_thread(desk.service.drafts.prepare_again, ended, caller)
         job = await desk.submit(caller, draft, once, base_url=_http.base_url_of(request))
         return await _shown(request, job, made=job.id == draft.job_id)
 
@@ -195,17 +197,17 @@ class NativeDialect:
     async def queue(self, request: Request) -> Response:
         """Tell how many jobs wait and run, and how long one that came now would wait."""
         desk = _http.desk_of(request)
-        stats = await desk.read(desk.service.queue_stats)
+        stats = await desk.read(desk.service.condition.queue_stats)
         return JSONResponse(
             {
                 "queued": sum(stats.queued.values()),
                 "running": sum(stats.running.values()),
                 "queued_by_model": stats.queued,
                 "oldest_queued_seconds": round(stats.oldest_queued_seconds, 3),
-                "live_workers": await desk.read(desk.service.live_workers),
+                "live_workers": await desk.read(desk.service.condition.live_workers),
                 "wait_seconds": await desk.newcomer_waits(),
                 "version": __version__,
-                "deployment": await desk.read(desk.service.deployment_id),
+                "deployment": await desk.read(desk.service.condition.deployment_id),
             }
         )
 
@@ -247,7 +249,7 @@ async def _own(request: Request, shown: str) -> str:
         return shown.rpartition("_")[2]
     desk = _http.desk_of(request)
     try:
-        return (await desk.read(desk.service.numbered, int(shown), _http.caller_of(request))).id
+        return (await desk.read(desk.service.jobs.numbered, int(shown), _http.caller_of(request))).id
     except JobNotFound:
         return shown  # which no job has as its id
 

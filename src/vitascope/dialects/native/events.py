@@ -36,7 +36,7 @@ def stream(request: Request, job: Job) -> StreamingResponse:
 async def _lines(request: Request, job: Job, after: int) -> AsyncIterator[str]:
     desk = _http.desk_of(request)
     while events := await desk.read(
-        desk.service.events, job.id, after
+        desk.service.jobs.events, job.id, after
     ):  # some at a time: a long job has thousands
         for event in events:
             yield _line(event)

@@ -28,7 +28,7 @@ async def read_plan(request: Request) -> Draft:
     """Read a request and plan it for who wants to know only; raises what `Service.prepare_plan` and `check_loras` do."""
     desk, caller = _http.desk_of(request), _http.caller_of(request)
     _, wanted, sent = await read_request(request)
-    draft = desk.service.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
-    if desk.service.has_loras(draft):
-        await asyncio.to_thread(desk.service.check_loras, draft)
+    draft = desk.service.drafts.prepare_plan(wanted, caller, await desk.with_kept(caller, sent))
+    if desk.service.drafts.has_loras(draft):
+        await asyncio.to_thread(desk.service.drafts.check_loras, draft)
     return draft

@@ -85,7 +85,7 @@ class OpenAIDialect:
         caller = _http.caller_of(request)
         try:
             page = await desk.read(
-                desk.service.page, caller, after=after, limit=limit, order=order, user=user
+                desk.service.jobs.page, caller, after=after, limit=limit, order=order, user=user
             )
         except InvalidParameter:
             raise _no_such_anchor(asked) from None

@@ -133,7 +133,7 @@ async def create(request: Request) -> Response:
     metadata, seconds = _metadata(fields), expires_seconds(fields, "output_expires_after")
     once = await _http.once_of(request, fields)
     await desk.count(request)
-    desk.service.check_space()
+    desk.service.condition.check_space()
     base_url = _http.base_url_of(request)
     try:
         batch = await desk.write(
@@ -296,7 +296,7 @@ class VideosBatch:
     def prepare(self, body: str, caller: Caller) -> Prepared:
         fields = _http.Fields(json.loads(body), len(body))
         order = to_order(fields, self._service.spec_of_vendor)
-        if order.request.expires_in_seconds is None and self._service.expire_seconds is None:
+        if order.request.expires_in_seconds is None and self._service.drafts.rules.expire_seconds is None:
             # the first ones too are there for as long once all are made
             order.change(expires_in_seconds=EXPIRE_SECONDS + int(WINDOW.total_seconds()))
         try:

@@ -152,15 +152,15 @@ def to_order(fields: Fields, resolve: Resolve) -> Order:
 
 def prepare(service: Service, order: Order, caller: Caller) -> Draft:
     """Plan an order; without an asked length for as long as its model can. Raises what the service's function raises."""
-    if order.request.expires_in_seconds is None and service.expire_seconds is None:
+    if order.request.expires_in_seconds is None and service.drafts.rules.expire_seconds is None:
         order.change(expires_in_seconds=EXPIRE_SECONDS)
     try:
-        return service.prepare(order.request, caller, order.sent, order.choices)
+        return service.drafts.prepare(order.request, caller, order.sent, order.choices)
     except InvalidParameter as error:
         shorter = order.shortened(error)
         if shorter is None:
             raise
-        return service.prepare(shorter.request, caller, shorter.sent, shorter.choices)
+        return service.drafts.prepare(shorter.request, caller, shorter.sent, shorter.choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ async def _made_before(desk: _http.Desk, once: Once, caller: Caller) -> Job | No
     """Look for the job of a repetition before its source is looked for, which may have gone since."""
     if once.name is None and not once.is_retry:
         return None
-    return await desk.write(desk.service.made_before, once, caller)
+    return await desk.write(desk.service.jobs.made_before, once, caller)
 
 
 def _take_from(source: Job | None, order: Order) -> None:

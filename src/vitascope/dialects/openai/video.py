@@ -177,7 +177,7 @@ def shown(request: Request, job: Job) -> dict[str, Any]:
 def linked(job: Job, service: Service, manner: Manner, base_url: str) -> dict[str, Any]:
     """Show a job with its files' addresses: signed links, which anyone can fetch for a while."""
     body = video_object(job, manner)
-    if job.video is not None and not service.is_expired(job):
+    if job.video is not None and not service.jobs.is_expired(job):
         links = [
             (video.index, service.results.link_for(job, base_url, video.index).url) for video in job.videos
         ]

@@ -75,7 +75,7 @@ class OpenRouterDialect:
         await desk.admit(request, once)
         base_url = desk.service.links.base_url or _http.base_url_of(request)  # the webhook's URLs begin so
         try:
-            draft = desk.service.prepare(order.request, caller, order.sent, order.choices)
+            draft = desk.service.drafts.prepare(order.request, caller, order.sent, order.choices)
             job = await desk.submit(caller, draft, once, base_url=base_url)
         except InvalidParameter as error:
             raise order.in_clients_words(error) from None

@@ -23,9 +23,9 @@ async def system_details(request: Request, _fields: _http.Fields) -> dict[str, A
     """Tell how many models there are, and in how many seconds a video that was asked for now would begin to be made."""
     desk = _http.desk_of(request)
     service = desk.service
-    problem = await desk.read(service.why_not_ready)
+    problem = await desk.read(service.condition.why_not_ready)
     states = await desk.read(service.commands.workers)
-    stats = await desk.read(service.queue_stats)
+    stats = await desk.read(service.condition.queue_stats)
     models = await models_here(request)
     since = min((state.started_at for state in states), default=None)
     return {
