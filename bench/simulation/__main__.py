@@ -45,8 +45,8 @@ CASES = (
     Case("1 device, load 0.8", 1, 6000, 0.8),
     Case("8 devices, load 0.85", 8, 24000, 0.85),
     Case("8 devices, load 0.9 ± 35 % in 4 h", 8, 20000, 0.9, 0.35, 14400.0),
-    Case("8 devices, room for half of the models, 0.85", 8, 12000, 0.85, memory_gigabytes=60.0),
-    Case("1 device, the embedded model only, 0.95", 1, 20000, 0.95, customers=trace.CHATS),
+    Case("8 devices, half of the models fit", 8, 12000, 0.85, memory_gigabytes=60.0),
+    Case("1 device, embedded model", 1, 20000, 0.95, customers=trace.CHATS),
     Case("1,000 devices, load 0.95 ± 40 % in 1 h", 1000, 1, 0.95, 0.4, 3600.0),
 )
 
