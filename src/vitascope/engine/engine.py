@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
 from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.plan import Plan
+from vitascope.domain.plan import SECOND, Plan
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
 
@@ -33,7 +33,7 @@ from .embeddings import Embeddings
 from .families import generic
 from .keeper import Models
 from .kernel_times import KernelTimes
-from .loading import LoadedModel
+from .loading import AS_BEFORE, LoadedModel
 from .meter import Meter
 from .parallel import Ranks, arrange
 from .placement import NO_WISHES, Wishes, check
@@ -194,6 +194,7 @@ class DiffusersEngine:
         rising.is_in_second = False
         yield Step("load")
         self._check_second(plan, spec)
+        card, spec = spec, self._models.as_settled(spec, dict(plan.settled))
         self._make_way(plan, spec)
         with (
             self._residence.use(spec) as model,
@@ -204,12 +205,16 @@ class DiffusersEngine:
         ):
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
+            _settle(sharing, model.settled(tiling))
             frames = yield from generic.generate(plan, spec, slot, inputs)
-            choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
+            choices = (*_told(model.choices, spec, card), *tiling, *self._choices[1:])
+            choices += _scheduler_choice(plan, slot)
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
             choices += (model.compiling.choice, *slot.reuse.choices(plan.step_cache))
             if plan.second is not None and plan.second.model == spec.id:
-                choices += _named_second(model.choose_tiling(plan.second, slot))
+                tiling = model.choose_tiling(plan.second, slot)
+                choices += _named_second(tiling)
+                _settle(sharing, model.settled(tiling), SECOND)
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
                 rising.is_in_second = True
                 frames = yield from generic.upscale(plan, spec, slot, larger, frames)
@@ -225,6 +230,7 @@ class DiffusersEngine:
         second = plan.second
         assert second is not None
         larger = NO_INPUTS if inputs.larger is None else inputs.larger
+        card, spec = spec, self._models.as_settled(spec, dict(second.settled))
         self._make_way(second, spec)
         with contextlib.ExitStack() as held:
             while True:
@@ -237,7 +243,9 @@ class DiffusersEngine:
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
             denoising = held.enter_context(self._quickened(slot, sharing))
-            choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
+            tiling = model.choose_tiling(second, slot)
+            _settle(sharing, model.settled(tiling), SECOND)
+            choices = _named_second((*_told(model.choices, spec, card), *tiling, *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
             choices += _named_second(denoising.choices)
             if reading.is_alone:
@@ -443,9 +451,25 @@ def _place_of(step: Step) -> tuple[int, float]:
     return _ORDER.index(step.stage), step.index / step.of
 
 
+def _settle(sharing: Sharing | None, settled: Mapping[str, str], part: str = "") -> None:
+    """Let whoever drives know what was chosen, for another try."""
+    if sharing is not None:
+        sharing.settled |= {part + name: value for name, value in settled.items()}
+
+
+def _told(choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec) -> tuple[Choice, ...]:
+    """Give the true reason for what is no more than what an earlier try had."""
+    return tuple(
+        dataclasses.replace(choice, reason=AS_BEFORE)
+        if getattr(spec, choice.name, None) != getattr(card, choice.name, None)
+        else choice
+        for choice in choices
+    )
+
+
 def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:
     """Tell what was chosen for the second pass apart from what was for the first."""
-    return tuple(dataclasses.replace(choice, name=f"upscale_{choice.name}") for choice in choices)
+    return tuple(dataclasses.replace(choice, name=SECOND + choice.name) for choice in choices)
 
 
 def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:
