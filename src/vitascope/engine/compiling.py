@@ -1,14 +1,17 @@
 """Regional compile: the blocks of a denoiser, which are alike, compiled once for all of them.
 
-A compiled block computes what it computes as it is, up to rounding. Whether that fails shows when it first runs: then
+Of a denoiser that this engine computes by code of its own that is the formula of one block (`families.wan_block`), of others diffusers'
+blocks. A compiled block computes what it computes as it is, up to rounding. Whether that fails shows when it first runs: then
 the blocks run as they are from there on, which is told once.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import shutil
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +21,16 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
 
 from . import shortage
+from .families import wan
 from .placement import ONE_CLIP, Placement
 from .sizes import role_of
 
 logger = logging.getLogger(__name__)
 
 MOST_REASON_CHARS = 200
+
+Formula = Callable[..., Any]
+"""A function of tensors, without a state of its own."""
 
 
 def check_compile(asked: str, device: torch.device) -> None:
@@ -38,16 +45,13 @@ def check_compile(asked: str, device: torch.device) -> None:
         raise SettingsError(f"{message}. The nearest legal value is `off`.")
 
 
-def choose_compile(
-    asked: str, device: torch.device, placement: Placement, *, is_native: bool = False
-) -> Choice:
+def choose_compile(asked: str, device: torch.device, placement: Placement) -> Choice:
     """Choose whether a model's blocks are compiled.
 
     Args:
         asked: the operator's setting, or ONE_CLIP.
         device: where it works.
         placement: how it is loaded.
-        is_native: whether its blocks are computed by this engine's own code, and not as diffusers has them.
     """
     if asked == "off":
         return Choice("compile", "off", "set by engine.compile")
@@ -63,8 +67,6 @@ def choose_compile(
         return Choice("compile", "blocks", "set by engine.compile")
     if device.type != "cuda":
         return Choice("compile", "off", f"on {device.type} it gains less than compiling takes")
-    if is_native:
-        return Choice("compile", "off", "this engine computes the model's blocks by code of its own")
     problem = _problem(device)
     if problem is not None:
         return Choice("compile", "off", problem)
@@ -99,6 +101,7 @@ class Compiling:
         self._choice = choice
         self._backend = backend
         self._is_broken = False
+        self._formulas: dict[Formula, Formula] = {}
 
     @property
     def choice(self) -> Choice:
@@ -109,10 +112,35 @@ class Compiling:
     def is_on(self) -> bool:
         return self._choice.value != "off" and not self._is_broken
 
+    def formula(self, formula: Formula) -> Callable[..., Any] | None:
+        """Have a formula compiled when it is first asked; None where nothing is.
+
+        Returns:
+            What answers as the formula does, or with None once that has failed.
+        """
+        if not self.is_on:
+            return None
+        if formula not in self._formulas:
+            self._formulas[formula] = torch.compile(_copy(formula), backend=self._backend, fullgraph=True)
+        compiled = self._formulas[formula]
+
+        def answer(*args: Any) -> Any:
+            if self._is_broken:
+                return None
+            try:
+                return compiled(*args)
+            except Exception as error:
+                if shortage.is_shortage(error):
+                    raise
+                self._give_up(error)
+                return None
+
+        return answer
+
     def arrange(
         self, modules: dict[str, torch.nn.Module], is_plain: Callable[[], bool] = lambda: True
     ) -> None:
-        """Compile a slot's denoisers at their first forward.
+        """Compile diffusers' blocks in a slot at their first forward; what is computed otherwise asks for its `formula`.
 
         Args:
             modules: the slot's, by component name.
@@ -122,7 +150,7 @@ class Compiling:
         if not self.is_on:
             return
         for name, module in modules.items():
-            if role_of(name) == "denoiser":
+            if role_of(name) == "denoiser" and wan.why_not(module) is not None:
                 for block in _repeated(module):
                     self._compile(block, is_plain)
 
@@ -155,6 +183,19 @@ class Compiling:
         reason = f"compiling failed, so that blocks run as they are: {said[:MOST_REASON_CHARS]}"
         self._choice = Choice("compile", "off", reason)
         logger.warning("compiling failed; blocks run as they are", extra={"reason": said[:MOST_REASON_CHARS]})
+
+
+def _copy(formula: Formula) -> Formula:
+    """Give a function code of its own: what torch has compiled it keeps with that, and of some kinds of arguments only.
+
+    So each loaded model has as many kinds as it needs, and what was compiled for it goes with it.
+    """
+    own: Any = formula
+    code = own.__code__.replace(co_name=f"{own.__name__}_{next(_numbers)}")
+    return types.FunctionType(code, own.__globals__)
+
+
+_numbers = itertools.count(1)
 
 
 def _repeated(denoiser: torch.nn.Module) -> list[torch.nn.Module]:
