@@ -70,13 +70,14 @@ TIMESTEPS = {
 }
 
 
-@pytest.mark.parametrize("compiled", [None, wan_block.block], ids=["by kernels", "as a formula"])
+@pytest.mark.parametrize("is_formula", [False, True], ids=["by kernels", "as a formula"])
 @pytest.mark.parametrize("times", TIMESTEPS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_it_computes_what_diffusers_computes(kind: str, times: str, compiled: wan.Compiled | None) -> None:
+def test_it_computes_what_diffusers_computes(kind: str, times: str, is_formula: bool) -> None:
     module = transformer(kind)
     assert wan.why_not(module) is None
-    native = wan.Wan(module, {}, compiled)
+    formula = wan_block.CompiledBlocks(module.blocks, wan_block.block, set(), may_be_several=True)
+    native = wan.Wan(module, {}, formula if is_formula else None)
     for seed in range(2):
         given = arguments(kind, TIMESTEPS[times], seed)
         with torch.no_grad():

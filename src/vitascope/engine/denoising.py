@@ -138,7 +138,7 @@ class _Denoiser:
         if call is None:
             return self._forward(*args, **arguments)
         if not self._is_begun:
-            self._begin()
+            self._begin(call)
         call = replace(call, branch=self._known(call.branch))
         ahead, self._ahead = self._ahead, None
         if ahead is not None and call.is_of_same_step(ahead[0]) and call.branch is ahead[0].branch:
@@ -151,15 +151,22 @@ class _Denoiser:
             self.num_foreseen += 1
         return (answers[0],)
 
-    def _begin(self) -> None:
+    def _begin(self, call: Call) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
         self.why_not = (
             "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
         )
         if self.why_not is None:
-            compiled = self._compiling.formula(wan_block.block)
-            self._native = wan.Wan(self._module, self._shared, compiled)
+            self._native = wan.Wan(self._module, self._shared, self._compiled(call))
+
+    def _compiled(self, call: Call) -> wan_block.CompiledBlocks | None:
+        formula = self._compiling.formula(wan_block.block)
+        if formula is None:
+            return None
+        ready = self._shared.setdefault("wan_compiled_kinds", set())
+        several = self._num_tokens(call) * 2 <= self._company.most_tokens
+        return wan_block.CompiledBlocks(self._module.blocks, formula, ready, may_be_several=several)
 
     def _has_step_cache(self) -> bool:
         """A step cache keeps what one branch of one request computed, so that it has its forwards for itself."""

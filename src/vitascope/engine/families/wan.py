@@ -11,7 +11,7 @@ Source: diffusers 0.42, models/transformers/transformer_wan.py (Apache-2.0).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from vitascope.engine.calls import LATENTS, Call
 from vitascope.engine.products import come, linear
 
 from . import wan_block
-from .wan_block import KeysValues, attend
+from .wan_block import CompiledBlocks, KeysValues, attend
 
 CLASS = "WanTransformer3DModel"
 
@@ -39,10 +39,6 @@ MOST_SHAPES = 4
 
 TEXT_SHARE = 1 / 20
 """Keys and values of a text are kept if it has so many tokens for each of the video's: else they save little, and take memory."""
-
-
-Compiled = Callable[..., torch.Tensor | None]
-"""`wan_block.block` compiled; None where that does not work."""
 
 
 def why_not(module: Any) -> str | None:
@@ -78,10 +74,9 @@ class Wan:
         compiled: computes its blocks, as long as it can.
     """
 
-    def __init__(self, module: Any, shared: dict[str, Any], compiled: Compiled | None = None) -> None:
+    def __init__(self, module: Any, shared: dict[str, Any], compiled: CompiledBlocks | None = None) -> None:
         self._module = module
         self._compiled = compiled
-        self._weights: list[wan_block.Weights] = []
         self._tables: dict[object, torch.Tensor] = shared.setdefault("wan_rotary_tables", {})
         self._patch: tuple[int, int, int] = tuple(module.config.patch_size)
 
@@ -121,14 +116,15 @@ class Wan:
         texts = [self._text(call, stream.shape[1]) for call in calls]
         cache = getattr(module, "first_block_cache", None)  # see `step_caches`
         before = None if cache is None else stream.clone()
-        quick = self._formula(stream, modulation, runs, table, latents.dtype)
+        forward = wan_block.Forward(modulation, runs, table, latents.dtype)
         for index, block in enumerate(module.blocks):
             come(block)
             attended = self._attended(texts, index)
-            if (made := quick(index, stream, attended)) is not None:
+            made = None if self._compiled is None else self._compiled(index, stream, attended, forward)
+            if made is not None:
                 stream = made
             else:
-                self._block(block, stream, modulation, runs, table, attended, latents.dtype)
+                self._block(block, stream, attended, forward)
             if cache is not None and index == 0 and cache.reuses(calls, before, stream):
                 break
         else:
@@ -205,47 +201,19 @@ class Wan:
             for parts in zip(*found, strict=True)
         ]
 
-    def _formula(
-        self,
-        stream: torch.Tensor,
-        modulation: torch.Tensor,
-        runs: list[slice],
-        table: torch.Tensor,
-        dtype: torch.dtype,
-    ) -> Callable[[int, torch.Tensor, list[KeysValues]], torch.Tensor | None]:
-        """Prepare what the compiled blocks of one forward have in common; of what it makes, None is for each block to do otherwise."""
-        compiled, blocks = self._compiled, self._module.blocks
-        if compiled is None:
-            return lambda _index, _stream, _attended: None
-        if not self._weights:
-            self._weights = [wan_block.weights_of(block) for block in blocks]
-        layout = wan_block.layout_of(blocks[0], stream, dtype)
-        run_of = _run_of(runs, stream) if len(runs) > 1 else None
-        # once compiled, for videos of any size
-        for tensor, dimension in ((stream, 1), (table, 1), (run_of, 0)):
-            if tensor is not None:
-                torch._dynamo.maybe_mark_dynamic(tensor, dimension)
-
-        def quick(index: int, stream: torch.Tensor, attended: list[KeysValues]) -> torch.Tensor | None:
-            return compiled(self._weights[index], layout, stream, modulation, run_of, table, attended, dtype)
-
-        return quick
-
     def _block(
         self,
         block: Any,
         stream: torch.Tensor,
-        modulation: torch.Tensor,
-        runs: list[slice],
-        table: torch.Tensor,
         attended: list[KeysValues],
-        dtype: torch.dtype,
+        forward: wan_block.Forward,
     ) -> None:
         """Add what a block says to the stream, in place."""
-        changes = (block.scale_shift_table + modulation).unbind(2)
+        runs, dtype = forward.runs, forward.dtype
+        changes = (block.scale_shift_table + forward.modulation).unbind(2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = changes  # each (B, R, D)
         normed = _modulated(stream, scale + 1, shift, runs, block.norm1.eps, dtype)
-        _add(stream, _self_attention(block.attn1, normed, table), gate, runs)
+        _add(stream, _self_attention(block.attn1, normed, forward.turns), gate, runs)
         stream += _cross_attention(block.attn2, block.norm2(stream).to(dtype), attended)
         normed = _modulated(stream, ffn_scale + 1, ffn_shift, runs, block.norm3.eps, dtype)
         inner = linear(normed, block.ffn.net[0].proj, gelu=True)
@@ -286,7 +254,8 @@ class _Text:
 def _keys_values(tokens: torch.Tensor, attention: Any, to_key: Any, norm: Any, to_value: Any) -> KeysValues:
     key = _in_heads(_rms_normed(linear(tokens, to_key), norm), attention)
     value = _in_heads(linear(tokens, to_value), attention)
-    return _by_head(key, tokens.dtype), _by_head(value, tokens.dtype)
+    # in one order in memory, always: a compiler tells others apart
+    return _by_head(key, tokens.dtype).contiguous(), _by_head(value, tokens.dtype).contiguous()
 
 
 def _runs(timestep: torch.Tensor) -> list[slice]:
@@ -296,13 +265,6 @@ def _runs(timestep: torch.Tensor) -> list[slice]:
     changes = (timestep[:, 1:] != timestep[:, :-1]).any(0).nonzero().flatten().tolist()
     ends = [0, *(change + 1 for change in changes), timestep.shape[1]]
     return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
-
-
-def _run_of(runs: list[slice], stream: torch.Tensor) -> torch.Tensor:
-    """Each token's run, (S,)."""
-    places = torch.arange(stream.shape[1], device=stream.device)
-    starts = [places >= run.start for run in runs[1:]]
-    return torch.stack(starts).sum(0)
 
 
 def for_diffusers(arguments: dict[str, Any]) -> dict[str, Any]:

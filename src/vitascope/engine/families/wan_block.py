@@ -7,6 +7,8 @@ where nothing is compiled and for layers that adapters or offloading have change
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,9 @@ from vitascope.engine.products import Layer, has_onednn, product
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Each (B, heads, L, d)."""
+
+Compiled = Callable[..., torch.Tensor | None]
+"""`block` compiled; None where that does not work."""
 
 
 MOST_SCORES = 2**21
@@ -56,6 +61,97 @@ class Layout(NamedTuple):
     kernel: Any
     #: Whether oneDNN multiplies.
     by_onednn: bool
+
+
+class Forward(NamedTuple):
+    """What all blocks have in common in one forward."""
+
+    #: (B, R, 6, D), of each run of tokens with one timestep.
+    modulation: torch.Tensor
+    runs: list[slice]
+    #: (1, S, 1, d / 2, 2), cosine and sine by a token's place.
+    turns: torch.Tensor
+    #: Of products.
+    dtype: torch.dtype
+
+
+class CompiledBlocks:
+    """The blocks of one denoiser, by the formula as a compiler has it: of any number of tokens.
+
+    Args:
+        blocks: none of whose layers something has changed.
+        compiled: `block`; answers with None once that has failed.
+        ready: kinds of forwards that were compiled, of all slots with these weights.
+        may_be_several: whether forwards of several samples may come after those of one. Both are compiled at the first: who looks at
+            how long a step takes expects only the first one of a request to be slow.
+    """
+
+    def __init__(
+        self, blocks: Any, compiled: Compiled, ready: set[object], *, may_be_several: bool = False
+    ) -> None:
+        self._blocks = blocks
+        self._weights: list[Weights] = []
+        self._compiled = compiled
+        self._ready = ready
+        self._may_be_several = may_be_several
+
+    def __call__(
+        self, index: int, stream: torch.Tensor, attended: list[KeysValues], forward: Forward
+    ) -> torch.Tensor | None:
+        """Compute a block; None if it is to be computed otherwise."""
+        if not self._weights:
+            self._weights = [weights_of(block) for block in self._blocks]
+        kind = (stream.device, forward.dtype, len(forward.runs) > 1, len(attended))
+        if self._may_be_several and kind not in self._ready:
+            self._ready.add(kind)
+            self._run(index, *_first_twice(stream, attended, forward))
+            self._run(index, *_first(stream, attended, forward))
+        return self._run(index, stream, attended, forward)
+
+    def _run(
+        self, index: int, stream: torch.Tensor, attended: list[KeysValues], forward: Forward
+    ) -> torch.Tensor | None:
+        runs = forward.runs
+        run_of = _run_of(runs, stream) if len(runs) > 1 else None
+        _mark(stream, attended, forward, run_of)
+        layout = layout_of(self._blocks[0], stream, forward.dtype)
+        modulation, turns = forward.modulation, forward.turns
+        return self._compiled(
+            self._weights[index], layout, stream, modulation, run_of, turns, attended, forward.dtype
+        )
+
+
+def _first(
+    stream: torch.Tensor, attended: list[KeysValues], forward: Forward
+) -> tuple[torch.Tensor, list[KeysValues], Forward]:
+    """Of a forward's samples the first alone. Nothing is a view of something else, which a compiler would tell apart."""
+    parts = [(key[:1].clone(), value[:1].clone()) for key, value in attended]
+    return stream[:1].clone(), parts, forward._replace(modulation=forward.modulation[:1].clone())
+
+
+def _first_twice(
+    stream: torch.Tensor, attended: list[KeysValues], forward: Forward
+) -> tuple[torch.Tensor, list[KeysValues], Forward]:
+    stream, attended, forward = _first(stream, attended, forward)
+    parts = [(torch.cat([key, key]), torch.cat([value, value])) for key, value in attended]
+    modulation = torch.cat([forward.modulation, forward.modulation])
+    return torch.cat([stream, stream]), parts, forward._replace(modulation=modulation)
+
+
+def _mark(
+    stream: torch.Tensor, attended: list[KeysValues], forward: Forward, run_of: torch.Tensor | None
+) -> None:
+    """Say which sizes change from forward to forward, so that nothing is compiled for one of them; one sample is always a case of its own."""
+    several = [stream, forward.modulation, *itertools.chain(*attended)] if len(stream) > 1 else []
+    tokens = [(stream, 1), (forward.turns, 1), *([] if run_of is None else [(run_of, 0)])]
+    for tensor, dimension in [*tokens, *((each, 0) for each in several)]:
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+
+
+def _run_of(runs: list[slice], stream: torch.Tensor) -> torch.Tensor:
+    """Each token's run, (S,)."""
+    places = torch.arange(stream.shape[1], device=stream.device)
+    return torch.stack([places >= run.start for run in runs[1:]]).sum(0)
 
 
 def weights_of(block: Any) -> Weights:
