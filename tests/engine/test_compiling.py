@@ -164,7 +164,9 @@ PLACED = Placement("float32", "none", "none", "auto", 1, 1, 1, 1, 1, 1, has_tile
     ],
 )
 def test_what_is_chosen_and_why(asked: str, placement: Placement, value: str, reason: str) -> None:
-    choice = compiling.choose_compile(asked, CPU, placement)
+    blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+    denoisers = [torch.nn.ModuleDict({"blocks": blocks})]
+    choice = compiling.choose_compile(asked, CPU, placement, denoisers)
     assert choice.value == value
     assert choice.reason.startswith(reason)
 
@@ -174,3 +176,16 @@ def test_a_device_without_a_compiler_is_told_at_start(monkeypatch: pytest.Monkey
     with pytest.raises(SettingsError, match="there is none"):
         DiffusersEngine(locate, device="cpu", wishes=Wishes(compile="on"))
     compiling.check_compile("auto", CPU)
+
+
+def test_blocks_that_are_alike_are_found_where_diffusers_names_none() -> None:
+    """A row's last block is another in Mochi; the levels of a U-Net are all others."""
+
+    def row(*sizes: int) -> torch.nn.ModuleList:
+        return torch.nn.ModuleList(torch.nn.Linear(2, size) for size in sizes)
+
+    blocks = row(3, 3, 4)
+    denoiser = torch.nn.ModuleDict({"blocks": blocks, "down_blocks": row(5, 6), "others": row(7, 7)})
+    assert compiling._repeated(denoiser) == [*blocks][:2]
+    choice = compiling.choose_compile("on", CPU, PLACED, [torch.nn.ModuleDict({"down_blocks": row(5, 6)})])
+    assert choice == Choice("compile", "off", "`ModuleDict` has no blocks that are alike")

@@ -12,7 +12,8 @@ import itertools
 import logging
 import shutil
 import types
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -45,16 +46,22 @@ def check_compile(asked: str, device: torch.device) -> None:
         raise SettingsError(f"{message}. The nearest legal value is `off`.")
 
 
-def choose_compile(asked: str, device: torch.device, placement: Placement) -> Choice:
+def choose_compile(
+    asked: str, device: torch.device, placement: Placement, denoisers: Sequence[torch.nn.Module] = ()
+) -> Choice:
     """Choose whether a model's blocks are compiled.
 
     Args:
         asked: the operator's setting, or ONE_CLIP.
         device: where it works.
         placement: how it is loaded.
+        denoisers: the model's, once they are loaded.
     """
     if asked == "off":
         return Choice("compile", "off", "set by engine.compile")
+    if denoisers and not any(wan.why_not(each) is None or _repeated(each) for each in denoisers):
+        kinds = ", ".join(sorted({f"`{type(each).__name__}`" for each in denoisers}))
+        return Choice("compile", "off", f"{kinds} has no blocks that are alike")
     if placement.offload != "none":
         return Choice("compile", "off", "its weights come and go, which compiled blocks do not know of")
     if placement.quantization != "none":
@@ -199,9 +206,16 @@ _numbers = itertools.count(1)
 
 
 def _repeated(denoiser: torch.nn.Module) -> list[torch.nn.Module]:
-    """Find the blocks that diffusers says are alike."""
-    kinds = getattr(denoiser, "_repeated_blocks", None) or ()
-    return [module for module in denoiser.modules() if type(module).__name__ in kinds]
+    """Find the blocks that are alike: those that diffusers says are, else of its rows of blocks what there is twice."""
+    kinds = getattr(denoiser, "_repeated_blocks", None)
+    if kinds:
+        return [module for module in denoiser.modules() if type(module).__name__ in kinds]
+    alike: dict[Hashable, list[torch.nn.Module]] = defaultdict(list)
+    for name, row in denoiser.named_children():
+        if isinstance(row, torch.nn.ModuleList) and "block" in name:
+            for block in row:
+                alike[type(block), *(each.shape for each in block.parameters())].append(block)
+    return [block for blocks in alike.values() if len(blocks) > 1 for block in blocks]
 
 
 NOT_COMPILING = Compiling(Choice("compile", "off", "nobody asked for it"))

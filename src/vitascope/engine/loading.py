@@ -123,7 +123,8 @@ def load_model(
         *_attention_choice(modules, placement, device, attention, _num_tokens(spec), kernel_times),
     )
     choices += _decode_choices(modules)
-    compiling = Compiling(choose_compile(compiles, device, placement))
+    denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
+    compiling = Compiling(choose_compile(compiles, device, placement, denoisers))
     slots = Slots(pipelines, device, offloading, compiling)
     return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 
