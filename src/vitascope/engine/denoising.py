@@ -18,8 +18,9 @@ from vitascope.domain.choice import Choice
 
 from .calls import BY_SAMPLE, LATENTS, Branch, Call, joined, parted, read_call
 from .company import Company
+from .compiling import NOT_COMPILING, Compiling
 from .contract import Sharing
-from .families import wan
+from .families import wan, wan_block
 from .sizes import role_of
 from .slots import Slot
 from .standing_in import standing_in
@@ -40,7 +41,14 @@ class Denoising:
     def __init__(self, slot: Slot, company: Company, sharing: Sharing | None) -> None:
         self._denoisers = [
             # one with adapters computes what no other request's does
-            _Denoiser(module, name, slot.shared, company, None if name in slot.adapted else sharing)
+            _Denoiser(
+                module,
+                name,
+                slot.shared,
+                company,
+                None if name in slot.adapted else sharing,
+                NOT_COMPILING if name in slot.adapted else slot.compiling,
+            )
             for name, module in slot.modules().items()
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
@@ -74,10 +82,18 @@ class _Denoiser:
         module: of a request's slot.
         name: of the component.
         shared: of all slots with its weights.
+        sharing: as of `Denoising`.
+        compiling: of what computes it.
     """
 
     def __init__(
-        self, module: Any, name: str, shared: dict[str, Any], company: Company, sharing: Sharing | None
+        self,
+        module: Any,
+        name: str,
+        shared: dict[str, Any],
+        company: Company,
+        sharing: Sharing | None,
+        compiling: Compiling,
     ) -> None:
         self._module = module
         self._forward = module.forward
@@ -85,6 +101,7 @@ class _Denoiser:
         self._shared = shared
         self._company = company
         self._sharing = sharing
+        self._compiling = compiling
         self._latest: Call | None = None
         self._branches: dict[object, Branch] = {}
         #: What will be asked for next, with its answer.
@@ -121,7 +138,7 @@ class _Denoiser:
         if call is None:
             return self._forward(*args, **arguments)
         if not self._is_begun:
-            self._begin()
+            self._begin(call)
         call = replace(call, branch=self._known(call.branch))
         ahead, self._ahead = self._ahead, None
         if ahead is not None and call.is_of_same_step(ahead[0]) and call.branch is ahead[0].branch:
@@ -134,14 +151,22 @@ class _Denoiser:
             self.num_foreseen += 1
         return (answers[0],)
 
-    def _begin(self) -> None:
+    def _begin(self, call: Call) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
         self.why_not = (
             "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
         )
         if self.why_not is None:
-            self._native = wan.Wan(self._module, self._shared)
+            self._native = wan.Wan(self._module, self._shared, self._compiled(call))
+
+    def _compiled(self, call: Call) -> wan_block.CompiledBlocks | None:
+        formula = self._compiling.formula(wan_block.block)
+        if formula is None:
+            return None
+        ready = self._shared.setdefault("wan_compiled_kinds", set())
+        several = self._num_tokens(call) * 2 <= self._company.most_tokens
+        return wan_block.CompiledBlocks(self._module.blocks, formula, ready, may_be_several=several)
 
     def _has_step_cache(self) -> bool:
         """A step cache keeps what one branch of one request computed, so that it has its forwards for itself."""

@@ -23,7 +23,6 @@ from .background import apart
 from .compact import compact
 from .compiling import Compiling, choose_compile
 from .device import measure
-from .families import wan
 from .families.quirks import prepare
 from .kernel_times import KernelTimes
 from .offloading import Offloading, pin
@@ -135,8 +134,7 @@ def load_model(
     )
     choices += _decode_choices(modules)
     denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
-    is_native = bool(denoisers) and all(wan.why_not(denoiser) is None for denoiser in denoisers)
-    compiling = Compiling(choose_compile(compiles, device, placement, is_native=is_native))
+    compiling = Compiling(choose_compile(compiles, device, placement, denoisers))
     slots = Slots(pipelines, device, offloading, compiling)
     return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 

@@ -67,6 +67,8 @@ class Slot:
         self.shared = {} if shared is None else shared
         #: Names of the components that the running request's adapters change.
         self.adapted: frozenset[str] = frozenset()
+        #: Compiles what computes its denoisers.
+        self.compiling = NOT_COMPILING
         #: What the running request's step cache comes to.
         self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
@@ -139,6 +141,7 @@ class Slots:
         slot = Slot(self._pipelines, self._shared)
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
+        slot.compiling = self._compiling
         this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
         self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
         return slot
