@@ -20,6 +20,8 @@ class Figures:
     p99: float
     #: Share of the devices' seconds in which they worked.
     utilisation: float
+    #: Of models.
+    num_loads: int
     #: By key, the mean.
     by_key: dict[str, float]
     #: By kind of job, the mean.
@@ -27,15 +29,20 @@ class Figures:
 
 
 def figures_of(outcome: Outcome) -> Figures:
-    return _figures([job.took for job in outcome.jobs], outcome, utilisation=outcome.utilisation)
+    return _figures(
+        [job.took for job in outcome.jobs],
+        outcome,
+        utilisation=outcome.utilisation,
+        num_loads=outcome.num_loads,
+    )
 
 
 def ideal_of(took: Sequence[float], outcome: Outcome) -> Figures:
     """The same of another way to make the same jobs."""
-    return _figures(took, outcome, utilisation=outcome.utilisation)
+    return _figures(took, outcome, utilisation=outcome.utilisation, num_loads=0)
 
 
-def _figures(took: Sequence[float], outcome: Outcome, utilisation: float) -> Figures:
+def _figures(took: Sequence[float], outcome: Outcome, *, utilisation: float, num_loads: int) -> Figures:
     by_key: dict[str, list[float]] = defaultdict(list)
     by_kind: dict[str, list[float]] = defaultdict(list)
     for job, seconds in zip(outcome.jobs, took, strict=True):
@@ -48,6 +55,7 @@ def _figures(took: Sequence[float], outcome: Outcome, utilisation: float) -> Fig
         _at(ranked, 0.95),
         _at(ranked, 0.99),
         utilisation,
+        num_loads,
         {key: fmean(seconds) for key, seconds in sorted(by_key.items())},
         {kind: fmean(seconds) for kind, seconds in sorted(by_kind.items())},
     )

@@ -7,6 +7,34 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LOAD_GIGABYTES_A_SECOND = 3.0
+"""Of weights from the file cache to a device; reckoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What has to be on a device before it makes videos with it."""
+
+    name: str
+    #: Of all its weights, text encoder and autoencoder too.
+    gigabytes: float
+
+    @property
+    def load_seconds(self) -> float:
+        return self.gigabytes / LOAD_GIGABYTES_A_SECOND
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("pocket", 0.1),
+        Model("wan-1.3b-few-steps", 14.5),
+        Model("wan-1.3b", 14.5),
+        Model("wan-14b-few-steps", 40.0),
+        Model("wan-14b", 40.0),
+    )
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -20,16 +48,22 @@ class Kind:
     other_seconds: float
     #: Frames become a file: on the processor, beside the next job's steps.
     write_seconds: float
+    #: Whether forwards of several are one: a device is busy with one of the others alone (`engine.company`).
+    is_shared: bool = False
+
+    @property
+    def steps_seconds(self) -> float:
+        return self.num_steps * self.step_seconds
 
     @property
     def device_seconds(self) -> float:
-        return self.num_steps * self.step_seconds + self.other_seconds
+        return self.steps_seconds + self.other_seconds
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("pocket", "pocket", 12, 0.012, 0.06, 0.2),
+        Kind("pocket", "pocket", 12, 0.012, 0.06, 0.2, is_shared=True),
         Kind("preview", "wan-1.3b-few-steps", 4, 0.16, 0.8, 0.4),
         Kind("clip", "wan-1.3b", 50, 1.02, 2.0, 0.6),
         Kind("fine preview", "wan-14b-few-steps", 4, 3.3, 2.2, 0.6),
@@ -65,6 +99,10 @@ CUSTOMERS = (
 )
 
 
+CHATS = tuple(Customer(f"chat {letter}", 0.2, (("pocket", 1.0),)) for letter in "abcde")
+"""Who asks for nothing but the shortest."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A job and, once it is done, when it was."""
@@ -82,7 +120,15 @@ class Job:
         return self.done_at - self.arrived_at
 
 
-def make(num_jobs: int, num_devices: int, load: float, swing: float, period: float, seed: int) -> list[Job]:
+def make(
+    num_jobs: int,
+    num_devices: int,
+    load: float,
+    swing: float,
+    period: float,
+    seed: int,
+    customers: Sequence[Customer] = CUSTOMERS,
+) -> list[Job]:
     """Draw a trace of about so many jobs.
 
     Args:
@@ -92,9 +138,10 @@ def make(num_jobs: int, num_devices: int, load: float, swing: float, period: flo
         swing: how far the load rises and falls about its mean, as a share of it: a day with a busy noon.
         period: seconds of such a day.
         seed: of all that is random.
+        customers: who asks.
     """
     rng = random.Random(seed)
-    rates = {customer: _jobs_a_second(customer, load * num_devices) for customer in CUSTOMERS}
+    rates = {customer: _jobs_a_second(customer, load * num_devices) for customer in customers}
     seconds = num_jobs / sum(rates.values())
     if swing:
         seconds = max(1, round(seconds / period)) * period

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
+import bisect
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -18,18 +19,20 @@ class Waiting:
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._by_key: defaultdict[str, dict[int, Job]] = defaultdict(dict)  # oldest first
-        self._shortest: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._by_length: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def add(self, job: Job) -> None:
         self._jobs[job.number] = self._by_key[job.key][job.number] = job
-        heapq.heappush(self._shortest[job.key], (job.expected_seconds, job.number))
+        bisect.insort(self._by_length[job.key], (job.expected_seconds, job.number))
 
     def take(self, number: int) -> Job:
         job = self._jobs.pop(number)
         del self._by_key[job.key][number]
+        lengths = self._by_length[job.key]
+        del lengths[bisect.bisect_left(lengths, (job.expected_seconds, number))]
         return job
 
     def window(self, served: Mapping[str, float], now: float) -> list[Candidate]:
@@ -44,18 +47,10 @@ class Waiting:
         return None if job is None else _candidate(job, now)
 
     def _oldest(self, key: str) -> list[Job]:
-        return [job for job, _ in zip(self._by_key[key].values(), range(JOBS_PER_LINE), strict=False)]
+        return list(itertools.islice(self._by_key[key].values(), JOBS_PER_LINE))
 
     def _some_short(self, key: str) -> list[Job]:
-        heap = self._shortest[key]
-        found: list[tuple[float, int]] = []
-        while heap and len(found) < JOBS_PER_LINE:
-            entry = heapq.heappop(heap)
-            if entry[1] in self._jobs:
-                found.append(entry)
-        for entry in found:
-            heapq.heappush(heap, entry)
-        return [self._jobs[number] for _, number in found]
+        return [self._jobs[number] for _, number in self._by_length[key][:JOBS_PER_LINE]]
 
 
 def _candidate(job: Job, now: float) -> Candidate:

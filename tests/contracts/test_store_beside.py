@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vitascope.domain.arbiter import BESIDE_AFTER_SECONDS, Candidate
+from vitascope.domain.arbiter import AHEAD_SECONDS, BESIDE_AFTER_SECONDS, Candidate
 from vitascope.domain.beside import Beside
 from vitascope.domain.cost import Speed, effort_of, work_of
 from vitascope.domain.job import Job, JobError
@@ -115,6 +115,31 @@ def test_a_key_has_had_nothing_while_its_job_stood_still(
     else:
         store.release(lease, count_attempt=False, stood_seconds=95.0)
     assert store.situation(600.0).served_seconds["k"] == pytest.approx(5.0, abs=0.1)
+
+
+def test_a_key_has_had_nothing_either_while_its_running_job_stands_still(
+    store: Store, create: Create, clock: Any
+) -> None:
+    create("job", key_id="k", num_inference_steps=1)
+    lease = store.claim("w", 600.0)
+    assert lease is not None
+    clock.advance(100)
+    store.renew(lease, 600.0, stood_seconds=95.0)
+    (running,) = store.situation(600.0).running
+    assert running.worked_seconds == pytest.approx(5.0, abs=0.1)
+    assert store.situation(600.0).served_seconds["k"] <= AHEAD_SECONDS + 5.1
+    store.succeed(lease, [], {"seconds": {"stand_still": 90.0}})
+    assert store.situation(600.0).served_seconds["k"] == pytest.approx(5.0, abs=0.1), (
+        "it was stored meanwhile"
+    )
+    create("again", key_id="k")
+    again = store.claim("w", 600.0)
+    assert again is not None
+    store.release(again, count_attempt=False)
+    taken = store.claim("w", 600.0)
+    assert taken is not None
+    clock.advance(10)
+    assert store.situation(600.0).running[0].worked_seconds == pytest.approx(10.0, abs=0.1)
 
 
 def test_who_watches_hears_of_new_jobs_and_of_ends(store: Store, create: Create, news: JobNews) -> None:

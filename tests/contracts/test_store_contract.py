@@ -274,10 +274,12 @@ class TestWork:
         assert lease.job.enhanced_prompt is None
         store.keep_prompts(lease, ["one", "two"])
         assert store.get(job.id).enhanced_prompt == "one / two"
+        store.keep_settled(lease, {"dtype": "float32"})
         store.release(lease, count_attempt=True)
         again = store.claim("w2", 60)
         assert again is not None
         assert again.job.enhanced_prompts == ("one", "two")
+        assert again.job.settled == (("dtype", "float32"),)
         with pytest.raises(LeaseLost):
             store.keep_prompts(lease, ["three"])
         store.fail(again, JobError("invalid_output", "no picture"))

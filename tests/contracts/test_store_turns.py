@@ -230,7 +230,7 @@ class TestTurns:
         situation = store.situation(within_seconds=60)
         (running,) = situation.running
         assert (running.job_id, running.worker_id, running.progress) == ("a", "w", 40)
-        assert running.elapsed_seconds == pytest.approx(7.0)
+        assert running.worked_seconds == pytest.approx(7.0)
         assert [candidate.job_id for candidate in situation.waiting] == ["b"]
         assert set(situation.workers) == {"w"}
 

@@ -26,8 +26,9 @@ from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step
-from vitascope.engine import Clip, EngineBusy, loading, shortage
+from vitascope.engine import Clip, EngineBusy, Sharing, loading, shortage
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.placement import TILING, Wishes
 from vitascope.engine.residence import GB
 from vitascope.engine.slots import Slot
 
@@ -378,3 +379,37 @@ def test_errors_say_how_much_was_asked_for(sentence: str, asked: int | None) -> 
     error = MemoryError(sentence) if sentence.startswith("Unable") else RuntimeError(sentence)
     assert shortage.is_shortage(error)
     assert shortage.asked_bytes(error) == asked
+
+
+def test_another_try_at_a_job_is_made_as_the_first_one_was(models: Models) -> None:
+    """Whatever would be chosen here and now: its pictures are to be the same."""
+    wan = models["WanPipeline"]
+    first = DiffusersEngine(
+        locate, device="cpu", threads=1, wishes=Wishes(quantization="int8", vae_tiling="on")
+    )
+    request = make_plan(wan, upscale=Upscale(width=32, height=32))
+    sharing = Sharing()
+    expected = clip_of(first.generate(request, wan, sharing=sharing))
+    first.close()
+    assert sharing.settled["quantization"] == "int8"
+    assert (sharing.settled[TILING], sharing.settled[f"upscale_{TILING}"]) == ("on", "on")
+
+    second = DiffusersEngine(locate, device="cpu", threads=1)
+    run(second, wan, request)
+    again = dataclasses.replace(request, settled=tuple(sharing.settled.items()))
+    made = clip_of(second.generate(again, wan, sharing=Sharing()))
+    assert np.array_equal(made.frames, expected.frames)
+    reasons = {choice.name: choice.reason for choice in made.choices if "earlier try" in choice.reason}
+    assert set(reasons) == {"quantization", TILING, f"upscale_{TILING}"}
+    plain = Sharing()
+    clip_of(second.generate(request, wan, sharing=plain))
+    assert plain.settled["quantization"] == "none", "others are made as ever"
+    too_much = dataclasses.replace(request, settled=(("dtype", "float16"),))
+    assert clip_of(second.generate(too_much, wan)).frames.shape == made.frames.shape, "what cannot be is not"
+    second.close()
+
+
+def clip_of(making: Iterator[Step | Clip]) -> Clip:
+    *_, clip = making
+    assert isinstance(clip, Clip)
+    return clip

@@ -21,7 +21,7 @@ from vitascope.engine import Inputs, generation, products
 from vitascope.engine.calls import Call, read_call
 from vitascope.engine.compact import compact
 from vitascope.engine.engine import DiffusersEngine
-from vitascope.engine.families import passes, wan
+from vitascope.engine.families import passes, wan, wan_block
 from vitascope.engine.generation import pause_at_blocks, run_in_steps
 
 Models = dict[str, ModelSpec]
@@ -70,12 +70,14 @@ TIMESTEPS = {
 }
 
 
+@pytest.mark.parametrize("is_formula", [False, True], ids=["by kernels", "as a formula"])
 @pytest.mark.parametrize("times", TIMESTEPS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_it_computes_what_diffusers_computes(kind: str, times: str) -> None:
+def test_it_computes_what_diffusers_computes(kind: str, times: str, is_formula: bool) -> None:
     module = transformer(kind)
     assert wan.why_not(module) is None
-    native = wan.Wan(module, {})
+    formula = wan_block.CompiledBlocks(module.blocks, wan_block.block, set(), may_be_several=True)
+    native = wan.Wan(module, {}, formula if is_formula else None)
     for seed in range(2):
         given = arguments(kind, TIMESTEPS[times], seed)
         with torch.no_grad():

@@ -20,10 +20,10 @@ from vitascope.engine import Clip, Inputs, Sharing
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import passes
 from vitascope.engine.families.wan import Wan
-from vitascope.worker.company import Company
 from vitascope.worker.driver import Driver
 from vitascope.worker.making import Making
 from vitascope.worker.outputs import Failed
+from vitascope.worker.reins import Reins
 
 Models = dict[str, ModelSpec]
 
@@ -166,14 +166,14 @@ def test_the_worker_brings_those_together_that_can_share(engine: DiffusersEngine
     made: dict[str, Any] = {}
 
     def making(name: str) -> Making:
-        def events(company: Company) -> Generator[Step | Failed, None, None]:
-            company.sharing, company.is_generating = Sharing(is_allowed=True), True
-            for event in begin[name](company.sharing):
+        def events(reins: Reins) -> Generator[Step | Failed, None, None]:
+            reins.sharing, reins.is_generating = Sharing(is_allowed=True), True
+            for event in begin[name](reins.sharing):
                 if isinstance(event, Clip):
                     made[name] = event.frames
                 else:
                     yield event
-            company.sharing = None
+            reins.sharing = None
             yield Failed(0, InternalError())
 
         plan = dataclasses.replace(make_plan(spec), is_seed_drawn=True).to_dict()

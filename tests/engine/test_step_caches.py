@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import weakref
 from typing import Any
 
@@ -16,7 +17,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.domain.request import ImprovedSampling
 from vitascope.domain.speed_levels import _CACHES, StepCache
-from vitascope.engine import Clip, Engine
+from vitascope.engine import Clip, Engine, step_caches
 from vitascope.engine.calls import Branch, Call
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import wan
@@ -125,6 +126,27 @@ def test_requests_side_by_side_reuse_their_own(engine: Engine, models: Models) -
     assert made == sorted(frames.tobytes() for frames in alone)
 
 
+def test_what_was_kept_goes_with_the_pass(
+    engine: Engine, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not when garbage is looked for."""
+    kept: list[weakref.ref[FirstBlock]] = []
+
+    class Noted(FirstBlock):
+        def __init__(self, this: Caching) -> None:
+            super().__init__(this)
+            kept.append(weakref.ref(self))
+
+    monkeypatch.setattr(step_caches, "FirstBlock", Noted)
+    gc.disable()
+    try:
+        spec = _spec(models, "WanPipeline")
+        _made(engine, spec, _always(plan_of(spec, "text", num_inference_steps=STEPS, speed="balanced")))
+        assert [found() for found in kept] == [None]
+    finally:
+        gc.enable()
+
+
 def test_modules_are_as_they_were(engine: Engine, models: Models) -> None:
     """What runs blocks in another way looks for changes in them: a slot that was used is like a new one."""
     assert isinstance(engine, DiffusersEngine)
@@ -186,3 +208,25 @@ def test_nothing_is_kept_of_a_round_that_is_over() -> None:
         ]
         assert len(left) % 4 == 0
         del stacks
+
+
+def test_a_branch_keeps_its_tokens_twice_and_of_the_denoiser_that_is_asked() -> None:
+    this = Caching(StepCache("balanced", "first_block", threshold=ALWAYS), Reuse())
+    this.after_step(5, STEPS)
+    early, late = FirstBlock(this), FirstBlock(this)
+    branches = [Branch({}), Branch({})]
+
+    def kept(cache: FirstBlock) -> list[int]:
+        parts = [part for stack in cache._stacks.values() for part in (stack.head, stack.output, stack.tail)]
+        return [part.numel() for part in parts if part is not None]
+
+    for branch in branches:
+        before, stream = torch.zeros(1, 4, 2), torch.ones(1, 4, 2)
+        assert not early.reuses([Call({}, branch, {})], before, stream)
+        early.keep(stream + 2)
+    assert kept(early) == [8] * 4
+    stream = torch.full((1, 4, 2), 5.0)
+    assert early.reuses([Call({}, branches[0], {})], torch.full((1, 4, 2), 4.0), stream)
+    assert stream.unique().tolist() == [7.0], "what the others had added, two"
+    assert not late.reuses([Call({}, branches[0], {})], torch.zeros(1, 4, 2), torch.ones(1, 4, 2))
+    assert kept(early) == [], "Wan 2.2 does not come back to its first denoiser"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vitascope.domain.command import CommandKind, CommandStatus
 from vitascope.domain.job import Job, JobStatus
@@ -33,7 +35,7 @@ def long_and_short(bench: Bench, *, short_steps: int = 40) -> tuple[Job, Job]:
     long = bench.submit("long", **LONG)
     bench.wait(long, is_denoising)
     short = bench.submit("short", num_inference_steps=short_steps)
-    bench.wait(short, is_denoising)
+    bench.wait(short, lambda found: found.progress > 3)  # or is done: its steps may be over between two looks
     assert bench.store.get("long").status is JobStatus.RUNNING
     return long, short
 
@@ -114,6 +116,31 @@ def test_the_next_job_is_made_while_one_is_stored(tmp_path: Path, monkeypatch: p
         first = bench.submit("first")
         bench.wait(first, lambda found: found.stage == "store")
         assert bench.ended(bench.submit("second")).status is JobStatus.SUCCEEDED
+        assert bench.store.get("first").status is JobStatus.RUNNING
+        is_let.set()
+        ended = bench.ended(first)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_others_are_made_while_the_picture_of_one_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working(tmp_path) as bench:
+        is_let = threading.Event()
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
+        bench.files.put_bytes(picture.getvalue(), "inputs/a.png")
+
+        def wait_and_fetch(key: str, path: Path) -> None:
+            assert is_let.wait(60)
+            path.write_bytes(picture.getvalue())
+
+        monkeypatch.setattr(bench.files, "path_for", lambda _key: None)
+        monkeypatch.setattr(bench.files, "fetch", wait_and_fetch)
+        first = bench.submit("first", image="inputs/a.png")
+        bench.wait(first, lambda found: found.status is JobStatus.RUNNING)
+        for name in ("second", "third"):
+            assert bench.ended(bench.submit(name)).status is JobStatus.SUCCEEDED
         assert bench.store.get("first").status is JobStatus.RUNNING
         is_let.set()
         ended = bench.ended(first)

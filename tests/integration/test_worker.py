@@ -199,7 +199,12 @@ def test_previews_are_events_now_and_then(bench: Bench) -> None:
     assert all(picture.format == "WEBP" and max(picture.size) == 128 for picture in pictures)
 
 
-def test_a_killed_engine_is_noticed_and_the_job_runs_again(bench: Bench) -> None:
+def test_a_killed_engine_is_noticed_and_the_job_runs_again_as_it_ran(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[dict[str, Any]] = []
+    send = EngineProcess.send
+    monkeypatch.setattr(EngineProcess, "send", lambda its, order: (orders.append(order), send(its, order)))
     bench.step_seconds = 0.2
     job = bench.submit()
     bench.start_worker()
@@ -208,6 +213,8 @@ def test_a_killed_engine_is_noticed_and_the_job_runs_again(bench: Bench) -> None
     bench.wait(job, lambda found: found.attempt == 2)
     assert bench.ended(job).status is JobStatus.SUCCEEDED
     assert len(bench.engines) == 2
+    settled = [tuple(order["plan"]["settled"]) for order in orders if order["do"] == "make"]
+    assert settled == [(), (("pattern", "stripes"),)], "what the first engine chose for it"
 
 
 def test_a_job_that_kills_every_engine_fails_and_the_next_one_runs(bench: Bench) -> None:

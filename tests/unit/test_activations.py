@@ -5,11 +5,15 @@ The numbers are of `python -m bench.memory`, in bfloat16, 2026-11-21.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from vitascope.engine.activations import BYTES_PER_PIXEL_OUT, Extent, work_of
+from vitascope.catalog import Catalog
+from vitascope.domain.plan import plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.engine.activations import BYTES_PER_PIXEL_OUT, Extent, largest_extent, work_of
 from vitascope.engine.sizes import Component, Sizes
 
 GIB = 2**30
@@ -91,3 +95,26 @@ def test_wider_values_take_more() -> None:
     )
     out = BYTES_PER_PIXEL_OUT * 81 * 480 * 832
     assert whole.decode_bytes - out == 2 * (half.decode_bytes - out)
+
+
+def test_what_a_step_cache_keeps_is_reckoned_with() -> None:
+    """Wan 14B at 1280x720x81 has 75,600 tokens of 5,120 channels: two residuals of each in float32, for both branches."""
+    transformer = denoiser("WanTransformer3DModel", num_attention_heads=40, attention_head_dim=128, patch_size=[1, 2, 2])  # fmt: skip
+    sizes = Sizes((transformer, autoencoder(WAN)))
+    clip = Extent(81, 720, 1280)
+    whole, both, one = (
+        work_of(sizes, replace(clip, branches_kept=branches)).denoise_bytes for branches in (0, 2, 1)
+    )
+    assert both - whole == 2 * (one - whole) == 2 * 2 * 4 * 75_600 * 5_120
+
+
+def test_a_plan_says_what_of_it_is_kept() -> None:
+    spec = Catalog.open().resolve("wan2.1-t2v-1.3b")
+
+    def kept(**asked: Any) -> int:
+        request = GenerationRequest(prompt="a", model=spec.id, seed=1, **asked)
+        return largest_extent(spec, plan(request, spec)).branches_kept
+
+    assert kept() == 0
+    assert kept(speed="balanced") == 2
+    assert kept(speed="fast", guidance_scale=1.0) == 1

@@ -20,6 +20,7 @@ from vitascope.domain.arbiter import (
     WARM_PATIENCE_SECONDS,
     Candidate,
     DeviceTime,
+    beside_after,
     counted,
     expected_seconds,
     faded,
@@ -271,7 +272,7 @@ def test_who_stood_still_long_enough_is_passed_no_more() -> None:
 
 def test_what_is_begun_beside() -> None:
     long = job("long", seconds=100.0)
-    patient = replace(job("short", seconds=10.0), waited_seconds=BESIDE_AFTER_SECONDS)
+    patient = replace(job("short", seconds=10.0), waited_seconds=beside_after(10.0))
     served = {"a": 100.0}
     assert worth_beside(job("any", seconds=1e6), [], {}), "nobody needs the device"
     assert worth_beside(patient, [long], served)
@@ -283,6 +284,20 @@ def test_what_is_begun_beside() -> None:
     assert worth_beside(replace(patient, seconds=100.0), [long], served, may_share=True)
     assert worth_beside(replace(patient, seconds=500.0, priority=1), [long], served)
     assert not worth_beside(patient, [replace(long, priority=1)], served, may_share=True)
+
+
+def test_the_longer_a_job_the_longer_it_waits_for_an_idle_device() -> None:
+    """Unless it is more urgent, or makes what is open there cheaper."""
+    running, served = [job("film", seconds=1000.0)], {"a": 100.0}
+    for seconds in (0.1, 1.0, 10.0, 100.0):
+        young = replace(job("new", seconds=seconds), waited_seconds=beside_after(seconds) - 0.01)
+        assert not worth_beside(young, running, served)
+        assert worth_beside(replace(young, waited_seconds=beside_after(seconds)), running, served)
+    enough = replace(job("clip", seconds=100.0), waited_seconds=BESIDE_AFTER_SECONDS)
+    assert not worth_beside(enough, running, served)
+    assert worth_beside(enough, running, served, may_share=True)
+    assert worth_beside(replace(enough, priority=1), running, served)
+    assert beside_after(0.0) == BESIDE_AFTER_SECONDS
 
 
 def test_what_its_key_had_keeps_a_short_job_from_passing_anothers() -> None:
@@ -298,7 +313,7 @@ def test_at_most_a_few_are_open_on_a_device(seed: int) -> None:
     rng = random.Random(seed)
     opened = [job("first", seconds=1000.0)]
     for n in range(1000):
-        new = replace(job(str(n), rng.choice("abc"), rng.uniform(1, 1000)), waited_seconds=1.0)
+        new = replace(job(str(n), rng.choice("abc"), rng.uniform(1, 1000)), waited_seconds=1000.0)
         if worth_beside(new, opened, {}):
             opened.append(new)
     assert len(opened) <= 11

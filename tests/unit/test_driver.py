@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +17,15 @@ from vitascope.domain.request import GenerationRequest
 from vitascope.domain.step import Step
 from vitascope.domain.video import Video
 from vitascope.engine import Sharing
-from vitascope.worker.company import Aside, Company
+from vitascope.worker.aside import Aside
 from vitascope.worker.driver import Driver
 from vitascope.worker.making import Events, Making
 from vitascope.worker.messages import Message
 from vitascope.worker.outputs import Failed
 from vitascope.worker.produce import Product
+from vitascope.worker.reins import Reins
 
-Begin = Callable[[Company], Events]
+Begin = Callable[[Reins], Events]
 
 
 class Stage:
@@ -49,14 +51,14 @@ class Stage:
     def steps(self, name: str, count: int, seconds: float = 0.0) -> Begin:
         """Work that shares nothing."""
 
-        def events(company: Company) -> Events:
-            company.is_generating = True
+        def events(reins: Reins) -> Events:
+            reins.is_generating = True
             yield Step("load", 1)
             for index in range(count):
                 self.worked.append(name)
                 time.sleep(seconds)
                 yield Step("denoise", index + 1, count)
-            company.is_generating = False
+            reins.is_generating = False
             yield Failed(0, ValueError("nothing was made"))
 
         return events
@@ -64,8 +66,8 @@ class Stage:
     def sharing(self, name: str, count: int, seconds: float = 0.0) -> Begin:
         """Work whose forwards answer all that stand before one."""
 
-        def events(company: Company) -> Events:
-            sharing = company.sharing = Sharing(is_allowed=True)
+        def events(reins: Reins) -> Events:
+            sharing = reins.sharing = Sharing(is_allowed=True)
             yield Step("load", 1)
             for index in range(count):
                 sharing.is_answered = False
@@ -153,8 +155,8 @@ def test_a_shared_forward_is_shared_by_all_that_have_it_and_others_stand_still(s
     assert a.used_seconds >= 0.04
     assert b.used_seconds >= 0.04
     assert a.used_seconds + b.used_seconds <= spent
-    assert other.company.stood_seconds >= 0.08
-    assert a.company.stood_seconds >= 0.04 - 0.01
+    assert other.reins.stood_seconds >= 0.08
+    assert a.reins.stood_seconds >= 0.04 - 0.01
 
 
 def test_the_time_of_a_forward_that_another_one_ran_for_it_is_told_with_its_step(stage: Stage) -> None:
@@ -171,14 +173,14 @@ def test_the_time_of_a_forward_that_another_one_ran_for_it_is_told_with_its_step
 def test_who_waits_is_left_alone_until_it_is_woken(stage: Stage) -> None:
     looks = []
 
-    def waiting(company: Company) -> Events:
+    def waiting(reins: Reins) -> Events:
         aside = Aside(lambda: time.sleep(0.03), "aside")
 
         def look() -> Step:
             looks.append(None)
             return Step("write_video")
 
-        yield from aside.over(company, look)
+        yield from aside.over(reins, look)
         yield Failed(0, ValueError("nothing was made"))
 
     making = stage.open("waits", waiting)
@@ -189,13 +191,13 @@ def test_who_waits_is_left_alone_until_it_is_woken(stage: Stage) -> None:
         stage.driver.step()
     stage.run()
     assert len(looks) == 1
-    assert making.company.stood_seconds < 0.03, "its own work goes on meanwhile"
+    assert making.reins.stood_seconds < 0.03, "its own work goes on meanwhile"
     assert [each["making"] for each in stage.told if each["is"] == "turn"][-1] is None
 
 
 def test_too_little_memory_beside_others_sends_the_job_back_to_be_made_alone(stage: Stage) -> None:
-    def short(company: Company) -> Events:
-        company.is_generating = True
+    def short(reins: Reins) -> Events:
+        reins.is_generating = True
         yield Step("load", 1)
         yield Failed(0, OutOfMemory("the device has too little memory"))
 
@@ -214,9 +216,9 @@ def test_too_little_memory_beside_others_sends_the_job_back_to_be_made_alone(sta
 def test_cancel_ends_one_and_closes_what_makes_it(stage: Stage) -> None:
     closed: list[str] = []
 
-    def watched(company: Company) -> Iterator[Any]:
+    def watched(reins: Reins) -> Iterator[Any]:
         try:
-            yield from stage.steps("a", 100)(company)
+            yield from stage.steps("a", 100)(reins)
         finally:
             closed.append("a")
 
@@ -226,6 +228,31 @@ def test_cancel_ends_one_and_closes_what_makes_it(stage: Stage) -> None:
     assert (closed, stage.driver.is_idle, stage.told[-1]["is"]) == (["a"], True, "cancelled")
     stage.driver.cancel("a")
     assert stage.told[-1]["is"] == "cancelled"
+
+
+def test_others_go_on_while_the_file_of_a_cancelled_one_comes_to_its_end(stage: Stage) -> None:
+    """The last frames of a long one may take seconds, and nothing may be left of it when it is said to be cancelled."""
+    is_asked, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        is_asked.wait(60)
+        may_end.wait(60)
+
+    def writing(reins: Reins) -> Events:
+        aside = Aside(write, "aside", stop=is_asked.set)
+        yield from aside.over(reins, lambda: Step("write_video"))
+
+    stage.open("written", writing)
+    stage.driver.step()
+    stage.open("other", stage.steps("other", 3))
+    stage.driver.cancel("written")
+    while not stage.ended():
+        stage.driver.step()
+    assert stage.worked == ["other"] * 3
+    assert "cancelled" not in [each["is"] for each in stage.told]
+    may_end.set()
+    stage.run()
+    assert [each["is"] for each in stage.told if each["making"] == "written"][-1] == "cancelled"
 
 
 def test_what_a_job_has_left_is_told_with_the_step_that_shows_it(stage: Stage) -> None:
@@ -240,7 +267,7 @@ def test_what_a_job_has_left_is_told_with_the_step_that_shows_it(stage: Stage) -
 
 
 def test_all_the_time_that_a_job_stood_still_is_told_at_its_end(stage: Stage) -> None:
-    def two_videos(company: Company) -> Events:
+    def two_videos(reins: Reins) -> Events:
         for index in range(2):
             yield Step("load", 1)
             yield made(index)
@@ -250,9 +277,9 @@ def test_all_the_time_that_a_job_stood_still_is_told_at_its_end(stage: Stage) ->
     while not long.is_begun:
         stage.driver.step()
     stage.run()
-    assert making.company.stood_seconds >= 0.05, "of which its key has had nothing"
+    assert making.reins.stood_seconds >= 0.05, "of which its key has had nothing"
     (told,) = (each for each in stage.told if each["is"] == "made")
-    assert told["details"]["seconds"]["stand_still"] == pytest.approx(making.company.stood_seconds, abs=0.001)
+    assert told["details"]["seconds"]["stand_still"] == pytest.approx(making.reins.stood_seconds, abs=0.001)
 
 
 def test_a_cancelled_one_tells_for_how_long_it_stood_still(stage: Stage) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from vitascope.domain.cost import Run
 from vitascope.worker.messages import Message
 from vitascope.worker.patience import Patience
-from vitascope.worker.shared_engine import SharedEngine
+from vitascope.worker.shared_engine import Seat, SharedEngine
 from waiting import eventually
 
 
@@ -78,6 +79,46 @@ def test_an_engine_that_had_nothing_to_do_for_long_does_not_count_as_hung_once_i
     assert engine.is_alive
     assert process.sent
     assert seat.receive(0.01) is None
+    engine.kill()
+
+
+def test_who_stands_still_is_known_to_do_so_before_it_says_so(
+    process: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("vitascope.worker.shared_engine.time", SimpleNamespace(monotonic=lambda: now))
+    engine = SharedEngine(process, 900.0, lambda: None)
+    a, b = (
+        engine.begin({"do": "make", "making": name}, Patience([Run(10, 1)], None, 900.0))
+        for name in ("a", "b")
+    )
+
+    def hear(seat: Seat, **message: object) -> None:
+        process.said.put({"is": "step", "making": seat.name, "stage": "denoise", "index": 1, **message})
+        assert seat.receive(30.0) is not None
+
+    def turn(name: str | None) -> None:
+        process.said.put({"is": "turn", "making": name})
+        process.said.put({"is": "obeyed"})
+        engine.answers.get(timeout=30.0)
+
+    turn("a")
+    now += 10.0
+    assert (a.stood_seconds, b.stood_seconds) == (0.0, 10.0)
+    turn("b")
+    now += 5.0
+    assert (a.stood_seconds, b.stood_seconds) == (5.0, 10.0)
+    hear(b, stood_seconds=9.5)
+    now += 1.0
+    assert (a.stood_seconds, b.stood_seconds) == (6.0, 9.5), "it knows better"
+    hear(b, stood_seconds=9.5, needs_device=False)
+    turn(None)
+    now += 100.0
+    assert (a.stood_seconds, b.stood_seconds) == (6.0, 109.5), "it is only written"
+    process.said.put({"is": "made", "making": "a", "stood_seconds": 6.5})
+    assert a.receive(30.0) is not None
+    now += 7.0
+    assert eventually(lambda: a.stood_seconds == 13.5), "it is only stored"
     engine.kill()
 
 

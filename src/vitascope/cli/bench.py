@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,11 @@ from ._terminal import stderr
 
 if TYPE_CHECKING:
     from vitascope.domain.model_spec import ModelSpec
+
+#: What was measured of one variant; or why it did not work.
+_Row = dict[str, Any]
+#: By title, how a cell is written.
+_Columns = dict[str, Callable[[_Row], str]]
 
 GIB = 2**30
 PROMPT = "a red car drives along the beach"
@@ -234,14 +239,9 @@ def _print(found: dict[str, Any]) -> None:
     if "why_no_plain" in found:
         console.print(f"without plain diffusers: {found['why_no_plain']}", highlight=False)
     if found["together"]:
-        console.print(_together_table(found))
+        _print_together(console, found)
     if found.get("options"):
-        console.print(_options_table(found))
-        for row in found["options"]:
-            if "error" in row:
-                console.print(
-                    f"{row['option']} {row['value']}: {row['error']}", highlight=False, markup=False
-                )
+        _print_options(console, found)
 
 
 def _main_table(found: dict[str, Any]) -> Table:
@@ -268,47 +268,42 @@ def _main_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _together_table(found: dict[str, Any]) -> Table:
-    columns = (
-        "requests at a time",
-        "seconds",
-        "videos an hour",
-        "of plain diffusers'",
-        "processor seconds each",
-    )
-    table = Table(*columns, box=None)
+def _print_together(console: Console, found: dict[str, Any]) -> None:
     plain = found.get("plain", {}).get("jobs_per_hour")
-    for row in found["together"]:
-        if "error" in row:
-            table.add_row(str(row["requests"]), row["error"])
-            continue
-        ratio = "-" if plain is None else f"{row['jobs_per_hour'] / plain:.2f}"
-        each = f"{row['processor_seconds'] / row['requests']:.3f}"
-        table.add_row(
-            str(row["requests"]), f"{row['seconds']:.3f}", f"{row['jobs_per_hour']:.0f}", ratio, each
-        )
-    return table
+    columns: _Columns = {
+        "requests at a time": lambda row: str(row["requests"]),
+        "seconds": lambda row: f"{row['seconds']:.3f}",
+        "videos an hour": lambda row: f"{row['jobs_per_hour']:.0f}",
+        "of plain diffusers'": lambda row: "-" if plain is None else f"{row['jobs_per_hour'] / plain:.2f}",
+        "processor seconds each": lambda row: f"{row['processor_seconds'] / row['requests']:.3f}",
+    }
+    _print_rows(console, columns, found["together"], lambda row: f"{row['requests']} at a time")
 
 
-def _options_table(found: dict[str, Any]) -> Table:
-    columns = (
-        "option",
-        "value",
-        "seconds a step",
-        "gain",
-        "gain, whole video",
-        "processor",
-        "GiB",
-        "PSNR dB",
-    )
+def _print_options(console: Console, found: dict[str, Any]) -> None:
+    columns: _Columns = {
+        "option": lambda row: row["option"],
+        "value": lambda row: row["value"],
+        "seconds a step": lambda row: f"{row['step_seconds']:.4g}",
+        "gain": lambda row: f"{row['step_gain']:.2f}",
+        "gain, whole video": lambda row: f"{row['gain']:.2f}",
+        "processor": lambda row: f"{row['processor_gain']:.2f}",
+        "GiB": lambda row: f"{row['peak_bytes'] / GIB:.2f}",
+        "PSNR dB": lambda row: "same" if row["psnr"] is None else f"{row['psnr']:.1f}",
+    }
+    _print_rows(console, columns, found["options"], lambda row: f"{row['option']} {row['value']}")
+
+
+def _print_rows(console: Console, columns: _Columns, rows: list[_Row], name: Callable[[_Row], str]) -> None:
+    """Print what was measured as a table, and below it what did not work, with the reason."""
     table = Table(*columns, box=None)
-    for row in found["options"]:
+    for row in rows:
         if "error" not in row:
-            likeness = "same" if row["psnr"] is None else f"{row['psnr']:.1f}"
-            step, memory = f"{row['step_seconds']:.4g}", f"{row['peak_bytes'] / GIB:.2f}"
-            gains = (f"{row[name]:.2f}" for name in ("step_gain", "gain", "processor_gain"))
-            table.add_row(row["option"], row["value"], step, *gains, memory, likeness)
-    return table
+            table.add_row(*(write(row) for write in columns.values()))
+    console.print(table)
+    for row in rows:
+        if "error" in row:
+            console.print(f"{name(row)}: {row['error']}", highlight=False, markup=False)
 
 
 def _draw(path: Path, found: dict[str, Any]) -> None:

@@ -50,6 +50,10 @@ next, and there is room left for the shortest."""
 BESIDE_AFTER_SECONDS = 0.5
 """A job that has waited so long finds no idle device any more, and may be begun beside others."""
 
+BESIDE_AFTER_SHARE = 0.3
+"""So does one that has waited for so much of its own length: a little longer matters little to it, another device may become idle
+meanwhile, and whom it is begun beside cannot catch up on one device what it lends there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -188,10 +192,15 @@ def worth_beside(
     if may_share:
         return True
     seconds, least = expected_seconds(candidate), min(expected_seconds(other) for other in running)
-    if seconds > BESIDE_SHARE * least:
+    if candidate.waited_seconds < beside_after(seconds) or seconds > BESIDE_SHARE * least:
         return False
     young = replace(candidate, waited_seconds=0.0)  # its age counts among those that wait
     return all(next_step([other, young], served_seconds, other.job_id) is young for other in running)
+
+
+def beside_after(seconds: float) -> float:
+    """Tell how long a job of so many seconds waits for an idle device before it may be begun beside others."""
+    return max(BESIDE_AFTER_SECONDS, BESIDE_AFTER_SHARE * seconds)
 
 
 def forecast(

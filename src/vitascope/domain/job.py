@@ -120,6 +120,11 @@ class Job:
         return tuple((self.details or {}).get("enhanced_prompts", ())) or self.plan.enhanced_prompts
 
     @property
+    def settled(self) -> tuple[tuple[str, str], ...]:
+        """What an earlier try chose that its pictures depend on; see `Plan.settled`."""
+        return tuple((self.details or {}).get("settled", {}).items())
+
+    @property
     def enhanced_prompt(self) -> str | None:
         """The same as one text."""
         return " / ".join(self.enhanced_prompts) or None

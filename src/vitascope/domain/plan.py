@@ -54,6 +54,10 @@ FLOW_SHIFTS = Bounds(1.0, 0.1, 100.0)
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
+SECOND = "upscale_"
+"""Before the names of what is chosen for a second pass."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything that the engine and the file writer need to make a video.
@@ -95,6 +99,9 @@ class Plan:
     enhance_prompt: bool = False
     #: What it has written before, in the place of the texts that the windows show.
     enhanced_prompts: tuple[str, ...] = ()
+    #: What the engine chose for an earlier try at the same job, by name, as far as its pictures depend on that: so that a later
+    #: one makes the same. What is chosen for a second pass begins with `SECOND`.
+    settled: tuple[tuple[str, str], ...] = ()
     #: The second pass, if there is one.
     upscale: UpscalePass | None = None
 
@@ -229,6 +236,9 @@ class Plan:
             loras=() if this.model else self.loras,
             improved_sampling=None,
             step_cache=None,
+            settled=tuple(
+                (name.removeprefix(SECOND), value) for name, value in self.settled if name.startswith(SECOND)
+            ),
             upscale=None,
         )
 
@@ -259,6 +269,7 @@ class Plan:
         windows = tuple(_window(window, values["mode"]) for window in values["windows"])
         choices = tuple(Choice(**choice) for choice in values["choices"])
         rows: dict[str, Any] = {name: tuple(values.get(name, ())) for name in _ROWS}
+        rows["settled"] = tuple((name, value) for name, value in values.get("settled", ()))
         rows["loras"] = tuple(Lora(**lora) for lora in values.get("loras", ()))
         watermark, upscale = values.get("watermark"), values.get("upscale")
         improved, cache = values.get("improved_sampling"), values.get("step_cache")

@@ -30,6 +30,8 @@ class Extent:
     num_frames: int
     height: int
     width: int
+    #: Branches of guidance of whose blocks a step cache keeps something.
+    branches_kept: int = 0
 
     @property
     def pixels(self) -> int:
@@ -44,8 +46,11 @@ def largest_extent(spec: ModelSpec, plan: Plan | None = None) -> Extent:
     if plan is None:
         return Extent(spec.default_num_frames, spec.default_size.height, spec.default_size.width)
     if plan.second is not None and plan.second.model == spec.id:
-        plan = plan.second
-    return Extent(max(window.num_frames for window in plan.windows), plan.native_height, plan.native_width)
+        plan = plan.second  # which is computed in full
+    cache, branches = plan.step_cache, 2 if plan.guidance_scale > 1 else 1
+    kept = branches if cache is not None and cache.kind == "first_block" else 0
+    num_frames = max(window.num_frames for window in plan.windows)
+    return Extent(num_frames, plan.native_height, plan.native_width, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +111,18 @@ def work_of(sizes: Sizes, clip: Extent, *, value_bytes: int = HALF) -> Work:
     """
     share = value_bytes / HALF
     autoencoder = next(iter(sizes.of("autoencoder")), None)
-    denoise = max((_denoise_bytes(part, autoencoder, clip) for part in sizes.of("denoiser")), default=0)
+    denoisers = sizes.of("denoiser")
+    denoise = round(max((_denoise_bytes(part, autoencoder, clip) for part in denoisers), default=0) * share)
+    kept = max((_kept_bytes(part, autoencoder, clip, value_bytes) for part in denoisers), default=0)
     if autoencoder is None:
-        return Work(round(denoise * share), 0, 0)
+        return Work(denoise + kept, 0, 0)
     decoder = _decoder_of(autoencoder)
     out = BYTES_PER_PIXEL_OUT * clip.pixels * clip.num_frames
     whole, tiled = (
         round((decoder.per_pixel + decoder.per_frame * clip.num_frames) * pixels * share) + out
         for pixels in (clip.pixels, min(clip.pixels, decoder.tile or clip.pixels))
     )
-    return Work(round(denoise * share), whole, tiled)
+    return Work(denoise + kept, whole, tiled)
 
 
 def _decoder_of(autoencoder: Component) -> _Decoder:
@@ -143,13 +150,28 @@ def _last_width(config: Mapping[str, Any]) -> int:
 
 def _denoise_bytes(denoiser: Component, autoencoder: Component | None, clip: Extent) -> int:
     config = denoiser.config
-    space, time = _scales(autoencoder.config if autoencoder else {})
-    latent = (math.ceil((clip.num_frames - 1) / time) + 1, clip.height // space, clip.width // space)
     batch = 1 if denoiser.class_name.startswith(_SMALL_BATCHES) else 2
     if config.get("block_out_channels"):
-        return batch * math.prod(latent) * int(config["block_out_channels"][0]) * UNET_BYTES
-    tokens = math.prod(latent) // math.prod(_patch(config))
-    return batch * tokens * _width(config) * TRANSFORMER_BYTES
+        cells = math.prod(_latent(autoencoder, clip))
+        return batch * cells * int(config["block_out_channels"][0]) * UNET_BYTES
+    return batch * _num_tokens(denoiser, autoencoder, clip) * _width(config) * TRANSFORMER_BYTES
+
+
+def _kept_bytes(denoiser: Component, autoencoder: Component | None, clip: Extent, value_bytes: int) -> int:
+    """What a step cache by the first block keeps: of a branch two residuals in float32, or three as diffusers computes."""
+    if not clip.branches_kept:
+        return 0
+    each = max(2 * 4, 3 * value_bytes)
+    return clip.branches_kept * _num_tokens(denoiser, autoencoder, clip) * _width(denoiser.config) * each
+
+
+def _latent(autoencoder: Component | None, clip: Extent) -> tuple[int, int, int]:
+    space, time = _scales(autoencoder.config if autoencoder else {})
+    return math.ceil((clip.num_frames - 1) / time) + 1, clip.height // space, clip.width // space
+
+
+def _num_tokens(denoiser: Component, autoencoder: Component | None, clip: Extent) -> int:
+    return math.prod(_latent(autoencoder, clip)) // math.prod(_patch(denoiser.config))
 
 
 def _scales(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,15 +1,19 @@
 """Regional compile: the blocks of a denoiser, which are alike, compiled once for all of them.
 
-A compiled block computes what it computes as it is, up to rounding. Whether that fails shows when it first runs: then
+Of a denoiser that this engine computes by code of its own that is the formula of one block (`families.wan_block`), of others diffusers'
+blocks. A compiled block computes what it computes as it is, up to rounding. Whether that fails shows when it first runs: then
 the blocks run as they are from there on, which is told once.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import shutil
-from collections.abc import Callable
+import types
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,12 +22,16 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
 
 from . import shortage
+from .families import wan
 from .placement import ONE_CLIP, Placement
 from .sizes import role_of
 
 logger = logging.getLogger(__name__)
 
 MOST_REASON_CHARS = 200
+
+Formula = Callable[..., Any]
+"""A function of tensors, without a state of its own."""
 
 
 def check_compile(asked: str, device: torch.device) -> None:
@@ -39,7 +47,7 @@ def check_compile(asked: str, device: torch.device) -> None:
 
 
 def choose_compile(
-    asked: str, device: torch.device, placement: Placement, *, is_native: bool = False
+    asked: str, device: torch.device, placement: Placement, denoisers: Sequence[torch.nn.Module] = ()
 ) -> Choice:
     """Choose whether a model's blocks are compiled.
 
@@ -47,10 +55,13 @@ def choose_compile(
         asked: the operator's setting, or ONE_CLIP.
         device: where it works.
         placement: how it is loaded.
-        is_native: whether its blocks are computed by this engine's own code, and not as diffusers has them.
+        denoisers: the model's, once they are loaded.
     """
     if asked == "off":
         return Choice("compile", "off", "set by engine.compile")
+    if denoisers and not any(wan.why_not(each) is None or _repeated(each) for each in denoisers):
+        kinds = ", ".join(sorted({f"`{type(each).__name__}`" for each in denoisers}))
+        return Choice("compile", "off", f"{kinds} has no blocks that are alike")
     if placement.offload != "none":
         return Choice("compile", "off", "its weights come and go, which compiled blocks do not know of")
     if placement.quantization != "none":
@@ -63,8 +74,6 @@ def choose_compile(
         return Choice("compile", "blocks", "set by engine.compile")
     if device.type != "cuda":
         return Choice("compile", "off", f"on {device.type} it gains less than compiling takes")
-    if is_native:
-        return Choice("compile", "off", "this engine computes the model's blocks by code of its own")
     problem = _problem(device)
     if problem is not None:
         return Choice("compile", "off", problem)
@@ -99,6 +108,7 @@ class Compiling:
         self._choice = choice
         self._backend = backend
         self._is_broken = False
+        self._formulas: dict[Formula, Formula] = {}
 
     @property
     def choice(self) -> Choice:
@@ -109,10 +119,35 @@ class Compiling:
     def is_on(self) -> bool:
         return self._choice.value != "off" and not self._is_broken
 
+    def formula(self, formula: Formula) -> Callable[..., Any] | None:
+        """Have a formula compiled when it is first asked; None where nothing is.
+
+        Returns:
+            What answers as the formula does, or with None once that has failed.
+        """
+        if not self.is_on:
+            return None
+        if formula not in self._formulas:
+            self._formulas[formula] = torch.compile(_copy(formula), backend=self._backend, fullgraph=True)
+        compiled = self._formulas[formula]
+
+        def answer(*args: Any) -> Any:
+            if self._is_broken:
+                return None
+            try:
+                return compiled(*args)
+            except Exception as error:
+                if shortage.is_shortage(error):
+                    raise
+                self._give_up(error)
+                return None
+
+        return answer
+
     def arrange(
         self, modules: dict[str, torch.nn.Module], is_plain: Callable[[], bool] = lambda: True
     ) -> None:
-        """Compile a slot's denoisers at their first forward.
+        """Compile diffusers' blocks in a slot at their first forward; what is computed otherwise asks for its `formula`.
 
         Args:
             modules: the slot's, by component name.
@@ -122,7 +157,7 @@ class Compiling:
         if not self.is_on:
             return
         for name, module in modules.items():
-            if role_of(name) == "denoiser":
+            if role_of(name) == "denoiser" and wan.why_not(module) is not None:
                 for block in _repeated(module):
                     self._compile(block, is_plain)
 
@@ -157,10 +192,30 @@ class Compiling:
         logger.warning("compiling failed; blocks run as they are", extra={"reason": said[:MOST_REASON_CHARS]})
 
 
+def _copy(formula: Formula) -> Formula:
+    """Give a function code of its own: what torch has compiled it keeps with that, and of some kinds of arguments only.
+
+    So each loaded model has as many kinds as it needs, and what was compiled for it goes with it.
+    """
+    own: Any = formula
+    code = own.__code__.replace(co_name=f"{own.__name__}_{next(_numbers)}")
+    return types.FunctionType(code, own.__globals__)
+
+
+_numbers = itertools.count(1)
+
+
 def _repeated(denoiser: torch.nn.Module) -> list[torch.nn.Module]:
-    """Find the blocks that diffusers says are alike."""
-    kinds = getattr(denoiser, "_repeated_blocks", None) or ()
-    return [module for module in denoiser.modules() if type(module).__name__ in kinds]
+    """Find the blocks that are alike: those that diffusers says are, else of its rows of blocks what there is twice."""
+    kinds = getattr(denoiser, "_repeated_blocks", None)
+    if kinds:
+        return [module for module in denoiser.modules() if type(module).__name__ in kinds]
+    alike: dict[Hashable, list[torch.nn.Module]] = defaultdict(list)
+    for name, row in denoiser.named_children():
+        if isinstance(row, torch.nn.ModuleList) and "block" in name:
+            for block in row:
+                alike[type(block), *(each.shape for each in block.parameters())].append(block)
+    return [block for blocks in alike.values() if len(blocks) > 1 for block in blocks]
 
 
 NOT_COMPILING = Compiling(Choice("compile", "off", "nobody asked for it"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -101,6 +101,8 @@ class Sharing:
     #: Told by the engine: the group that it stood in last, and will stand in again after its next step. None before the first, and
     #: after the last.
     latest_group: Hashable | None = None
+    #: Told by the engine: what it has chosen that the pictures depend on, as another try at the same needs it (`Plan.settled`).
+    settled: dict[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -18,8 +18,9 @@ from vitascope.domain.choice import Choice
 
 from .calls import BY_SAMPLE, LATENTS, Branch, Call, joined, parted, read_call
 from .company import Company
+from .compiling import NOT_COMPILING, Compiling
 from .contract import Sharing
-from .families import wan
+from .families import wan, wan_block
 from .parallel import NOBODY, Together
 from .sizes import role_of
 from .slots import Slot
@@ -44,7 +45,15 @@ class Denoising:
     ) -> None:
         self._denoisers = [
             # one with adapters computes what no other request's does
-            _Denoiser(module, name, slot.shared, company, None if name in slot.adapted else sharing, together)
+            _Denoiser(
+                module,
+                name,
+                slot.shared,
+                company,
+                None if name in slot.adapted else sharing,
+                NOT_COMPILING if name in slot.adapted else slot.compiling,
+                together,
+            )
             for name, module in slot.modules().items()
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
@@ -77,8 +86,8 @@ class _Denoiser:
         module: of a request's slot.
         name: of the component.
         shared: of all slots with its weights.
-        company: of the engine.
-        sharing: of the generation.
+        sharing: as of `Denoising`.
+        compiling: of what computes it.
         together: with other devices.
     """
 
@@ -89,6 +98,7 @@ class _Denoiser:
         shared: dict[str, Any],
         company: Company,
         sharing: Sharing | None,
+        compiling: Compiling,
         together: Together,
     ) -> None:
         self._module = module
@@ -98,6 +108,7 @@ class _Denoiser:
         self._company = company
         self._together = together
         self._sharing = sharing
+        self._compiling = compiling
         self._latest: Call | None = None
         self._branches: dict[object, Branch] = {}
         #: What will be asked for next, with its answer.
@@ -134,7 +145,7 @@ class _Denoiser:
         if call is None:
             return self._forward(*args, **arguments)
         if not self._is_begun:
-            self._begin()
+            self._begin(call)
         call = replace(call, branch=self._known(call.branch))
         ahead, self._ahead = self._ahead, None
         if ahead is not None and call.is_of_same_step(ahead[0]) and call.branch is ahead[0].branch:
@@ -147,7 +158,7 @@ class _Denoiser:
             self.num_foreseen += 1
         return (answers[0],)
 
-    def _begin(self) -> None:
+    def _begin(self, call: Call) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
         if self._together.kind == "context":
@@ -156,7 +167,16 @@ class _Denoiser:
             is_replaced = self._is_replaced
             self.why_not = "something else changes what it does" if is_replaced else wan.why_not(self._module)
         if self.why_not is None:
-            self._native = wan.Wan(self._module, self._shared)
+            self._native = wan.Wan(self._module, self._shared, self._compiled(call))
+
+    def _compiled(self, call: Call) -> wan_block.CompiledBlocks | None:
+        formula = self._compiling.formula(wan_block.block)
+        if formula is None:
+            return None
+        ready = self._shared.setdefault("wan_compiled_kinds", set())
+        is_one = self._shares_guidance  # of two branches each device has one
+        several = not is_one and self._num_tokens(call) * 2 <= self._company.most_tokens
+        return wan_block.CompiledBlocks(self._module.blocks, formula, ready, may_be_several=several)
 
     def _has_step_cache(self) -> bool:
         """A step cache keeps what one branch of one request computed, so that it has its forwards for itself."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
 from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
-from vitascope.domain.plan import Plan
+from vitascope.domain.plan import SECOND, Plan
 from vitascope.domain.request import Lora
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
@@ -44,7 +44,7 @@ from .families import generic
 from .keeper import Models, Placed
 from .kernel_times import KernelTimes
 from .leading import Leader
-from .loading import LoadedModel
+from .loading import AS_BEFORE, LoadedModel
 from .meter import Meter
 from .parallel import NOBODY, Together, choose
 from .placement import NO_WISHES, Wishes, check
@@ -250,6 +250,7 @@ class DiffusersEngine:
         rising.is_in_second = False
         yield Step("load")
         self._check_second(plan, spec)
+        card, spec = spec, self._models.as_settled(spec, dict(plan.settled))
         self._make_way(plan, spec)
         with (
             self._together(plan, spec, inputs, None, part) as together,
@@ -262,13 +263,17 @@ class DiffusersEngine:
             asked, plan = plan, _computed_in_full(plan, together)
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
+            _settle(sharing, model.settled(tiling))
             frames = yield from generic.generate(plan, spec, slot, inputs)
-            choices = (*model.choices, *tiling, *self._choices[1:], *_scheduler_choice(plan, slot))
+            choices = (*_told(model.choices, spec, card), *tiling, *self._choices[1:])
+            choices += _scheduler_choice(plan, slot)
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
             choices += (_compile_choice(model, together), *slot.reuse.choices(plan.step_cache))
             choices += _cache_choice(asked, plan)
             if plan.second is not None and plan.second.model == spec.id:
-                choices += _named_second(model.choose_tiling(plan.second, slot))
+                tiling = model.choose_tiling(plan.second, slot)
+                choices += _named_second(tiling)
+                _settle(sharing, model.settled(tiling), SECOND)
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
                 rising.is_in_second = True
                 frames = yield from generic.upscale(plan, spec, slot, larger, frames)
@@ -290,6 +295,7 @@ class DiffusersEngine:
         second = plan.second
         assert second is not None
         larger = NO_INPUTS if inputs.larger is None else inputs.larger
+        card, spec = spec, self._models.as_settled(spec, dict(second.settled))
         self._make_way(second, spec)
         with contextlib.ExitStack() as held:
             together = held.enter_context(self._together(plan, spec, inputs, first.frames, part))
@@ -303,7 +309,9 @@ class DiffusersEngine:
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
             denoising = held.enter_context(self._quickened(slot, sharing, together))
-            choices = _named_second((*model.choices, *model.choose_tiling(second, slot), *adapters))
+            tiling = model.choose_tiling(second, slot)
+            _settle(sharing, model.settled(tiling), SECOND)
+            choices = _named_second((*_told(model.choices, spec, card), *tiling, *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
             choices += _named_second(denoising.choices)
             if reading.is_alone:
@@ -601,9 +609,25 @@ def _place_of(step: Step) -> tuple[int, float]:
     return _ORDER.index(step.stage), step.index / step.of
 
 
+def _settle(sharing: Sharing | None, settled: Mapping[str, str], part: str = "") -> None:
+    """Let whoever drives know what was chosen, for another try."""
+    if sharing is not None:
+        sharing.settled |= {part + name: value for name, value in settled.items()}
+
+
+def _told(choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec) -> tuple[Choice, ...]:
+    """Give the true reason for what is no more than what an earlier try had."""
+    return tuple(
+        dataclasses.replace(choice, reason=AS_BEFORE)
+        if getattr(spec, choice.name, None) != getattr(card, choice.name, None)
+        else choice
+        for choice in choices
+    )
+
+
 def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:
     """Tell what was chosen for the second pass apart from what was for the first."""
-    return tuple(dataclasses.replace(choice, name=f"upscale_{choice.name}") for choice in choices)
+    return tuple(dataclasses.replace(choice, name=SECOND + choice.name) for choice in choices)
 
 
 def _computed_in_full(plan: Plan, together: Together) -> Plan:

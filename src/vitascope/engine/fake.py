@@ -64,6 +64,8 @@ class FakeEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id), self._residence.use(spec):
+            if sharing is not None:
+                sharing.settled = {"pattern": dict(plan.settled).get("pattern", "stripes")}
             yield Step("load", 1)
             yield Step("encode_prompt", 1)
             yield Step("denoise", 0, plan.total_steps)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,6 +114,25 @@ class Models:
         self._placements[spec.id] = better
         return True
 
+    def as_settled(self, spec: ModelSpec, settled: Mapping[str, str]) -> ModelSpec:
+        """Have a card say how an earlier try had its model loaded, where its pictures depend on that, it would be otherwise now, and can be done."""
+        now = self.placed(spec) if settled else None
+        if now is None:
+            return spec
+        wanted: dict[str, Any] = {
+            name: settled[name]
+            for name in ("dtype", "quantization")
+            if name in settled and settled[name] != getattr(now.placement, name)
+        }
+        if not wanted:
+            return spec
+        other = dataclasses.replace(spec, **wanted)
+        try:
+            placement = self._place(other, now.sizes, now.extent).placement
+        except ModelTooLarge:
+            return spec
+        return other if all(getattr(placement, name) == value for name, value in wanted.items()) else spec
+
     def load(self, spec: ModelSpec) -> LoadedModel:
         location, parts = self._where(spec)
         placed = self.placed(spec)
@@ -159,7 +180,8 @@ class Models:
     def place_as(self, spec: ModelSpec, placed: Placed) -> None:
         """Place a model as another device has, also where this one would have done otherwise."""
         self._told[spec.id] = placed
-        self._placements.setdefault(spec.id, placed)
+        if (found := self._placements.get(spec.id)) is None or found.spec != spec:
+            self._placements[spec.id] = placed
 
     def denoisers(self, spec: ModelSpec) -> tuple[str, ...]:
         """Tell the classes of a model's denoisers.

@@ -23,13 +23,15 @@ from .background import apart
 from .compact import compact
 from .compiling import Compiling, choose_compile
 from .device import measure
-from .families import wan
 from .families.quirks import prepare
 from .kernel_times import KernelTimes
 from .offloading import Offloading, pin
-from .placement import VALUE_BYTES, Placement, place
+from .placement import TILING, VALUE_BYTES, Placement, place
 from .sizes import Sizes, components_of, is_module, read_sizes, role_of
 from .slots import Slot, Slots, build_pipeline
+
+AS_BEFORE = "as in an earlier try at the job"
+"""Why something is chosen that would be otherwise now."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ class LoadedModel:
     sizes: Sizes
     compiling: Compiling
 
+    def settled(self, tiling: tuple[Choice, ...]) -> dict[str, str]:
+        """Tell what pictures depend on: how it is loaded, and whether they are decoded in tiles."""
+        tiles = next((choice.value for choice in tiling), "off")
+        return {"dtype": self.placement.dtype, "quantization": self.placement.quantization, TILING: tiles}
+
     def choose_tiling(self, plan: Plan, slot: Slot) -> tuple[Choice, ...]:
-        """Have a slot decode this plan's frames in tiles, or whole."""
+        """Have a slot decode this plan's frames in tiles, or whole; in tiles too where an earlier try at the job did."""
         extent = largest_extent(self.spec, plan)
         value_bytes = VALUE_BYTES[self.placement.dtype]
         choice = self.placement.tiles_for(work_of(self.sizes, extent, value_bytes=value_bytes), extent)
+        if choice is None and dict(plan.settled).get(TILING) == "on":
+            choice = Choice(TILING, "on", AS_BEFORE)
         vae: Any = slot.modules().get("vae")
         loaded: Any = next(iter(self.pipelines.values())).components.get("vae")
         if not hasattr(vae, "use_tiling"):
@@ -125,8 +134,7 @@ def load_model(
     )
     choices += _decode_choices(modules)
     denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
-    is_native = bool(denoisers) and all(wan.why_not(denoiser) is None for denoiser in denoisers)
-    compiling = Compiling(choose_compile(compiles, device, placement, is_native=is_native))
+    compiling = Compiling(choose_compile(compiles, device, placement, denoisers))
     slots = Slots(pipelines, device, offloading, compiling)
     return LoadedModel(spec, pipelines, choices, slots, placement, sizes, compiling)
 

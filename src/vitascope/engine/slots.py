@@ -69,6 +69,8 @@ class Slot:
         self.adapted: frozenset[str] = frozenset()
         #: What requests have changed of its modules for good; see `Slots.take`.
         self.arrangement: Hashable = None
+        #: Compiles what computes its denoisers.
+        self.compiling = NOT_COMPILING
         #: What the running request's step cache comes to.
         self.reuse = Reuse()
         #: The running request's part of what torch keeps per thread.
@@ -153,6 +155,7 @@ class Slots:
         slot.arrangement = arrangement
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
+        slot.compiling = self._compiling
         this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
         if arrangement is None:
             self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)

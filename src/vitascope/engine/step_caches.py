@@ -21,6 +21,7 @@ from diffusers.hooks.first_block_cache import (
 )
 from diffusers.hooks.hooks import CacheContext, _set_cache_context
 from diffusers.hooks.taylorseer_cache import _TAYLORSEER_CACHE_HOOK, apply_taylorseer_cache
+from torch.nn import functional
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.speed_levels import StepCache
@@ -75,6 +76,8 @@ class Caching:
         #: How often the pass has begun at its first step again: nothing is reused from the time before.
         self.round = 0
         self._is_fixed = True
+        #: Whose denoiser was asked last.
+        self.latest: FirstBlock | None = None
         #: Forwards since the scheduler's last step, by denoiser.
         self.calls: dict[int, int] = {}
 
@@ -117,6 +120,7 @@ def _cached(denoiser: Any, this: Caching) -> Iterator[None]:
             yield
         finally:
             del denoiser.first_block_cache
+            this.latest = None  # which has this
         return
     with _hooked(denoiser, this):
         yield
@@ -181,7 +185,7 @@ class _Branch:
 
 @dataclass(slots=True)
 class _Stack:
-    """What is kept of the blocks, of the forwards for the same branches."""
+    """What is kept of the blocks, of the forwards for the same branches: twice their tokens (`activations` reckons with that)."""
 
     branch: _Branch
     #: What the first block has added, in the latest forward that was computed.
@@ -209,21 +213,19 @@ class FirstBlock:
 
         Args:
             calls: that the forward is for.
-            before: the tokens as the first block got them.
+            before: the tokens as the first block got them; this function's to change.
             stream: as it left them.
         """
-        if self._round != self._this.round:
-            self._round = self._this.round
-            self._stacks.clear()
+        self._begin()
         key = tuple(id(call.branch) for call in calls)
         self._now = stack = self._stacks.setdefault(key, _Stack(_Branch()))
-        head = stream - before
+        head = torch.sub(stream, before, out=before)
         branch, reuse = stack.branch, self._this.reuse
         # one forward that was computed is enough: what is kept is added as it is
         may = self._this.may_reuse(LEAST_COMPUTED, branch.in_a_row)
         if may and stack.tail is not None and stack.head is not None:
-            change = (head - stack.head).abs().mean() / stack.head.abs().mean()
-            if float(change) <= self._this.cache.threshold:
+            difference = functional.l1_loss(head, stack.head, reduction="sum")
+            if float(difference / torch.linalg.vector_norm(stack.head, 1)) <= self._this.cache.threshold:
                 stream += stack.tail
                 branch.in_a_row += 1
                 reuse.reused += len(calls)
@@ -231,13 +233,25 @@ class FirstBlock:
         branch.in_a_row = 0
         branch.computed += 1
         reuse.computed += len(calls)
+        stack.tail = None  # before there is another one
         stack.head, stack.output = head, stream.clone()
         return False
 
+    def _begin(self) -> None:
+        """Let go of what no forward will reuse: of rounds that are over, and of a denoiser that another one has followed."""
+        if self._this.latest is not self:
+            if self._this.latest is not None:
+                self._this.latest._stacks.clear()
+            self._this.latest = self
+        if self._round != self._this.round:
+            self._round = self._this.round
+            self._stacks.clear()
+
     def keep(self, stream: torch.Tensor) -> None:
         """Keep what the other blocks have added, when all of them were computed."""
-        assert self._now.output is not None
-        self._now.tail, self._now.output = stream - self._now.output, None
+        output = self._now.output
+        assert output is not None
+        self._now.tail, self._now.output = torch.sub(stream, output, out=output), None
 
 
 class _Forwards:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,7 +68,8 @@ class ForWorkers(Base):
             if row is None:
                 return None
             expires_at = lease_now + timedelta(seconds=lease_seconds)
-            values = {"worker_id": worker_id, "lease_expires_at": expires_at, "claimed_at": lease_now}
+            values = {"worker_id": worker_id, "lease_expires_at": expires_at}
+            values |= {"claimed_at": lease_now, "stood_seconds": 0.0}
             counts = {"attempt": row.attempt + 1, "token": row.token + 1}
             started_at = row.started_at or now
             row = changes.move(
@@ -126,15 +127,21 @@ class ForWorkers(Base):
                 return None
             return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
 
-    def renew(self, lease: Lease, lease_seconds: float) -> bool:
+    def renew(self, lease: Lease, lease_seconds: float, *, stood_seconds: float = 0.0) -> bool:
         """Keep the job for `lease_seconds` from now, and be seen as a worker.
+
+        Args:
+            lease: the worker's right to it.
+            lease_seconds: from now.
+            stood_seconds: as of `fail`, so far: what is still running counts for its key as if it had ended now.
 
         Returns:
             Whether the job shall stop.
         """
         with self._database.write_soon() as connection:
             now = self._lease_time(connection)
-            row = changes.touch(connection, lease, lease_expires_at=now + timedelta(seconds=lease_seconds))
+            expires_at = now + timedelta(seconds=lease_seconds)
+            row = changes.touch(connection, lease, lease_expires_at=expires_at, stood_seconds=stood_seconds)
             changes.see_worker(connection, row.worker_id, now)
         return bool(row.cancel_requested)
 
@@ -172,8 +179,16 @@ class ForWorkers(Base):
 
     def keep_prompts(self, lease: Lease, texts: Sequence[str]) -> None:
         """Write down what the model reads in the place of the texts that were sent, for whoever makes the job now or later."""
+        self._keep(lease, enhanced_prompts=list(texts))
+
+    def keep_settled(self, lease: Lease, settled: Mapping[str, str]) -> None:
+        """Write down what the engine chose for the job, so that another try chooses the same; see `Plan.settled`."""
+        self._keep(lease, settled=dict(settled))
+
+    def _keep(self, lease: Lease, **details: Any) -> None:
         with self._database.write_soon() as connection:
-            changes.touch(connection, lease, details={"enhanced_prompts": list(texts)})
+            row = changes.held(connection, lease)
+            changes.touch(connection, lease, details={**(row.details or {}), **details})
 
     def succeed(
         self,

@@ -282,13 +282,14 @@ def waiting(connection: sa.Connection, now: datetime, estimate: Estimate, limit:
 
 def running(connection: sa.Connection, lease_now: datetime, estimate: Estimate) -> list[tuple[str, Running]]:
     """Return what runs, with the key whose it is."""
-    more = (jobs.c.worker_id, jobs.c.progress, jobs.c.claimed_at)
+    more = (jobs.c.worker_id, jobs.c.progress, jobs.c.claimed_at, jobs.c.stood_seconds)
     query: sa.Select[Any] = sa.select(*_COLUMNS, *more).where(_is_running)
     found: list[tuple[str, Running]] = []
     for row in connection.execute(query):
         elapsed = (lease_now - row.claimed_at).total_seconds() if row.claimed_at else 0.0
+        worked = max(0.0, elapsed - row.stood_seconds)
         seconds = estimate(effort_of(row))
-        found.append((row.key_id, Running(row.id, row.worker_id, seconds, row.progress, max(0.0, elapsed))))
+        found.append((row.key_id, Running(row.id, row.worker_id, seconds, row.progress, worked)))
     return found
 
 
@@ -301,14 +302,18 @@ def served_seconds(
         served[row.key_id] = arbiter.faded(row.served_seconds, (lease_now - row.at).total_seconds())
     for key_id, job in at_work:
         seconds = arbiter.UNKNOWN_SECONDS if job.seconds is None else job.seconds
-        served[key_id] += arbiter.counted(job.elapsed_seconds, seconds - job.elapsed_seconds)
+        served[key_id] += arbiter.counted(job.worked_seconds, seconds - job.worked_seconds)
     return dict(served)
 
 
 def charge(connection: sa.Connection, row: Row, lease_now: datetime, stood_seconds: float = 0.0) -> None:
-    """Add the device seconds of a running job that ends now to what its key has had, but for those in which others had the device."""
+    """Add the device seconds of a running job that ends now to what its key has had, but for those in which others had the device.
+
+    What its worker has told of those while it ran counts where that is more: it was written and stored beside others' work.
+    """
     if row.claimed_at is None:
         return
+    stood_seconds = max(stood_seconds, row.stood_seconds)
     seconds = max(0.0, (lease_now - row.claimed_at).total_seconds() - stood_seconds)
 
     def blend(old: Row | None) -> dict[str, Any]:

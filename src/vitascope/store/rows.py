@@ -96,8 +96,8 @@ class Running:
     seconds: float | None
     #: Whole percent.
     progress: int
-    #: Since its worker took it.
-    elapsed_seconds: float
+    #: Since its worker took it, but for those in which others had the device.
+    worked_seconds: float
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -105,7 +105,7 @@ class Running:
         share_left = 1 - self.progress / 100
         if self.seconds is not None:
             return self.seconds * share_left
-        return self.elapsed_seconds / self.progress * 100 * share_left if self.progress > 0 else None
+        return self.worked_seconds / self.progress * 100 * share_left if self.progress > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

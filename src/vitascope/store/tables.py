@@ -18,7 +18,7 @@ from vitascope.domain.webhook import MessageStatus
 
 #: Newest revision of the schema; a test compares it with the migrations. Written here so that opening a database which
 #: is up to date does not import Alembic.
-HEAD = "0020"
+HEAD = "0021"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -150,6 +150,8 @@ jobs = sa.Table(
     sa.Column("total_work", sa.BigInteger, nullable=False, server_default="0"),
     # by the clock of leases: when a worker last took it
     sa.Column("claimed_at", Instant),
+    # since then: for which others had the device, as far as its worker has told
+    sa.Column("stood_seconds", sa.Float, nullable=False, server_default="0"),
     # of the request as it was sent, to know an automatic retry by
     sa.Column("fingerprint", sa.String(64)),
     # when its client first asked about it

@@ -21,13 +21,13 @@ from vitascope.engine import Engine
 from vitascope.engine.lifeline import die_with_parent
 from vitascope.media.resample import Between
 
-from .company import Company
 from .driver import Driver
 from .making import Events, Making, sentence_of
 from .messages import Message, Pipe
 from .opening import NO_GUARDS, Guards
 from .outputs import Failed, produce_all
 from .produce import NO_MARKS, Marks
+from .reins import Reins
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class _Child:
         self._engine.clear_caches()
         return "the caches are empty" + (f", and unloaded: {', '.join(unloaded)}" if unloaded else "")
 
-    def _begin(self, order: Message, company: Company) -> Events:
+    def _begin(self, order: Message, reins: Reins) -> Events:
         plan = Plan.from_dict(order["plan"])
         try:
             spec = self._resolve(plan.model)
@@ -226,5 +226,5 @@ class _Child:
             between=self._between,
             marks=self._marks,
             guards=self._guards,
-            company=company,
+            reins=reins,
         )

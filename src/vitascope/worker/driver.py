@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from vitascope.domain.arbiter import DeviceTime, next_step
 
-from .company import LOOK_SECONDS
 from .making import Making
 from .messages import Message
+from .reins import LOOK_SECONDS
 
 ENDINGS = frozenset({"made", "failed", "cancelled", "returned"})
 
@@ -46,9 +46,11 @@ class Driver:
         self._open[making.name] = making
 
     def cancel(self, name: str) -> None:
-        """End a job where it stands; one that has ended has been told so."""
-        if (making := self._open.pop(name, None)) is not None:
-            self._tell(making.cancel())
+        """End a job where it stands, or as soon as it can; one that has ended has been told so."""
+        making = self._open.get(name)
+        if making is not None and (message := making.cancel()) is not None:
+            del self._open[name]
+            self._tell(message)
 
     def step(self) -> None:
         """Do the next piece of work of the job whose turn it is, if there is any to do."""
@@ -88,7 +90,7 @@ class Driver:
     def _advance(self, making: Making) -> Message | None:
         """Advance one, and note what that cost whom: a forward for several is shared by all that have it."""
         others = [other for other in self._open.values() if other is not making]
-        beside = [other for other in others if other.company.is_generating]
+        beside = [other for other in others if other.reins.is_generating]
         making.had_company = making.had_company or bool(beside)
         unanswered = [other for other in others if not other.is_answered]
         begun_at = time.monotonic()
@@ -96,15 +98,15 @@ class Driver:
         spent = time.monotonic() - begun_at
         having = [making, *(other for other in unanswered if other.is_answered)]
         for one in having:
-            one.company.stood_seconds += spent - spent / len(having)
+            one.reins.stood_seconds += spent - spent / len(having)
             one.used_seconds += spent / len(having)
             self._time.work(one.key, spent / len(having))
             if one is not making:
                 one.answered_seconds += spent
         for other in others:
             if other not in having and not other.is_waiting:
-                other.company.stood_seconds += spent
-        if making.company.is_generating:
+                other.reins.stood_seconds += spent
+        if making.reins.is_generating:
             for other in beside:
                 other.had_company = True
         if message is not None and message["is"] == "step":

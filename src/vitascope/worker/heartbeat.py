@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import Lease
@@ -36,6 +36,8 @@ class Heartbeat:
         self.lease = lease
         #: Whether the job shall stop.
         self.is_cancelled = False
+        #: Tells for how long others had the device so far.
+        self.stood: Callable[[], float] = lambda: 0.0
         self.is_store_away = False
         self._lease_seconds = lease_seconds
         self._store = store
@@ -58,7 +60,7 @@ class Heartbeat:
         if asked_at < self._renew_at:
             return
         try:
-            is_cancelled = self._store.renew(self.lease, self._lease_seconds)
+            is_cancelled = self._store.renew(self.lease, self._lease_seconds, stood_seconds=self.stood())
         except StoreUnavailable as error:
             self._away(error)
             return
@@ -78,6 +80,10 @@ class Heartbeat:
     def keep_prompts(self, texts: Sequence[str]) -> None:
         """Keep what a language model has written, so that another try does not ask it again; else as `report`."""
         self._tell(lambda: self._store.keep_prompts(self.lease, texts))
+
+    def keep_settled(self, settled: Mapping[str, str]) -> None:
+        """Keep what the engine has chosen, so that another try makes the same; else as `report`."""
+        self._tell(lambda: self._store.keep_settled(self.lease, settled))
 
     def _tell(self, write: Callable[[], object]) -> None:
         if self.is_store_away:

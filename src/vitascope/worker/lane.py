@@ -38,6 +38,10 @@ LOOK_SECONDS = 0.1
 """Who is to be made alone looks so often whether the others have left the engine."""
 
 
+HELD_UP_SECONDS = 1.0
+"""A job whose inputs have not come after so long does not keep the device from others any more."""
+
+
 class Lane(threading.Thread):
     """One job.
 
@@ -71,6 +75,7 @@ class Lane(threading.Thread):
         self.is_alone = is_alone
         self._place = place
         self._heartbeat = Heartbeat(lease, leased_at, place.config.lease_seconds, place.store)
+        self._heartbeat.stood = lambda: self._stood_seconds
         self._leaving = Leaving(place, lease)
         self._engine = engine
         self._counts_attempts = counts_attempts
@@ -80,6 +85,9 @@ class Lane(threading.Thread):
         self._name = f"{lease.job.id}.{lease.token}"
         self._folder = place.config.work_folder / self._name
         self._seat: Seat | None = None
+        self._leased_at = leased_at
+        self._fetching_since: float | None = None
+        self._ordered_at: float | None = None
         #: Whether the engine is done with it.
         self.is_made = False
         #: The job went back to the queue; whether it may come again soon.
@@ -90,7 +98,13 @@ class Lane(threading.Thread):
     @property
     def needs_device(self) -> bool:
         """Whether it has steps to make yet."""
-        return not self.is_made and (self._seat is None or self._seat.needs_device)
+        return not (self.is_made or self._is_held_up) and (self._seat is None or self._seat.needs_device)
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether it has to wait for the storage. Not who is to be made alone: others that are begun meanwhile would be beside it."""
+        since = self._fetching_since
+        return since is not None and not self.is_alone and time.monotonic() >= since + HELD_UP_SECONDS
 
     @property
     def is_begun(self) -> bool:
@@ -99,7 +113,9 @@ class Lane(threading.Thread):
 
     @property
     def _stood_seconds(self) -> float:
-        return 0.0 if self._seat is None else self._seat.stood_seconds
+        """For which it could not have the device: until its order was sent, and while others had it."""
+        before = (self._ordered_at or time.monotonic()) - self._leased_at
+        return before + (0.0 if self._seat is None else self._seat.stood_seconds)
 
     @property
     def candidate(self) -> Candidate:
@@ -153,7 +169,9 @@ class Lane(threading.Thread):
         """Send the job to the engine process and wait for the message that ends it."""
         with contextlib.suppress(OSError):  # the disk may be full: what writes there says so
             self._folder.mkdir(parents=True, exist_ok=True)
+        self._fetching_since = time.monotonic()
         order = self._order()  # may wait for the storage
+        self._fetching_since = None
         engine = self._engine
         if self.is_alone:
             self._wait_until_alone(engine)
@@ -161,6 +179,7 @@ class Lane(threading.Thread):
         times = self._place.step_times
         patience = Patience(runs_of(plan), times.of(plan), self._place.config.hang_seconds)
         seat = self._seat = engine.begin(order, patience)
+        self._ordered_at = time.monotonic()
         try:
             ending = self._await_ending(seat)
         except BaseException as error:
@@ -226,6 +245,7 @@ class Lane(threading.Thread):
             if plan[name] is not None:
                 plan[name] = self._at_hand(plan[name])
         plan["enhanced_prompts"] = job.enhanced_prompts
+        plan["settled"] = job.settled
         plan["references"] = [self._at_hand(key) for key in plan["references"]]
         mark = plan["watermark"]
         if mark is not None and mark["image"] not in (None, OPERATORS_IMAGE):

@@ -13,7 +13,7 @@ from vitascope.domain.errors import JobNotFound, LeaseLost
 from vitascope.domain.job import JobError, Lease
 from vitascope.domain.video import Video, stored_keys
 
-from .company import Aside
+from .aside import Aside
 from .heartbeat import Heartbeat
 from .messages import Message
 from .transfer import insist

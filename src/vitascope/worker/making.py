@@ -24,11 +24,11 @@ from vitascope.domain.job import JobError
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
 
-from .company import LOOK_SECONDS, STOOD_STILL, Company
 from .messages import Message
 from .opening import Enhanced
 from .outputs import Failed, details_of
 from .produce import LEAST_STOOD_SECONDS, Product
+from .reins import LOOK_SECONDS, STOOD_STILL, Reins
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Making:
     def __init__(
         self,
         order: Message,
-        begin: Callable[[Company], Events],
+        begin: Callable[[Reins], Events],
         wake: Callable[[], None],
         *,
         gathers: bool = True,
@@ -65,23 +65,23 @@ class Making:
         self.name: str = order["making"]
         self._order = order
         self._wake = wake
-        self.company = Company(wake=self._woken)
-        self._events = begin(self.company)
+        self.reins = Reins(wake=self._woken)
+        self._events = begin(self.reins)
         self._products: list[Product] = []
         self._failed: dict[int, JobError] = {}
         self._enhanced: tuple[str, ...] = ()
         #: What another one must be like to have forwards together with it; None if it has them alone.
         self._kind = _kind_of(order) if gathers else None
-        self._has_stood = False
         #: Whether others had a place in the engine while it had one.
         self.had_company = False
         self.is_waiting = False
         self._look_at = 0.0
-        self._is_woken = False
+        self._is_woken = self._is_cancelled = False
         #: Device seconds that it has had.
         self.used_seconds = 0.0
         #: Of forwards that others have run for it too, since it has last said something of a step.
         self.answered_seconds = 0.0
+        self._settled: dict[str, str] = {}
         self._used_before_steps: float | None = None
         self._done = 0.0
 
@@ -98,23 +98,19 @@ class Making:
     @property
     def is_answered(self) -> bool:
         """Whether its next step costs next to nothing, because another one's forward was its own too."""
-        sharing = self.company.sharing
+        sharing = self.reins.sharing
         return sharing is not None and sharing.is_answered
 
     @property
-    def _is_standing(self) -> bool:
-        """Whether it stands before a forward that it could have together with others."""
-        sharing = self.company.sharing
-        return sharing is not None and sharing.is_allowed and sharing.group is not None
-
-    @property
     def _is_shared(self) -> bool:
-        """Whether another one like it is welcome."""
-        return self._kind is not None and self._has_stood
+        """Whether another one like it is welcome: it has stood before a forward for several, and has not begun to decode."""
+        sharing = self.reins.sharing
+        is_before_more = sharing is not None and sharing.is_allowed and sharing.latest_group is not None
+        return self._kind is not None and is_before_more
 
     def may_join(self, other: Making) -> bool:
         """Whether it can come to stand where another one stands, with no more work than what leads to a forward: they then have it together."""
-        own, theirs = self.company.sharing, other.company.sharing
+        own, theirs = self.reins.sharing, other.reins.sharing
         is_alike = self is not other and self._kind is not None and self._kind == other._kind
         if not is_alike or theirs is None or theirs.group is None:
             return False
@@ -131,7 +127,7 @@ class Making:
     def candidate(self) -> Candidate:
         """What the arbiter looks at."""
         order = self._order
-        waited = self.company.stood_seconds
+        waited = self.reins.stood_seconds
         return Candidate(self.name, self.key, order["model"], self._seconds_left, waited, order["priority"])
 
     @property
@@ -149,11 +145,12 @@ class Making:
     def advance(self) -> Message | None:
         """Do the next piece of work; returns what is to be said of it, the ending too."""
         self._is_woken = False  # before it is looked at: what happens meanwhile is not missed
+        if self._is_cancelled:
+            return self.cancel()
         try:
             event = next(self._events)
         except StopIteration:
             return self._ending()
-        self._has_stood = self._has_stood or self._is_standing
         self.is_waiting = isinstance(event, Step) and event.is_waiting
         self._look_at = time.monotonic() + LOOK_SECONDS
         if isinstance(event, Step):
@@ -166,8 +163,12 @@ class Making:
             return None
         return self._take_failed(event)
 
-    def cancel(self) -> Message:
-        """End it where it stands."""
+    def cancel(self) -> Message | None:
+        """End it where it stands; returns None while its file comes to its end in a thread, and it is to be advanced until then."""
+        self._is_cancelled = True
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if self.reins.halt is not None and not self.reins.halt():
+            return None
         self._events.close()
         return self._say("cancelled")
 
@@ -190,9 +191,9 @@ class Making:
         details = details_of(self._products, self._failed.items())
         if self._enhanced:
             details["enhanced_prompts"] = self._enhanced
-        if self.company.stood_seconds >= LEAST_STOOD_SECONDS:
+        if self.reins.stood_seconds >= LEAST_STOOD_SECONDS:
             # all of it: what stages tell leaves out what was before the first one, and between two videos
-            details["seconds"][STOOD_STILL] = round(self.company.stood_seconds, 3)
+            details["seconds"][STOOD_STILL] = round(self.reins.stood_seconds, 3)
         return self._say("made", videos=videos, details=details)
 
     def _told(self, step: Step) -> Message:
@@ -205,10 +206,17 @@ class Making:
         told = {"stage": step.stage, "index": step.index, "percent": percent(step), "preview": preview}
         answered, self.answered_seconds = self.answered_seconds, 0.0
         now = {"needs_device": needs_device, "is_shared": self._is_shared, "answered_seconds": answered}
-        return self._say("step", **told, **now)
+        return self._say("step", **told, **now, **self._newly_settled())
+
+    def _newly_settled(self) -> dict[str, dict[str, str]]:
+        sharing = self.reins.sharing
+        if sharing is None or sharing.settled.items() <= self._settled.items():
+            return {}
+        self._settled = {**self._settled, **sharing.settled}
+        return {"settled": self._settled}
 
     def _say(self, what: str, **more: object) -> Message:
-        stood = round(self.company.stood_seconds, 3)
+        stood = round(self.reins.stood_seconds, 3)
         return {"is": what, "making": self.name, "job": self._order["job"], "stood_seconds": stood, **more}
 
 

@@ -11,7 +11,8 @@ child → parent   {"is": "ready"}
                  {"is": "begun", "making": NAME}             its first step is done
                  {"is": "step", …, "stage": …, "index": …, "percent": …, "preview": BASE64 or null,
                                 "needs_device": …, "seconds_left": … or null, "is_shared": WHETHER IT HAS FORWARDS WITH OTHERS,
-                                "answered_seconds": OF FORWARDS THAT OTHERS HAVE RUN FOR IT SINCE ITS LAST STEP}
+                                "answered_seconds": OF FORWARDS THAT OTHERS HAVE RUN FOR IT SINCE ITS LAST STEP,
+                                "settled": {NAME: VALUE} that the engine has chosen, once it is known and when it changes}
                  {"is": "enhanced", …, "texts": [TEXT, …]}
                  {"is": "made", …, "videos": [{…}, …], "details": {…}}
                  {"is": "cancelled", …}

@@ -15,7 +15,8 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.prompting import ENHANCE, texts_of, with_texts
 from vitascope.domain.step import Step
 
-from .company import Aside, Company
+from .aside import Aside
+from .reins import Reins
 
 if TYPE_CHECKING:
     from vitascope.moderation import FrameCheck
@@ -41,7 +42,7 @@ class Enhanced:
 
 
 def opened(
-    plan: Plan, spec: ModelSpec, guards: Guards, company: Company | None = None
+    plan: Plan, spec: ModelSpec, guards: Guards, reins: Reins | None = None
 ) -> Generator[Step | Enhanced, None, Plan]:
     """Do what comes before the making; returns the plan that is made then. Closing the generator cancels.
 
@@ -52,16 +53,16 @@ def opened(
         ContentRejected: what was sent is not allowed.
         GenerationError: it cannot be read.
     """
-    company = company or Company()
+    reins = reins or Reins()
     if guards.frames is not None:
-        yield from _checked(plan, guards.frames, company)
+        yield from _checked(plan, guards.frames, reins)
         plan = dataclasses.replace(plan, preview_every=0)  # nobody would have looked at them
     if plan.enhance_prompt:
-        plan = yield from _enhanced(plan, spec, guards.enhancer, waits=company.wake is None)
+        plan = yield from _enhanced(plan, spec, guards.enhancer, waits=reins.wake is None)
     return plan
 
 
-def _checked(plan: Plan, check: FrameCheck, company: Company) -> Generator[Step, None, None]:
+def _checked(plan: Plan, check: FrameCheck, reins: Reins) -> Generator[Step, None, None]:
     """Look at all pictures and videos that the job starts from."""
     if not _is_given(plan):
         return
@@ -71,7 +72,7 @@ def _checked(plan: Plan, check: FrameCheck, company: Company) -> Generator[Step,
 
     yield Step("check_inputs")
     reading = Aside(lambda: given.read_inputs(plan), "read-inputs")
-    inputs = yield from reading.over(company, lambda: Step("check_inputs"))
+    inputs = yield from reading.over(reins, lambda: Step("check_inputs"))
     pictures = {"image": inputs.image, "last_image": inputs.last_image}
     pictures |= {f"references[{index}]": picture for index, picture in enumerate(inputs.references)}
     mark = plan.watermark and plan.watermark.image

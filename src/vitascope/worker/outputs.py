@@ -16,9 +16,9 @@ from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step
 from vitascope.engine import Engine
 
-from .company import Company
 from .opening import NO_GUARDS, Enhanced, Guards, opened
 from .produce import NO_MARKS, Marks, Product, StageClock, produce
+from .reins import Reins
 
 if TYPE_CHECKING:
     from vitascope.media.resample import Between
@@ -42,7 +42,7 @@ def produce_all(
     between: Between = "motion",
     marks: Marks = NO_MARKS,
     guards: Guards = NO_GUARDS,
-    company: Company | None = None,
+    reins: Reins | None = None,
 ) -> Generator[Step | Enhanced | Product | Failed, None, None]:
     """Make the videos that `plan` asks for, each as `produce` makes it from the plan with its own seed.
 
@@ -57,16 +57,16 @@ def produce_all(
         between: see `produce`.
         marks: see `produce`.
         guards: what stands around the making.
-        company: others that are made at the same time; None for none.
+        reins: by which it is driven beside others; None where it is not.
 
     Yields:
         Steps that never fall back over all of it, an Enhanced if the prompt was written out, and a Product or a Failed for
         each video.
     """
-    company = company or Company()
-    clock = StageClock(company)
+    reins = reins or Reins()
+    clock = StageClock(reins)
     try:
-        for_all = yield from clock.over(opened(plan, spec, guards, company))
+        for_all = yield from clock.over(opened(plan, spec, guards, reins))
     except Exception as error:  # noqa: BLE001  as below: nothing was made
         yield Failed(0, error)
         return
@@ -86,7 +86,7 @@ def produce_all(
                     marks,
                     with_pictures=folder is not None,
                     check=guards.frames,
-                    company=company,
+                    reins=reins,
                 )
             ) as making:
                 for event in making:

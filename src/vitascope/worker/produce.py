@@ -24,8 +24,9 @@ from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, EngineBusy, Inputs, Sharing
 
 from . import given
-from .company import STOOD_STILL, Aside, Company
+from .aside import Aside
 from .described import MEDIA_TYPES, SHEET_SUFFIX, THUMBNAIL_SUFFIX, claim_of, content_of
+from .reins import STOOD_STILL, Reins
 
 if TYPE_CHECKING:
     from vitascope.engine.contract import Frames
@@ -93,7 +94,7 @@ def produce(
     *,
     with_pictures: bool = False,
     check: FrameCheck | None = None,
-    company: Company | None = None,
+    reins: Reins | None = None,
 ) -> Generator[Step | Product, None, None]:
     """Make the video that `plan` describes and write it to `out`.
 
@@ -109,7 +110,7 @@ def produce(
         marks: what the file is marked with, where the plan says so.
         with_pictures: whether a thumbnail and a spritesheet are written beside the file, under its name with other endings.
         check: looks at the frames before anything is written.
-        company: others that are made at the same time; None for none.
+        reins: by which it is driven beside others; None where it is not.
 
     Yields:
         Steps that never fall back, last the Product.
@@ -118,11 +119,11 @@ def produce(
         GenerationError: it could not be made; the subclass says why.
         ContentRejected: it was made, and is not let through.
     """
-    company = company or Company()
-    clock = StageClock(company)
-    inputs = yield from clock.over(_read_inputs(plan, company))
+    reins = reins or Reins()
+    clock = StageClock(reins)
+    inputs = yield from clock.over(_read_inputs(plan, reins))
     draw = _watermark(plan, marks)
-    clip = yield from clock.over(_made(engine, plan, spec, inputs, company))
+    clip = yield from clock.over(_made(engine, plan, spec, inputs, reins))
     if check is not None:
         clock.enter("check_frames")
         yield Step("check_frames")
@@ -136,39 +137,39 @@ def produce(
         clock.enter("write_video")
         marked = _marked(frames, draw, plan.watermark_from)
         writer = _Writer(marked, plan, out, key, origin, with_pictures=with_pictures)
-        video = yield from writer.write(company)
+        video = yield from writer.write(reins)
     yield Product(out, video, plan.choices + clip.choices, clock.stop(), origin.signer)
 
 
-def _read_inputs(plan: Plan, company: Company) -> Generator[Step, None, Inputs]:
+def _read_inputs(plan: Plan, reins: Reins) -> Generator[Step, None, Inputs]:
     """Read what the video starts from, in a thread where that is more than nothing: a long one takes seconds to decode."""
     if not (plan.image or plan.last_image or plan.video or plan.continues or plan.references):
         return given.read_inputs(plan)
     reading = Aside(lambda: given.read_inputs(plan), "read-inputs")
-    return (yield from reading.over(company, lambda: Step("load")))
+    return (yield from reading.over(reins, lambda: Step("load")))
 
 
 def _made(
-    engine: Engine, plan: Plan, spec: ModelSpec, inputs: Inputs, company: Company
+    engine: Engine, plan: Plan, spec: ModelSpec, inputs: Inputs, reins: Reins
 ) -> Generator[Step, None, Clip]:
     """Have the engine make the clip, once it has room for it beside others."""
     while True:
-        if company.wake is not None and not engine.capacity(spec):
+        if reins.wake is not None and not engine.capacity(spec):
             yield Step("load", is_waiting=True)
             continue
-        company.sharing = None if company.wake is None else Sharing(is_allowed=plan.may_share_forwards)
-        company.is_generating = True
+        reins.sharing = None if reins.wake is None else Sharing(is_allowed=plan.may_share_forwards)
+        reins.is_generating = True
         try:
-            with contextlib.closing(engine.generate(plan, spec, inputs, company.sharing)) as making:
+            with contextlib.closing(engine.generate(plan, spec, inputs, reins.sharing)) as making:
                 for event in making:
                     if isinstance(event, Clip):
                         return event
                     yield event
         except EngineBusy:  # its model has no room, although there is a place
-            if company.wake is None:
+            if reins.wake is None:
                 raise
         finally:
-            company.sharing, company.is_generating = None, False
+            reins.sharing, reins.is_generating = None, False
         yield Step("load", is_waiting=True)
 
 
@@ -245,15 +246,12 @@ class _Writer:
         self._is_stopping = False
         self._done = 0
 
-    def write(self, company: Company) -> Generator[Step, None, Video]:
+    def write(self, reins: Reins) -> Generator[Step, None, Video]:
         """Write, saying how far it is. Closing it ends that at the next frame and leaves no half-written file."""
-        writing = Aside(self._write, "write-video")
-        try:
-            return (yield from writing.over(company, self._step))
-        finally:
-            self._is_stopping = True
-            if writing.is_alive():
-                writing.join()
+        return (yield from Aside(self._write, "write-video", self._stop).over(reins, self._step))
+
+    def _stop(self) -> None:
+        self._is_stopping = True
 
     def _step(self) -> Step:
         return Step("write_video", self._done, self._plan.num_frames)
@@ -391,15 +389,15 @@ def _describe(path: Path, plan: Plan, key: str) -> Video:
 class StageClock:
     """Sums the seconds that each stage takes, and those for which the making stood still apart from them."""
 
-    def __init__(self, company: Company) -> None:
-        self._company = company
-        self._stood_before = company.stood_seconds
+    def __init__(self, reins: Reins) -> None:
+        self._reins = reins
+        self._stood_before = reins.stood_seconds
         self._seconds: dict[str, float] = {}
         self._stage = ""
-        self._since = company.now()
+        self._since = reins.now()
 
     def enter(self, stage: str) -> None:
-        now = self._company.now()
+        now = self._reins.now()
         if self._stage:
             self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
@@ -420,5 +418,5 @@ class StageClock:
 
     def stop(self) -> dict[str, float]:
         self.enter("")
-        stood = self._company.stood_seconds - self._stood_before
+        stood = self._reins.stood_seconds - self._stood_before
         return self._seconds | ({STOOD_STILL: stood} if stood >= LEAST_STOOD_SECONDS else {})

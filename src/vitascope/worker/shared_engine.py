@@ -52,8 +52,8 @@ class Seat:
         self.is_begun = False
         #: Of the device; None if that is not known.
         self.seconds_left: float | None = order.get("seconds")
-        #: For which others had the device, as far as it was told.
-        self.stood_seconds = 0.0
+        #: For how long it stood still, and since when it does now; changed as one, as other threads read it.
+        self._standing: tuple[float, float | None] = (0.0, None)
         #: Whether another one could have its forwards together with it.
         self.is_shared = False
         self._engine = engine
@@ -79,6 +79,12 @@ class Seat:
         self._engine.send({"do": "cancel", "making": self.name})
 
     @property
+    def stood_seconds(self) -> float:
+        """For which others had the device, or it needed it no more: as it was told, and since then."""
+        seconds, since = self._standing
+        return seconds + (0.0 if since is None else time.monotonic() - since)
+
+    @property
     def has_device(self) -> bool:
         """Whether nothing else can be done before it has made its step."""
         return self._has_since is not None
@@ -86,8 +92,9 @@ class Seat:
     # in the thread that listens
 
     def hear(self, message: Message | EngineDied) -> None:
-        if not isinstance(message, EngineDied):
-            self.stood_seconds = message.get("stood_seconds", self.stood_seconds)
+        if not isinstance(message, EngineDied) and self.needs_device and "stood_seconds" in message:
+            is_standing = self._standing[1] is not None
+            self._standing = (message["stood_seconds"], time.monotonic() if is_standing else None)
         if not isinstance(message, EngineDied) and message["is"] == "step":
             # what another one ran for it would have taken it as long: it has to run the next itself if that one leaves
             self._had_seconds += message.get("answered_seconds", 0.0)
@@ -96,6 +103,11 @@ class Seat:
             self.seconds_left = message.get("seconds_left", self.seconds_left)
             self.is_shared = message.get("is_shared", False)
         self._inbox.put(message)
+
+    def stand(self, *, is_still: bool) -> None:
+        """Note whether it stands still from now on; who needs the device no more always does."""
+        is_still = is_still or not self.needs_device
+        self._standing = (self.stood_seconds, time.monotonic() if is_still else None)
 
     def turn(self, *, is_its: bool) -> None:
         """Note whether it has the device from now on."""
@@ -170,6 +182,7 @@ class SharedEngine:
                 raise EngineDied(is_to_blame=False)
             self.silent_seconds = 0.0  # at once: for how long it had nothing to do is no silence
             self._seats[seat.name] = seat
+            seat.stand(is_still=self._holder is not None)
         self.send(order)
         return seat
 
@@ -246,6 +259,7 @@ class SharedEngine:
             seat.hear(message)
             if message["is"] in ENDINGS:
                 self.leave(seat)
+                seat.stand(is_still=True)  # what is to be done with it yet needs no device
             if needed and not seat.needs_device:
                 self._on_news()
 
@@ -255,6 +269,8 @@ class SharedEngine:
         if seat is not None:
             seat.turn(is_its=True)
         self._holder = seat
+        for each in self.seats:
+            each.stand(is_still=seat is not None and each is not seat)
 
     def _end(self) -> None:
         """Tell all that are open; who had the device is to blame, or any of them if nobody had it."""

@@ -61,6 +61,8 @@ class Watch:
         """Write progress down, but not too often."""
         if message["is"] == "enhanced":
             self._heartbeat.keep_prompts(message["texts"])
+        if message.get("settled"):
+            self._heartbeat.keep_settled(message["settled"])
         if message["is"] != "step" or self._heartbeat.is_store_away:
             return
         now = time.monotonic()

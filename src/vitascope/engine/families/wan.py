@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch.nn import functional
 
 from vitascope.engine.calls import LATENTS, Call
 from vitascope.engine.products import come, linear
+
+from . import wan_block
+from .wan_block import CompiledBlocks, KeysValues, attend
 
 CLASS = "WanTransformer3DModel"
 
@@ -37,9 +39,6 @@ MOST_SHAPES = 4
 
 TEXT_SHARE = 1 / 20
 """Keys and values of a text are kept if it has so many tokens for each of the video's: else they save little, and take memory."""
-
-MOST_SCORES = 2**21
-"""A CPU attends in bfloat16 in less time with all scores at once, as long as they fit into its cache."""
 
 
 def why_not(module: Any) -> str | None:
@@ -72,10 +71,12 @@ class Wan:
     Args:
         module: as `why_not` wants it.
         shared: of all slots with its weights.
+        compiled: computes its blocks, as long as it can.
     """
 
-    def __init__(self, module: Any, shared: dict[str, Any]) -> None:
+    def __init__(self, module: Any, shared: dict[str, Any], compiled: CompiledBlocks | None = None) -> None:
         self._module = module
+        self._compiled = compiled
         self._tables: dict[object, torch.Tensor] = shared.setdefault("wan_rotary_tables", {})
         self._patch: tuple[int, int, int] = tuple(module.config.patch_size)
 
@@ -107,16 +108,23 @@ class Wan:
         if hasattr(module, "_hf_hook"):  # brings weights that wait elsewhere
             module._hf_hook.pre_forward(module)
         grid = self._grid(latents)
-        stream = self._patches(latents, grid).float()  # (B, S, D)
+        # no view of something else: a compiler tells these apart
+        stream = self._patches(latents, grid).to(torch.float32, copy=True)  # (B, S, D)
         first = calls[0].branch.conditions["encoder_hidden_states"]
         embedded, modulation = self._embedded_times(times, first)  # (B, R, D), (B, R, 6, D)
         table = self._table(grid, latents.device)
         texts = [self._text(call, stream.shape[1]) for call in calls]
         cache = getattr(module, "first_block_cache", None)  # see `step_caches`
         before = None if cache is None else stream.clone()
+        forward = wan_block.Forward(modulation, runs, table, latents.dtype)
         for index, block in enumerate(module.blocks):
             come(block)
-            self._block(block, stream, modulation, runs, table, self._attended(texts, index), latents.dtype)
+            attended = self._attended(texts, index)
+            made = None if self._compiled is None else self._compiled(index, stream, attended, forward)
+            if made is not None:
+                stream = made
+            else:
+                self._block(block, stream, attended, forward)
             if cache is not None and index == 0 and cache.reuses(calls, before, stream):
                 break
         else:
@@ -153,15 +161,16 @@ class Wan:
         numbers = numbers.to(dtype) if dtype.is_floating_point else numbers  # else it is kept in bytes
         embedded = embedder.time_embedder(numbers).type_as(like)
         modulation = embedder.time_proj(embedder.act_fn(embedded))
-        return embedded.unflatten(0, times.shape), modulation.view(*times.shape, 6, -1).float()
+        modulation = modulation.view(*times.shape, 6, -1)
+        return embedded.unflatten(0, times.shape), modulation.to(torch.float32, copy=True)
 
     def _table(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-        """The turns of a token's pairs of channels by its place, as complex numbers, (1, S, 1, d / 2)."""
+        """The turns of a token's pairs of channels by its place, cosine and sine, (1, S, 1, d / 2, 2)."""
         found = self._tables.get((grid, device))
         if found is None:
             size = [length * patch for length, patch in zip(grid, self._patch, strict=True)]
             cosines, sines = self._module.rope(torch.empty(1, 1, *size, device=device))
-            found = torch.complex(cosines[..., 0::2].float(), sines[..., 1::2].float())
+            found = torch.stack([cosines[..., 0::2].float(), sines[..., 1::2].float()], dim=-1)
             while len(self._tables) >= MOST_SHAPES:
                 del self._tables[next(iter(self._tables))]
             self._tables[grid, device] = found
@@ -181,7 +190,7 @@ class Wan:
         call.branch.kept["text"] = found
         return found
 
-    def _attended(self, texts: list[_Text], index: int) -> list[_KeysValues]:
+    def _attended(self, texts: list[_Text], index: int) -> list[KeysValues]:
         """What a block's tokens attend to beside each other: the text, and a picture where the model sees one."""
         attention = self._module.blocks[index].attn2
         found = [text.keys_values(attention, index) for text in texts]
@@ -196,25 +205,19 @@ class Wan:
         self,
         block: Any,
         stream: torch.Tensor,
-        modulation: torch.Tensor,
-        runs: list[slice],
-        table: torch.Tensor,
-        attended: list[_KeysValues],
-        dtype: torch.dtype,
+        attended: list[KeysValues],
+        forward: wan_block.Forward,
     ) -> None:
         """Add what a block says to the stream, in place."""
-        changes = (block.scale_shift_table + modulation).unbind(2)
+        runs, dtype = forward.runs, forward.dtype
+        changes = (block.scale_shift_table + forward.modulation).unbind(2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = changes  # each (B, R, D)
         normed = _modulated(stream, scale + 1, shift, runs, block.norm1.eps, dtype)
-        _add(stream, _self_attention(block.attn1, normed, table), gate, runs)
+        _add(stream, _self_attention(block.attn1, normed, forward.turns), gate, runs)
         stream += _cross_attention(block.attn2, block.norm2(stream).to(dtype), attended)
         normed = _modulated(stream, ffn_scale + 1, ffn_shift, runs, block.norm3.eps, dtype)
         inner = linear(normed, block.ffn.net[0].proj, gelu=True)
         _add(stream, linear(inner, block.ffn.net[2]), ffn_gate, runs)
-
-
-_KeysValues = tuple[torch.Tensor, torch.Tensor]
-"""Each (B, heads, L, d)."""
 
 
 class _Text:
@@ -227,9 +230,9 @@ class _Text:
     def __init__(self, embedded: torch.Tensor, *, is_worth_keeping: bool) -> None:
         self._embedded = embedded
         self._is_worth_keeping = is_worth_keeping
-        self._kept: dict[int, list[_KeysValues]] = {}
+        self._kept: dict[int, list[KeysValues]] = {}
 
-    def keys_values(self, attention: Any, index: int) -> list[_KeysValues]:
+    def keys_values(self, attention: Any, index: int) -> list[KeysValues]:
         found = self._kept.get(index)
         if found is None:
             found = self._made(attention)
@@ -237,7 +240,7 @@ class _Text:
                 self._kept[index] = found
         return found
 
-    def _made(self, attention: Any) -> list[_KeysValues]:
+    def _made(self, attention: Any) -> list[KeysValues]:
         text, image = self._embedded, None
         if attention.add_k_proj is not None:
             image, text = text[:, : text.shape[1] - TEXT_CONTEXT], text[:, text.shape[1] - TEXT_CONTEXT :]
@@ -248,10 +251,11 @@ class _Text:
         return found
 
 
-def _keys_values(tokens: torch.Tensor, attention: Any, to_key: Any, norm: Any, to_value: Any) -> _KeysValues:
+def _keys_values(tokens: torch.Tensor, attention: Any, to_key: Any, norm: Any, to_value: Any) -> KeysValues:
     key = _in_heads(_rms_normed(linear(tokens, to_key), norm), attention)
     value = _in_heads(linear(tokens, to_value), attention)
-    return _by_head(key, tokens.dtype), _by_head(value, tokens.dtype)
+    # in one order in memory, always: a compiler tells others apart
+    return _by_head(key, tokens.dtype).contiguous(), _by_head(value, tokens.dtype).contiguous()
 
 
 def _runs(timestep: torch.Tensor) -> list[slice]:
@@ -322,13 +326,13 @@ def _self_attention(attention: Any, tokens: torch.Tensor, table: torch.Tensor) -
         for layer, norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k))
     )
     value = _by_head(_in_heads(linear(tokens, attention.to_v), attention), tokens.dtype)
-    return linear(_attend(attention, query, key, value), attention.to_out[0])
+    return linear(_attend(query, key, value, attention), attention.to_out[0])
 
 
-def _cross_attention(attention: Any, tokens: torch.Tensor, attended: list[_KeysValues]) -> torch.Tensor:
+def _cross_attention(attention: Any, tokens: torch.Tensor, attended: list[KeysValues]) -> torch.Tensor:
     query = _rms_normed(linear(tokens, attention.to_q), attention.norm_q)
     query = _by_head(_in_heads(query, attention), tokens.dtype)
-    found = [_attend(attention, query, key, value) for key, value in attended]
+    found = [_attend(query, key, value, attention) for key, value in attended]
     return linear(found[0] if len(found) == 1 else found[0] + found[1], attention.to_out[0])
 
 
@@ -356,23 +360,10 @@ def _by_head(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _turned(tokens: torch.Tensor, attention: Any, table: torch.Tensor) -> torch.Tensor:
     """Turn the pairs of channels of queries or keys by their tokens' places, (B, S, heads, d)."""
     pairs = tokens.unflatten(2, (attention.heads, -1, 2))
-    return torch.view_as_real(torch.view_as_complex(pairs).mul_(table)).flatten(3)
+    return torch.view_as_real(torch.view_as_complex(pairs).mul_(torch.view_as_complex(table))).flatten(3)
 
 
-def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention: Any) -> torch.Tensor:
     """Attend, (B, heads, S, d) to (B, S, D)."""
-    num_scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and num_scores <= MOST_SCORES:
-        return _attend_at_once(query, key, value)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    backend = attention.processor._attention_backend
-    attended: torch.Tensor = dispatch_attention_fn(query, key, value, backend=backend)
-    return attended.flatten(2).type_as(query)
-
-
-def _attend_at_once(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    flat_query, flat_key, flat_value = (part.flatten(0, 1) for part in (query, key, value))
-    scale = query.shape[3] ** -0.5
-    scores = torch.baddbmm(query.new_empty(1), flat_query, flat_key.transpose(1, 2), beta=0, alpha=scale)
-    attended = torch.bmm(scores.softmax(-1), flat_value)
-    return attended.unflatten(0, query.shape[:2]).transpose(1, 2).flatten(2)
+    return attend(query, key, value, attention.processor._attention_backend)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from vitascope.engine.standing_in import standing_in
+
 _SIZES = {"cpu": 2048}
 _SIZE = 8192
 """Of the square matrices: large enough that no device is faster with larger ones by more than a few percent."""
@@ -73,13 +75,10 @@ class Counted:
         Args:
             with_flops: count operations too, which makes the first forward slower.
         """
-        for module in modules:
-            module.forward = self._wrapped(module.forward, with_flops)
-        try:
-            yield self
-        finally:
+        with contextlib.ExitStack() as standing:
             for module in modules:
-                del module.forward
+                standing.enter_context(standing_in(module, self._wrapped(module.forward, with_flops)))
+            yield self
 
     def _wrapped(self, forward: Any, with_flops: bool) -> Any:
         def counted(*args: Any, **arguments: Any) -> Any:
