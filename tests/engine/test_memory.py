@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, EngineBusy, Sharing, loading, shortage
-from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.engine import DiffusersEngine, _Rising
 from vitascope.engine.placement import TILING, Wishes
 from vitascope.engine.residence import GB
 from vitascope.engine.slots import Slot
@@ -413,3 +413,25 @@ def clip_of(making: Iterator[Step | Clip]) -> Clip:
     *_, clip = making
     assert isinstance(clip, Clip)
     return clip
+
+
+def test_what_was_made_is_free_where_another_device_was_short(models: Models) -> None:
+    """The next try is made while the error is still held."""
+    spec = models["WanPipeline"]
+    engine = DiffusersEngine(locate, device="cpu", threads=1)
+    latents: list[weakref.ref[torch.Tensor]] = []
+
+    def making() -> Generator[Step | None, None, Clip]:
+        tensor = torch.zeros(1)
+        latents.append(weakref.ref(tensor))
+        yield Step("denoise", 1, 2)
+        raise OutOfMemory("the other device ran out of memory")
+
+    rising = _Rising(engine._turn, None)
+    attempt = engine._attempt(make_plan(spec), spec, making(), rising)
+    with pytest.raises(StopIteration) as over:
+        while next(attempt):
+            pass
+    assert isinstance(over.value.value, OutOfMemory)
+    assert latents[0]() is None
+    engine.close()

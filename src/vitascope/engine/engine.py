@@ -46,7 +46,7 @@ from .kernel_times import KernelTimes
 from .leading import Leader
 from .loading import AS_BEFORE, LoadedModel
 from .meter import Meter
-from .parallel import NOBODY, Together, choose
+from .parallel import NOBODY, Together, as_split, choose
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
@@ -232,8 +232,11 @@ class DiffusersEngine:
             with self._turn:
                 this = plan.second if plan.second is not None and rising.is_in_second else plan
                 stage = shortage.stage_of(error) or rising.stage
-                # another device has said itself what it was short of
-                short = error if isinstance(error, OutOfMemory) else self._short(error, spec, this, stage)
+                if isinstance(error, OutOfMemory):  # another device has said itself what it was short of
+                    short = error
+                    shortage.forget(error)  # what was made here is free before it is made once more
+                else:
+                    short = self._short(error, spec, this, stage)
         self._forget_kept()
         shortage.reclaim(self._device)
         return short
@@ -265,7 +268,7 @@ class DiffusersEngine:
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
             _settle(sharing, model.settled(tiling))
             frames = yield from generic.generate(plan, spec, slot, inputs)
-            choices = (*_told(model.choices, spec, card), *tiling, *self._choices[1:])
+            choices = (*_told(model.choices, spec, card, together), *tiling, *self._choices[1:])
             choices += _scheduler_choice(plan, slot)
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
             choices += (_compile_choice(model, together), *slot.reuse.choices(plan.step_cache))
@@ -311,7 +314,7 @@ class DiffusersEngine:
             denoising = held.enter_context(self._quickened(slot, sharing, together))
             tiling = model.choose_tiling(second, slot)
             _settle(sharing, model.settled(tiling), SECOND)
-            choices = _named_second((*_told(model.choices, spec, card), *tiling, *adapters))
+            choices = _named_second((*_told(model.choices, spec, card, together), *tiling, *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
             choices += _named_second(denoising.choices)
             if reading.is_alone:
@@ -615,8 +618,13 @@ def _settle(sharing: Sharing | None, settled: Mapping[str, str], part: str = "")
         sharing.settled |= {part + name: value for name, value in settled.items()}
 
 
-def _told(choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec) -> tuple[Choice, ...]:
-    """Give the true reason for what is no more than what an earlier try had."""
+def _told(
+    choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec, together: Together
+) -> tuple[Choice, ...]:
+    """Give the true reason for what is no more than what an earlier try had, and what is otherwise with other devices."""
+    choices = tuple(
+        as_split(choice, together) if choice.name == "attention" else choice for choice in choices
+    )
     return tuple(
         dataclasses.replace(choice, reason=AS_BEFORE)
         if getattr(spec, choice.name, None) != getattr(card, choice.name, None)
