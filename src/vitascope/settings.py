@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -243,6 +244,10 @@ class EngineSettings(_Section):
     """Model of requests that name none."""
     device: str = "auto"
     """torch device, such as `cuda:0`; `auto` takes the first of CUDA, XPU, MPS, CPU that works."""
+    devices: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json_list)] = ()
+    """Several devices that make one video together, such as `["cuda:0", "cuda:1"]`; of one kind, each with the whole model. By default there is one, `device`. In the environment a JSON list. See docs/speed.md."""
+    parallel: Literal["auto", "off", "guidance", "context"] = "auto"
+    """What `devices` share of a step: one branch of guidance each (`guidance`, two devices), or a part of the tokens each (`context`). `auto` takes `guidance` where two devices and a request have it, else `context` where its model can. `off` leaves all but the first idle."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 is one per physical core."""
     slots: Annotated[int, Field(ge=1)] = 4
@@ -700,6 +705,13 @@ def share_cores() -> None:
     (docs/experiments.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def keep_ranks_here() -> None:
+    """Let processes that make one video together talk over loopback only. Call it before torch is imported."""
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
 
 
 def keep_compiled(settings: Settings) -> None:

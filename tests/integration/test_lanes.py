@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from PIL import Image
 
 from vitascope.domain.command import CommandKind, CommandStatus
 from vitascope.domain.job import Job, JobStatus
+from vitascope.storage import LocalStorage
+from vitascope.store import Store
+from vitascope.worker.engine_process import EngineProcess
+from vitascope.worker.messages import Message
 from waiting import eventually
 from working import Bench, working
 
@@ -145,6 +150,51 @@ def test_others_are_made_while_the_picture_of_one_does_not_come(
         is_let.set()
         ended = bench.ended(first)
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_who_is_made_alone_is_not_joined_by_one_whose_picture_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
+    is_let, has_come = threading.Event(), threading.Event()
+    made: list[str] = []
+    send = EngineProcess.send
+
+    def note_and_send(self: EngineProcess, message: Message) -> None:
+        if message["do"] == "make":
+            made.append(message["job"])
+        send(self, message)
+
+    monkeypatch.setattr(EngineProcess, "send", note_and_send)
+    with closing(Store.open(f"sqlite:///{tmp_path / 'jobs.db'}")) as store:
+        elsewhere = Bench(tmp_path, store, LocalStorage(tmp_path / "files"), {})
+        tried = elsewhere.submit("tried", **LONG)
+        lease = store.claim("w0", 600.0)
+        assert lease is not None
+        with working(tmp_path, **SLOW) as bench:
+
+            def wait_and_fetch(key: str, path: Path) -> None:
+                assert is_let.wait(60)
+                path.write_bytes(picture.getvalue())
+                has_come.set()
+
+            bench.files.put_bytes(picture.getvalue(), "inputs/a.png")
+            monkeypatch.setattr(bench.files, "path_for", lambda _key: None)
+            monkeypatch.setattr(bench.files, "fetch", wait_and_fetch)
+            late = bench.submit("late", image="inputs/a.png", num_inference_steps=2)
+            bench.wait(late, lambda found: found.status is JobStatus.RUNNING)
+            store.release(lease, count_attempt=True)  # perhaps it was the reason why an engine died
+            bench.wait(tried, is_denoising)
+            is_let.set()
+            assert has_come.wait(60)
+            now = bench.store.get("tried").progress
+            bench.wait(tried, lambda found: found.progress > now + 5)
+            assert (made, bench.store.get("late").status) == (["tried"], JobStatus.RUNNING)
+            bench.store.request_cancel("tried")
+            assert bench.ended(tried).status is JobStatus.CANCELLED
+            ended = bench.ended(late)
+            assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
 def test_a_model_is_loaded_by_the_engine_that_is_there_while_a_dead_ones_job_is_stored(

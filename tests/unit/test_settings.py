@@ -69,6 +69,8 @@ def test_defaults_change_only_on_purpose() -> None:
             "fake_step_seconds": 0.1,
             "default_model": "pocket",
             "device": "auto",
+            "devices": (),
+            "parallel": "auto",
             "threads": 0,
             "slots": 4,
             "improved_sampling_iterations": 5,

@@ -12,7 +12,7 @@ import pytest
 from vitascope.domain.cost import Run
 from vitascope.worker.messages import Message
 from vitascope.worker.patience import Patience
-from vitascope.worker.shared_engine import Seat, SharedEngine
+from vitascope.worker.shared_engine import MustWait, Seat, SharedEngine
 from waiting import eventually
 
 
@@ -79,6 +79,27 @@ def test_an_engine_that_had_nothing_to_do_for_long_does_not_count_as_hung_once_i
     assert engine.is_alive
     assert process.sent
     assert seat.receive(0.01) is None
+    engine.kill()
+
+
+def test_nobody_is_begun_beside_who_is_made_alone_whoever_came_first(process: Quiet) -> None:
+    engine = SharedEngine(process, 900.0, lambda: None)
+
+    def begin(name: str, *, is_alone: bool = False) -> Seat:
+        patience = Patience([Run(10, 1)], None, 900.0)
+        return engine.begin({"do": "make", "making": name}, patience, is_alone=is_alone)
+
+    both = [begin("a"), begin("b")]
+    for seat in both:
+        with pytest.raises(MustWait):
+            begin("alone", is_alone=True)
+        engine.leave(seat)
+    alone = begin("alone", is_alone=True)
+    with pytest.raises(MustWait):
+        begin("c")
+    engine.leave(alone)
+    assert [message["making"] for message in process.sent] == ["a", "b", "alone"]
+    assert begin("c").name == "c"
     engine.kill()
 
 

@@ -123,14 +123,16 @@ def _storage(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
 
 def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, bool]]:
     try:
-        from vitascope.engine import Wishes
+        from vitascope.engine import Devices, Wishes
         from vitascope.engine.doctor import describe
     except ImportError as error:
         reason = f"the engine cannot be imported ({error.name}); install again"
         return [(Choice("torch", "not found", reason), False)]
     try:
         engine = settings.engine
-        return [(choice, True) for choice in describe(engine.device, engine.threads, Wishes(**engine.wishes))]
+        devices = Devices(engine.devices, engine.parallel)
+        found = describe(engine.device, engine.threads, Wishes(**engine.wishes), devices)
+        return [(choice, True) for choice in found]
     except SettingsError as error:
         return [(Choice("device", settings.engine.device, error.message), False)]
 

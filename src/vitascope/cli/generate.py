@@ -280,7 +280,7 @@ def _produce(
         # the heavy part, after everything that can be refused has been
         settings_module.share_cores()
         settings_module.keep_compiled(settings)
-        from vitascope.engine import Wishes, open_engine
+        from vitascope.engine import Devices, Wishes, open_engine
         from vitascope.worker.opening import Enhanced
         from vitascope.worker.outputs import Failed, produce_all
         from vitascope.worker.produce import Product
@@ -303,6 +303,9 @@ def _produce(
             lora_cache_bytes=int(settings.engine.lora_cache_gb * 1e9),
             embeddings_cache_bytes=int(settings.engine.embeddings_cache_mb * 1e6),
             notes=settings.engine_notes_folder,
+            devices=Devices(
+                settings.engine.devices[:1], "off"
+            ),  # one clip would not pay for starting the others
         )
         guards = open_guards(settings, engine)
         between = settings.worker.frame_interpolation

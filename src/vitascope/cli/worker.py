@@ -71,7 +71,7 @@ def _start_anew(ended: Worker) -> None:
 
 def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     """Run the engine for a worker; started by the worker only."""
-    from vitascope.engine import Wishes, open_engine
+    from vitascope.engine import Devices, Wishes, open_engine
     from vitascope.worker import child
 
     from ._guards import open_guards
@@ -81,6 +81,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
     configure_logging(settings.log_level)
     settings_module.share_cores()
     settings_module.keep_compiled(settings)
+    settings_module.keep_ranks_here()
     engine = settings.engine
     # a card that was broken since the server started must not take the other models with it
     catalog = Catalog.open(
@@ -104,6 +105,7 @@ def engine_process(fd: Annotated[int, typer.Argument()]) -> None:
             lora_cache_bytes=int(engine.lora_cache_gb * 1e9),
             embeddings_cache_bytes=int(engine.embeddings_cache_mb * 1e6),
             notes=settings.engine_notes_folder,
+            devices=Devices(engine.devices, engine.parallel, settings.worker.hang_seconds),
         ),
         catalog.resolve,
         nice=settings.worker.nice,

@@ -18,7 +18,6 @@ import torch
 from .calls import Call
 from .contract import Sharing
 from .generation import pause, undivided
-from .parallel import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +51,10 @@ class Company:
 
     Args:
         most_tokens: of a shared forward.
-        ranks: other devices that run the same; None with no others.
     """
 
-    def __init__(self, most_tokens: int, ranks: Ranks | None = None) -> None:
+    def __init__(self, most_tokens: int) -> None:
         self.most_tokens = most_tokens
-        self.ranks = ranks
         self._standing: dict[Hashable, list[_Standing]] = {}
         #: Groups whose shared forwards failed, with the tokens that they may have since.
         self._less: dict[Hashable, int] = {}

@@ -69,6 +69,21 @@ class Inputs:
 NO_INPUTS = Inputs()
 
 
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Several devices that make one video."""
+
+    #: torch's names of all of them; none for one device.
+    names: tuple[str, ...] = ()
+    #: What they share of a step: `auto`, `off`, `guidance` or `context`.
+    parallel: str = "auto"
+    #: How long one may keep the others waiting, before that is taken for its end.
+    hang_seconds: float = 900.0
+
+
+ONE_DEVICE = Devices()
+
+
 @dataclass(slots=True)
 class Sharing:
     """How a generation shares forwards of the model with others that are open: between whoever drives the engine and the engine.
@@ -211,6 +226,7 @@ def open_engine(
     lora_cache_bytes: int = 0,
     embeddings_cache_bytes: int = 0,
     notes: Path | None = None,
+    devices: Devices = ONE_DEVICE,
 ) -> Engine:
     """Make an engine of the kind that the settings name. Only the diffusers engine imports torch, and only here."""
     if kind == "fake":
@@ -235,4 +251,5 @@ def open_engine(
         lora_cache_bytes=lora_cache_bytes,
         embeddings_cache_bytes=embeddings_cache_bytes,
         notes=notes,
+        devices=devices,
     )

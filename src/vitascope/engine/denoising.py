@@ -21,6 +21,7 @@ from .company import Company
 from .compiling import NOT_COMPILING, Compiling
 from .contract import Sharing
 from .families import wan, wan_block
+from .parallel import NOBODY, Together
 from .sizes import role_of
 from .slots import Slot
 from .standing_in import standing_in
@@ -36,9 +37,12 @@ class Denoising:
         slot: where it runs.
         company: of the engine.
         sharing: of the generation; None where it has every forward alone.
+        together: with other devices.
     """
 
-    def __init__(self, slot: Slot, company: Company, sharing: Sharing | None) -> None:
+    def __init__(
+        self, slot: Slot, company: Company, sharing: Sharing | None, together: Together = NOBODY
+    ) -> None:
         self._denoisers = [
             # one with adapters computes what no other request's does
             _Denoiser(
@@ -48,12 +52,13 @@ class Denoising:
                 company,
                 None if name in slot.adapted else sharing,
                 NOT_COMPILING if name in slot.adapted else slot.compiling,
+                together,
             )
             for name, module in slot.modules().items()
             if role_of(name) == "denoiser" and type(module).__name__ in BY_SAMPLE
         ]
         self._most_tokens = company.most_tokens
-        self._ranks = company.ranks
+        self._together = together
 
     @contextlib.contextmanager
     def arranged(self) -> Iterator[None]:
@@ -67,9 +72,8 @@ class Denoising:
     def choices(self) -> tuple[Choice, ...]:
         """What was chosen on the way."""
         found = [each.choice for each in self._denoisers if each.choice is not None][:1]
-        if self._ranks is not None and found:
-            found.append(self._ranks.choice)
-        elif any(each.num_foreseen for each in self._denoisers):
+        found += self._together.choices
+        if self._together.kind != "guidance" and any(each.num_foreseen for each in self._denoisers):
             reason = f"with no more than {self._most_tokens} tokens one forward takes less time than two"
             found.append(Choice("guidance", "both branches in one forward", reason))
         return tuple(found)
@@ -84,6 +88,7 @@ class _Denoiser:
         shared: of all slots with its weights.
         sharing: as of `Denoising`.
         compiling: of what computes it.
+        together: with other devices.
     """
 
     def __init__(
@@ -94,12 +99,14 @@ class _Denoiser:
         company: Company,
         sharing: Sharing | None,
         compiling: Compiling,
+        together: Together,
     ) -> None:
         self._module = module
         self._forward = module.forward
         self._weights = (id(shared), name)
         self._shared = shared
         self._company = company
+        self._together = together
         self._sharing = sharing
         self._compiling = compiling
         self._latest: Call | None = None
@@ -154,9 +161,11 @@ class _Denoiser:
     def _begin(self, call: Call) -> None:
         """See how the denoiser is to be computed, now that all is in place that changes it."""
         self._is_begun = True
-        self.why_not = (
-            "something else changes what it does" if self._is_replaced else wan.why_not(self._module)
-        )
+        if self._together.kind == "context":
+            self.why_not = "several devices split its tokens"
+        else:
+            is_replaced = self._is_replaced
+            self.why_not = "something else changes what it does" if is_replaced else wan.why_not(self._module)
         if self.why_not is None:
             self._native = wan.Wan(self._module, self._shared, self._compiled(call))
 
@@ -165,7 +174,8 @@ class _Denoiser:
         if formula is None:
             return None
         ready = self._shared.setdefault("wan_compiled_kinds", set())
-        several = self._num_tokens(call) * 2 <= self._company.most_tokens
+        is_one = self._shares_guidance  # of two branches each device has one
+        several = not is_one and self._num_tokens(call) * 2 <= self._company.most_tokens
         return wan_block.CompiledBlocks(self._module.blocks, formula, ready, may_be_several=several)
 
     def _has_step_cache(self) -> bool:
@@ -193,13 +203,13 @@ class _Denoiser:
     @property
     def _shares_guidance(self) -> bool:
         """Whether another device computes the other branch: then two forwards take the time of one, however large they are."""
-        return self._company.ranks is not None and self._company.ranks.kind == "guidance"
+        return self._together.kind == "guidance"
 
     def _answer(self, calls: Sequence[Call]) -> list[torch.Tensor]:
         if self._sharing is not None:
             self._sharing.is_answered = False  # from here on a step costs something
-        if (ranks := self._company.ranks) is not None:
-            return ranks.answers(calls, self._run)
+        if self._together.kind != "off":
+            return self._together.answers(calls, self._run)
         if self._sharing is None or not self._sharing.is_allowed:
             return self._run(calls)
         num_tokens = sum(map(self._num_tokens, calls))

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.errors import SettingsError
 
+from .contract import Devices
 from .placement import Machine
 
 
-def choose_device(asked: str) -> tuple[torch.device, Choice]:
-    """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there."""
+def choose_device(asked: str, setting: str = "engine.device") -> tuple[torch.device, Choice]:
+    """Take the asked device, or with "auto" the first of CUDA (also ROCm), XPU, MPS and CPU that is there.
+
+    Args:
+        asked: the setting's value.
+        setting: its name.
+    """
     if asked != "auto":
         try:
             device = torch.empty(0, device=asked).device
         except (RuntimeError, AssertionError):
-            message = f"setting `engine.device`: there is no device `{asked[:40]}` here"
+            message = f"setting `{setting}`: there is no device `{asked[:40]}` here"
             raise SettingsError(message, hint="`auto` takes the best one that there is") from None
-        return device, Choice("device", asked, "set by engine.device")
+        return device, Choice("device", asked, f"set by {setting}")
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         return torch.device("cuda:0"), Choice("device", "cuda:0", f"found {name}")
@@ -31,6 +41,99 @@ def choose_device(asked: str) -> tuple[torch.device, Choice]:
     if torch.backends.mps.is_available():
         return torch.device("mps"), Choice("device", "mps", "found Apple's GPU")
     return torch.device("cpu"), Choice("device", "cpu", "no GPU was found")
+
+
+def choose_first_device(device: str, devices: Devices) -> tuple[torch.device, Choice]:
+    """Take the device that this process works on."""
+    return choose_device(devices.names[0], "engine.devices") if devices.names else choose_device(device)
+
+
+def choose_devices(device: str, devices: Devices) -> tuple[torch.device, ...]:
+    """Take the devices that are to make one video; none where there is one.
+
+    Args:
+        device: the setting `engine.device`.
+        devices: the settings `engine.devices` and `engine.parallel`.
+
+    Raises:
+        SettingsError: they cannot, with the nearest setting that works.
+    """
+    names, parallel = devices.names, devices.parallel
+    if len(names) < 2:
+        if parallel in ("guidance", "context"):
+            message = f"setting `engine.parallel` is `{parallel}`, but `engine.devices` names {len(names) or 'no'} device{'s'[: not names]}"
+            raise SettingsError(
+                f"{message}. The nearest legal value is `auto`.", hint="`engine.devices` takes several"
+            )
+        if names and device not in ("auto", names[0]):
+            raise _not_both(device, names)
+        return tuple(torch.device(name) for name in names[:0])
+    if device not in ("auto", names[0]):
+        raise _not_both(device, names)
+    chosen = [_device_of(name, names) for name in names]
+    _check_alike(chosen, names)
+    if parallel == "guidance" and len(names) > 2:
+        message = f"setting `engine.parallel` is `guidance`, which has two branches, but `engine.devices` names {len(names)}"
+        raise SettingsError(f"{message}. The nearest legal value is `context`.")
+    return () if parallel == "off" else tuple(chosen)
+
+
+def _device_of(name: str, names: Sequence[str]) -> torch.device:
+    try:
+        return choose_device(name, "engine.devices")[0]
+    except SettingsError as error:
+        there = [each for each in names if _is_there(each)]
+        nearest = json.dumps(there) if there else "[]"
+        raise SettingsError(f"{error.message}. The nearest legal value is `{nearest}`.") from None
+
+
+def _is_there(name: str) -> bool:
+    with contextlib.suppress(SettingsError):
+        choose_device(name)
+        return True
+    return False
+
+
+def _not_both(device: str, names: Sequence[str]) -> SettingsError:
+    message = (
+        f"setting `engine.device` is `{device[:40]}`, but `engine.devices` begins with `{names[0][:40]}`"
+    )
+    return SettingsError(f"{message}. The nearest legal value is `auto`.")
+
+
+def _check_alike(chosen: Sequence[torch.device], names: Sequence[str]) -> None:
+    """Refuse devices that cannot compute the same step together."""
+    first = chosen[0]
+    for device, name in zip(chosen, names, strict=True):
+        if device.type != first.type:
+            message = (
+                f"setting `engine.devices` names `{names[0]}` and `{name}`, which are of different kinds"
+            )
+        elif device.type not in ("cuda", "cpu"):
+            message = (
+                f"setting `engine.devices` names `{name}`: several devices make a video together on CUDA only"
+            )
+        elif device.type == "cuda" and chosen.count(device) > 1:
+            message = f"setting `engine.devices` names `{name}` twice"
+        elif device_kind(device) != device_kind(first):
+            message = f"setting `engine.devices` names {device_kind(first)} and {device_kind(device)}: the slower one would hold up the other"
+        else:
+            continue
+        alike = [
+            other
+            for index, (each, other) in enumerate(zip(chosen, names, strict=True))
+            if each.type == first.type in ("cuda", "cpu")
+            and device_kind(each) == device_kind(first)
+            and (first.type == "cpu" or each not in chosen[:index])
+        ]
+        nearest = json.dumps(alike or [names[0]])
+        raise SettingsError(f"{message}. The nearest legal value is `{nearest}`.")
+    backend = {"cuda": dist.is_nccl_available, "cpu": dist.is_gloo_available}[first.type]
+    if not (dist.is_available() and backend()):
+        message = (
+            "setting `engine.devices` names several devices, but this build of torch cannot connect them"
+        )
+        raise SettingsError(f'{message}. The nearest legal value is `["{names[0]}"]`.')
 
 
 def device_kind(device: torch.device) -> str:
@@ -83,15 +186,22 @@ def _has_bfloat16(device: torch.device) -> bool:
     return bool(device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def choose_threads(asked: int) -> Choice:
-    """Set torch's CPU threads: as asked, or one per physical core (a second one on a core only adds traffic)."""
+def choose_threads(asked: int, num_sharing: int = 1) -> Choice:
+    """Set torch's CPU threads: as asked, or one per physical core (a second one on a core only adds traffic).
+
+    Args:
+        asked: the setting.
+        num_sharing: processes that compute on these cores.
+    """
     if asked:
         torch.set_num_threads(asked)
         return Choice("threads", str(asked), "set by engine.threads")
     cores = psutil.cpu_count(logical=False) or 1
     usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else cores
-    threads = max(1, min(cores, usable))
+    threads = max(1, min(cores, usable) // num_sharing)
     torch.set_num_threads(threads)
+    if num_sharing > 1:
+        return Choice("threads", str(threads), f"{num_sharing} devices share the physical cores")
     return Choice("threads", str(threads), "one per physical core that this process may use")
 
 

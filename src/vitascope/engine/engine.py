@@ -6,17 +6,19 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
+import torch
 
 from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
 from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import SECOND, Plan
+from vitascope.domain.request import Lora
 from vitascope.domain.residency import Residency
 from vitascope.domain.step import STAGE_STARTS, Step
 
@@ -26,27 +28,46 @@ from .attention import check_attention
 from .background import Background, Turn
 from .company import Company, most_tokens
 from .compiling import check_compile
-from .contract import NO_INPUTS, Clip, FindLoras, Inputs, Locate, Sharing, no_loras
+from .contract import NO_INPUTS, ONE_DEVICE, Clip, Devices, FindLoras, Inputs, Locate, Sharing, no_loras
 from .denoising import Denoising
-from .device import choose_device, choose_threads, device_kind, measure, total_bytes
+from .device import (
+    choose_devices,
+    choose_first_device,
+    choose_threads,
+    device_kind,
+    free_bytes,
+    measure,
+    total_bytes,
+)
 from .embeddings import Embeddings
 from .families import generic
-from .keeper import Models
+from .keeper import Models, Placed
 from .kernel_times import KernelTimes
+from .leading import Leader
 from .loading import AS_BEFORE, LoadedModel
 from .meter import Meter
-from .parallel import Ranks, arrange
+from .parallel import NOBODY, Together, choose
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
-from .residence import Residence
+from .ranks import Begin, Facts, Setup
+from .residence import GB, Residence
 from .slots import Slot
+
+if TYPE_CHECKING:
+    from .contract import Frames
 
 logger = logging.getLogger(__name__)
 
 _ORDER = list(STAGE_STARTS)
 
 _Making = Generator[Step | None, None, Clip]
+
+CPU_RESERVE_SHARE = 0.1
+"""Main memory that is left free where several ranks share it."""
+
+SAME_MEMORY_SHARE = 0.95
+"""Devices whose free memory differs by less are alike: contexts and kernels take some, more or less."""
 
 WAIT_SECONDS = 0.1
 """A generation that waits for its model can be cancelled so often."""
@@ -66,7 +87,7 @@ class DiffusersEngine:
         lora_cache_bytes: of adapters, what is kept between requests.
         embeddings_cache_bytes: of what text encoders made, what is kept between requests.
         notes: folder where it keeps what it has measured; None measures anew.
-        ranks: processes that run the same requests on other devices, step by step.
+        devices: several that make one video, and what they share of it.
     """
 
     def __init__(
@@ -82,17 +103,36 @@ class DiffusersEngine:
         lora_cache_bytes: int = 0,
         embeddings_cache_bytes: int = 0,
         notes: Path | None = None,
-        ranks: Ranks | None = None,
+        devices: Devices = ONE_DEVICE,
     ) -> None:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         when_imported("transformers", _quieten_transformers)
         self._locate = locate
-        self._device, device_choice = choose_device(device)
-        self._choices = (device_choice, choose_threads(threads))
+        others = choose_devices(device, devices)
+        self._device, device_choice = choose_first_device(device, devices)
+        num_sharing = len(others) if self._device.type == "cpu" and others else 1
+        self._choices = (device_choice, choose_threads(threads, num_sharing))
+        self._find_loras = find_loras
+        self._parallel = devices.parallel
+        self._leader = None
+        if others:
+            setup = functools.partial(
+                Setup,
+                threads=torch.get_num_threads(),
+                memory_gb=memory_gb / num_sharing,
+                slots=slots,
+                wishes=wishes,
+                lora_cache_bytes=lora_cache_bytes,
+                embeddings_cache_bytes=embeddings_cache_bytes,
+                notes=notes,
+            )
+            self._leader = Leader(others, setup, notes, devices.hang_seconds)
         check(measure(self._device), wishes)
         check_attention(wishes.attention, self._device)
         check_compile(wishes.compile, self._device)
+        if self._leader is not None:
+            memory_gb = _shared_memory_gb(memory_gb, self._leader.start(), others)
         self._places = Places(slots)
         self._meter = Meter(self._device)
         kernel_times = KernelTimes(None if notes is None else notes / "attention.json")
@@ -102,7 +142,7 @@ class DiffusersEngine:
         self._background = Background(self._turn, self._device)
         self._adapters = Adapters(find_loras, self._device, lora_cache_bytes)
         self._embeddings = Embeddings(embeddings_cache_bytes)
-        self._company = Company(most_tokens(self._device), ranks)
+        self._company = Company(most_tokens(self._device))
 
     @property
     def runs_on_cpu(self) -> bool:
@@ -110,7 +150,12 @@ class DiffusersEngine:
 
     @property
     def device(self) -> str:
-        return device_kind(self._device)
+        kind = device_kind(self._device)
+        return kind if self._leader is None else f"{self._leader.size} x {kind}"
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self._device
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
@@ -140,13 +185,16 @@ class DiffusersEngine:
         with self._places.take(spec.id):
             rising = _Rising(self._turn, sharing)
             clip = yield from self._insist(
-                plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing)
+                plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing, None)
             )
             second, larger = plan.second, spec.second
             if second is not None and larger is not None and second.model != spec.id:
                 first = clip
                 clip = yield from self._insist(
-                    second, larger, rising, lambda: self._make_larger(plan, larger, inputs, first, sharing)
+                    second,
+                    larger,
+                    rising,
+                    lambda: self._make_larger(plan, larger, inputs, first, sharing, None),
                 )
         yield clip
 
@@ -183,13 +231,21 @@ class DiffusersEngine:
                 raise
             with self._turn:
                 this = plan.second if plan.second is not None and rising.is_in_second else plan
-                short = self._short(error, spec, this, shortage.stage_of(error) or rising.stage)
+                stage = shortage.stage_of(error) or rising.stage
+                # another device has said itself what it was short of
+                short = error if isinstance(error, OutOfMemory) else self._short(error, spec, this, stage)
         self._forget_kept()
         shortage.reclaim(self._device)
         return short
 
     def _make(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs, rising: _Rising, sharing: Sharing | None
+        self,
+        plan: Plan,
+        spec: ModelSpec,
+        inputs: Inputs,
+        rising: _Rising,
+        sharing: Sharing | None,
+        part: Together | None,
     ) -> _Making:
         rising.is_in_second = False
         yield Step("load")
@@ -197,12 +253,14 @@ class DiffusersEngine:
         card, spec = spec, self._models.as_settled(spec, dict(plan.settled))
         self._make_way(plan, spec)
         with (
+            self._together(plan, spec, inputs, None, part) as together,
             self._residence.use(spec) as model,
-            model.slots.take(plan.seed) as slot,
+            model.slots.take(plan.seed, together.arrangement) as slot,
             self._adapters.attached(plan.loras, spec, slot) as lora_choices,
             self._meter.reading() as reading,
-            self._quickened(slot, sharing) as denoising,
+            self._quickened(slot, sharing, together) as denoising,
         ):
+            asked, plan = plan, _computed_in_full(plan, together)
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
             _settle(sharing, model.settled(tiling))
@@ -210,7 +268,8 @@ class DiffusersEngine:
             choices = (*_told(model.choices, spec, card), *tiling, *self._choices[1:])
             choices += _scheduler_choice(plan, slot)
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
-            choices += (model.compiling.choice, *slot.reuse.choices(plan.step_cache))
+            choices += (_compile_choice(model, together), *slot.reuse.choices(plan.step_cache))
+            choices += _cache_choice(asked, plan)
             if plan.second is not None and plan.second.model == spec.id:
                 tiling = model.choose_tiling(plan.second, slot)
                 choices += _named_second(tiling)
@@ -224,7 +283,13 @@ class DiffusersEngine:
         return Clip(frames, choices)
 
     def _make_larger(
-        self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Clip, sharing: Sharing | None
+        self,
+        plan: Plan,
+        spec: ModelSpec,
+        inputs: Inputs,
+        first: Clip,
+        sharing: Sharing | None,
+        part: Together | None,
     ) -> _Making:
         """Make the second pass with a checkpoint of its own: the first one's slot is free by now, and its weights may go."""
         second = plan.second
@@ -233,16 +298,17 @@ class DiffusersEngine:
         card, spec = spec, self._models.as_settled(spec, dict(second.settled))
         self._make_way(second, spec)
         with contextlib.ExitStack() as held:
+            together = held.enter_context(self._together(plan, spec, inputs, first.frames, part))
             while True:
                 try:
                     model = held.enter_context(self._residence.use(spec))
                     break
                 except EngineBusy:  # what else runs has all the memory: it goes on meanwhile
                     yield Step("load", is_waiting=True)
-            slot = held.enter_context(model.slots.take(plan.seed))
+            slot = held.enter_context(model.slots.take(plan.seed, together.arrangement))
             adapters = held.enter_context(self._adapters.attached(second.loras, spec, slot))
             reading = held.enter_context(self._meter.reading())
-            denoising = held.enter_context(self._quickened(slot, sharing))
+            denoising = held.enter_context(self._quickened(slot, sharing, together))
             tiling = model.choose_tiling(second, slot)
             _settle(sharing, model.settled(tiling), SECOND)
             choices = _named_second((*_told(model.choices, spec, card), *tiling, *adapters))
@@ -253,13 +319,69 @@ class DiffusersEngine:
         return Clip(frames, first.choices + choices)
 
     @contextlib.contextmanager
-    def _quickened(self, slot: Slot, sharing: Sharing | None) -> Iterator[Denoising]:
+    def _quickened(self, slot: Slot, sharing: Sharing | None, together: Together) -> Iterator[Denoising]:
         """Answer for a slot's denoisers and text encoders, where that makes the same in less time."""
-        if self._company.ranks is not None:
-            arrange(slot, self._company.ranks)
-        denoising = Denoising(slot, self._company, sharing)
-        with denoising.arranged(), self._embeddings.used(slot):
+        together.arrange(slot)
+        denoising = Denoising(slot, self._company, sharing, together)
+        with denoising.arranged(), self._embeddings.used(slot), together.in_step(slot):
             yield denoising
+
+    def _together(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Frames | None, part: Together | None
+    ) -> contextlib.AbstractContextManager[Together]:
+        """Have the other devices make the same, where there are any and the request is of that kind.
+
+        Args:
+            plan: of the request.
+            spec: of the model that works.
+            inputs: of the request.
+            first: what it starts from, where this is a second pass with a checkpoint of its own.
+            part: what this device does of it, where another one leads.
+        """
+        if part is not None or self._leader is None:
+            return contextlib.nullcontext(part or NOBODY)
+        this = plan if first is None or plan.second is None else plan.second
+        kind, choice = choose(
+            self._parallel,
+            self._leader.size,
+            self._models.denoisers(spec),
+            has_guidance=this.guidance_scale > 1,
+            takes_turns=self._models.takes_turns(spec),
+        )
+        facts = self._facts(spec, this.loras, None if plan.second is None else spec.second)
+        quiet = dataclasses.replace(plan, preview_every=0)
+        return self._leader.begun(
+            kind, choice, lambda number: Begin(number, kind, quiet, spec, inputs, facts, first)
+        )
+
+    def _facts(self, spec: ModelSpec, loras: Sequence[Lora], second: ModelSpec | None) -> Facts:
+        """Tell what other devices need to know of a model."""
+        locations = self._models.locations(spec)
+        if second is not None:
+            locations |= self._models.locations(second)
+        found = {(spec.id, tuple(loras)): self._find_loras(loras, spec)} if loras or spec.loras else {}
+        return Facts(locations, self._models.placed(spec), found)
+
+    def follow(
+        self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Frames | None, part: Together
+    ) -> Generator[Step, None, None]:
+        """Make what another device makes, which leads; see `following`. Raises what is to be told of it."""
+        rising = _Rising(self._turn, None)
+        if first is None:
+            making = self._make(plan, spec, inputs, rising, None, part)
+        else:
+            making = self._make_larger(plan, spec, inputs, Clip(first, ()), None, part)
+        clip = yield from self._attempt(plan, spec, making, rising)
+        if isinstance(clip, OutOfMemory):
+            raise clip
+
+    def place_as(self, spec: ModelSpec, placed: Placed) -> None:
+        """Place a model as the device has that leads."""
+        self._models.place_as(spec, placed)
+
+    def evict_idle(self, but: str) -> None:
+        """Unload what is not in use, except one; for the device that leads."""
+        self._residence.evict_idle(but=but)
 
     def _forget_kept(self) -> None:
         self._adapters.clear()
@@ -295,7 +417,8 @@ class DiffusersEngine:
                 files = self._models.files(spec)
             except ModelUnavailable:
                 return False
-            has_room = self._residence.reserve(spec)
+            # several devices load at the same time, at the beginning of a request
+            has_room = self._leader is None and self._residence.reserve(spec)
         self._background.begin(files, functools.partial(self._bring_ahead, spec) if has_room else None)
         return True
 
@@ -307,13 +430,33 @@ class DiffusersEngine:
         return self._background.aside()
 
     def load(self, spec: ModelSpec) -> None:
-        with self._places.take(spec.id), self._alone():
+        facts = functools.partial(self._facts, spec, (), None)
+        with self._places.take(spec.id), self._others("load", spec, facts=facts), self._alone():
             short = self._bring(spec)
             if short is not None and self._has_evicted_for(spec):
                 short = self._bring(spec)
             if short is not None:
                 self._residence.note_out_of_memory()
                 raise short
+
+    @contextlib.contextmanager
+    def _others(
+        self, what: str, *arguments: object, facts: Callable[[], Facts] | None = None
+    ) -> Iterator[None]:
+        """Have the other devices do the same beside what is done here; what goes wrong there is raised at the end.
+
+        Args:
+            what: a method.
+            arguments: of it.
+            facts: that they need; without any they need not be there.
+        """
+        if self._leader is None:
+            yield
+            return
+        if facts is not None:
+            self._leader.have_started()
+        with self._leader.doing(what, *arguments, facts=None if facts is None else facts()):
+            yield
 
     def _bring(self, spec: ModelSpec) -> OutOfMemory | None:
         """Load a model, or tell that the memory was not enough."""
@@ -331,7 +474,8 @@ class DiffusersEngine:
 
     def _has_evicted_for(self, spec: ModelSpec) -> bool:
         """Unload what is only kept for others: it must not cost this model its video."""
-        gone = self._residence.evict_idle(but=spec.id)
+        with self._others("evict_idle", spec.id):
+            gone = self._residence.evict_idle(but=spec.id)
         if gone:
             logger.info(
                 "once more, with the memory of other models", extra={"model": spec.id, "unloaded": gone}
@@ -340,17 +484,22 @@ class DiffusersEngine:
 
     def unload(self, model_id: str) -> bool:
         with self._alone():
-            return self._residence.evict(model_id)
+            was_there = self._residence.evict(model_id)
+        with self._others("unload", model_id):
+            return was_there
 
     def clear_caches(self) -> None:
-        self._forget_kept()
-        shortage.reclaim(self._device)
+        with self._others("clear_caches"):
+            self._forget_kept()
+            shortage.reclaim(self._device)
 
     def close(self) -> None:
         self._places.require_idle("unload")
         with self._alone():
             self._residence.clear()
             self._forget_kept()
+        if self._leader is not None:
+            self._leader.stop()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -378,6 +527,15 @@ class DiffusersEngine:
         said = shortage.forget(error)
         logger.warning("out of memory", extra={"model": spec.id, "stage": stage, "traceback": said})
         return found
+
+
+def _shared_memory_gb(asked: float, least_bytes: int, devices: Sequence[torch.device]) -> float:
+    """Tell what models and their work may take on each of several devices: they are placed alike, so the fullest one counts."""
+    if devices[0].type == "cpu":  # which have one memory
+        share = asked or min(least_bytes, free_bytes(devices[0])) / GB * (1 - CPU_RESERVE_SHARE)
+        return share / len(devices)
+    is_fuller = least_bytes < free_bytes(devices[0]) * SAME_MEMORY_SHARE
+    return least_bytes / GB if not asked and is_fuller else asked
 
 
 def _quieten_transformers() -> None:
@@ -470,6 +628,27 @@ def _told(choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec) -> tupl
 def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:
     """Tell what was chosen for the second pass apart from what was for the first."""
     return tuple(dataclasses.replace(choice, name=SECOND + choice.name) for choice in choices)
+
+
+def _computed_in_full(plan: Plan, together: Together) -> Plan:
+    """Leave out a step cache where devices share the steps: each would decide by its own part when to reuse."""
+    return plan if together.kind == "off" else dataclasses.replace(plan, step_cache=None)
+
+
+def _compile_choice(model: LoadedModel, together: Together) -> Choice:
+    if together.kind == "context" and model.compiling.choice.value != "off":
+        return Choice(
+            model.compiling.choice.name,
+            "off",
+            "devices tell each other in each block how many tokens they have",
+        )
+    return model.compiling.choice
+
+
+def _cache_choice(asked: Plan, plan: Plan) -> tuple[Choice, ...]:
+    if asked.step_cache == plan.step_cache:
+        return ()
+    return (Choice("step_cache", "off", "several devices share each step, which is computed in full"),)
 
 
 def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:

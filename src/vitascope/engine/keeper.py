@@ -23,7 +23,7 @@ from .kernel_times import KernelTimes
 from .loading import LoadedModel, load_model
 from .placement import VALUE_BYTES, Placement, Wishes, place
 from .residence import GB
-from .sizes import Sizes, read_sizes
+from .sizes import Sizes, components_of, read_sizes, role_of
 from .torch_state import TorchState
 
 RESERVE_SHARE, LEAST_RESERVE, MOST_RESERVE = 0.1, GB // 2, 4 * GB
@@ -37,7 +37,7 @@ UNKNOWN_WORK_SHARE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Placed:
+class Placed:
     """How a model is placed, and what for."""
 
     spec: ModelSpec
@@ -68,7 +68,9 @@ class Models:
         self._wishes = wishes
         self._kernel_times = kernel_times
         self._found: dict[str, tuple[ModelSpec, str, dict[str, str]]] = {}
-        self._placements: dict[str, _Placed] = {}
+        self._placements: dict[str, Placed] = {}
+        #: How another device has placed models, which this one follows.
+        self._told: dict[str, Placed] = {}
         self.budget_bytes = round(memory_gb * GB) or None
 
     def free_bytes(self, weights_bytes: int) -> int:
@@ -98,7 +100,11 @@ class Models:
 
         That changes where weights wait, and nothing that a picture shows.
         """
-        found = self._placed(spec)
+        found = self.placed(spec)
+        if (told := self._told.get(spec.id)) is not None:
+            is_other = found is not None and told.placement.offload != found.placement.offload
+            self._placements[spec.id] = told
+            return is_other
         extent = largest_extent(spec, plan)
         if found is None or found.leaves_room_for(extent):
             return False
@@ -110,7 +116,7 @@ class Models:
 
     def as_settled(self, spec: ModelSpec, settled: Mapping[str, str]) -> ModelSpec:
         """Have a card say how an earlier try had its model loaded, where its pictures depend on that, it would be otherwise now, and can be done."""
-        now = self._placed(spec) if settled else None
+        now = self.placed(spec) if settled else None
         if now is None:
             return spec
         wanted: dict[str, Any] = {
@@ -129,8 +135,10 @@ class Models:
 
     def load(self, spec: ModelSpec) -> LoadedModel:
         location, parts = self._where(spec)
-        placed = self._placed(spec)
-        if placed is None:
+        placed = self.placed(spec)
+        if (told := self._told.get(spec.id)) is not None and told.spec == spec:
+            placed = told
+        elif placed is None:
             placed = self._place(spec, read_sizes(location, parts))
         else:  # what is free may have changed; what the pictures depend on stays
             placed = self._place(spec, placed.sizes, placed.extent, placed.placement.quantization)
@@ -148,10 +156,10 @@ class Models:
         return model.placement.device_bytes if model.placement.takes_turns else model.num_bytes
 
     def _placement(self, spec: ModelSpec) -> Placement | None:
-        placed = self._placed(spec)
+        placed = self.placed(spec)
         return None if placed is None else placed.placement
 
-    def _placed(self, spec: ModelSpec) -> _Placed | None:
+    def placed(self, spec: ModelSpec) -> Placed | None:
         """How a model is or would be placed; None where it cannot be, which loading it says why."""
         found = self._placements.get(spec.id)
         if found is None or found.spec != spec:
@@ -164,10 +172,35 @@ class Models:
 
     def _place(
         self, spec: ModelSpec, sizes: Sizes, extent: Extent | None = None, quantization: str = "auto"
-    ) -> _Placed:
+    ) -> Placed:
         extent = extent or largest_extent(spec)
         machine = measure(self._device, self.budget_bytes)
-        return _Placed(spec, sizes, extent, place(spec, sizes, machine, self._wishes, extent, quantization))
+        return Placed(spec, sizes, extent, place(spec, sizes, machine, self._wishes, extent, quantization))
+
+    def place_as(self, spec: ModelSpec, placed: Placed) -> None:
+        """Place a model as another device has, also where this one would have done otherwise."""
+        self._told[spec.id] = placed
+        if (found := self._placements.get(spec.id)) is None or found.spec != spec:
+            self._placements[spec.id] = placed
+
+    def denoisers(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Tell the classes of a model's denoisers.
+
+        Raises:
+            ModelUnavailable: its files are not there.
+        """
+        location, _ = self._where(spec)
+        return tuple(kind for name, _, kind in components_of(location) if role_of(name) == "denoiser")
+
+    def locations(self, spec: ModelSpec) -> dict[tuple[str, str], str]:
+        """Tell where a model's files are, and those of its parts, by their cards' ids and sources.
+
+        Raises:
+            ModelUnavailable: they are not there.
+        """
+        location, parts = self._where(spec)
+        found = {(part.id, part.source): parts[name] for name, part in spec.parts.items()}
+        return {**found, (spec.id, spec.source): location}
 
     def reclaim(self) -> None:
         shortage.reclaim(self._device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 from weakref import ref
 
@@ -67,6 +67,8 @@ class Slot:
         self.shared = {} if shared is None else shared
         #: Names of the components that the running request's adapters change.
         self.adapted: frozenset[str] = frozenset()
+        #: What requests have changed of its modules for good; see `Slots.take`.
+        self.arrangement: Hashable = None
         #: Compiles what computes its denoisers.
         self.compiling = NOT_COMPILING
         #: What the running request's step cache comes to.
@@ -119,13 +121,17 @@ class Slots:
         self._shared: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def take(self, seed: int) -> Iterator[Slot]:
+    def take(self, seed: int, arrangement: Hashable = None) -> Iterator[Slot]:
         """Lend a slot to a request with this seed. One whose request failed or was cancelled is not used again.
 
         A pipeline tidies its modules up (step caches, feature maps) only where its call ends; a new slot costs some tens of
         milliseconds and no weights (docs/experiments.md).
+
+        Args:
+            seed: of the request.
+            arrangement: what the request changes of its modules for good. None is nothing.
         """
-        slot = self._idle.pop() if self._idle else self._make()
+        slot = self._idle_one(arrangement) or self._make(arrangement)
         slot.state, slot.reuse = TorchState(seed, self._device), Reuse()
         with self._offloading.lent() if self._offloading is not None else contextlib.nullcontext():
             try:
@@ -137,13 +143,22 @@ class Slots:
         slot.state = None
         self._idle.append(slot)
 
-    def _make(self) -> Slot:
+    def _idle_one(self, arrangement: Hashable) -> Slot | None:
+        for slot in reversed(self._idle):
+            if slot.arrangement == arrangement:
+                self._idle.remove(slot)
+                return slot
+        return None
+
+    def _make(self, arrangement: Hashable) -> Slot:
         slot = Slot(self._pipelines, self._shared)
+        slot.arrangement = arrangement
         if self._offloading is not None:
             self._offloading.arrange(slot.modules())
         slot.compiling = self._compiling
         this = ref(slot)  # weak: what a cancelled request leaves in a slot goes at once
-        self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
+        if arrangement is None:
+            self._compiling.arrange(slot.modules(), lambda: (found := this()) is not None and found.is_plain)
         return slot
 
 

@@ -40,6 +40,9 @@ class TorchState:
     def enter(self) -> None:
         """Put this state in place of the process's."""
         self._threads.enter()
+        for device in self._devices:
+            # each thread has a current one: what looks at it (Triton, NCCL) would else work on the first
+            torch.get_device_module(device).set_device(device)
         self._outside = self._read()
         self._write(self._kept)
 

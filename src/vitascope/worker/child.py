@@ -8,7 +8,6 @@ import logging
 import os
 import queue
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from vitascope.domain.errors import InternalError, UnknownModel, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.engine import Engine
+from vitascope.engine.lifeline import die_with_parent
 from vitascope.media.resample import Between
 
 from .driver import Driver
@@ -54,7 +54,7 @@ def run(
         between: how frame rates are raised; see `media.resample_frames`.
         nice: added to this process's niceness, so that a CPU engine leaves room for the web process.
     """
-    _die_with_parent()
+    die_with_parent()
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
@@ -228,16 +228,3 @@ class _Child:
             guards=self._guards,
             reins=reins,
         )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends, even while a library holds the interpreter.
-
-    Elsewhere the closed pipe does it, at the next moment that the interpreter is free.
-    """
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -39,6 +39,8 @@ class Heartbeat:
         #: Tells for how long others had the device so far.
         self.stood: Callable[[], float] = lambda: 0.0
         self.is_store_away = False
+        #: What is to be kept for another try, by name, and has not been written down yet.
+        self._unkept: dict[str, Callable[[], None]] = {}
         self._lease_seconds = lease_seconds
         self._store = store
         self._ours_until = leased_at + lease_seconds
@@ -68,6 +70,7 @@ class Heartbeat:
         self._ours_until = asked_at + self._lease_seconds
         self._renew_at = asked_at + self.pause_seconds
         self.is_cancelled = self.is_cancelled or is_cancelled
+        self._catch_up()
 
     def report(self, percent: int, stage: str) -> None:
         """Write progress down, if the store is there; raises what `beat` raises."""
@@ -78,12 +81,27 @@ class Heartbeat:
         self._tell(lambda: self._store.show(self.lease, percent, stage, preview))
 
     def keep_prompts(self, texts: Sequence[str]) -> None:
-        """Keep what a language model has written, so that another try does not ask it again; else as `report`."""
-        self._tell(lambda: self._store.keep_prompts(self.lease, texts))
+        """Keep what a language model has written, so that another try does not ask it again; later, while the store is away.
+
+        Raises what `beat` raises.
+        """
+        self._keep("prompts", lambda: self._store.keep_prompts(self.lease, texts))
 
     def keep_settled(self, settled: Mapping[str, str]) -> None:
-        """Keep what the engine has chosen, so that another try makes the same; else as `report`."""
-        self._tell(lambda: self._store.keep_settled(self.lease, settled))
+        """Keep what the engine has chosen, so that another try makes the same; else as `keep_prompts`."""
+        self._keep("settled", lambda: self._store.keep_settled(self.lease, settled))
+
+    def _keep(self, name: str, write: Callable[[], None]) -> None:
+        """Write it down, now or with the first beat that the store hears again: it is said only once."""
+        self._unkept[name] = write
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        for name, write in tuple(self._unkept.items()):
+            self._tell(write)
+            if self.is_store_away:
+                return
+            del self._unkept[name]
 
     def _tell(self, write: Callable[[], object]) -> None:
         if self.is_store_away:

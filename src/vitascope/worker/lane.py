@@ -24,7 +24,7 @@ from .heartbeat import Heartbeat
 from .leaving import Leaving
 from .messages import Message
 from .patience import Patience
-from .shared_engine import ENDINGS, EngineDied, Seat, SharedEngine
+from .shared_engine import ENDINGS, EngineDied, MustWait, Seat, SharedEngine
 from .transfer import Cancelled, insist
 from .watch import KILL_AFTER_SECONDS, DidNotStop, Watch
 from .workplace import HandBack, Workplace
@@ -35,7 +35,7 @@ FOLDER = "videos"
 """Where the storage has finished files."""
 
 LOOK_SECONDS = 0.1
-"""Who is to be made alone looks so often whether the others have left the engine."""
+"""Who is to be made alone looks so often whether the others have left the engine, and others whether it has."""
 
 
 HELD_UP_SECONDS = 1.0
@@ -172,20 +172,16 @@ class Lane(threading.Thread):
         self._fetching_since = time.monotonic()
         order = self._order()  # may wait for the storage
         self._fetching_since = None
-        engine = self._engine
-        if self.is_alone:
-            self._wait_until_alone(engine)
-        plan = self.lease.job.plan
+        engine, plan = self._engine, self.lease.job.plan
         times = self._place.step_times
-        patience = Patience(runs_of(plan), times.of(plan), self._place.config.hang_seconds)
-        seat = self._seat = engine.begin(order, patience)
+        seat = self._seat = self._begin(order)
         self._ordered_at = time.monotonic()
         try:
             ending = self._await_ending(seat)
         except BaseException as error:
             self._leave_engine(engine, seat, error)
             raise
-        times.learn(plan, patience.step_seconds)
+        times.learn(plan, seat.patience.step_seconds)
         return ending
 
     def _await_ending(self, seat: Seat) -> Message:
@@ -230,13 +226,19 @@ class Lane(threading.Thread):
                     return
             self._give_up(seat)
 
-    def _wait_until_alone(self, engine: SharedEngine) -> None:
-        while engine.seats:
-            self._place.check_time()
-            self._heartbeat.beat()
-            if self._heartbeat.is_cancelled:
-                raise Cancelled
-            time.sleep(LOOK_SECONDS)
+    def _begin(self, order: Message) -> Seat:
+        """Have it made, as soon as it may: who is made alone is joined by none whose inputs have come meanwhile either."""
+        plan, times = self.lease.job.plan, self._place.step_times
+        while True:
+            patience = Patience(runs_of(plan), times.of(plan), self._place.config.hang_seconds)
+            try:
+                return self._engine.begin(order, patience, is_alone=self.is_alone)
+            except MustWait:
+                self._place.check_time()
+                self._heartbeat.beat()
+                if self._heartbeat.is_cancelled:
+                    raise Cancelled from None
+                time.sleep(LOOK_SECONDS)
 
     def _order(self) -> Message:
         job = self.lease.job

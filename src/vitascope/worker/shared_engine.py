@@ -34,6 +34,10 @@ class EngineDied(Exception):
         self.is_to_blame = is_to_blame
 
 
+class MustWait(Exception):
+    """A job cannot be begun yet: it, or one that is open, is to be made alone."""
+
+
 class Seat:
     """What one making has of the engine, from its order to its ending.
 
@@ -41,11 +45,15 @@ class Seat:
         engine: in which it is made.
         order: as in `messages`.
         patience: how long its steps may take.
+        is_alone: whether no other may be open beside it.
     """
 
-    def __init__(self, engine: SharedEngine, order: Message, patience: Patience) -> None:
+    def __init__(
+        self, engine: SharedEngine, order: Message, patience: Patience, *, is_alone: bool = False
+    ) -> None:
         self.name: str = order["making"]
         self.patience = patience
+        self.is_alone = is_alone
         #: Whether it has steps to make yet; if not, it is only written.
         self.needs_device = True
         #: Whether it has made a step.
@@ -170,16 +178,19 @@ class SharedEngine:
         with self._sending:
             self._engine.send(order)
 
-    def begin(self, order: Message, patience: Patience) -> Seat:
-        """Have a job made.
+    def begin(self, order: Message, patience: Patience, *, is_alone: bool = False) -> Seat:
+        """Have a job made; alone, if no other may be open beside it.
 
         Raises:
             EngineDied: it has ended meanwhile.
+            MustWait: others are open that it may not be beside, or that may not be beside it.
         """
-        seat = Seat(self, order, patience)
+        seat = Seat(self, order, patience, is_alone=is_alone)
         with self._lock:
             if self.is_dead:
                 raise EngineDied(is_to_blame=False)
+            if self._seats and (is_alone or any(other.is_alone for other in self._seats.values())):
+                raise MustWait
             self.silent_seconds = 0.0  # at once: for how long it had nothing to do is no silence
             self._seats[seat.name] = seat
             seat.stand(is_still=self._holder is not None)
