@@ -288,7 +288,7 @@ def _splits(kernels: str | None) -> bool:
     """Whether attention kernels attend to all ranks' tokens: others would see this rank's only, and nothing would tell."""
     name, _ = _AttentionBackendRegistry.get_active_backend()
     name = name if kernels is None else AttentionBackendName(kernels)
-    return _AttentionBackendRegistry._is_context_parallel_available(name)
+    return bool(_AttentionBackendRegistry._is_context_parallel_available(name))
 
 
 def _denoisers(slot: Slot) -> dict[str, torch.nn.Module]:
