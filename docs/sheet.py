@@ -16,11 +16,13 @@ from vitascope import media
 
 PROMPTS = (
     "a dog walks along the beach",
+    "a robot floats up in space",
+    "a panda jumps in the snow",
     "a red balloon floats up at sunset",
-    "a car drives to the right in the snow",
-    "a butterfly flies to the left over a meadow",
-    "a rocket flies up at night",
+    "a bus drives to the right in the city",
+    "a penguin walks to the left in the forest",
     "a fish swims to the left in the sea",
+    "a ghost flies to the left at night",
 )
 SEED = 1
 COLUMNS = 6

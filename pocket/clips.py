@@ -147,7 +147,8 @@ class SmallClips:
 
     def _asked(self, scene: data.Scene, rng: random.Random, noun: str) -> Question:
         place = rng.choice(data.BACKGROUNDS[scene.background])
-        prompt = data.PLAIN_VERBS[scene.motion].format(f"a {noun}", place)
+        article = "an" if noun[0] in "aeiou" else "a"
+        prompt = data.PLAIN_VERBS[scene.motion].format(f"{article} {noun}", place)
         return Question(prompt, (scene.subject,), scene.background, scene.motion)
 
     def question(

@@ -7,9 +7,9 @@ WORK/evaluation.png. A figure whose judge is not good enough, or that does not a
 from __future__ import annotations
 
 import random
-import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -86,6 +86,15 @@ class Answers:
             table.setdefault(question.subjects[0], []).append(hit)
         worst = sorted(table.items(), key=lambda item: np.mean(item[1]))
         return ", ".join(f"{name} {sum(hits)}/{len(hits)}" for name, hits in worst[:20])
+
+
+WEIGHED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Runs a command and prints its peak memory in KB. In a small process: a child is charged with what its parent had when it was started."""
 
 
 class Evaluation:
@@ -187,15 +196,18 @@ class Evaluation:
             options += ["--out", f"{tmp}/clip.mp4"]
             started = time.monotonic()
             result = subprocess.run(
-                [command, "generate", PROMPTS[0], *options], capture_output=True, text=True, check=False
+                [sys.executable, "-c", WEIGHED, command, "generate", PROMPTS[0], *options],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             took = time.monotonic() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         if result.returncode:
             self.table.row(
                 "time and peak memory", ", ".join(goals), f"failed: {result.stderr.strip()[-200:]}"
             )
             return
+        peak = int(result.stdout.split()[-1]) / 1e6
         size = f"{shape.width}x{shape.height}, {shape.frames} frames"
         self.table.row(f"`vitascope generate`, {size}, from start to file", goals[0], f"{took:.1f} s")
         self.table.row("peak memory", goals[1], f"{peak:.2f} GB")
