@@ -304,3 +304,15 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_what_the_engine_cannot_do_here_is_refused_at_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitascope", "serve", "--port", "0"],
+        env={**os.environ, "VITASCOPE_HOME": str(tmp_path), "VITASCOPE_ENGINE__DEVICE": "cuda:99"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cuda:99" in done.stderr
+    assert "process ended" not in done.stderr, "it was started again"
+    assert "Traceback" not in done.stderr

@@ -12,7 +12,7 @@ import pytest
 from vitascope.domain.cost import Run
 from vitascope.worker.messages import Message
 from vitascope.worker.patience import Patience
-from vitascope.worker.shared_engine import MustWait, Seat, SharedEngine
+from vitascope.worker.shared_engine import EngineDied, MustWait, Seat, SharedEngine
 from waiting import eventually
 
 
@@ -101,6 +101,19 @@ def test_nobody_is_begun_beside_who_is_made_alone_whoever_came_first(process: Qu
     assert [message["making"] for message in process.sent] == ["a", "b", "alone"]
     assert begin("c").name == "c"
     engine.kill()
+
+
+def test_nobody_is_to_blame_where_the_engine_refuses_its_settings(process: Quiet) -> None:
+    process.said.put({"is": "refused", "message": "there is no device `cuda:9` here", "hint": "`auto`"})
+    engine = SharedEngine(process, 900.0, lambda: None)
+    seat = engine.begin({"do": "make", "making": "a.1"}, Patience([Run(10, 1)], None, 900.0))
+    eventually(lambda: engine.refusal is not None)
+    process.kill()
+    with pytest.raises(EngineDied) as died:
+        eventually(lambda: seat.receive(0.1))
+    assert not died.value.is_to_blame
+    assert engine.refusal is not None
+    assert engine.refusal.hint == "`auto`"
 
 
 def test_who_stands_still_is_known_to_do_so_before_it_says_so(

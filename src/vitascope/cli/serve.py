@@ -70,7 +70,10 @@ def serve(
         stop_seconds = settings.worker.drain_seconds + 10
         environment = settings_module.to_environment(settings)
         supervisor = Supervisor(commands, environment, stop_seconds, ends_last=["web"])
-        if supervisor.run() == signal.SIGINT:
+        ended_by = supervisor.run()
+        if not ended_by:
+            raise typer.Exit(2)
+        if ended_by == signal.SIGINT:
             raise typer.Exit(130)
 
 

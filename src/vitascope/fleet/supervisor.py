@@ -27,6 +27,9 @@ HEALTHY_SECONDS = 30.0
 RESTART_STATUS = 75
 """A process that ends so wants to be started anew at once: it has not failed. `EX_TEMPFAIL` of sysexits.h, which no crash gives."""
 
+REFUSED_STATUS = 2
+"""A process that ends so at its first start says that a setting is wrong: to start it again would change nothing."""
+
 TEND_SECONDS = 0.1
 """How often members and signals are looked at."""
 
@@ -45,6 +48,7 @@ class _Member:
     started_at: float = 0.0
     backoff_seconds: float = field(default=FIRST_BACKOFF_SECONDS)
     start_at: float = 0.0
+    num_ends: int = 0
 
 
 @contextlib.contextmanager
@@ -96,17 +100,18 @@ class Supervisor:
         self._signals = 0
         self._signals_told = 0
         self._first_signal = 0
+        self._is_refused = False
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT, which let running jobs finish; a second one makes them be handed back.
 
         Returns:
-            The first signal.
+            The first signal; 0 if a member has refused its settings at its first start, and has said why.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
-            while self._signals == 0:
+            while self._signals == 0 and not self._is_refused:
                 for member in self._members:
                     self._tend(member)
                 time.sleep(TEND_SECONDS)
@@ -124,7 +129,11 @@ class Supervisor:
         if member.process is not None and member.process.poll() == RESTART_STATUS:
             logger.info("process is started anew", extra={"member": member.name})
             member.process = None
+        elif member.process is not None and member.process.poll() == REFUSED_STATUS and not member.num_ends:
+            self._is_refused = True
+            return
         elif member.process is not None and member.process.poll() is not None:
+            member.num_ends += 1
             lived = now - member.started_at
             if lived > HEALTHY_SECONDS:
                 member.backoff_seconds = FIRST_BACKOFF_SECONDS
@@ -148,7 +157,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Tell all members to stop; those that end last are told a second time, by the end of their standard input."""
-        logger.info("stopping: running videos may finish; the same signal again hands them back")
+        if not self._is_refused:
+            logger.info("stopping: running videos may finish; the same signal again hands them back")
         self._tell()
         last = [member for member in self._members if member.name in self._ends_last]
         self._await([member for member in self._members if member not in last], self._stop_seconds)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vitascope.domain.errors import InternalError, UnknownModel, VitascopeError
+from vitascope.domain.errors import InternalError, SettingsError, UnknownModel, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
 from vitascope.engine import Engine
@@ -30,6 +30,9 @@ from .produce import NO_MARKS, Marks
 from .reins import Reins
 
 logger = logging.getLogger(__name__)
+
+REFUSED = 2
+"""Exit status where a setting is wrong, as of every command."""
 
 
 def run(
@@ -58,10 +61,17 @@ def run(
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
-    engine = make_engine()
+    pipe = Pipe(fd)
+    try:
+        engine = make_engine()
+        guards = make_guards(engine)
+    except SettingsError as error:
+        # the parent says it: to start this process again would change nothing
+        pipe.send({"is": "refused", "message": error.message, "hint": error.hint})
+        raise SystemExit(REFUSED) from None
     if engine.runs_on_cpu:
         os.nice(nice)
-    child = _Child(Pipe(fd), engine, resolve, between, marks, make_guards(engine), know)
+    child = _Child(pipe, engine, resolve, between, marks, guards, know)
     child.serve()
 
 

@@ -137,7 +137,11 @@ class Worker:
         return frozenset() if self._engine is None else self._engine.loaded
 
     def run(self) -> None:
-        """Claim and run jobs until stopped."""
+        """Claim and run jobs until stopped.
+
+        Raises:
+            SettingsError: the engine cannot work with these settings on this machine.
+        """
         with work_folder(self._config.work_folder):
             self._work()
 
@@ -179,7 +183,13 @@ class Worker:
                 return
 
     def _work_once(self) -> None:
-        """Begin with the next job or errand, or wait a moment for one."""
+        """Begin with the next job or errand, or wait a moment for one.
+
+        Raises:
+            SettingsError: the engine cannot work with these settings on this machine.
+        """
+        if self._engine is not None and self._engine.refusal is not None:
+            raise self._engine.refusal
         self._collect_lanes()
         self._tidy()
         self._hear_engine()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from vitascope.domain.errors import SettingsError
 from vitascope.domain.residency import Residency
 
 from .engine_process import AnyEngine
@@ -146,6 +147,8 @@ class SharedEngine:
         self._holder: Seat | None = None
         self._is_given_up = False
         self.is_dead = False
+        #: Why it did not even begin: a setting is wrong for this machine.
+        self.refusal: SettingsError | None = None
         #: What it said of errands.
         self.answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         #: Kind of its device; empty until it has told.
@@ -247,14 +250,19 @@ class SharedEngine:
         holder = self._holder
         return self._hang_seconds if holder is None else holder.patience.limit_seconds
 
-    def _hear(self, message: Message) -> None:
+    def _hear_of_engine(self, message: Message) -> None:
         if "device" in message:
             self.residency = Residency.from_dict(message["residency"])
             self.loaded, self.device = frozenset(message["loaded"]), message["device"]
             self.room = message.get("room", {})
             self._on_news()
+        if message["is"] == "refused":
+            self.refusal = SettingsError(message["message"], hint=message["hint"])
         if message["is"] == "obeyed":
             self.answers.put(message)
+
+    def _hear(self, message: Message) -> None:
+        self._hear_of_engine(message)
         if (name := message.get("making")) is None:
             if message["is"] == "turn":
                 self._give_turn(None)
@@ -291,7 +299,8 @@ class SharedEngine:
             self.is_dead = True
             seats, self._seats = tuple(self._seats.values()), {}
         holder = self._holder if self._holder in seats else None
-        blamed = () if self._is_given_up else seats if holder is None else (holder,)
+        is_nobodys_fault = self._is_given_up or self.refusal is not None
+        blamed = () if is_nobodys_fault else seats if holder is None else (holder,)
         extra = {"pid": self.pid, "status": status, "makings": [seat.name for seat in seats]}
         logger.log(logging.INFO if self._is_given_up else logging.WARNING, "engine died", extra=extra)
         for seat in seats:
