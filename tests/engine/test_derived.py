@@ -33,13 +33,13 @@ def test_each_is_measurably_different_from_a_new_video(engine: Engine, tmp_path:
             pass
         return media.read_frames(tmp_path / f"{name}.mp4")
 
-    car, duck = "a red car drives in a city", "a yellow duck swims in the sea"
-    source = made("source", car, 1, num_frames=17)
+    panda, fish = "a panda in the snow", "a fish swims in the sea"
+    source = made("source", panda, 1, num_frames=17)
     given = str(tmp_path / "source.mp4")
-    fresh = made("fresh", duck, 2, num_frames=17)
-    remix = made("remix", duck, 2, num_frames=17, video=given, strength=REMIX_STRENGTH)
-    edit = made("edit", duck, 2, num_frames=17, video=given, strength=EDIT_STRENGTH)
-    longer = made("longer", car, 3, num_frames=25, continues=given, continued_frames=17)
+    fresh = made("fresh", fish, 2, num_frames=17)
+    remix = made("remix", fish, 2, num_frames=17, video=given, strength=REMIX_STRENGTH)
+    edit = made("edit", fish, 2, num_frames=17, video=given, strength=EDIT_STRENGTH)
+    longer = made("longer", panda, 3, num_frames=25, continues=given, continued_frames=17)
     found = {
         "fresh to source": psnr(fresh, source),
         "remix to source": psnr(remix, source),

@@ -305,6 +305,10 @@ def test_other_errors_are_what_they_were(models: Models, tmp_path: Any) -> None:
     with pytest.raises(ModelUnavailable):
         engine.load(spec)
     assert engine.residency.out_of_memory == 0
+    assert shortage.is_shortage(RuntimeError("could not create a primitive"))
+    assert not shortage.is_shortage(
+        RuntimeError("could not create a primitive descriptor for a matmul primitive")
+    )
     assert not shortage.is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not shortage.is_shortage(ValueError("out of memory"))
 

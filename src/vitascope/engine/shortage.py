@@ -25,10 +25,11 @@ from .generation import STAGE_OF_COMPONENT
 GIB = 2**30
 
 #: Sources: c10/core/impl/alloc_cpu.cpp, c10/cuda/CUDACachingAllocator.cpp, aten/src/ATen/mps/MPSAllocator.mm, cuBLAS's and
-#: cuDNN's status names, oneDNN's dnnl_out_of_memory as mkldnn reports it.
+#: cuDNN's status names, oneDNN's dnnl_out_of_memory as mkldnn reports it: of a primitive too, whose code is mapped; what oneDNN has no
+#: code for fails before, with a primitive's descriptor.
 _SENTENCES = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-    r"|std::bad_alloc|could not create a memory object|Cannot allocate memory|failed to map segment|unable to mmap",
+    r"|std::bad_alloc|could not create a (?:memory object|primitive$)|Cannot allocate memory|failed to map segment|unable to mmap",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
