@@ -115,6 +115,26 @@ def hold_files_of_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> thread
     return is_let
 
 
+PICTURE = "inputs/a.png"
+
+
+def hold_picture(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Keep PICTURE from coming until the first of these is set; the second one is, once it has come."""
+    is_let, has_come = threading.Event(), threading.Event()
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
+    bench.files.put_bytes(picture.getvalue(), PICTURE)
+
+    def wait_and_fetch(_key: str, path: Path) -> None:
+        assert is_let.wait(60)
+        path.write_bytes(picture.getvalue())
+        has_come.set()
+
+    monkeypatch.setattr(bench.files, "path_for", lambda _key: None)
+    monkeypatch.setattr(bench.files, "fetch", wait_and_fetch)
+    return is_let, has_come
+
+
 def test_the_next_job_is_made_while_one_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with working(tmp_path) as bench:
         is_let = hold_files_of_first(bench, monkeypatch)
@@ -131,18 +151,8 @@ def test_others_are_made_while_the_picture_of_one_does_not_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with working(tmp_path) as bench:
-        is_let = threading.Event()
-        picture = io.BytesIO()
-        Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
-        bench.files.put_bytes(picture.getvalue(), "inputs/a.png")
-
-        def wait_and_fetch(key: str, path: Path) -> None:
-            assert is_let.wait(60)
-            path.write_bytes(picture.getvalue())
-
-        monkeypatch.setattr(bench.files, "path_for", lambda _key: None)
-        monkeypatch.setattr(bench.files, "fetch", wait_and_fetch)
-        first = bench.submit("first", image="inputs/a.png")
+        is_let, _ = hold_picture(bench, monkeypatch)
+        first = bench.submit("first", image=PICTURE)
         bench.wait(first, lambda found: found.status is JobStatus.RUNNING)
         for name in ("second", "third"):
             assert bench.ended(bench.submit(name)).status is JobStatus.SUCCEEDED
@@ -155,9 +165,6 @@ def test_others_are_made_while_the_picture_of_one_does_not_come(
 def test_who_is_made_alone_is_not_joined_by_one_whose_picture_comes_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
-    is_let, has_come = threading.Event(), threading.Event()
     made: list[str] = []
     send = EngineProcess.send
 
@@ -173,16 +180,8 @@ def test_who_is_made_alone_is_not_joined_by_one_whose_picture_comes_late(
         lease = store.claim("w0", 600.0)
         assert lease is not None
         with working(tmp_path, **SLOW) as bench:
-
-            def wait_and_fetch(key: str, path: Path) -> None:
-                assert is_let.wait(60)
-                path.write_bytes(picture.getvalue())
-                has_come.set()
-
-            bench.files.put_bytes(picture.getvalue(), "inputs/a.png")
-            monkeypatch.setattr(bench.files, "path_for", lambda _key: None)
-            monkeypatch.setattr(bench.files, "fetch", wait_and_fetch)
-            late = bench.submit("late", image="inputs/a.png", num_inference_steps=2)
+            is_let, has_come = hold_picture(bench, monkeypatch)
+            late = bench.submit("late", image=PICTURE, num_inference_steps=2)
             bench.wait(late, lambda found: found.status is JobStatus.RUNNING)
             store.release(lease, count_attempt=True)  # perhaps it was the reason why an engine died
             bench.wait(tried, is_denoising)
