@@ -27,9 +27,10 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step
 from vitascope.engine import Clip, EngineBusy, Sharing, loading, shortage
-from vitascope.engine.engine import DiffusersEngine, _Rising
+from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.placement import TILING, Wishes
 from vitascope.engine.residence import GB
+from vitascope.engine.rising import Rising
 from vitascope.engine.slots import Slot
 
 Models = dict[str, ModelSpec]
@@ -431,7 +432,7 @@ def test_what_was_made_is_free_where_another_device_was_short(models: Models) ->
         yield Step("denoise", 1, 2)
         raise OutOfMemory("the other device ran out of memory")
 
-    rising = _Rising(engine._turn, None)
+    rising = Rising(engine._turn, None)
     attempt = engine._attempt(make_plan(spec), spec, making(), rising)
     with pytest.raises(StopIteration) as over:
         while next(attempt):

@@ -6,21 +6,20 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
 import torch
 
-from vitascope.domain.choice import Choice
 from vitascope.domain.cost import work_of
 from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import SECOND, Plan
 from vitascope.domain.request import Lora
 from vitascope.domain.residency import Residency
-from vitascope.domain.step import STAGE_STARTS, Step
+from vitascope.domain.step import Step
 
 from . import shortage
 from .adapters import Adapters
@@ -44,22 +43,31 @@ from .families import generic
 from .keeper import Models, Placed
 from .kernel_times import KernelTimes
 from .leading import Leader
-from .loading import AS_BEFORE, LoadedModel
+from .loading import LoadedModel
 from .meter import Meter
-from .parallel import NOBODY, Together, as_split, choose
+from .parallel import NOBODY, Together, choose
 from .placement import NO_WISHES, Wishes, check
 from .places import EngineBusy, Places
 from .postponed import when_imported
 from .ranks import Begin, Facts, Setup
 from .residence import GB, Residence
+from .rising import Rising
 from .slots import Slot
+from .telling import (
+    cache_choice,
+    compile_choice,
+    computed_in_full,
+    named_second,
+    scheduler_choice,
+    settle,
+    told,
+)
 
 if TYPE_CHECKING:
     from .contract import Frames
 
 logger = logging.getLogger(__name__)
 
-_ORDER = list(STAGE_STARTS)
 
 _Making = Generator[Step | None, None, Clip]
 
@@ -183,7 +191,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs = NO_INPUTS, sharing: Sharing | None = None
     ) -> Generator[Step | Clip, None, None]:
         with self._places.take(spec.id):
-            rising = _Rising(self._turn, sharing)
+            rising = Rising(self._turn, sharing)
             clip = yield from self._insist(
                 plan, spec, rising, lambda: self._make(plan, spec, inputs, rising, sharing, None)
             )
@@ -199,7 +207,7 @@ class DiffusersEngine:
         yield clip
 
     def _insist(
-        self, plan: Plan, spec: ModelSpec, rising: _Rising, make: Callable[[], _Making]
+        self, plan: Plan, spec: ModelSpec, rising: Rising, make: Callable[[], _Making]
     ) -> Generator[Step, None, Clip]:
         """Make a clip with a model; where the memory is not enough, once more without the models that nothing runs of."""
         if spec.id not in self.loaded_models:
@@ -214,13 +222,13 @@ class DiffusersEngine:
             raise clip
         return clip
 
-    def _without_background(self, rising: _Rising) -> Generator[Step, None, None]:
+    def _without_background(self, rising: Rising) -> Generator[Step, None, None]:
         """Wait until nothing is loaded beside: perhaps it is this very model, and else there is no room for two to come."""
         while not self._background.wait(WAIT_SECONDS if rising.waits else 0.0):
             yield dataclasses.replace(rising.reached, is_waiting=not rising.waits)
 
     def _attempt(
-        self, plan: Plan, spec: ModelSpec, making: _Making, rising: _Rising
+        self, plan: Plan, spec: ModelSpec, making: _Making, rising: Rising
     ) -> Generator[Step, None, Clip | OutOfMemory]:
         """Make the clip, or tell that the memory was not enough, once all that it had taken is free again."""
         self._meter.forget_peak()
@@ -246,7 +254,7 @@ class DiffusersEngine:
         plan: Plan,
         spec: ModelSpec,
         inputs: Inputs,
-        rising: _Rising,
+        rising: Rising,
         sharing: Sharing | None,
         part: Together | None,
     ) -> _Making:
@@ -263,20 +271,20 @@ class DiffusersEngine:
             self._meter.reading() as reading,
             self._quickened(slot, sharing, together) as denoising,
         ):
-            asked, plan = plan, _computed_in_full(plan, together)
+            asked, plan = plan, computed_in_full(plan, together)
             yield Step("load", 1)
             tiling = model.choose_tiling(dataclasses.replace(plan, upscale=None), slot)
-            _settle(sharing, model.settled(tiling))
+            settle(sharing, model.settled(tiling))
             frames = yield from generic.generate(plan, spec, slot, inputs)
-            choices = (*_told(model.choices, spec, card, together), *tiling, *self._choices[1:])
-            choices += _scheduler_choice(plan, slot)
+            choices = (*told(model.choices, spec, card, together), *tiling, *self._choices[1:])
+            choices += scheduler_choice(plan, slot)
             choices += generic.prompt_choice(plan, spec, slot) + lora_choices
-            choices += (_compile_choice(model, together), *slot.reuse.choices(plan.step_cache))
-            choices += _cache_choice(asked, plan)
+            choices += (compile_choice(model, together), *slot.reuse.choices(plan.step_cache))
+            choices += cache_choice(asked, plan)
             if plan.second is not None and plan.second.model == spec.id:
                 tiling = model.choose_tiling(plan.second, slot)
-                choices += _named_second(tiling)
-                _settle(sharing, model.settled(tiling), SECOND)
+                choices += named_second(tiling)
+                settle(sharing, model.settled(tiling), SECOND)
                 larger = NO_INPUTS if inputs.larger is None else inputs.larger
                 rising.is_in_second = True
                 frames = yield from generic.upscale(plan, spec, slot, larger, frames)
@@ -313,10 +321,10 @@ class DiffusersEngine:
             reading = held.enter_context(self._meter.reading())
             denoising = held.enter_context(self._quickened(slot, sharing, together))
             tiling = model.choose_tiling(second, slot)
-            _settle(sharing, model.settled(tiling), SECOND)
-            choices = _named_second((*_told(model.choices, spec, card, together), *tiling, *adapters))
+            settle(sharing, model.settled(tiling), SECOND)
+            choices = named_second((*told(model.choices, spec, card, together), *tiling, *adapters))
             frames = yield from generic.upscale(plan, spec, slot, larger, first.frames)
-            choices += _named_second(denoising.choices)
+            choices += named_second(denoising.choices)
             if reading.is_alone:
                 self._residence.learn_work(spec, work_of(second), reading.work_bytes)
         return Clip(frames, first.choices + choices)
@@ -369,7 +377,7 @@ class DiffusersEngine:
         self, plan: Plan, spec: ModelSpec, inputs: Inputs, first: Frames | None, part: Together
     ) -> Generator[Step, None, None]:
         """Make what another device makes, which leads; see `following`. Raises what is to be told of it."""
-        rising = _Rising(self._turn, None)
+        rising = Rising(self._turn, None)
         if first is None:
             making = self._make(plan, spec, inputs, rising, None, part)
         else:
@@ -546,121 +554,3 @@ def _quieten_transformers() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-class _Rising:
-    """The steps of one generation as its caller sees them: the stage never falls back."""
-
-    def __init__(self, turn: Turn, sharing: Sharing | None) -> None:
-        self._turn = turn
-        #: Whether it waits itself for what is done beside; else whoever drives it has others to advance meanwhile.
-        self.waits = sharing is None
-        self._sharing = sharing or Sharing()
-        self.reached = self._latest = Step("load")
-        #: Whether the model works on the second pass; the steps that are done do not tell, before the first of these.
-        self.is_in_second = False
-
-    @property
-    def stage(self) -> str:
-        """What is being done now, also where that was done before."""
-        is_denoised = self._latest.stage == "denoise" and self._latest.index == self._latest.of
-        return "decode_latents" if is_denoised else self._latest.stage
-
-    def of(self, steps: Generator[Step | None, None, Clip]) -> Generator[Step, None, Clip]:
-        """Pass pauses on, but never let the stage fall back.
-
-        The autoencoder also runs before denoising (to read a first frame) and between windows, and every window encodes
-        the text again: such a pause repeats the step that was reached, so that cancelling works there too.
-        """
-        with self._closed_in_turn(steps):
-            while True:
-                try:
-                    with self._turn:
-                        step = next(steps)
-                except StopIteration as finished:
-                    clip: Clip = finished.value
-                    return clip
-                if step is not None and step.is_waiting:
-                    yield dataclasses.replace(self.reached, is_waiting=True)
-                    continue
-                self._latest = step or self._latest
-                if self.stage == "decode_latents":  # which costs something, and no forward follows it at once
-                    self._sharing.is_answered, self._sharing.latest_group = False, None
-                if step is not None and _is_ahead(step, self.reached):
-                    self.reached = dataclasses.replace(step, preview=None)  # told once
-                    yield step
-                    continue
-                if self.reached == Step("load", 1):
-                    self.reached = Step("encode_prompt")  # something works, before it has said what
-                yield self.reached
-
-    @contextlib.contextmanager
-    def _closed_in_turn(self, steps: Generator[Any, None, Any]) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            with self._turn:
-                steps.close()
-
-
-def _is_ahead(step: Step, reached: Step) -> bool:
-    is_early = step.stage == "decode_latents" and (reached.index < reached.of or reached.stage == "load")
-    return not is_early and _place_of(step) >= _place_of(reached)
-
-
-def _place_of(step: Step) -> tuple[int, float]:
-    return _ORDER.index(step.stage), step.index / step.of
-
-
-def _settle(sharing: Sharing | None, settled: Mapping[str, str], part: str = "") -> None:
-    """Let whoever drives know what was chosen, for another try."""
-    if sharing is not None:
-        sharing.settled |= {part + name: value for name, value in settled.items()}
-
-
-def _told(
-    choices: tuple[Choice, ...], spec: ModelSpec, card: ModelSpec, together: Together
-) -> tuple[Choice, ...]:
-    """Give the true reason for what is no more than what an earlier try had, and what is otherwise with other devices."""
-    choices = tuple(
-        as_split(choice, together) if choice.name == "attention" else choice for choice in choices
-    )
-    return tuple(
-        dataclasses.replace(choice, reason=AS_BEFORE)
-        if getattr(spec, choice.name, None) != getattr(card, choice.name, None)
-        else choice
-        for choice in choices
-    )
-
-
-def _named_second(choices: Iterable[Choice]) -> tuple[Choice, ...]:
-    """Tell what was chosen for the second pass apart from what was for the first."""
-    return tuple(dataclasses.replace(choice, name=SECOND + choice.name) for choice in choices)
-
-
-def _computed_in_full(plan: Plan, together: Together) -> Plan:
-    """Leave out a step cache where devices share the steps: each would decide by its own part when to reuse."""
-    return plan if together.kind == "off" else dataclasses.replace(plan, step_cache=None)
-
-
-def _compile_choice(model: LoadedModel, together: Together) -> Choice:
-    if together.kind == "context" and model.compiling.choice.value != "off":
-        return Choice(
-            model.compiling.choice.name,
-            "off",
-            "devices tell each other in each block how many tokens they have",
-        )
-    return model.compiling.choice
-
-
-def _cache_choice(asked: Plan, plan: Plan) -> tuple[Choice, ...]:
-    if asked.step_cache == plan.step_cache:
-        return ()
-    return (Choice("step_cache", "off", "several devices share each step, which is computed in full"),)
-
-
-def _scheduler_choice(plan: Plan, slot: Slot) -> tuple[Choice, ...]:
-    if plan.scheduler is not None:
-        return ()
-    name = type(slot.pipelines[plan.mode].scheduler).__name__
-    return (Choice("scheduler", name, "the checkpoint's own"),)
