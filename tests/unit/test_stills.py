@@ -11,7 +11,9 @@ from PIL import Image
 
 from vitascope import media
 from vitascope.domain.errors import WriteFailed
+from vitascope.domain.request import OutputFormat
 from vitascope.domain.video import sheet_frames, sheet_grid
+from vitascope.media.frames import RgbToYuv
 
 
 def clip(num_frames: int, height: int, width: int) -> media.Frames:
@@ -22,7 +24,9 @@ def clip(num_frames: int, height: int, width: int) -> media.Frames:
 
 def watched(frames: media.Frames) -> media.Stills:
     stills = media.Stills(len(frames))
-    assert sum(1 for _ in stills.watch(frames)) == len(frames)
+    convert = RgbToYuv("yuv420p", limited=True)
+    for frame in frames:
+        stills.see(convert(frame))
     return stills
 
 
@@ -76,20 +80,25 @@ def test_tiles_are_in_reading_order_and_the_rest_is_black(tmp_path: Path) -> Non
     assert greys == pytest.approx([0, 42, 85, 127, 170, 212, 255, 0, 0, 0], abs=3)
 
 
-def test_frames_whose_memory_is_used_again_are_kept(tmp_path: Path) -> None:
-    frame = np.empty((32, 32, 3), np.uint8)
+@pytest.mark.parametrize("format", ["mp4", "gif"])
+def test_a_writer_shows_them_in_their_own_colours(tmp_path: Path, format: OutputFormat) -> None:
+    """From what it writes: an MP4 has its colours in another form, a GIF has them as they came."""
+    frame = np.empty((64, 96, 3), np.uint8)
 
     def reused() -> Iterator[media.Frame]:
-        for grey in (0, 100, 200):
-            frame[:] = grey
+        for red in (0, 200, 250):
+            frame[:] = (red, 60, 20)
             yield frame
 
     stills = media.Stills(3)
-    for _ in stills.watch(reused()):
-        pass
+    media.write_video(reused(), tmp_path / "a", fps=8, format=format, stills=stills)
     stills.save_thumbnail(tmp_path / "a.webp")
+    stills.save_spritesheet(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.webp") as picture:
-        assert picture.getpixel((0, 0)) == pytest.approx((100, 100, 100), abs=3)
+        assert picture.getpixel((48, 32)) == pytest.approx((200, 60, 20), abs=3)
+    with Image.open(tmp_path / "a.jpg") as sheet:
+        reds = [sheet.getpixel((column * 96 + 48, 32)) for column in range(3)]
+    assert np.abs(np.array(reds) - [(0, 60, 20), (200, 60, 20), (250, 60, 20)]).max() <= 3
 
 
 def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:

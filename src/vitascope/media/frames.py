@@ -36,6 +36,45 @@ def to_av(frame: Frame) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
 
 
+def _num_threads(height: int, width: int) -> int:
+    """Threads of swscale for a picture of that size.
+
+    Left to itself it takes one for each CPU, whatever the size, and with 256x256 they wait for each other more than they do:
+    0.45 against 0.3 ms of processor time (two cores, 2026-11).
+    """
+    return max(1, min(_MAX_THREADS, height * width // _PIXELS_PER_THREAD))
+
+
+_PIXELS_PER_THREAD = 2**18
+_MAX_THREADS = 4
+
+
+class Resizer:
+    """Brings frames to one size. One per clip: it keeps swscale's tables.
+
+    Each channel is resized on its own, by Lanczos. Measured against the same filter without rounding (192x192 to 256x256; 832x480
+    to 1248x720; 2026-11): 0.7 and 6 ms a frame at 58 dB; Pillow 2.0 and 29 ms at 56; swscale on packed RGB, which it brings to
+    YUV on the way, 1.5 and 15.
+
+    Args:
+        height: pixels of the result.
+        width: pixels of the result.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size = {"height": height, "width": width}
+        self._threads = _num_threads(height, width)
+        self._split, self._resize, self._join = VideoReformatter(), VideoReformatter(), VideoReformatter()
+
+    def __call__(self, frame: Frame) -> Frame:
+        channels = self._split.reformat(to_av(frame), format="gbrp", threads=self._threads)
+        lanczos = Interpolation.LANCZOS | Interpolation.ACCURATE_RND
+        resized = self._resize.reformat(
+            channels, format="gbrp", interpolation=lanczos, threads=self._threads, **self._size
+        )
+        return _packed(self._join, resized)
+
+
 class RgbToYuv:
     """Converts frames to the BT.709 YUV that video files and filters work on. One per clip: it keeps swscale's tables.
 
@@ -52,38 +91,59 @@ class RgbToYuv:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Frame) -> av.VideoFrame:
-        height, width = frame.shape[:2]
+        height, width = frame.shape[0] * self._scale, frame.shape[1] * self._scale
         return self._reformatter.reformat(
             to_av(frame),
-            width=width * self._scale,
-            height=height * self._scale,
+            width=width,
+            height=height,
             format=self._pixel_format,
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
             dst_color_range=self._range,
             interpolation=EXACT,
+            threads=_num_threads(height, width),
         )
 
 
 class YuvToRgb:
-    """Converts decoded or filtered pictures back to frames, by the colour tags that they carry.
+    """Converts decoded, filtered or converted pictures back to frames, by the colour tags that they carry.
+
+    It is done channel by channel, in a third of the time that swscale's exact way to packed RGB takes, with the same result:
+    1280x720 in 4.3 ms for 12.8.
 
     Args:
         scale: shrink on the way, by averaging.
+        max_side: shrink on the way what is larger, by Lanczos.
     """
 
-    def __init__(self, *, scale: int = 1) -> None:
-        self._scale = scale
-        self._flags = EXACT if scale == 1 else (EXACT & ~Interpolation.BICUBIC) | Interpolation.AREA
-        self._reformatter = VideoReformatter()
+    def __init__(self, *, scale: int = 1, max_side: int | None = None) -> None:
+        self._scale, self._max_side = scale, max_side
+        shrink = (
+            Interpolation.LANCZOS if max_side else Interpolation.AREA if scale > 1 else Interpolation.BICUBIC
+        )
+        self._flags = (EXACT & ~Interpolation.BICUBIC) | shrink
+        self._convert, self._join = VideoReformatter(), VideoReformatter()
 
     def __call__(self, picture: av.VideoFrame) -> Frame:
-        converted = self._reformatter.reformat(
+        height, width = self._size(picture)
+        converted = self._convert.reformat(
             picture,
-            width=picture.width // self._scale,
-            height=picture.height // self._scale,
-            format="rgb24",
+            width=width,
+            height=height,
+            format="gbrp",
             dst_color_range=ColorRange.JPEG,
             interpolation=self._flags,
+            threads=_num_threads(picture.height, picture.width),
         )
-        return cast(Frame, converted.to_ndarray())
+        return _packed(self._join, converted)
+
+    def _size(self, picture: av.VideoFrame) -> tuple[int, int]:
+        if self._max_side is None:
+            return picture.height // self._scale, picture.width // self._scale
+        scale = min(1.0, self._max_side / max(picture.height, picture.width))
+        return max(1, round(picture.height * scale)), max(1, round(picture.width * scale))
+
+
+def _packed(join: VideoReformatter, channels: av.VideoFrame) -> Frame:
+    threads = _num_threads(channels.height, channels.width)
+    return cast(Frame, join.reformat(channels, format="rgb24", threads=threads).to_ndarray())

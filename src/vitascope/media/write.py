@@ -24,6 +24,7 @@ from vitascope.domain.request import OutputFormat
 from vitascope.domain.windows import MAX_GIF_FPS
 
 from .frames import Frame, RgbToYuv, check_frame, to_av
+from .stills import Stills
 from .target import replacing
 
 #: Measured on 51 frames of 1280x720 (moving texture and sprite, two CPU cores, 2026-11): medium 1.4 s, 531 KiB,
@@ -77,6 +78,7 @@ def write_video(
     finish: Callable[[Path], None] | None = None,
     is_enlarged: bool = False,
     is_kept: bool = True,
+    stills: Stills | None = None,
 ) -> None:
     """Write frames to a file that is there whole or not at all.
 
@@ -94,6 +96,7 @@ def write_video(
         finish: what is still to be done with the complete file before it has its name, such as signing it.
         is_enlarged: the frames were made much smaller and hold no fine detail: an MP4 is written in half the time.
         is_kept: whether it stays there, and must survive a power cut.
+        stills: sees all frames.
 
     Raises:
         WriteFailed: the folder is missing or not writable, the disk is full, there are no frames, or the format
@@ -101,14 +104,16 @@ def write_video(
     """
     with replacing(path, is_kept=is_kept) as temporary:
         if format == "gif":
-            _write_gif(frames, temporary, fps)
+            _write_gif(frames, temporary, fps, stills)
         else:
-            _write_mp4(frames, temporary, fps, comment, is_enlarged)
+            _write_mp4(frames, temporary, fps, comment, is_enlarged, stills)
         if finish is not None:
             finish(temporary)
 
 
-def _write_mp4(frames: Iterable[Frame], path: Path, fps: int, comment: str, is_enlarged: bool) -> None:
+def _write_mp4(
+    frames: Iterable[Frame], path: Path, fps: int, comment: str, is_enlarged: bool, stills: Stills | None
+) -> None:
     (height, width), frames = _size(frames)
     if height % 2 or width % 2:
         raise WriteFailed(f"an MP4 has even sides, not {width}x{height}", hint="choose an even size")
@@ -118,7 +123,10 @@ def _write_mp4(frames: Iterable[Frame], path: Path, fps: int, comment: str, is_e
             container.metadata["comment"] = comment
         stream = _h264_stream(container, height, width, fps, is_enlarged)
         for index, frame in enumerate(frames):
-            _encode(container, stream, convert(frame), index, Fraction(1, fps))
+            picture = convert(frame)
+            if stills is not None:
+                stills.see(picture)
+            _encode(container, stream, picture, index, Fraction(1, fps))
         _finish(container, stream)
 
 
@@ -136,14 +144,14 @@ def _h264_stream(
     return stream
 
 
-def _write_gif(frames: Iterable[Frame], path: Path, fps: int) -> None:
+def _write_gif(frames: Iterable[Frame], path: Path, fps: int, stills: Stills | None) -> None:
     if fps > MAX_GIF_FPS:
         raise WriteFailed(
             f"a GIF shows at most {MAX_GIF_FPS} frames per second, not {fps}", hint="lower `fps`"
         )
     (height, width), frames = _size(frames)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        num_frames, palette = _palette(frames, spool)
+        num_frames, palette = _palette(frames, spool, stills)
         starts = [_centiseconds(index, fps) for index in range(num_frames + 1)]
         last_delay = starts[-1] - starts[-2]  # the others follow from the next frame's start
         options = {"loop": "0", "final_delay": str(last_delay)}
@@ -162,7 +170,7 @@ def _centiseconds(index: int, fps: int) -> int:
     return (200 * index + fps) // (2 * fps)
 
 
-def _palette(frames: Iterable[Frame], spool: BinaryIO) -> tuple[int, av.VideoFrame]:
+def _palette(frames: Iterable[Frame], spool: BinaryIO, stills: Stills | None) -> tuple[int, av.VideoFrame]:
     """Find the 256 colours that serve all frames best, and keep the frames in `spool` for the second pass."""
     graph: av.filter.Graph | None = None
     num_frames = 0
@@ -170,6 +178,8 @@ def _palette(frames: Iterable[Frame], spool: BinaryIO) -> tuple[int, av.VideoFra
         if graph is None:
             graph = _graph(frame.shape[0], frame.shape[1], "palettegen", _PALETTE)
         picture = to_av(frame)
+        if stills is not None:
+            stills.see(picture)
         picture.pts = num_frames
         graph.vpush(picture)
         spool.write(np.ascontiguousarray(frame).data)

@@ -239,8 +239,7 @@ class _Writer:
         *,
         with_pictures: bool,
     ) -> None:
-        self._stills = media.Stills(plan.num_frames)
-        self._frames = self._stills.watch(frames)
+        self._frames = frames
         self._plan, self._out, self._key, self._origin = plan, out, key, origin
         self._with_pictures = with_pictures
         self._is_stopping = False
@@ -257,9 +256,9 @@ class _Writer:
         return Step("write_video", self._done, self._plan.num_frames)
 
     def _write(self) -> Video:
-        pictures = (
-            _Pictures(self._stills, self._out, self._key, self._origin) if self._with_pictures else None
-        )
+        pictures = None
+        if self._with_pictures:
+            pictures = _Pictures(self._plan.num_frames, self._out, self._key, self._origin)
         try:
             media.write_video(
                 self._counted(pictures),
@@ -270,6 +269,7 @@ class _Writer:
                 finish=lambda path: self._origin.sign(path, self._plan.format),
                 is_enlarged=is_enlarged(self._plan),
                 is_kept=not self._key,  # else the storage takes it from there
+                stills=None if pictures is None else pictures.stills,
             )
             video = _describe(self._out, self._plan, self._key)
             return video if pictures is None else pictures.of(video)
@@ -337,8 +337,9 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
 class _Pictures:
     """The pictures of a video, written beside it and signed as it is, while the video itself is still being finished."""
 
-    def __init__(self, stills: media.Stills, out: Path, key: str, origin: _Origin) -> None:
-        self._stills, self._key, self._origin = stills, key, origin
+    def __init__(self, num_frames: int, out: Path, key: str, origin: _Origin) -> None:
+        self.stills = media.Stills(num_frames)
+        self._key, self._origin = key, origin
         self._thumbnail, self._sheet = (out.with_suffix(end) for end in (THUMBNAIL_SUFFIX, SHEET_SUFFIX))
         self._writing = Aside(self._write, "write-pictures")
 
@@ -360,10 +361,10 @@ class _Pictures:
 
     def _write(self) -> tuple[Picture, Picture]:
         origin = self._origin
-        shown = self._stills.save_thumbnail(
+        shown = self.stills.save_thumbnail(
             self._thumbnail, xmp=origin.xmp, finish=lambda path: origin.sign(path, "webp")
         )
-        tiled = self._stills.save_spritesheet(
+        tiled = self.stills.save_spritesheet(
             self._sheet, xmp=origin.xmp, finish=lambda path: origin.sign(path, "jpeg")
         )
         thumbnail = self._picture(self._thumbnail, THUMBNAIL_SUFFIX, "image/webp", shown)
