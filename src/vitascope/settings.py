@@ -6,6 +6,7 @@ Rooms below never import this module: `app` hands them the few values that they 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -687,6 +688,8 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise _unknown(*map(str, first["loc"])) from None
         name = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"setting `{name}`: {first['msg'].removeprefix('Value error, ')}") from None
     except (OSError, ValueError) as error:
@@ -695,6 +698,19 @@ def load(**overrides: Any) -> Settings:
         return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
     except RuntimeError as error:
         raise SettingsError(f"setting `home`: {error}") from None
+
+
+def _unknown(*name: str) -> SettingsError:
+    """There is no setting of that name; tells the nearest one beside it, if one is near."""
+    section: Any = Settings
+    for part in name[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field and field.annotation
+    near = difflib.get_close_matches(name[-1], getattr(section, "model_fields", {}), n=1)
+    hint = (
+        f"did you mean `{'.'.join((*name[:-1], near[0]))}`?" if near else "docs/settings.md has all of them"
+    )
+    return SettingsError(f"there is no setting `{'.'.join(name)}`", hint=hint)
 
 
 def share_cores() -> None:

@@ -483,6 +483,12 @@ def stranger() -> Iterator[Stranger]:
         (503, "application/json", '{"error": {"code": "x", "message": "Back soon."}}', "Back soon."),
         (403, "application/json", '{"error": {"code": "x", "message": "Not \\u001byou."}}', "Not ?you."),
         (401, "application/json", '{"error": {"code": "x", "message": "Who?"}}', "VITASCOPE_API_KEY"),
+        (
+            401,
+            "application/json",
+            '{"error": {"code": "x", "message": "No key.", "hint": "send `Authorization`"}}',
+            "VITASCOPE_API_KEY",
+        ),
     ],
 )
 def test_what_is_no_server_of_ours_is_one_clear_line(

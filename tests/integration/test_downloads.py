@@ -288,10 +288,16 @@ def test_what_the_hub_does_not_have_is_said(server: hubs.Hub, spec: ModelSpec) -
 def test_a_hub_that_is_away_is_said(
     server: hubs.Hub, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     assert "the hub does not answer for model `tiny`" in refused(spec)
+    with pytest.raises(ModelUnavailable, match="the hub does not answer for model `tiny`"):
+        hub.small_file(spec, "model_index.json")  # how a model that is added is looked at first
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refused(spec)
+    with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE is set"):
+        hub.small_file(spec, "model_index.json")
 
 
 def test_the_disk_is_looked_at_first(server: hubs.Hub, spec: ModelSpec) -> None:

@@ -43,6 +43,11 @@ def test_the_readmes_tree_names_every_room() -> None:
     assert named == rooms
 
 
+def test_the_readme_counts_the_cards() -> None:
+    cards = list((ROOT / "src" / "vitascope" / "catalog" / "cards").glob("*.toml"))
+    assert re.findall(r"# (\d+) cards", README) == [str(len(cards))]
+
+
 @pytest.mark.parametrize(
     "page",
     sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]),

@@ -187,6 +187,26 @@ def test_a_bad_value_is_named(overrides: dict[str, object], words: str) -> None:
         settings.load(**overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message", "hint"),
+    [
+        ({"server": {"portt": 1}}, "there is no setting `server.portt`", "did you mean `server.port`?"),
+        ({"sever": {"port": 1}}, "there is no setting `sever`", "did you mean `server`?"),
+        (
+            {"server": {"colour": 1}},
+            "there is no setting `server.colour`",
+            "docs/settings.md has all of them",
+        ),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(
+    overrides: dict[str, object], message: str, hint: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings.load(**overrides)
+    assert (refused.value.message, refused.value.hint) == (message, hint)
+
+
 def test_the_key_of_secrets_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = settings.load(secrets={"key": f"{KEY},{KEY}"})
     assert loaded.secrets.keys == (b"k" * 32, b"k" * 32)

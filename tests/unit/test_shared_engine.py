@@ -103,6 +103,20 @@ def test_nobody_is_begun_beside_who_is_made_alone_whoever_came_first(process: Qu
     engine.kill()
 
 
+@pytest.mark.parametrize(("is_ours", "told"), [(True, "engine ended"), (False, "engine died")])
+def test_the_log_tells_an_end_that_was_meant_from_a_death(
+    process: Quiet, caplog: pytest.LogCaptureFixture, is_ours: bool, told: str
+) -> None:
+    caplog.set_level("INFO", "vitascope")
+    engine = SharedEngine(process, 900.0, lambda: None)
+    if is_ours:
+        engine.kill()
+    else:
+        process.kill()
+    eventually(lambda: engine.is_dead)
+    eventually(lambda: caplog.messages == [told])
+
+
 def test_nobody_is_to_blame_where_the_engine_refuses_its_settings(process: Quiet) -> None:
     process.said.put({"is": "refused", "message": "there is no device `cuda:9` here", "hint": "`auto`"})
     engine = SharedEngine(process, 900.0, lambda: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -128,6 +129,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise SettingsError(
-            f"cannot listen on `{host}` port {port}: {error.strerror}", hint="choose another port"
-        ) from None
+        # the rest of what it says is the address once more, as a tuple
+        reason = str(error.strerror).partition(" (while")[0]
+        is_of_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        hint = "choose an address of this machine" if is_of_host else "choose another port"
+        raise SettingsError(f"cannot listen on `{host}` port {port}: {reason}", hint=hint) from None

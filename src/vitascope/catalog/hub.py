@@ -330,8 +330,13 @@ def hub_errors(spec: ModelSpec) -> Iterator[None]:
         hint = "check `source` in its card; a private one needs HF_TOKEN"
         raise ModelUnavailable(message, hint=hint) from None
     except errors.OfflineModeIsEnabled:
-        message = f"model `{spec.id}` cannot be downloaded: HF_HUB_OFFLINE is set"
-        raise ModelUnavailable(message) from None
+        raise _offline(spec) from None
+    except (
+        errors.LocalEntryNotFoundError
+    ) as error:  # an EntryNotFoundError too, though it only says that no hub was reached
+        if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+            raise _offline(spec) from None
+        raise _silent(spec, error.__cause__ or error) from None
     except errors.EntryNotFoundError:
         raise ModelUnavailable(
             f"the hub has no model index for model `{spec.id}`: it is not in diffusers' format"
@@ -340,11 +345,17 @@ def hub_errors(spec: ModelSpec) -> Iterator[None]:
         message = f"the hub answers {error.response.status_code} for model `{spec.id}`"
         raise ModelUnavailable(message, hint="try again later") from None
     except _transport_errors() as error:
-        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
-        hint = "what has come stays: the same command goes on where it stopped"
-        raise ModelUnavailable(
-            f"the hub does not answer for model `{spec.id}`: {reason}", hint=hint
-        ) from None
+        raise _silent(spec, error) from None
+
+
+def _offline(spec: ModelSpec) -> ModelUnavailable:
+    return ModelUnavailable(f"model `{spec.id}` cannot be downloaded: HF_HUB_OFFLINE is set")
+
+
+def _silent(spec: ModelSpec, error: BaseException) -> ModelUnavailable:
+    reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+    hint = "what has come stays: the same command goes on where it stopped"
+    return ModelUnavailable(f"the hub does not answer for model `{spec.id}`: {reason}", hint=hint)
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

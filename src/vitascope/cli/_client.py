@@ -258,7 +258,7 @@ class Server:
             self._is_something_else(f" ({answer.status_code} to {answer.request.method} {answer.url.path})")
         hint = problem.get("hint")
         if answer.status_code == 401:
-            hint = hint or "set VITASCOPE_API_KEY to a key of this server"
+            hint = "set VITASCOPE_API_KEY to a key of this server"  # the server's own is for programs
         raise ServerRefusal(problem["message"], status=answer.status_code, server_code=code, hint=hint)
 
     def _is_something_else(self, answered: str = "") -> NoReturn:

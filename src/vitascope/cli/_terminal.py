@@ -42,12 +42,13 @@ def printable(text: str) -> str:
 
 
 class ProgressLine:
-    """Shows steps: a bar with stage and time left on a terminal, else a line for each event; nothing when quiet."""
+    """Shows steps: a bar with stage and time left on a terminal, else a line for each that says something new; nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Progress | None = None
         self._last: Step | None = None
+        self._said = ""
         self._started_at = time.monotonic()
 
     def __enter__(self) -> ProgressLine:
@@ -82,9 +83,14 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update(self._task, description=words, completed=percent(step), steps=steps)
         elif step.index < step.of or step.stage == "denoise":
-            seconds = time.monotonic() - self._started_at
-            sys.stderr.write(f"{seconds:6.1f}s {percent(step):3d}% {words} {steps}".rstrip() + "\n")
-            sys.stderr.flush()
+            self._say(f"{percent(step):3d}% {words} {steps}".rstrip())
+
+    def _say(self, line: str) -> None:
+        if line == self._said:  # a file's frames are steps too, far more than there are percents for them
+            return
+        self._said = line
+        sys.stderr.write(f"{time.monotonic() - self._started_at:6.1f}s {line}\n")
+        sys.stderr.flush()
 
 
 class _KeyValueFormatter(logging.Formatter):

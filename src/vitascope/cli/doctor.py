@@ -42,6 +42,8 @@ def doctor(
         )
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(4):
+            table.add_column(overflow="fold")  # a path is to be read whole
         for choice, ok in findings:
             verdict = Text("ok", "green") if ok else Text("no", "red")
             table.add_row(verdict, Text(choice.name, "bold"), Text(choice.value), Text(choice.reason))

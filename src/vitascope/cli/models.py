@@ -78,7 +78,7 @@ def list_models(as_json: Json = False, server: ServerOption = None) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "here", "makes", "starts from", "licence"):
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
+        table.add_column(column, overflow="fold", no_wrap=column in ("model", "makes"))
     for spec, row in zip(models.all(), rows, strict=True):
         name = f"{spec.id} (default)" if row["is_default"] else spec.id
         makes = f"{spec.default_size}, {spec.default_num_frames / spec.fps:.1f} s"

@@ -101,7 +101,8 @@ def reset() -> None:
     """Let new videos go where the settings say. What is in a bucket stays there, and is served."""
     with _buckets(settings_module.load()) as buckets:
         is_change = buckets.reset()
-    stderr.print("new videos go where the settings say" if is_change else "they did already")
+    already = "" if is_change else "already "
+    stderr.print(f"new videos {already}go where the settings say")
 
 
 def _secret() -> str:

@@ -302,7 +302,10 @@ class SharedEngine:
         is_nobodys_fault = self._is_given_up or self.refusal is not None
         blamed = () if is_nobodys_fault else seats if holder is None else (holder,)
         extra = {"pid": self.pid, "status": status, "makings": [seat.name for seat in seats]}
-        logger.log(logging.INFO if self._is_given_up else logging.WARNING, "engine died", extra=extra)
+        if self._is_given_up:
+            logger.info("engine ended", extra=extra)
+        else:
+            logger.warning("engine died", extra=extra)
         for seat in seats:
             seat.hear(EngineDied(is_to_blame=seat in blamed))
         self._on_news()
