@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import functools
 import os
 import signal
@@ -16,9 +17,16 @@ import pytest
 
 import postgres as postgres_server
 import seaweed
+import vitascope
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.store import Store
 from vitascope.store.tables import metadata
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what is tested, once: where bytecode is not to be written, each process that a test starts would do it again."""
+    if not hasattr(session.config, "workerinput"):
+        compileall.compile_dir(Path(vitascope.__file__).parent, quiet=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
