@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,30 @@ def settings_page() -> str:
 
 
 def _settings() -> Iterator[tuple[str, str, str, str]]:
+    told = _docstrings(Settings)
     for name, field in Settings.model_fields.items():
         section = field.default
         if isinstance(section, BaseModel):
-            for key, inner in type(section).model_fields.items():
+            inner = _docstrings(type(section))
+            for key in type(section).model_fields:
                 variable = f"VITASCOPE_{name}__{key}".upper()
-                yield f"{name}.{key}", variable, _default(getattr(section, key)), inner.description or ""
+                yield f"{name}.{key}", variable, _default(getattr(section, key)), inner.get(key, "")
         else:
             default = "the user's data folder" if name == "home" else _default(field.default)
-            yield name, f"VITASCOPE_{name}".upper(), default, field.description or ""
+            yield name, f"VITASCOPE_{name}".upper(), default, told.get(name, "")
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Find what stands under each field. pydantic can do it for the class itself, and every command would wait for it at its start."""
+    (declared,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(declared, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text)
+        for field, below in itertools.pairwise(declared.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(text := below.value.value, str)
+    }
 
 
 def _default(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import functools
 import os
 import signal
 import uuid
@@ -9,14 +11,22 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
 import postgres as postgres_server
 import seaweed
+import vitascope
 from vitascope.domain.model_spec import Bounds, FrameRule, ModelSpec, Size
 from vitascope.store import Store
 from vitascope.store.tables import metadata
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what is tested, once: where bytecode is not to be written, each process that a test starts would do it again."""
+    if not hasattr(session.config, "workerinput"):
+        compileall.compile_dir(Path(vitascope.__file__).parent, quiet=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +44,20 @@ def _heeded_interrupts() -> None:
     """Let started commands heed Ctrl-C: a test run in the background of a shell would hand them down its ignoring."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_read_once() -> Iterator[None]:
+    """Let all clients of this process share what authorities they trust.
+
+    httpx reads that for each `httpx.get`, 20 ms of a processor for a request of 1 ms: a test that asks again and again took it from the
+    server that it waited for.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ CONFIG_FILE = "vitascope.toml"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 _Key = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
@@ -563,7 +563,6 @@ class Settings(BaseSettings):
         env_prefix="VITASCOPE_",
         env_nested_delimiter="__",
         toml_file=CONFIG_FILE,
-        use_attribute_docstrings=True,
     )
 
     home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("vitascope")))

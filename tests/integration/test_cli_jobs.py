@@ -462,7 +462,7 @@ class Stranger:
 @pytest.fixture
 def stranger() -> Iterator[Stranger]:
     made = Stranger()
-    thread = threading.Thread(target=made.http.serve_forever)
+    thread = threading.Thread(target=made.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
     made.http.shutdown()

@@ -36,7 +36,7 @@ class Receiver(BaseHTTPRequestHandler):
 def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
     handler = type("Own", (Receiver,), {"got": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/hook", handler.got
         server.shutdown()

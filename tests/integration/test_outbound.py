@@ -131,13 +131,16 @@ class Web:
         self.port = port
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
-        self.open: set[Any] = set()
+        self.open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.wanted = 1
         self.reached = asyncio.Event()
         self._answer = answer
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open.add(asyncio.current_task())
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handle it in a task that is known before it begins: one that is cancelled first would close nothing."""
+        self.open[asyncio.create_task(self._handle(reader, writer))] = writer
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             self.heads.append(head)
@@ -167,7 +170,7 @@ async def serving(
 ) -> AsyncIterator[Web]:
     listener = socket.create_server((host, 0))
     web = Web(answer, listener.getsockname()[1])
-    server = await asyncio.start_server(web.handle, sock=listener, ssl=context)
+    server = await asyncio.start_server(web.accept, sock=listener, ssl=context)
     try:
         yield web
     finally:
@@ -175,6 +178,8 @@ async def serving(
         for task in web.open:
             task.cancel()
         await asyncio.gather(*web.open, return_exceptions=True)
+        for writer in web.open.values():
+            writer.transport.abort()
         await server.wait_closed()
 
 

@@ -62,7 +62,7 @@ def fakes() -> Iterator[Callable[[], Fake]]:
 
     def make() -> Fake:
         fake = Fake()
-        thread = threading.Thread(target=fake.serve_forever)
+        thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         made.append((fake, thread))
         return fake

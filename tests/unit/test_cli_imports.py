@@ -23,6 +23,11 @@ def test_heavy_libraries_are_left_for_who_needs_them(arguments: list[str]) -> No
     assert modules_after(*arguments).isdisjoint(HEAVY)
 
 
+def test_the_web_is_left_for_who_serves_it() -> None:
+    """A command on the store, the supervisor of `serve` and a worker need neither the web framework nor the dialects."""
+    assert modules_after("keys", "list").isdisjoint({"fastapi", "uvicorn", "vitascope.dialects"})
+
+
 def test_every_command_is_there_under_its_name() -> None:
     commands = Commands()
     for name in WHERE:

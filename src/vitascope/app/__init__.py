@@ -3,6 +3,9 @@
 Here settings meet the rooms: each room is handed the few values that it needs.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .checks import (
     check_address,
     check_guards,
@@ -22,9 +25,11 @@ from .opening import (
     open_storage,
     open_store,
 )
-from .server import run_web
-from .web import WEBHOOK_FORMATS, create_web_app
 from .workers import check_peer, open_peer_worker, open_worker, why_no_peers
+
+if TYPE_CHECKING:
+    from .server import run_web
+    from .web import WEBHOOK_FORMATS, create_web_app
 
 __all__ = [
     "WEBHOOK_FORMATS",
@@ -50,3 +55,15 @@ __all__ = [
     "run_web",
     "why_no_peers",
 ]
+
+_OF_THE_WEB = {"run_web": "server", "WEBHOOK_FORMATS": "web", "create_web_app": "web"}
+"""What needs the web framework and all dialects: imported when it is named, so that workers, the supervisor and commands
+start without (docs/experiments.md)."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_THE_WEB.values():
+        return importlib.import_module(f".{name}", __name__)
+    if name in _OF_THE_WEB:
+        return getattr(importlib.import_module(f".{_OF_THE_WEB[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

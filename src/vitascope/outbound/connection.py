@@ -53,7 +53,7 @@ class Connections:
         headers: Iterable[tuple[bytes, bytes]] = (),
         content: bytes = b"",
         *,
-        silence_seconds: float = SILENCE_SECONDS,
+        silence_seconds: float | None = None,
     ) -> AsyncIterator[httpcore.Response]:
         """Send a request; its answer's body can be read for as long as the block. Nothing is sent if the gate says no.
 
@@ -62,7 +62,7 @@ class Connections:
             target: where to.
             headers: beside those that say who is asked and how.
             content: the body.
-            silence_seconds: between bytes.
+            silence_seconds: between bytes; `SILENCE_SECONDS` if not given.
 
         Raises:
             NotConnected: the target may not be connected to, or cannot be.
@@ -71,6 +71,7 @@ class Connections:
         addresses = await self._gate.addresses_of(target)
         scheme, host, path = (text.encode("ascii") for text in (target.scheme, target.host, target.path))
         network = _Checked(addresses)
+        silence = SILENCE_SECONDS if silence_seconds is None else silence_seconds
         connection = httpcore.AsyncHTTPConnection(
             httpcore.Origin(scheme, host, target.port),
             ssl_context=self._ssl_context,
@@ -81,9 +82,7 @@ class Connections:
             httpcore.URL(scheme=scheme, host=host, port=target.port, target=path),
             headers=[*_own_headers(target), *headers],
             content=content,
-            extensions={
-                "timeout": {"connect": CONNECT_SECONDS, "read": silence_seconds, "write": silence_seconds}
-            },
+            extensions={"timeout": {"connect": CONNECT_SECONDS, "read": silence, "write": silence}},
         )
         try:
             with _telling(target):

@@ -337,7 +337,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[str]:
     with http.server.ThreadingHTTPServer((HERE, 0), Handler) as other:
-        thread = threading.Thread(target=other.serve_forever)
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://{HERE}:{other.server_port}/a.png"
         other.shutdown()

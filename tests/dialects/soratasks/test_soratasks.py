@@ -74,7 +74,7 @@ HERE = "127.0.0.2"
 def elsewhere() -> Iterator[str]:
     """Another server's picture."""
     with http.server.ThreadingHTTPServer((HERE, 0), Pictures) as made:
-        thread = threading.Thread(target=made.serve_forever)
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://{HERE}:{made.server_port}/picture.png"
         made.shutdown()
@@ -93,7 +93,7 @@ def endpoint() -> Iterator[tuple[str, list[bytes]]]:
             self.end_headers()
 
     with http.server.ThreadingHTTPServer((HERE, 0), Hook) as made:
-        thread = threading.Thread(target=made.serve_forever)
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://{HERE}:{made.server_port}/hook", got
         made.shutdown()
