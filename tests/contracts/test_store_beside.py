@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,8 @@ from vitascope.domain.beside import Beside
 from vitascope.domain.cost import Speed, effort_of, work_of
 from vitascope.domain.job import Job, JobError
 from vitascope.store import JobNews, Store
+from vitascope.store.sqlite import LOOK_SECONDS, Changes
+from vitascope.store.writes import Writes
 from waiting import eventually
 
 Create = Callable[..., Job]
@@ -152,6 +158,31 @@ def test_who_watches_hears_of_new_jobs_and_of_ends(store: Store, create: Create,
         pass
     store.fail(lease, JobError("generation_failed", "no picture came"))
     eventually(news.has_come)
+
+
+def test_who_waits_for_news_is_woken(store: Store, create: Create, news: JobNews) -> None:
+    create("job")
+    fd = news.fileno()
+    assert fd is not None
+    assert select.select([fd], [], [], 60)[0]
+    eventually(news.has_come)
+
+
+def test_a_file_system_that_tells_of_no_writes_is_asked_more_often(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE t (n)")
+        changes = Changes(path)
+        assert changes.look_seconds > LOOK_SECONDS
+        changes._writes = Writes(tmp_path / "elsewhere")  # of these nothing will be heard
+        seen = 0
+        for number in range(10):
+            other.execute("INSERT INTO t VALUES (?)", (number,))
+            other.commit()
+            seen += changes.has_come()
+        assert seen == 10
+        assert (changes.fileno(), changes.look_seconds) == (None, LOOK_SECONDS)
+        changes.close()
 
 
 def test_a_workers_own_jobs_are_not_taken_from_it_by_itself(store: Store, create: Create, clock: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,14 +10,14 @@ from dataclasses import dataclass, field
 
 from vitascope.domain.errors import StoreUnavailable
 from vitascope.domain.job import TERMINAL
-from vitascope.store import Event
+from vitascope.store import Event, JobNews
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 """How often the store is asked where nobody says that something has happened; workers write progress as often."""
 
-LEAST_SECONDS = 0.03
+LEAST_SECONDS = 0.005
 """How often at most."""
 
 MOST_SHARE = 0.25
@@ -41,17 +40,18 @@ class Tail:
 
     Args:
         read: returns the events of each job after the number given for it.
-        has_come: tells whether something may have happened since it was last asked; it may not know.
-        look_seconds: how often it is asked.
+        news: of jobs; it may not know of all.
+        has_come: asks it, where it is right to do that.
     """
 
-    def __init__(
-        self, read: ReadEvents, has_come: Callable[[], Awaitable[bool]], look_seconds: float
-    ) -> None:
+    def __init__(self, read: ReadEvents, news: JobNews, has_come: Callable[[], Awaitable[bool]]) -> None:
         self._read = read
+        self._news = news
         self._has_come = has_come
-        self._look_seconds = look_seconds
-        self._is_followed = asyncio.Event()
+        #: There is more to do than to wait: a new stream, or news.
+        self._is_woken = asyncio.Event()
+        #: Whether there are streams whose events were not read yet.
+        self._is_followed = False
         self._watchers: dict[str, set[_Watcher]] = {}
         self._is_closing = False
 
@@ -63,6 +63,7 @@ class Tail:
         """Read until closed; what nobody watches is not read."""
         while not self._is_closing:
             begun_at = time.monotonic()
+            self._is_followed = False
             if self._watchers:
                 try:
                     self._deliver(await self._read(self._cursors()))
@@ -83,19 +84,32 @@ class Tail:
         await asyncio.sleep(least)
         until = time.monotonic() + max(0.0, POLL_SECONDS - least)
         while (left := until - time.monotonic()) > 0 and not self._is_closing:
-            if self._watchers and await self._has_come():
+            if self._watchers and (self._is_followed or await self._has_come()):
                 return
-            with contextlib.suppress(TimeoutError):
-                seconds = self._look_seconds if self._watchers else left
-                await asyncio.wait_for(self._is_followed.wait(), seconds)
-                self._is_followed.clear()
-                return
+            await self._wait(min(left, self._news.look_seconds) if self._watchers else left)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for a stream, or for what makes it worth to ask for news."""
+        fd = self._news.fileno() if self._watchers else None
+        loop = asyncio.get_running_loop()
+        if fd is not None:
+            loop.add_reader(fd, self._is_woken.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._is_woken.clear()
+            if fd is not None:
+                loop.remove_reader(fd)
 
     async def follow(self, job_id: str, after: int, heartbeat_seconds: float) -> AsyncIterator[Event | None]:
         """Yield the job's events after that number, ending with a final one; None where nothing came for a while."""
         watcher = _Watcher(after)
         self._watchers.setdefault(job_id, set()).add(watcher)
-        self._is_followed.set()
+        self._is_followed = True
+        self._is_woken.set()
         try:
             while not self._is_closing:
                 try:

@@ -19,7 +19,17 @@ HINT = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
 class JobNews(Protocol):
-    """Tells who waits for something that it is worth to look: a hint only, as it may be wrong and may be missing."""
+    """Tells who waits for something that it is worth to look: a hint only, as it may be wrong and may be missing.
+
+    Who waits asks `has_come`, then waits until `fileno` can be read from, but not for longer than `look_seconds`, and asks again.
+    """
+
+    @property
+    def look_seconds(self) -> float:
+        """How long who waits may leave it unasked."""
+
+    def fileno(self) -> int | None:
+        """A descriptor that can be read from when it is worth to ask; None where there is none now. Another one after each asking."""
 
     def has_come(self) -> bool:
         """Whether jobs may have been added or have ended since this was last asked; costs some microseconds. Raises nothing."""

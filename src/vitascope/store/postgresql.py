@@ -142,6 +142,20 @@ class _Notices:
         self._connection: Any = None
         self._listen_at = 0.0
 
+    @property
+    def look_seconds(self) -> float:
+        return LISTEN_AGAIN_SECONDS
+
+    def fileno(self) -> int | None:
+        with suppress(Exception):  # the driver's own, where it is broken: the next asking closes it
+            return None if self._connection is None else int(self._wire.socket)
+        return None
+
+    @property
+    def _wire(self) -> Any:
+        # `driver_connection` is None of what was detached
+        return self._connection.connection.dbapi_connection.pgconn
+
     def has_come(self) -> bool:
         if self._connection is None and time.monotonic() < self._listen_at:
             return False
@@ -150,7 +164,7 @@ class _Notices:
                 self._listen_at = time.monotonic() + LISTEN_AGAIN_SECONDS
                 self._listen()
                 return True  # of what came before nobody has told
-            wire = self._connection.connection.driver_connection.pgconn
+            wire = self._wire
             wire.consume_input()
             has_come = False
             while wire.notifies() is not None:

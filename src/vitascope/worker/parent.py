@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable
 
@@ -33,14 +32,12 @@ from .messages import Message
 from .patience import StepTimes
 from .shared_engine import SharedEngine
 from .sweep import Sweep, SweepElsewhere
+from .waker import Waker
 from .workplace import Files, WorkerConfig, Workplace, work_folder
 
 __all__ = ["Files", "Worker", "WorkerConfig"]
 
 logger = logging.getLogger(__name__)
-
-TICK_SECONDS = 0.02
-"""A waiting worker looks so often whether it shall stop, and whether it hears of a job."""
 
 PAUSE_SECONDS = 0.1
 """One that waits for the engine's answer looks so often whether it shall stop."""
@@ -113,7 +110,7 @@ class Worker:
         #: When a job was begun on a device that nobody else needed.
         self._alone_at = time.monotonic()
         self._tidied_at = self._swept_at = self._looked_at = self._asked_at = float("-inf")
-        self._news = threading.Event()
+        self._waker = Waker()
         self._job_news = store.watch_jobs()
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -121,6 +118,7 @@ class Worker:
         # nothing with a lock: the signal may have come while this very thread held it
         self._is_told_to_stop = True
         self._place.stop(0.0 if at_once else self._config.drain_seconds)
+        self._waker.wake()
 
     @property
     def shall_restart(self) -> bool:
@@ -176,10 +174,9 @@ class Worker:
         until = time.monotonic() + seconds
         was_stopping = self._place.is_stopping
         while self._place.is_stopping == was_stopping and (left := until - time.monotonic()) > 0:
-            if self._news.wait(min(left, TICK_SECONDS)):
-                self._news.clear()
-                return
             if self._job_news.has_come():
+                return
+            if self._waker.wait(min(left, self._job_news.look_seconds), self._job_news.fileno()):
                 return
 
     def _work_once(self) -> None:
@@ -280,7 +277,7 @@ class Worker:
             counts_attempts=self.counts_attempts,
             more=self._more_of_order(lease),
             on_suspect=lambda: self._suspect(lease.job.id),
-            on_end=self._news.set,
+            on_end=self._waker.wake,
         )
         self._lanes.append(lane)
         lane.start()
@@ -377,7 +374,7 @@ class Worker:
             self._drop_engine()
         if self._engine is None:
             self._place.step_times = StepTimes()
-            self._engine = SharedEngine(self._start_engine(), self._config.hang_seconds, self._news.set)
+            self._engine = SharedEngine(self._start_engine(), self._config.hang_seconds, self._waker.wake)
             logger.info("engine started", extra={"pid": self._engine.pid})
         return self._engine
 

@@ -39,9 +39,6 @@ from .writer import GroupWriter
 P = ParamSpec("P")
 T = TypeVar("T")
 
-QUICK_LOOK_SECONDS, LOOK_SECONDS = 0.02, 0.05
-"""How often it is asked whether something has happened, where that costs microseconds, and where it takes a thread's turn."""
-
 THREADS = 8
 """For databases over a network only. More would only queue there."""
 
@@ -81,8 +78,8 @@ class Desk:
         self._news = self.service.jobs.watch_jobs()
         self.tail = Tail(
             lambda cursors: self.read(self.service.jobs.events_after, cursors),
+            self._news,
             lambda: self.read(self._news.has_come),
-            QUICK_LOOK_SECONDS if self.has_quick_reads else LOOK_SECONDS,
         )
         self._writer = GroupWriter(self.service.jobs.together)
 
