@@ -281,6 +281,11 @@ class EngineSettings(_Section):
     """How far videos may differ from what every denoising step computed in full would make, for requests that do not say: `balanced` and `fast` reuse parts of some steps. See docs/speed.md."""
 
     @property
+    def first_device(self) -> str:
+        """The device of what only one works on."""
+        return self.devices[0] if self.devices else self.device
+
+    @property
     def wishes(self) -> dict[str, str]:
         """How models are to be loaded, by the engine's names."""
         names = ("dtype", "attention", "vae_tiling", "offload", "quantization", "compile")
@@ -387,7 +392,7 @@ class PromptingSettings(_Section):
     api_key: _Key = None
     """Bearer token for `url`. Engine processes get it: they ask."""
     device: str | None = None
-    """torch device of a model on this machine; by default `engine.device`. `cpu` where the video's model needs all of the GPU."""
+    """torch device of a model on this machine; by default the engine's (first) one. `cpu` where the video's model needs all of the GPU."""
     by_default: bool = False
     """Write out the prompts of requests that do not say whether (`enhance_prompt`)."""
     timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0

@@ -12,12 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
+from vitascope.catalog import Catalog
 from vitascope.cli.bench import bench
-from vitascope.domain.errors import InvalidParameter
+from vitascope.domain.errors import InvalidParameter, OutOfMemory, SettingsError, WriteFailed
+from vitascope.domain.plan import Plan, plan
+from vitascope.domain.request import GenerationRequest
+from vitascope.engine.fake import FakeEngine
 from vitascope.engine.measuring import bench as measuring
 from vitascope.engine.measuring.arithmetic import Counted
 from vitascope.engine.measuring.bench import psnr
-from vitascope.engine.measuring.runs import Plain, weights_on
+from vitascope.engine.measuring.runs import Plain, of_other_seed, run_together, weights_on
+
+POCKET = Catalog.open().resolve("pocket")
 
 NOTHING: dict[str, Any] = {
     "model": None, "architecture": None, "random_weights": False, "width": None, "height": None, "num_frames": None,
@@ -68,7 +74,8 @@ def test_figures_of_a_model_with_random_weights(
     assert [row["requests"] for row in found["together"]] == [1, 2]
     assert all(row["jobs_per_hour"] > 0 for row in found["together"])
     rows = {(row["option"], row["value"]): row for row in found["options"]}
-    assert "nearest legal value" in rows["attention", "flash3"]["error"], (
+    error = rows["attention", "flash3"]["error"]
+    assert error.endswith(" from source. The nearest legal value is `native`."), (
         "what cannot be is told, and the rest measured"
     )
     assert rows["quantization", "int8"]["psnr"] > 20
@@ -93,12 +100,59 @@ def test_where_plain_diffusers_has_too_little_memory_the_engine_is_measured_alon
     assert found["engine"]["step_seconds"] > 0
 
 
+@pytest.mark.usefixtures("alone")
+def test_the_first_of_several_devices_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_ENGINE__DEVICE", "auto")
+    monkeypatch.setenv("VITASCOPE_ENGINE__DEVICES", '["cuda:70", "cuda:71"]')
+    with pytest.raises(SettingsError, match="there is no device `cuda:70` here"):
+        bench(**TINY)
+
+
+@pytest.mark.usefixtures("alone")
+def test_figures_are_told_where_their_picture_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "figures.png"
+    taken.mkdir()
+    with pytest.raises(WriteFailed, match="the picture could not be written"):
+        bench(**{**TINY, "plain": False, "concurrency": "0", "plot": taken})
+    assert json.loads(capsys.readouterr().out)["engine"]["step_seconds"] > 0
+
+
 def test_weights_of_what_is_loaded_beside_are_told_on_a_device_of_its_own() -> None:
     layer = torch.nn.Linear(8, 16, bias=False, device="meta")
     waits = torch.nn.Linear(8, 16)
     pipelines = [Components({"one": layer, "other": waits, "tokenizer": None}), Components({"one": layer})]
     assert weights_on(torch.device("meta"), pipelines) == 4 * 8 * 16
     assert weights_on(torch.device("cpu"), pipelines) == 0, "its weights are mapped files, that both have"
+
+
+def test_requests_for_which_there_is_no_room_wait_for_those_before() -> None:
+    """Weights that come and go work for one request at a time: what is measured then is one after the other."""
+    engine = FakeEngine(slots=1)
+    done: list[tuple[int, int]] = []
+    run_together(engine, three_plans(), POCKET, torch.device("cpu"), lambda *told: done.append(told))
+    assert done[-1] == (6, 6)
+    assert engine.residency.models["pocket"].num_open == 0
+
+
+def test_one_that_fails_leaves_none_open() -> None:
+    engine = FakeEngine(slots=3)
+    steps = iter(range(100))
+
+    def fail_at_last(*_told: int) -> None:
+        if next(steps) == 3:
+            raise OutOfMemory("too little")
+
+    with pytest.raises(OutOfMemory) as failed:
+        run_together(engine, three_plans(), POCKET, torch.device("cpu"), fail_at_last)
+    engine.close()  # which it refuses while there are; `failed` holds the frame that had them
+    assert failed.value.message == "too little"
+
+
+def three_plans() -> list[Plan]:
+    made = plan(GenerationRequest(prompt="a cat", model="pocket", num_inference_steps=2, seed=1), POCKET)
+    return [of_other_seed(made, number) for number in range(3)]
 
 
 @dataclass
@@ -115,6 +169,7 @@ class Components:
         ({"architecture": "wan-tiny", "random_weights": True, "model": "pocket"}, "--architecture"),
         ({"concurrency": "1,many"}, "--concurrency"),
         ({"concurrency": "1000"}, "--concurrency"),
+        ({"concurrency": ","}, "--concurrency"),
         ({"plot": Path("figures.svg")}, "--plot"),
         ({"model": "pocket", "num_frames": 100}, "--num-frames"),
         ({"model": "pocket", "num_frames": 0}, "num_frames"),

@@ -26,8 +26,9 @@ from vitascope.domain.errors import ModelUnavailable, OutOfMemory
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.request import Upscale
 from vitascope.domain.step import Step
-from vitascope.engine import Clip, EngineBusy, Sharing, loading, shortage
+from vitascope.engine import Clip, DeviceLost, EngineBusy, Sharing, loading, shortage
 from vitascope.engine.engine import DiffusersEngine
+from vitascope.engine.families import generic
 from vitascope.engine.placement import TILING, Wishes
 from vitascope.engine.residence import GB
 from vitascope.engine.rising import Rising
@@ -312,6 +313,25 @@ def test_other_errors_are_what_they_were(models: Models, tmp_path: Any) -> None:
     )
     assert not shortage.is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not shortage.is_shortage(ValueError("out of memory"))
+
+
+def test_a_device_that_is_lost_is_told_from_a_job_that_fails(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models["WanPipeline"]
+    engine = DiffusersEngine(locate, device="cpu", threads=1)
+
+    def fail(*_all: Any, **_named: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(generic, "generate", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access") as failed:
+        run(engine, spec, make_plan(spec))
+    assert not isinstance(failed.value, DeviceLost), "it answers"
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        run(engine, spec, make_plan(spec))
+    engine.close()
 
 
 def test_idle_models_go_before_a_video_fails(

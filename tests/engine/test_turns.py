@@ -7,9 +7,11 @@ import gc
 import random
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ import torch
 from vitascope.domain.step import Step
 from vitascope.engine.generation import pause, run_in_steps
 from vitascope.engine.torch_state import TorchState
-from vitascope.engine.turns import Cancelled, current
+from vitascope.engine.turns import Cancelled, Pausing, current
 
 
 def steps(
@@ -203,6 +205,47 @@ except Told:
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120, capture_output=True)
     assert (done.stdout, done.stderr) == (b"interrupted []\n", b"")
+
+
+class Refusing:
+    """What a GPU does after an error of its own: from then on it answers nothing, not even where its random numbers stand."""
+
+    def __init__(self, *, enter: bool, leave: bool) -> None:
+        self._enter, self._leave = enter, leave
+
+    def enter(self) -> None:
+        if self._enter:
+            raise RuntimeError("CUDA error: on entering")
+
+    def leave(self) -> None:
+        if self._leave:
+            raise RuntimeError("CUDA error: on leaving")
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "call", "said"),
+    [
+        (Refusing(enter=True, leave=False), lambda: None, "on entering"),
+        (Refusing(enter=False, leave=True), lambda: None, "on leaving"),
+        (Refusing(enter=False, leave=True), lambda: current().pause(None), "on leaving"),  # type: ignore[union-attr]
+        (Refusing(enter=False, leave=True), lambda: 1 / 0, "division by zero"),
+    ],
+)
+def test_who_resumes_a_call_hears_of_a_device_that_answers_no_more(
+    surroundings: Refusing, call: Callable[[], object], said: str
+) -> None:
+    """Instead of waiting for ever for a thread that has ended."""
+    heard: SimpleQueue[BaseException] = SimpleQueue()
+
+    def resume() -> None:
+        running = Pausing(call, surroundings)
+        try:
+            running.resume()
+        except Exception as error:  # noqa: BLE001  looked at below
+            heard.put(error)
+
+    threading.Thread(target=resume, daemon=True).start()
+    assert said in str(heard.get(timeout=20))
 
 
 def test_each_call_computes_with_as_many_threads_as_its_caller() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -95,6 +96,39 @@ def test_of_an_engine_that_dies_only_the_job_at_work_is_blamed(tmp_path: Path) -
         assert (bench.ended(short).status, bench.ended(short).attempt) == (JobStatus.SUCCEEDED, 2)
         assert bench.ended(third).status is JobStatus.SUCCEEDED
         assert len(bench.engines) == 2
+
+
+LOSES_ITS_DEVICE = """
+import os, sys
+from pathlib import Path
+from vitascope.catalog import Catalog
+from vitascope.engine import DeviceLost
+from vitascope.engine.fake import FakeEngine
+from vitascope.worker import child
+class Engine(FakeEngine):
+    def generate(self, *given):
+        if not Path(sys.argv[1]).exists():
+            Path(sys.argv[1]).touch()
+            raise DeviceLost("CUDA error: an illegal memory access was encountered")
+        yield from super().generate(*given)
+child.run(int(sys.argv[2]), Engine, Catalog.open().resolve, nice=0)
+"""
+
+
+def test_an_engine_whose_device_is_lost_ends_and_its_job_is_made_by_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else that one would fail, and all that come after it."""
+    command = [sys.executable, "-c", LOSES_ITS_DEVICE, str(tmp_path / "was lost")]
+
+    def start_engine(bench: Bench) -> EngineProcess:
+        bench.engines.append(EngineProcess(lambda fd: [*command, str(fd)], os.environ))
+        return bench.engines[-1]
+
+    monkeypatch.setattr(Bench, "start_engine", start_engine)
+    with working(tmp_path) as bench:
+        made = bench.ended(bench.submit("job", num_inference_steps=1))
+        assert (made.status, made.attempt, len(bench.engines)) == (JobStatus.SUCCEEDED, 2, 2)
 
 
 def is_at_work_again(bench: Bench, job: Job) -> bool:

@@ -147,6 +147,12 @@ def test_command_line_then_environment_then_file_then_default(
     assert settings.load(server={"port": 3}).server.port == 3
 
 
+def test_what_works_on_one_device_takes_the_first() -> None:
+    assert settings.load().engine.first_device == "auto"
+    several = {"engine": {"devices": ["cuda:1", "cuda:0"]}}
+    assert settings.load(**several).engine.first_device == "cuda:1"
+
+
 def test_database_url_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://a")
     assert settings.load().database_url == "postgresql://a"

@@ -66,7 +66,7 @@ def _enhancer(settings: Settings, engine: Engine) -> Enhancer | None:
 def _writer(settings: Settings, model: str, engine: Engine) -> Writer:
     wanted = settings.prompting
     if wanted.url is None:
-        return _Local(model, wanted.device or settings.engine.device, engine)
+        return _Local(model, wanted.device or settings.engine.first_device, engine)
     from vitascope.outbound import OwnService
     from vitascope.prompting import ChatEndpoint
 

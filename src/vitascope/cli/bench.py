@@ -103,12 +103,13 @@ def bench(
         )
         _check_one_window(request, spec)
 
-        from vitascope.engine import Wishes
+        from vitascope.engine import Devices, Wishes
         from vitascope.engine.measuring.bench import Bench, Wanted
 
         wanted = Wanted(spec, request, repeats, requests, with_plain=plain, with_options=options)
         engine = {
             "device": settings.engine.device,
+            "devices": Devices(settings.engine.devices[:1], "off"),
             "threads": settings.engine.threads,
             "memory_gb": settings.engine.memory_gb,
         }
@@ -118,12 +119,12 @@ def bench(
         found["engine"]["write_seconds"] = _write_seconds(measured.frames, spec.fps)
     found["text_encoder"] = "the model's own" if architecture is None else "a stand-in"
     found["weights"] = "the model's own" if architecture is None else "random"
-    if plot is not None:
-        _draw(plot, found)
     if as_json:
         typer.echo(json.dumps(found))
     else:
         _print(found)
+    if plot is not None:
+        _draw(plot, found)  # last: what took minutes to measure has been said by then
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -131,7 +132,7 @@ def _counts(text: str) -> tuple[int, ...]:
         counts = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         counts = (-1,)
-    if any(count < 0 or count > MOST_REQUESTS for count in counts):
+    if not counts or any(count < 0 or count > MOST_REQUESTS for count in counts):
         rule = f"it must be numbers up to {MOST_REQUESTS} with commas between them"
         raise InvalidParameter("--concurrency", text, rule, nearest="1,2,4,8")
     return tuple(count for count in counts if count)
@@ -151,7 +152,8 @@ def _check(model: str | None, architecture: str | None, random_weights: bool, pl
         )
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.absolute().parent.is_dir()):
         rule = "it must be the name of a PNG in a folder that is there"
-        raise InvalidParameter("--plot", str(plot), rule, hint="end it in .png")
+        hint = "end it in .png" if plot.suffix.lower() != ".png" else "make the folder first"
+        raise InvalidParameter("--plot", str(plot), rule, hint=hint)
 
 
 def _check_one_window(request: GenerationRequest, spec: ModelSpec) -> None:
@@ -329,4 +331,7 @@ def _draw(path: Path, found: dict[str, Any]) -> None:
     groups += [replace(each, most=most) for each in hourly]
     made = f"{found['width']}x{found['height']}x{found['num_frames']}, {found['num_inference_steps']} steps"
     note = f"{found['device']}, {found['dtype']}, {made}, weights: {found['weights']}; vitascope bench"
-    chart.bars(path, f"{found['model']}", note, groups)
+    try:
+        chart.bars(path, f"{found['model']}", note, groups)
+    except OSError as error:
+        raise WriteFailed(f"the picture could not be written: {error.strerror}") from None

@@ -136,7 +136,7 @@ def _engine_findings(settings: settings_module.Settings) -> list[tuple[Choice, b
         found = describe(engine.device, engine.threads, Wishes(**engine.wishes), devices)
         return [(choice, True) for choice in found]
     except SettingsError as error:
-        return [(Choice("device", settings.engine.device, error.message), False)]
+        return [(Choice("device", settings.engine.first_device, error.message), False)]
 
 
 def _memory() -> tuple[Choice, bool]:
@@ -191,7 +191,7 @@ def _placement(
     engine = settings.engine
     parts = {name: locate(part) for name, part in spec.parts.items()}
     budget = round(engine.memory_gb * 10**9) or None
-    found = describe_model(spec, location, parts, engine.device, Wishes(**engine.wishes), budget)
+    found = describe_model(spec, location, parts, engine.first_device, Wishes(**engine.wishes), budget)
     return [(choice, True) for choice in found]
 
 

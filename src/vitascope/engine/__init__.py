@@ -8,8 +8,18 @@ Shapes in this room: `B` batch, `C` latent channels, `T` latent frames, `H` `W` 
 `D` embedding width. Pixel video is uint8 `(num_frames, height, width, 3)`, RGB in [0, 255].
 """
 
-from .contract import Clip, Devices, Engine, Inputs, Sharing, open_engine
+from .contract import Clip, DeviceLost, Devices, Engine, Inputs, Sharing, open_engine
 from .placement import Wishes
 from .places import EngineBusy
 
-__all__ = ["Clip", "Devices", "Engine", "EngineBusy", "Inputs", "Sharing", "Wishes", "open_engine"]
+__all__ = [
+    "Clip",
+    "DeviceLost",
+    "Devices",
+    "Engine",
+    "EngineBusy",
+    "Inputs",
+    "Sharing",
+    "Wishes",
+    "open_engine",
+]

@@ -118,7 +118,7 @@ def _problem(
                 return f"its numbers differ from torch's own by {difference:.2g} on this device"
     except (RuntimeError, ValueError, TypeError, ImportError, AttributeError, AssertionError) as error:
         # kernels of others say in many ways that they are not there or not for this device
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
         return f"it does not work here: {reason[:200] or type(error).__name__}"
     return None
 

@@ -84,6 +84,10 @@ class Devices:
 ONE_DEVICE = Devices()
 
 
+class DeviceLost(RuntimeError):
+    """A GPU answers nothing any more, which only another process changes."""
+
+
 @dataclass(slots=True)
 class Sharing:
     """How a generation shares forwards of the model with others that are open: between whoever drives the engine and the engine.
@@ -164,6 +168,7 @@ class Engine(Protocol):
             OutOfMemory: the memory was not enough, not even without the models that nothing runs of. All that the
                 generation took is free again.
             EngineBusy: there is no `capacity` for it; nothing else has changed.
+            DeviceLost: nothing more can be made in this process.
         """
         ...
 

@@ -136,6 +136,16 @@ def _check_alike(chosen: Sequence[torch.device], names: Sequence[str]) -> None:
         raise SettingsError(f'{message}. The nearest legal value is `["{names[0]}"]`.')
 
 
+def answers(device: torch.device) -> bool:
+    """Tell whether a device still computes. After an error of its own, such as an access to wrong memory, a GPU refuses whatever this process asks."""
+    try:
+        return bool(torch.ones(2, device=device).sum().item() == 2)
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+
+
 def device_kind(device: torch.device) -> str:
     """Name the kind of a device, for speeds that were measured on it: a GPU by its model, a CPU by its threads."""
     if device.type == "cuda":

@@ -27,9 +27,21 @@ from .attention import check_attention
 from .background import Background, Turn
 from .company import Company, most_tokens
 from .compiling import check_compile
-from .contract import NO_INPUTS, ONE_DEVICE, Clip, Devices, FindLoras, Inputs, Locate, Sharing, no_loras
+from .contract import (
+    NO_INPUTS,
+    ONE_DEVICE,
+    Clip,
+    DeviceLost,
+    Devices,
+    FindLoras,
+    Inputs,
+    Locate,
+    Sharing,
+    no_loras,
+)
 from .denoising import Denoising
 from .device import (
+    answers,
     choose_devices,
     choose_first_device,
     choose_threads,
@@ -236,6 +248,8 @@ class DiffusersEngine:
             return (yield from rising.of(making))
         except (RuntimeError, OSError, MemoryError, OutOfMemory, ModelUnavailable) as error:
             if not shortage.is_shortage(error):
+                if not answers(self._device):
+                    raise DeviceLost(str(error)) from error
                 raise
             with self._turn:
                 this = plan.second if plan.second is not None and rising.is_in_second else plan

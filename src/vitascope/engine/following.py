@@ -25,6 +25,7 @@ from vitascope.domain.request import Lora
 from vitascope.domain.step import Step
 
 from . import ranks
+from .contract import DeviceLost
 from .device import free_bytes
 from .engine import DiffusersEngine
 from .generation import pause
@@ -252,6 +253,9 @@ class Follower:
         assert part.steps is not None
         try:
             part.is_waiting = next(part.steps).is_waiting
+        except DeviceLost:
+            logger.critical("device lost: this process ends", exc_info=True)
+            os._exit(1)
         except StopIteration:
             del self._parts[part.number]  # the leader has one too
         except Exception as error:

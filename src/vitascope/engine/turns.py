@@ -8,6 +8,7 @@ are not there any more and takes the process with it (docs/experiments.md).
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import time
 import weakref
@@ -100,22 +101,32 @@ class Pausing:
             raise Cancelled
 
     def _work(self) -> None:
-        assert self._call is not None
         outcome: tuple[bool, Any, BaseException | None] = (True, None, None)
         _here.call = self
-        self._surroundings.enter()
-        self.resumed_at = time.monotonic()
         try:
-            outcome = (True, self._call(), None)
+            outcome = (True, self._called(), None)
         except Cancelled:
             pass
         except BaseException as error:  # noqa: BLE001  raised again where the call is resumed
             outcome = (True, None, error)
         finally:
-            self._surroundings.leave()
             _here.call = self._call = None
         self._outcomes.put(outcome)
         del outcome  # an error's traceback holds this frame, and all that the call had
+
+    def _called(self) -> Any:
+        """Call it in its surroundings; a device that is lost may refuse these, which must be heard of like any other error."""
+        assert self._call is not None
+        self._surroundings.enter()
+        self.resumed_at = time.monotonic()
+        try:
+            result = self._call()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong first is told
+                self._surroundings.leave()
+            raise
+        self._surroundings.leave()
+        return result
 
 
 def current() -> Pausing | None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from vitascope.domain.errors import InternalError, SettingsError, UnknownModel, VitascopeError
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.plan import Plan
-from vitascope.engine import Engine
+from vitascope.engine import DeviceLost, Engine
 from vitascope.engine.lifeline import die_with_parent
 from vitascope.media.resample import Between
 
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 REFUSED = 2
 """Exit status where a setting is wrong, as of every command."""
+
+LOST = 1
+"""Exit status where the device is lost."""
 
 
 def run(
@@ -104,7 +107,13 @@ class _Child:
         while True:
             self._do_later()
             self._take_orders()
-            self._driver.step()
+            try:
+                self._driver.step()
+            except DeviceLost:
+                logger.critical(
+                    "device lost: the engine process ends, and its jobs are made again", exc_info=True
+                )
+                os._exit(LOST)
 
     def _tell(self, message: Message) -> None:
         """Say something; whatever is not said often comes with what the engine is now."""

@@ -23,6 +23,7 @@ from vitascope.domain.errors import (
 from vitascope.domain.job import JobError
 from vitascope.domain.plan import Plan
 from vitascope.domain.step import Step, percent
+from vitascope.engine import DeviceLost
 
 from .messages import Message
 from .opening import Enhanced
@@ -173,6 +174,8 @@ class Making:
         return self._say("cancelled")
 
     def _take_failed(self, failed: Failed) -> Message | None:
+        if isinstance(failed.error, DeviceLost):
+            raise failed.error  # no other job would come to more
         if self.had_company and isinstance(failed.error, SHORT_OF_MEMORY):
             self._events.close()
             extra = {"job_id": self._order["job"], "video": failed.index}

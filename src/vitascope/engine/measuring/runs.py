@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -194,32 +196,46 @@ class _Open:
     generation: Generator[Step | Clip, None, None]
     sharing: Sharing
     num_steps: int = 0
+    #: Whether its model is there: only then the engine can tell what room it leaves.
+    is_begun: bool = False
 
 
 def run_together(
     engine: Engine, plans: Sequence[Plan], spec: ModelSpec, device: torch.device, report: Report
 ) -> tuple[float, float]:
-    """Make several videos at a time that may share forwards; returns the seconds for all of them, and the processor's."""
+    """Make several videos at a time that may share forwards; returns the seconds for all of them, and the processor's.
+
+    Those for which the engine has no room wait, as at a worker: weights that come and go work for one at a time.
+    """
     engine.clear_caches()
     total = sum(plan.total_steps for plan in plans)
     begun, processor_begun = time.perf_counter(), time.process_time()
-    running = []
-    for plan in plans:
-        sharing = Sharing(is_allowed=True)
-        running.append(_Open(engine.generate(plan, spec, sharing=sharing), sharing))
+    waiting = deque(plans)
+    running: list[_Open] = []
     ended_steps = 0
-    while running:
-        # who was answered costs nothing and comes to stand before its next forward; then who is behind, so that all stand there
-        this = min(running, key=lambda each: (not each.sharing.is_answered, each.num_steps))
-        event = next(this.generation)
-        if isinstance(event, Clip):
-            ended_steps += this.num_steps
-            running.remove(this)
-        elif event.stage == "denoise" and event.index > this.num_steps:
-            this.num_steps = event.index
-            report(ended_steps + sum(each.num_steps for each in running), total)
-    synchronize(device)
-    return time.perf_counter() - begun, time.process_time() - processor_begun
+    with contextlib.ExitStack() as held:
+        while waiting or running:
+            if waiting and all(each.is_begun for each in running) and (not running or engine.capacity(spec)):
+                sharing = Sharing(is_allowed=True)
+                generation = engine.generate(waiting.popleft(), spec, sharing=sharing)
+                running.append(_Open(held.enter_context(contextlib.closing(generation)), sharing))
+            this = min(running, key=_turn)
+            event = next(this.generation)
+            if isinstance(event, Clip):
+                ended_steps += this.num_steps
+                running.remove(this)
+                continue
+            this.is_begun = this.is_begun or event.stage != "load"
+            if event.stage == "denoise" and event.index > this.num_steps:
+                this.num_steps = event.index
+                report(ended_steps + sum(each.num_steps for each in running), total)
+        synchronize(device)
+        return time.perf_counter() - begun, time.process_time() - processor_begun
+
+
+def _turn(this: _Open) -> tuple[bool, bool, int]:
+    """Who was answered costs nothing and comes to stand before its next forward; then who is behind, so that all stand there."""
+    return not this.sharing.is_answered, this.is_begun, this.num_steps
 
 
 def of_other_seed(plan: Plan, number: int) -> Plan:
