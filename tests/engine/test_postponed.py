@@ -138,6 +138,9 @@ CLIP = """
     list(engine.generate(plan(request, spec), spec))
     from vitascope.engine import postponed
     print(sorted(postponed._FINDER.real))
+    import importlib.metadata
+    distributions = importlib.metadata.packages_distributions()
+    assert distributions["safetensors"] == ["safetensors"] and "nonsense" not in distributions
 
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError

@@ -22,6 +22,7 @@ from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
 from .compiling import Compiling, choose_compile
+from .convolutions import quicken
 from .device import measure
 from .families.quirks import prepare
 from .kernel_times import KernelTimes
@@ -121,6 +122,7 @@ def load_model(
     modules = _modules(pipe)
     for module in modules.values():
         module.eval().requires_grad_(requires_grad=False)
+        quicken(module, device)
     offloading = _bring(pipe, modules, placement, device)
     prepare(pipe)
     pipelines = {

@@ -13,10 +13,11 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -153,9 +154,31 @@ class _Given(importlib.abc.Loader):
 _FINDER = _Finder()
 
 
+class _Distributions(Mapping[str, list[str]]):
+    """Which distributions have which packages: asked for by diffusers when it is imported, in case it will be in doubt. Reads all files' names.
+
+    Args:
+        find: reads them.
+    """
+
+    def __init__(self, find: Callable[[], Mapping[str, list[str]]]) -> None:
+        self._found = functools.cache(find)
+
+    def __getitem__(self, package: str) -> list[str]:
+        return self._found()[package]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+
 def postpone() -> None:
     """Put off from now on what is not imported yet."""
     if _FINDER not in sys.meta_path:
+        find = importlib.metadata.packages_distributions
+        importlib.metadata.packages_distributions = lambda: _Distributions(find)
         _FINDER.real.update(name for name in PUT_OFF if name in sys.modules)
         sys.meta_path.insert(0, _FINDER)
 
