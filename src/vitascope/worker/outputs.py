@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -22,6 +23,8 @@ from .reins import Reins
 
 if TYPE_CHECKING:
     from vitascope.media.resample import Between
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def produce_all(
     for index, out in enumerate(outs):
         key = "" if folder is None else f"{folder}/{out.name}"
         one = for_all.of_video(index)
+        is_wanted = True
         try:
             with closing(
                 produce(
@@ -90,13 +94,20 @@ def produce_all(
                 )
             ) as making:
                 for event in making:
+                    told: Step | Product
                     if isinstance(event, Product):
                         video = dataclasses.replace(event.video, index=index)
-                        yield dataclasses.replace(event, video=video, seconds={**opening, **event.seconds})
+                        told = dataclasses.replace(event, video=video, seconds={**opening, **event.seconds})
                         opening = {}
                     else:
-                        yield dataclasses.replace(event, video=index, num_videos=len(outs))
-        except Exception as error:  # noqa: BLE001  whoever asked for the videos decides what it means
+                        told = dataclasses.replace(event, video=index, num_videos=len(outs))
+                    is_wanted = False  # unless it is asked for more
+                    yield told
+                    is_wanted = True
+        except Exception as error:
+            if not is_wanted:
+                logger.warning("an error while a job was given up", exc_info=error)
+                return
             yield Failed(index, error)
 
 
