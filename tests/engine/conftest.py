@@ -11,9 +11,12 @@ import tiny
 from vitascope.catalog import Catalog, locate
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import Engine, open_engine
+from vitascope.engine.lazy_packages import make_lazy
 from vitascope.engine.postponed import postpone
 
-postpone()  # before the tests import anything of diffusers: so it is in every process that makes videos
+# before the tests import anything of diffusers: so it is in every process that makes videos
+postpone()
+make_lazy()
 
 TI2V_CARD = """
 id = "ti2v"

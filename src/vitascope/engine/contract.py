@@ -240,9 +240,11 @@ def open_engine(
         return FakeEngine(step_seconds=fake_step_seconds, slots=slots, memory_gb=memory_gb)
     is_first = f"{__package__}.engine" not in sys.modules  # else there may be models already, which go again
     with uncollected(keep=is_first):
+        from .lazy_packages import make_lazy
         from .postponed import postpone
 
         postpone()
+        make_lazy()
         from .engine import DiffusersEngine
 
     return DiffusersEngine(
