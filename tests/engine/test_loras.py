@@ -25,6 +25,7 @@ from vitascope.domain.step import Step
 from vitascope.engine import Clip, Engine
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families import passes
+from vitascope.engine.placement import Wishes
 
 Models = dict[str, ModelSpec]
 
@@ -264,7 +265,12 @@ def test_tensors_are_kept_up_to_a_bound_and_shared_by_slots(models: Models, fold
     found = Loras(folder)
     for bound, kept in ((3 * num_bytes, 3), (2 * num_bytes, 2), (num_bytes - 1, 0)):
         engine = DiffusersEngine(
-            locate, device="cpu", threads=1, find_loras=found.files, lora_cache_bytes=bound
+            locate,
+            device="cpu",
+            threads=1,
+            wishes=Wishes(dtype="bfloat16"),
+            find_loras=found.files,
+            lora_cache_bytes=bound,
         )
         for name in "xyz":
             frames_of(engine, spec, Lora(name))
