@@ -17,12 +17,15 @@ from vitascope.domain.model_spec import ModelSpec
 from vitascope.domain.schedulers import table
 from vitascope.domain.step import Step
 from vitascope.engine import Engine, open_engine
+from vitascope.engine.placement import Wishes
 from vitascope.engine.schedulers import make_scheduler
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    opened = open_engine("diffusers", locate, device="cpu", threads=1)
+    """In bfloat16 whatever the CPU: in float32 what schedulers do otherwise to so small a model is less than a value of frames."""
+    wishes = Wishes(dtype="bfloat16")
+    opened = open_engine("diffusers", locate, device="cpu", threads=1, wishes=wishes)
     yield opened
     opened.close()
 
