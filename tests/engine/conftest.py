@@ -12,6 +12,7 @@ from vitascope.catalog import Catalog, locate
 from vitascope.domain.model_spec import ModelSpec
 from vitascope.engine import Engine, open_engine
 from vitascope.engine.lazy_packages import make_lazy
+from vitascope.engine.placement import Wishes
 from vitascope.engine.postponed import postpone
 
 # before the tests import anything of diffusers: so it is in every process that makes videos
@@ -54,5 +55,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     opened = open_engine("diffusers", locate, device="cpu", threads=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def rounding_engine() -> Iterator[Engine]:
+    """In bfloat16 whatever the CPU: what an input changes of so small a model is less than a value of frames in float32."""
+    opened = open_engine("diffusers", locate, device="cpu", threads=1, wishes=Wishes(dtype="bfloat16"))
     yield opened
     opened.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from vitascope.engine import Engine, Inputs
 from vitascope.engine.engine import DiffusersEngine
 from vitascope.engine.families.conditions import Start, arguments_of
 from vitascope.engine.families.generic import _joined
-from vitascope.engine.placement import Wishes
 
 CARD = """
 id = "{id}"
@@ -63,14 +62,6 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 
 def picture(grey: int) -> Any:
     return np.full((32, 32, 3), grey, np.uint8)
-
-
-@pytest.fixture(scope="module")
-def rounding_engine() -> Iterator[Engine]:
-    """In bfloat16 whatever the CPU: what an input changes of so small a model is less than a value of frames in float32."""
-    engine = DiffusersEngine(locate, device="cpu", threads=1, wishes=Wishes(dtype="bfloat16"))
-    yield engine
-    engine.close()
 
 
 def differs(first: Any, second: Any) -> float:

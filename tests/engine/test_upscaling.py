@@ -116,10 +116,10 @@ def test_the_less_of_the_first_result_is_made_anew_the_nearer_the_second_is(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_parameter_has_its_effect(engine: Engine, models: Models, name: str) -> None:
+def test_each_parameter_has_its_effect(rounding_engine: Engine, models: Models, name: str) -> None:
     spec = models[name]
     base = Upscale(height=64, width=64, strength=0.5, guidance_scale=4.0, num_inference_steps=4)
-    made = functools.partial(clip_of, engine, spec)
+    made = functools.partial(clip_of, rounding_engine, spec)
     usual = made(base, negative_prompt="a ball")
     assert usual.shape == (9, 64, 64, 3)
     assert np.array_equal(usual, made(base, negative_prompt="a ball")), "a seed reproduces"
