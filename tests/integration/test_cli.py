@@ -290,9 +290,8 @@ def test_models_doctor_and_version(tmp_path: Path) -> None:
     assert rows[0]["id"] == "pocket"
     assert rows[0]["is_default"]
     assert "wan2.1-t2v-1.3b" in vitascope("models", "list", cwd=tmp_path).stdout
-    done = vitascope(
-        "doctor", "--model", "pocket", "--json", cwd=tmp_path, VITASCOPE_ENGINE__KIND="diffusers"
-    )
+    engine = {"VITASCOPE_ENGINE__KIND": "diffusers", "VITASCOPE_ENGINE__DTYPE": "bfloat16"}
+    done = vitascope("doctor", "--model", "pocket", "--json", cwd=tmp_path, **engine)
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert "weights 0.03 GiB, with the work" in findings["offload"]["meaning"]
     assert {"python", "torch", "device", "dtype", "memory", "data folder", "model"} <= set(findings)
