@@ -24,7 +24,7 @@ from typing import Any
 COMPILER = "torch._dynamo"
 _HUB_PARTS = ("hf_api", "file_download", "_snapshot_download", "repocard", "repocard_data")
 _HUB = tuple(f"huggingface_hub.{part}" for part in _HUB_PARTS)
-PUT_OFF = (COMPILER, "transformers", "peft", "requests", *_HUB)
+PUT_OFF = (COMPILER, "transformers", "peft", "requests", "onnxruntime", *_HUB)
 
 
 class _StandIn(type):

@@ -3,14 +3,16 @@
 What diffusers does anew at each step is done once: the rotary tables for a shape, the keys and values of the text for a branch of
 guidance. Where all tokens, or all of a few runs of them, have one timestep (Wan 2.2 TI2V gives one for each token) it is embedded
 once and not for each token. Norms with their modulation are one kernel, the residual stays in float32 between them, and on a CPU
-oneDNN multiplies, with the activation in the same kernel (docs/experiments.md).
+oneDNN multiplies, with the activation in the same kernel, and several calls are computed beside each other (docs/experiments.md).
 
 Source: diffusers 0.42, models/transformers/transformer_wan.py (Apache-2.0).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.nn import functional
 
 from vitascope.engine.calls import LATENTS, Call
 from vitascope.engine.products import come, linear
+from vitascope.engine.side_by_side import cut, side_by_side
 
 from . import wan_block
 from .wan_block import CompiledBlocks, KeysValues, attend
@@ -36,6 +39,10 @@ MOST_RUNS = 4
 
 MOST_SHAPES = 4
 """Rotary tables that are kept."""
+
+MOST_BESIDE = 2e10
+"""Products of tokens and weights of a forward whose calls are computed beside each other: some half a second on two cores. What takes
+longer is cut among cores as well, and there may be a cancel between its blocks."""
 
 TEXT_SHARE = 1 / 20
 """Keys and values of a text are kept if it has so many tokens for each of the video's: else they save little, and take memory."""
@@ -79,6 +86,9 @@ class Wan:
         self._compiled = compiled
         self._tables: dict[object, torch.Tensor] = shared.setdefault("wan_rotary_tables", {})
         self._patch: tuple[int, int, int] = tuple(module.config.patch_size)
+        self._num_weights = sum(parameter.numel() for parameter in module.parameters())
+        #: Layers that something listens to do more than to compute, for one call after the other.
+        self._is_plain = not any(part._forward_hooks for part in module.modules())
 
     def __call__(self, calls: Sequence[Call]) -> list[torch.Tensor] | None:
         """Answer several calls of one kind at once; None if they are of a kind that is diffusers' to answer."""
@@ -89,7 +99,26 @@ class Wan:
         runs = _runs(timestep)
         if len(runs) > MOST_RUNS:
             return None
-        latents = torch.cat([call.rows[LATENTS] for call in calls])
+        if not self._has_beside(calls):
+            return self._answers(runs, calls)
+        self._table(self._grid(calls[0].rows[LATENTS]), calls[0].rows[LATENTS].device)  # once for all parts
+        answers = side_by_side(functools.partial(self._answers, runs), cut(calls))
+        return list(itertools.chain(*answers))
+
+    def _has_beside(self, calls: Sequence[Call]) -> bool:
+        """Whether these calls are small, and nothing is kept or brought on the way that they would get into each other's hands."""
+        module, latents = self._module, calls[0].rows[LATENTS]
+        if latents.device.type != "cpu" or self._compiled is not None or not self._is_plain:
+            return False
+        if hasattr(module, "_hf_hook") or getattr(module, "first_block_cache", None) is not None:
+            return False
+        num_samples = sum(call.num_samples for call in calls)
+        work: float = num_samples * math.prod(self._grid(latents)) * self._num_weights
+        return work <= MOST_BESIDE
+
+    def _answers(self, runs: list[slice], calls: Sequence[Call]) -> list[torch.Tensor]:
+        """Answer calls whose tokens have one timestep in each of these runs, in one forward."""
+        latents, timestep = (torch.cat([call.rows[name] for call in calls]) for name in (LATENTS, "timestep"))
         answer = self._forward(latents, _at_runs(timestep, runs), runs, calls)
         return list(answer.split([call.num_samples for call in calls]))
 
