@@ -139,23 +139,20 @@ def jobs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-) -> Iterator[Run]:
+) -> Run:
     """Runs `vitascope jobs …` in this process: starting one takes a second."""
     monkeypatch.setenv("VITASCOPE_SERVER_URL", shared_server.url)
     monkeypatch.chdir(tmp_path)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["vitascope", "jobs", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        code = cli.run()
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         assert "\x1b" not in out
-        return Done(int(ended.value.code or 0), out, err)
+        return Done(code, out, err)
 
-    yield run
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return run
 
 
 def start(server: Server, *arguments: str, **environment: str) -> subprocess.Popen[str]:

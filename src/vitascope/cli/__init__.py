@@ -8,7 +8,6 @@ Exit codes: 0 done; 1 it could not be done; 2 the command line or a setting is w
 
 from __future__ import annotations
 
-import gc
 import io
 import signal
 import sys
@@ -20,6 +19,7 @@ from vitascope import __version__
 from vitascope.domain.errors import RequestError, SettingsError, VitascopeError
 
 from ._commands import Group
+from ._ending import Ending
 from ._terminal import print_error
 
 app = typer.Typer(
@@ -49,20 +49,28 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its code; errors that we know become one line and a hint."""
+    """Run the command line, as the process's only work, and exit with its code."""
+    ending = Ending()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a prompt may hold what the terminal's encoding does not
     # like Ctrl-C, so that half-written files are removed; servers set handlers of their own
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    ending.exit(run())
+
+
+def run() -> int:
+    """Run what the command line says; returns the exit code. Errors that we know become one line and a hint."""
     try:
         app()
     except (RequestError, SettingsError) as error:
         print_error(error)
-        sys.exit(2)
+        return 2
     except VitascopeError as error:
         print_error(error)
-        sys.exit(1)
-    finally:
-        gc.freeze()  # else all that was imported is looked through once more at the exit
-    sys.exit(0)
+        return 1
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        raise
+    return 0
