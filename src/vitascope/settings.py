@@ -267,6 +267,8 @@ class EngineSettings(_Section):
     """Attention kernels of the denoiser. `auto` takes the quickest that pass a try on this device and compute the same as torch's own (`native`); `sage` computes in fewer bits. All but `native` and `cudnn` are packages of their own."""
     vae_tiling: Literal["auto", "on", "off"] = "auto"
     """Decode frames in tiles, which takes less memory and blends seams. `auto` does where a clip does not fit otherwise."""
+    vae_channels_last: Literal["auto", "on", "off"] = "auto"
+    """Keep the autoencoder's numbers in the order that convolutions want. `auto` does where it was measured: Wan's on a CPU, which decodes in a fifth less time."""
     offload: Literal["auto", "none", "model", "group", "sequential"] = "auto"
     """Where weights wait that do not work: `none` keeps them on the device, `model` brings each part when it is used, `group` each block, `sequential` each layer. `auto` takes the first of these that fits; then one video is made at a time."""
     quantization: Literal["auto", "none", "int8", "fp8"] = "auto"
@@ -288,7 +290,15 @@ class EngineSettings(_Section):
     @property
     def wishes(self) -> dict[str, str]:
         """How models are to be loaded, by the engine's names."""
-        names = ("dtype", "attention", "vae_tiling", "offload", "quantization", "compile")
+        names = (
+            "dtype",
+            "attention",
+            "vae_tiling",
+            "vae_channels_last",
+            "offload",
+            "quantization",
+            "compile",
+        )
         return {name: getattr(self, name) for name in names}
 
 

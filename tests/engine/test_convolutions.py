@@ -73,3 +73,30 @@ def test_where_onednn_does_not_work_it_stays_as_it_was(monkeypatch: pytest.Monke
         assert convolutions.quicken(layers(), CPU) == 0
     finally:
         convolutions._has_onednn.cache_clear()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("asked", ["auto", "on", "off"])
+def test_the_order_in_memory_is_as_asked_or_as_measured(asked: str, device: str) -> None:
+    class AutoencoderKLWan(torch.nn.Module):
+        pass
+
+    for autoencoder, measured in ((AutoencoderKLWan(), device == "cpu"), (layers(), False)):
+        choice = convolutions.choose_layout(asked, autoencoder, torch.device(device))
+        assert choice.value == ("on" if asked == "on" or (asked == "auto" and measured) else "off")
+        assert choice.reason
+
+
+@pytest.mark.usefixtures("without_avx512")
+@torch.inference_mode()
+def test_channels_come_last_in_all_that_follows_and_numbers_stay() -> None:
+    module = torch.nn.Sequential(
+        Conv3d(4, 8, 3, padding=1), torch.nn.SiLU(), torch.nn.Flatten(0, 1), torch.nn.Conv2d(7, 4, 3)
+    ).eval()
+    clip = torch.randn(1, 4, 7, 10, 6)
+    expected = module(clip)
+    assert convolutions.quicken(module, CPU) == 1
+    convolutions.lay_out(module)
+    made = module[0](clip)
+    assert made.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(module(clip), expected, rtol=0, atol=1e-5)

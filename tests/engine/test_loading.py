@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from torch.nn import Conv2d, Conv3d
 
 from tiny import make_plan, run
 from vitascope.catalog import locate
@@ -215,6 +216,33 @@ def test_tiles_are_used_where_the_settings_say_so(
         with engine._loaded.slots.take(0) as slot:
             vae: Any = slot.modules()["vae"]
             assert vae.use_tiling == (tiling == "on")
+
+
+@pytest.mark.parametrize("pipeline", ["WanPipeline", "LTXPipeline", "TextToVideoSDPipeline"])
+def test_channels_are_last_where_the_settings_say_so(
+    pipeline: str, models: Models, open_engine: Callable[..., DiffusersEngine]
+) -> None:
+    """The order in memory changes the time, and of the frames the lowest bits at most."""
+    spec = models[pipeline]
+    frames = {}
+    for asked in ("on", "off"):
+        engine = open_engine(vae_channels_last=asked)
+        _, clip = run(engine, spec, make_plan(spec))
+        assert chosen(clip, "vae channels last") == (asked, "set by engine.vae_channels_last")
+        assert engine._loaded is not None
+        with engine._loaded.slots.take(0) as slot:
+            (layer, *_) = (m for m in slot.modules()["vae"].modules() if isinstance(m, Conv2d | Conv3d))
+            assert layer.weight.is_contiguous() == (asked == "off" or layer.weight[0, 0].numel() == 1)
+        frames[asked] = clip.frames.astype(np.int16)
+    assert np.abs(frames["on"] - frames["off"]).max() <= 1
+
+
+def test_channels_are_last_by_themselves_where_that_was_measured(
+    models: Models, open_engine: Callable[..., DiffusersEngine]
+) -> None:
+    for pipeline, value in (("WanPipeline", "on"), ("LTXPipeline", "off")):
+        _, clip = run(open_engine(), models[pipeline], make_plan(models[pipeline]))
+        assert chosen(clip, "vae channels last")[0] == value
 
 
 def test_tiles_show_nearly_the_same_pictures() -> None:

@@ -81,6 +81,7 @@ def test_defaults_change_only_on_purpose() -> None:
             "dtype": "auto",
             "attention": "auto",
             "vae_tiling": "auto",
+            "vae_channels_last": "auto",
             "offload": "auto",
             "quantization": "auto",
             "compile": "auto",

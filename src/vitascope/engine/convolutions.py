@@ -1,6 +1,6 @@
-"""Convolutions in three dimensions by the quickest kernel that this CPU has for them.
+"""Convolutions by the quickest kernel that this device has for them: whose, and with which order of numbers in memory.
 
-Without AVX-512 torch does those of float32 by its general way, which writes every patch of its input out and multiplies: three
+Three dimensions: without AVX-512 torch does those of float32 by its general way, which writes every patch of its input out and multiplies: three
 quarters of the time that an autoencoder takes. oneDNN, which torch brings along, has them in half the time (docs/experiments.md).
 """
 
@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from vitascope.domain.choice import Choice
+
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest difference from torch's own in a try on random numbers."""
+
+MEASURED = "AutoencoderKLWan"
+"""Class of autoencoders that were measured with their channels last."""
 
 
 def quicken(module: torch.nn.Module, device: torch.device) -> int:
@@ -60,3 +65,35 @@ def _has_onednn() -> bool:
         return False
     expected = functional.conv3d(clip, weight, bias, padding=(0, 1, 1))
     return float((made - expected).abs().max()) <= TOLERANCE
+
+
+def choose_layout(asked: str, autoencoder: Any, device: torch.device) -> Choice:
+    """Choose the order in memory of an autoencoder's numbers: as checkpoints have them, or with the channels of a place side by side.
+
+    Convolutions want the latter and else bring everything into it and back.
+
+    Args:
+        asked: the setting.
+        autoencoder: or another module.
+        device: where it works.
+    """
+    kind = type(autoencoder).__name__
+    if asked != "auto":
+        return _layout("on" if asked == "on" else "off", "set by engine.vae_channels_last")
+    if device.type != "cpu" or kind != MEASURED:
+        where = "a CPU" if kind == MEASURED else f"`{MEASURED}` on a CPU"
+        return _layout("off", f"it was measured on {where} only")
+    return _layout("on", "it decodes in less time so")
+
+
+def _layout(value: str, reason: str) -> Choice:
+    return Choice("vae channels last", value, reason)
+
+
+def lay_out(module: torch.nn.Module) -> None:
+    """Put the channels of a module's convolutions last; what they are given follows their weights."""
+    for each in module.modules():
+        if isinstance(each, torch.nn.Conv3d):
+            each.to(memory_format=torch.channels_last_3d)
+        elif isinstance(each, torch.nn.Conv2d):
+            each.to(memory_format=torch.channels_last)

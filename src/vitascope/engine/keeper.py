@@ -149,7 +149,8 @@ class Models:
             return load_model(
                 spec, location, self._device, self._device_choice, parts,
                 sizes=placed.sizes, placement=placed.placement, attention=self._wishes.attention,
-                compiles=self._wishes.compile, kernel_times=self._kernel_times,
+                compiles=self._wishes.compile, channels_last=self._wishes.vae_channels_last,
+                kernel_times=self._kernel_times,
             )  # fmt: skip
 
     def weigh(self, model: LoadedModel) -> int:

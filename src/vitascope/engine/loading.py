@@ -22,7 +22,7 @@ from .attention import choose_attention, use
 from .background import apart
 from .compact import compact
 from .compiling import Compiling, choose_compile
-from .convolutions import quicken
+from .convolutions import choose_layout, lay_out, quicken
 from .device import measure
 from .families.quirks import prepare
 from .kernel_times import KernelTimes
@@ -93,6 +93,7 @@ def load_model(
     placement: Placement | None = None,
     attention: str = "auto",
     compiles: str = "auto",
+    channels_last: str = "auto",
     kernel_times: KernelTimes | None = None,
 ) -> LoadedModel:
     """Load a model's pipelines. Safetensors only; classes are named by the card, never by the checkpoint's own code.
@@ -107,6 +108,7 @@ def load_model(
         placement: how it is loaded; by default what fits now.
         attention: kernels that the operator asks for.
         compiles: whether they want blocks compiled.
+        channels_last: whether they want the autoencoder so.
         kernel_times: what is known of attention kernels.
 
     Raises:
@@ -123,6 +125,7 @@ def load_model(
     for module in modules.values():
         module.eval().requires_grad_(requires_grad=False)
         quicken(module, device)
+    layouts = _layout_choice(modules, device, channels_last)
     offloading = _bring(pipe, modules, placement, device)
     prepare(pipe)
     pipelines = {
@@ -134,7 +137,7 @@ def load_model(
         *placement.choices,
         *_attention_choice(modules, placement, device, attention, _num_tokens(spec), kernel_times),
     )
-    choices += _decode_choices(modules)
+    choices += (*layouts, *_decode_choices(modules))
     denoisers = [module for name, module in modules.items() if role_of(name) == "denoiser"]
     compiling = Compiling(choose_compile(compiles, device, placement, denoisers))
     slots = Slots(pipelines, device, offloading, compiling)
@@ -182,6 +185,19 @@ def _num_tokens(spec: ModelSpec) -> int:
     """Reckon how many tokens a clip of the default size has: most models have one for 4 frames of 16x16 pixels."""
     extent = largest_extent(spec)
     return extent.num_frames * extent.pixels // 1024
+
+
+def _layout_choice(
+    modules: dict[str, torch.nn.Module], device: torch.device, asked: str
+) -> tuple[Choice, ...]:
+    autoencoders = [module for name, module in modules.items() if role_of(name) == "autoencoder"]
+    if not autoencoders:
+        return ()
+    choice = choose_layout(asked, autoencoders[0], device)
+    if choice.value == "on":
+        for autoencoder in autoencoders:
+            lay_out(autoencoder)
+    return (choice,)
 
 
 def _decode_choices(modules: dict[str, torch.nn.Module]) -> tuple[Choice, ...]:

@@ -78,6 +78,7 @@ class Wishes:
     dtype: str = "auto"
     attention: str = "auto"
     vae_tiling: str = "auto"
+    vae_channels_last: str = "auto"
     offload: str = "auto"
     quantization: str = "auto"
     compile: str = "auto"

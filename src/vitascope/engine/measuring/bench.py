@@ -228,6 +228,7 @@ def _alternatives(
         "attention": tuple(KERNELS),
         "quantization": ("int8", "fp8"),
         "vae_tiling": ("on",),
+        "vae_channels_last": ("on", "off"),
         "dtype": tuple(value for value in ("bfloat16", "float32") if value != dtype),
     }.items():
         for value in values:
