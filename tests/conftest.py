@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import functools
+import gc
 import os
 import signal
 import uuid
@@ -27,6 +28,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile what is tested, once: where bytecode is not to be written, each process that a test starts would do it again."""
     if not hasattr(session.config, "workerinput"):
         compileall.compile_dir(Path(vitascope.__file__).parent, quiet=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_at_again() -> None:
+    """Leave what was imported so far out of all later looks for garbage, of which tests and what they test have thousands."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

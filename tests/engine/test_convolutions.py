@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import Conv3d
@@ -43,6 +45,20 @@ def test_they_give_the_same() -> None:
 
 
 @pytest.mark.usefixtures("without_avx512")
+def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
+    flat = torch.nn.Conv2d(4, 6, 3, bias=False)
+    for layer, given in (*((each, (4, 7, 10, 6)) for each in layers()[:1]), (flat, (2, 4, 10, 6))):
+        numbers = torch.randn(given).bfloat16()
+        layer.bfloat16()
+        exact = copy.deepcopy(layer).float()
+        with torch.inference_mode():
+            assert convolutions.quicken(layer, CPU) == 1
+            made = layer(numbers)
+            assert made.dtype == torch.bfloat16
+            torch.testing.assert_close(made, exact(numbers.float()).bfloat16(), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.usefixtures("without_avx512")
 def test_a_slots_copy_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     module = layers()
     convolutions.quicken(module, CPU)
@@ -78,11 +94,8 @@ def test_where_onednn_does_not_work_it_stays_as_it_was(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("asked", ["auto", "on", "off"])
 def test_the_order_in_memory_is_as_asked_or_as_measured(asked: str, device: str) -> None:
-    class AutoencoderKLWan(torch.nn.Module):
-        pass
-
-    for autoencoder, measured in ((AutoencoderKLWan(), device == "cpu"), (layers(), False)):
-        choice = convolutions.choose_layout(asked, autoencoder, torch.device(device))
+    for name, measured in (("AutoencoderKLWan", device == "cpu"), ("AutoencoderKLMochi", False)):
+        choice = convolutions.choose_layout(asked, name, torch.device(device))
         assert choice.value == ("on" if asked == "on" or (asked == "auto" and measured) else "off")
         assert choice.reason
 

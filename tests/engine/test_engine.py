@@ -54,6 +54,7 @@ def test_each_pipeline_class_makes_frames_step_by_step(engine: Engine, models: M
         "offload",
         "threads",
         "scheduler",
+        "vae channels last",
     }
 
 

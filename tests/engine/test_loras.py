@@ -71,7 +71,7 @@ def weights_of(engine: DiffusersEngine) -> dict[str, str]:
         for name, component in pipe.components.items():
             if isinstance(component, torch.nn.Module):
                 for key, tensor in component.state_dict().items():
-                    raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+                    raw = tensor.flatten().view(torch.uint8).numpy().tobytes()
                     found[f"{name}.{key}"] = hashlib.sha256(raw).hexdigest()
     return found
 

@@ -1,6 +1,6 @@
 """Convolutions by the quickest kernel that this device has for them: whose, and with which order of numbers in memory.
 
-Three dimensions: without AVX-512 torch does those of float32 by its general way, which writes every patch of its input out and multiplies: three
+Three dimensions: without AVX-512 torch does them by its general way, which writes every patch of its input out and multiplies: three
 quarters of the time that an autoencoder takes. oneDNN, which torch brings along, has them in half the time (docs/experiments.md).
 """
 
@@ -29,24 +29,31 @@ def quicken(module: torch.nn.Module, device: torch.device) -> int:
     """Let a module's convolutions go the quick way, where there is one; returns how many do. Copies of the module go it too."""
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2" or not _has_onednn():
         return 0
-    slow = [each for each in module.modules() if isinstance(each, torch.nn.Conv3d) and _is_plain(each)]
+    slow: list[Any] = [each for each in module.modules() if _is_slow(each)]
     for each in slow:
         each._conv_forward = types.MethodType(_by_onednn, each)
     return len(slow)
 
 
-def _is_plain(layer: torch.nn.Conv3d) -> bool:
-    is_padded_with_zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return is_padded_with_zeros and layer.weight.dtype == torch.float32
+def _is_slow(layer: torch.nn.Module) -> bool:
+    """Whether torch has a slow way for it, and oneDNN can take its place."""
+    is_slow = isinstance(layer, torch.nn.Conv3d) and layer.weight.dtype in (torch.float32, torch.bfloat16)
+    is_slow |= isinstance(layer, torch.nn.Conv2d) and layer.weight.dtype == torch.bfloat16
+    return is_slow and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _by_onednn(
     layer: Any, clip: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    if clip.ndim < weight.ndim:  # one sample, without a dimension for samples
+        return _by_onednn(layer, clip[None], weight, bias)[0]
+    given = clip, weight, bias
+    if clip.dtype == torch.bfloat16:  # where bfloat16 was asked for; oneDNN has it with AVX-512 only
+        given = clip.float(), weight.float(), None if bias is None else bias.float()
     made: torch.Tensor = torch.mkldnn_convolution(
-        clip, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups
+        *given, layer.padding, layer.stride, layer.dilation, layer.groups
     )
-    return made
+    return made.to(clip.dtype)
 
 
 @functools.cache
@@ -67,21 +74,20 @@ def _has_onednn() -> bool:
     return float((made - expected).abs().max()) <= TOLERANCE
 
 
-def choose_layout(asked: str, autoencoder: Any, device: torch.device) -> Choice:
+def choose_layout(asked: str, class_name: str, device: torch.device) -> Choice:
     """Choose the order in memory of an autoencoder's numbers: as checkpoints have them, or with the channels of a place side by side.
 
     Convolutions want the latter and else bring everything into it and back.
 
     Args:
         asked: the setting.
-        autoencoder: or another module.
+        class_name: of the autoencoder.
         device: where it works.
     """
-    kind = type(autoencoder).__name__
     if asked != "auto":
         return _layout("on" if asked == "on" else "off", "set by engine.vae_channels_last")
-    if device.type != "cpu" or kind != MEASURED:
-        where = "a CPU" if kind == MEASURED else f"`{MEASURED}` on a CPU"
+    if device.type != "cpu" or class_name != MEASURED:
+        where = "a CPU" if class_name == MEASURED else f"`{MEASURED}` on a CPU"
         return _layout("off", f"it was measured on {where} only")
     return _layout("on", "it decodes in less time so")
 

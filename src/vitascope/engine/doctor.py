@@ -14,6 +14,7 @@ from .activations import largest_extent, work_of
 from .attention import check_attention
 from .compiling import check_compile, choose_compile
 from .contract import ONE_DEVICE, Devices
+from .convolutions import choose_layout
 from .device import choose_device, choose_devices, choose_first_device, choose_threads, measure
 from .placement import VALUE_BYTES, Wishes, best_dtype, check, place
 from .sizes import read_sizes
@@ -92,4 +93,7 @@ def describe_model(
     work = work_of(sizes, extent, value_bytes=VALUE_BYTES[placement.dtype])
     tiling = placement.tiles_for(work, extent)
     compiles = choose_compile(wishes.compile, chosen, placement)
-    return [*placement.choices, compiles, *([tiling] if tiling else [])]
+    layouts = [
+        choose_layout(wishes.vae_channels_last, part.class_name, chosen) for part in sizes.of("autoencoder")
+    ]
+    return [*placement.choices, compiles, *layouts[:1], *([tiling] if tiling else [])]

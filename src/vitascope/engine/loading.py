@@ -193,7 +193,7 @@ def _layout_choice(
     autoencoders = [module for name, module in modules.items() if role_of(name) == "autoencoder"]
     if not autoencoders:
         return ()
-    choice = choose_layout(asked, autoencoders[0], device)
+    choice = choose_layout(asked, type(autoencoders[0]).__name__, device)
     if choice.value == "on":
         for autoencoder in autoencoders:
             lay_out(autoencoder)
