@@ -59,10 +59,11 @@ class ForWorkers(Base):
         with self._database.write() as connection:
             self._database.lock_claims(connection)
             lease_now = self._lease_time(connection)
+            estimate = queue.estimate_on(connection, [device])
             if job_id is None:
                 seen_after = lease_now - SILENCE_LEASES * timedelta(seconds=lease_seconds)
                 among = queue.not_better_elsewhere(connection, worker_id, seen_after)
-                row = queue.lock_next(connection, now, lease_now, device, warm_models, among)
+                row = queue.lock_next(connection, now, lease_now, estimate, warm_models, among)
             else:
                 row = queue.lock_one(connection, job_id)
             if row is None:
@@ -75,7 +76,7 @@ class ForWorkers(Base):
             row = changes.move(
                 connection, row, JobStatus.RUNNING, now, started_at=started_at, **values, **counts
             )
-            seconds = queue.estimate_on(connection, [device])(queue.effort_of(row))
+            seconds = estimate(queue.effort_of(row))
         return Lease(job=job_of(row), token=row.token, expires_at=expires_at, expected_seconds=seconds)
 
     def watch_jobs(self) -> JobNews:

@@ -54,7 +54,7 @@ def lock_next(
     connection: sa.Connection,
     now: datetime,
     lease_now: datetime,
-    device: str,
+    estimate: Estimate,
     warm_models: frozenset[str],
     among: sa.ColumnElement[bool] | None = None,
 ) -> Row | None:
@@ -64,11 +64,11 @@ def lock_next(
         connection: in a transaction that is the only one to claim.
         now: by the clock of history.
         lease_now: by the clock of leases.
-        device: of the asking worker.
+        estimate: on the device of the asking worker.
         warm_models: that the asking worker has loaded.
         among: only these jobs; None all.
     """
-    for chosen in _in_turn(connection, now, lease_now, device, warm_models, among):
+    for chosen in _in_turn(connection, now, lease_now, estimate, warm_models, among):
         row = lock_waiting(connection, chosen.job_id)
         if row is not None:
             return row
@@ -118,7 +118,8 @@ def next_to_hand_over(
     among = may_be_handed_over
     if without:
         among = sa.and_(among, jobs.c.id.not_in(without))
-    chosen = next(_in_turn(connection, now, lease_now, device, frozenset(), among), None)
+    estimate = estimate_on(connection, [device])
+    chosen = next(_in_turn(connection, now, lease_now, estimate, frozenset(), among), None)
     return None if chosen is None else chosen.job_id
 
 
@@ -131,7 +132,8 @@ def next_model(
     among: sa.ColumnElement[bool] | None = None,
 ) -> str | None:
     """Tell the model of the job that goes next on a device, as things stand; None if nobody waits. Arguments as of `lock_next`."""
-    chosen = next(_in_turn(connection, now, lease_now, device, warm_models, among), None)
+    estimate = estimate_on(connection, [device])
+    chosen = next(_in_turn(connection, now, lease_now, estimate, warm_models, among), None)
     return None if chosen is None else chosen.model
 
 
@@ -163,8 +165,8 @@ def next_beside(
     shared = bool(beside.shared)
     turn = None
     if shared and beside.shares_in_turn:  # of all: who cannot be begun here now is to have its turn too
-        turn = next(_in_turn(connection, now, lease_now, device, beside.models), None)
-    for candidate in _in_turn(connection, now, lease_now, device, beside.models, among):
+        turn = next(_in_turn(connection, now, lease_now, estimate, beside.models), None)
+    for candidate in _in_turn(connection, now, lease_now, estimate, beside.models, among):
         is_in_turn = turn is None or turn.job_id == candidate.job_id
         may_share = shared and is_in_turn and _may_share(connection, candidate.job_id, beside)
         if arbiter.worth_beside(candidate, beside.running, served, may_share=may_share):
@@ -187,7 +189,7 @@ def _in_turn(
     connection: sa.Connection,
     now: datetime,
     lease_now: datetime,
-    device: str,
+    estimate: Estimate,
     warm_models: frozenset[str],
     among: sa.ColumnElement[bool] | None = None,
 ) -> Iterator[Candidate]:
@@ -196,7 +198,6 @@ def _in_turn(
     lines = _lines(connection, now, waits)
     if not lines:
         return
-    estimate = estimate_on(connection, [device])
     served: Mapping[str, float] = {}
     if len({line.key_id for line in lines}) > 1:
         served = served_seconds(connection, lease_now, running(connection, lease_now, estimate))
@@ -221,23 +222,30 @@ class _Line:
 
 def _lines(connection: sa.Connection, now: datetime, waits: sa.ColumnElement[bool]) -> list[_Line]:
     """Find whose jobs wait, as `waits` says, without the keys that have as many jobs running as they may."""
-    oldest, since = sa.func.min(jobs.c.number), sa.func.min(jobs.c.created_at)
-    query = sa.select(jobs.c.key_id, jobs.c.precedence, oldest.label("oldest"), since.label("since"))
-    query = query.where(waits).group_by(jobs.c.key_id, jobs.c.precedence)
     full = _keys_at_their_limit(connection)
     return [
         _Line(row.key_id, -row.precedence, row.oldest, _seconds(now - row.since))
-        for row in connection.execute(query)
+        for row in connection.execute(_LINES if waits is is_queued else _lines_query(waits))
         if row.key_id not in full
     ]
 
 
+def _lines_query(waits: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    oldest, since = sa.func.min(jobs.c.number), sa.func.min(jobs.c.created_at)
+    query = sa.select(jobs.c.key_id, jobs.c.precedence, oldest.label("oldest"), since.label("since"))
+    return query.where(waits).group_by(jobs.c.key_id, jobs.c.precedence)
+
+
 def _keys_at_their_limit(connection: sa.Connection) -> frozenset[str]:
     """Find the keys that have as many jobs running as they may."""
+    return frozenset(connection.scalars(_FULL))
+
+
+def _full_query() -> sa.Select[tuple[str]]:
     at_work = sa.select(jobs.c.key_id, sa.func.count().label("count")).where(_is_running)
     at_work_by_key = at_work.group_by(jobs.c.key_id).subquery()
     query = sa.select(keys.c.id).join(at_work_by_key, keys.c.id == at_work_by_key.c.key_id)
-    return frozenset(connection.scalars(query.where(at_work_by_key.c.count >= keys.c.max_running)))
+    return query.where(at_work_by_key.c.count >= keys.c.max_running)
 
 
 def _due(lines: Sequence[_Line], served: Mapping[str, float], top: int) -> list[_Line]:
@@ -250,15 +258,25 @@ def _due(lines: Sequence[_Line], served: Mapping[str, float], top: int) -> list[
 
 def _window(connection: sa.Connection, line: _Line, waits: sa.ColumnElement[bool]) -> Sequence[Row]:
     """Return a line's oldest and shortest jobs."""
-    is_in_line = (jobs.c.key_id == line.key_id) & (jobs.c.precedence == -line.priority)
+    query = _WINDOW if waits is is_queued else _window_query(waits)
+    line_is = {"line_key": line.key_id, "line_precedence": -line.priority}
+    rows: Sequence[Any] = connection.execute(query, line_is).all()
+    return rows
+
+
+def _window_query(waits: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    is_in_line = jobs.c.key_id == sa.bindparam("line_key")
+    is_in_line &= jobs.c.precedence == sa.bindparam("line_precedence")
     waiting = sa.select(*_COLUMNS).where(waits, is_in_line)
     ends = (
         waiting.order_by(jobs.c.number).limit(JOBS_PER_LINE),
         waiting.order_by(jobs.c.total_work, jobs.c.number).limit(JOBS_PER_LINE),
     )
-    either: sa.CompoundSelect[Any] = sa.union(*(sa.select(end.subquery()) for end in ends))
-    rows: Sequence[Any] = connection.execute(either).all()
-    return rows
+    return sa.union(*(sa.select(end.subquery()) for end in ends))
+
+
+# what every claim asks, written once: making such a statement takes as long as its answer
+_LINES, _FULL, _WINDOW = _lines_query(is_queued), _full_query(), _window_query(is_queued)
 
 
 def effort_of(row: Row) -> Effort:
