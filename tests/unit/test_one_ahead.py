@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vitascope.worker.aside import one_ahead
+from vitascope.media.ahead import one_ahead
 
 SECONDS = 60
 

@@ -1,6 +1,6 @@
 """Writes frames as a video file.
 
-Frames are taken one by one; the whole video is never in memory, whatever its length.
+Frames are taken one by one, those of an MP4 in a thread while the one before is encoded; the whole video is never in memory, whatever its length.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from vitascope.domain.errors import WriteFailed
 from vitascope.domain.request import OutputFormat
 from vitascope.domain.windows import MAX_GIF_FPS
 
+from .ahead import one_ahead
 from .frames import Frame, RgbToYuv, check_frame, to_av
 from .stills import Stills
 from .target import replacing
@@ -79,6 +80,7 @@ def write_video(
     is_enlarged: bool = False,
     is_kept: bool = True,
     stills: Stills | None = None,
+    when_seen: Callable[[], None] | None = None,
 ) -> None:
     """Write frames to a file that is there whole or not at all.
 
@@ -97,6 +99,7 @@ def write_video(
         is_enlarged: the frames were made much smaller and hold no fine detail: an MP4 is written in half the time.
         is_kept: whether it stays there, and must survive a power cut.
         stills: sees all frames.
+        when_seen: called then, before the file is complete.
 
     Raises:
         WriteFailed: the folder is missing or not writable, the disk is full, there are no frames, or the format
@@ -104,15 +107,21 @@ def write_video(
     """
     with replacing(path, is_kept=is_kept) as temporary:
         if format == "gif":
-            _write_gif(frames, temporary, fps, stills)
+            _write_gif(frames, temporary, fps, stills, when_seen)
         else:
-            _write_mp4(frames, temporary, fps, comment, is_enlarged, stills)
+            _write_mp4(frames, temporary, fps, comment, is_enlarged, stills, when_seen)
         if finish is not None:
             finish(temporary)
 
 
 def _write_mp4(
-    frames: Iterable[Frame], path: Path, fps: int, comment: str, is_enlarged: bool, stills: Stills | None
+    frames: Iterable[Frame],
+    path: Path,
+    fps: int,
+    comment: str,
+    is_enlarged: bool,
+    stills: Stills | None,
+    when_seen: Callable[[], None] | None,
 ) -> None:
     (height, width), frames = _size(frames)
     if height % 2 or width % 2:
@@ -122,11 +131,13 @@ def _write_mp4(
         if comment:
             container.metadata["comment"] = comment
         stream = _h264_stream(container, height, width, fps, is_enlarged)
-        for index, frame in enumerate(frames):
-            picture = convert(frame)
-            if stills is not None:
-                stills.see(picture)
-            _encode(container, stream, picture, index, Fraction(1, fps))
+        with closing(one_ahead(map(convert, frames))) as pictures:
+            for index, picture in enumerate(pictures):
+                if stills is not None:
+                    stills.see(picture)
+                _encode(container, stream, picture, index, Fraction(1, fps))
+        if when_seen is not None:
+            when_seen()
         _finish(container, stream)
 
 
@@ -144,7 +155,13 @@ def _h264_stream(
     return stream
 
 
-def _write_gif(frames: Iterable[Frame], path: Path, fps: int, stills: Stills | None) -> None:
+def _write_gif(
+    frames: Iterable[Frame],
+    path: Path,
+    fps: int,
+    stills: Stills | None,
+    when_seen: Callable[[], None] | None,
+) -> None:
     if fps > MAX_GIF_FPS:
         raise WriteFailed(
             f"a GIF shows at most {MAX_GIF_FPS} frames per second, not {fps}", hint="lower `fps`"
@@ -152,6 +169,8 @@ def _write_gif(frames: Iterable[Frame], path: Path, fps: int, stills: Stills | N
     (height, width), frames = _size(frames)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
         num_frames, palette = _palette(frames, spool, stills)
+        if when_seen is not None:
+            when_seen()
         starts = [_centiseconds(index, fps) for index in range(num_frames + 1)]
         last_delay = starts[-1] - starts[-2]  # the others follow from the next frame's start
         options = {"loop": "0", "final_delay": str(last_delay)}

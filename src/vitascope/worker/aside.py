@@ -1,10 +1,9 @@
-"""Work that needs no device, beside what does, and beside other such work."""
+"""Work that needs no device, beside what does."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 from vitascope.domain.step import Step
@@ -74,14 +73,3 @@ class Aside(threading.Thread, Generic[T]):
             finally:
                 self._error = None  # its traceback holds this frame
         return self._result  # type: ignore[return-value]  # there is no error: it is there
-
-
-def one_ahead(made: Iterable[T]) -> Generator[T, None, None]:
-    """Have each made while the one before is used. Closing it waits for the one that is being made."""
-    end = object()
-    items = iter(made)
-    with ThreadPoolExecutor(1, "one-ahead") as maker:
-        coming = maker.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = maker.submit(next, items, end)
-            yield item  # type: ignore[misc]  # the end is none of them

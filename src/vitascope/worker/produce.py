@@ -24,7 +24,7 @@ from vitascope.domain.video import Picture, Video
 from vitascope.engine import Clip, Engine, EngineBusy, Inputs, Sharing
 
 from . import given
-from .aside import Aside, one_ahead
+from .aside import Aside
 from .described import MEDIA_TYPES, SHEET_SUFFIX, THUMBNAIL_SUFFIX, claim_of, content_of
 from .reins import STOOD_STILL, Reins
 
@@ -260,18 +260,18 @@ class _Writer:
         if self._with_pictures:
             pictures = _Pictures(self._plan.num_frames, self._out, self._key, self._origin)
         try:
-            with contextlib.closing(self._counted(pictures)) as frames:
-                media.write_video(
-                    frames,
-                    self._out,
-                    fps=self._plan.fps,
-                    format=self._plan.format,
-                    comment=self._origin.sentence,
-                    finish=lambda path: self._origin.sign(path, self._plan.format),
-                    is_enlarged=is_enlarged(self._plan),
-                    is_kept=not self._key,  # else the storage takes it from there
-                    stills=None if pictures is None else pictures.stills,
-                )
+            media.write_video(
+                self._counted(),
+                self._out,
+                fps=self._plan.fps,
+                format=self._plan.format,
+                comment=self._origin.sentence,
+                finish=lambda path: self._origin.sign(path, self._plan.format),
+                is_enlarged=is_enlarged(self._plan),
+                is_kept=not self._key,  # else the storage takes it from there
+                stills=None if pictures is None else pictures.stills,
+                when_seen=None if pictures is None else pictures.start,
+            )
             video = _describe(self._out, self._plan, self._key)
             return video if pictures is None else pictures.of(video)
         except BaseException:
@@ -280,15 +280,12 @@ class _Writer:
                 self._out.unlink(missing_ok=True)  # without them it does not stay either
             raise
 
-    def _counted(self, pictures: _Pictures | None) -> Generator[Frames, None, None]:
-        with contextlib.closing(one_ahead(self._frames)) as frames:
-            for frame in frames:
-                if self._is_stopping:
-                    raise _Stopped
-                yield frame
-                self._done += 1
-        if pictures is not None:
-            pictures.start()
+    def _counted(self) -> Iterator[Frames]:
+        for frame in self._frames:
+            if self._is_stopping:
+                raise _Stopped
+            yield frame
+            self._done += 1
 
 
 def is_enlarged(plan: Plan) -> bool:
@@ -346,7 +343,7 @@ class _Pictures:
         self._writing = Aside(self._write, "write-pictures")
 
     def start(self) -> None:
-        """Begin, once all frames have passed."""
+        """Begin, once all frames were seen."""
         self._writing.start()
 
     def of(self, video: Video) -> Video:
