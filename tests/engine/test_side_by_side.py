@@ -57,14 +57,20 @@ def test_parts_are_computed_in_the_callers_mode(mode: type[torch.no_grad]) -> No
         assert [(each.requires_grad, each.is_inference()) for each in made] == [expected, expected]
 
 
-def test_an_error_of_one_part_is_the_callers() -> None:
+def test_an_error_of_one_part_is_the_callers_when_all_have_ended() -> None:
+    has_failed, ended = threading.Event(), []
+
     def compute(part: int) -> int:
-        if part == 2:
+        if part == 1:
+            has_failed.set()
             raise MemoryError("no more")
+        assert has_failed.wait(60)
+        ended.append(part)
         return part
 
     with pytest.raises(MemoryError, match="no more"):
         side_by_side(compute, [1, 2])
+    assert ended == [2]
     assert side_by_side(compute, [3, 4]) == [3, 4]
 
 

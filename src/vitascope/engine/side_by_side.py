@@ -12,7 +12,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -32,13 +32,16 @@ def cut(items: Sequence[Item]) -> list[Sequence[Item]]:
 def side_by_side(compute: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
     """Compute each part, all at once if there are several; the caller's threads are shared out among them.
 
-    Nothing stands still on the way, as in the threads there is no pipeline call: for what takes little time.
+    Nothing stands still on the way, as in the threads there is no pipeline call: for what takes little time. An error is raised when all
+    parts have come to their end.
     """
     if len(parts) == 1:
         return [compute(parts[0])]
     threads = _threads(len(parts), max(1, torch.get_num_threads() // len(parts)))
     modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-    return list(threads.map(functools.partial(_in_modes, modes, compute), parts))
+    computing = [threads.submit(_in_modes, modes, compute, part) for part in parts]
+    wait(computing)  # also where one fails: who is told of it may take the weights away
+    return [each.result() for each in computing]
 
 
 @functools.cache
@@ -48,14 +51,13 @@ def _threads(num: int, share: int) -> ThreadPoolExecutor:
     meeting = threading.Barrier(num)
     made = ThreadPoolExecutor(num, "part", initializer=_begin, initargs=(share,))
     list(made.map(lambda _: meeting.wait(), range(num)))
-    torch.set_num_threads(
-        total
-    )  # the latest number is what every thread has that computes for the first time
+    # the process's latest number is what each thread has that computes for the first time
+    torch.set_num_threads(total)
     return made
 
 
 def _begin(num_threads: int) -> None:
-    torch.get_num_threads()  # when it is first asked, or computes, a thread takes the process's latest number instead of its own
+    torch.get_num_threads()  # or it would take that number later, in the place of its own
     torch.set_num_threads(num_threads)
 
 
