@@ -21,6 +21,9 @@ MAX_TILE_SIDE = 160
 
 _QUALITY = 80
 
+_WEBP_METHOD = 2
+"""Of 0 to 6, Pillow's own being 4: 9 instead of 33 ms for 640x360, 4.3 instead of 9.5 for 256x256; 5 % larger, 0.1 dB less of 36 to 39."""
+
 
 class Stills:
     """Looks at a video's frames as they are written, and keeps small copies of some of them.
@@ -82,9 +85,11 @@ class Stills:
 def _save(
     picture: Image.Image, path: Path, format: str, xmp: bytes, finish: Callable[[Path], None] | None
 ) -> tuple[int, int]:
-    metadata = {"xmp": xmp} if xmp else {}
+    options: dict[str, object] = {"xmp": xmp} if xmp else {}
+    if format == "WEBP":
+        options["method"] = _WEBP_METHOD
     with replacing(path, is_kept=False) as temporary:
-        picture.save(temporary, format, quality=_QUALITY, **metadata)
+        picture.save(temporary, format, quality=_QUALITY, **options)
         if finish is not None:
             finish(temporary)
     return picture.height, picture.width

@@ -126,19 +126,25 @@ def _write_mp4(
     (height, width), frames = _size(frames)
     if height % 2 or width % 2:
         raise WriteFailed(f"an MP4 has even sides, not {width}x{height}", hint="choose an even size")
-    convert = RgbToYuv("yuv420p", limited=True)
     with _container(path, "mp4", {"movflags": "+faststart"}) as container:
         if comment:
             container.metadata["comment"] = comment
         stream = _h264_stream(container, height, width, fps, is_enlarged)
-        with closing(one_ahead(map(convert, frames))) as pictures:
+        with closing(one_ahead(_converted(frames, stills))) as pictures:
             for index, picture in enumerate(pictures):
-                if stills is not None:
-                    stills.see(picture)
                 _encode(container, stream, picture, index, Fraction(1, fps))
         if when_seen is not None:
             when_seen()
         _finish(container, stream)
+
+
+def _converted(frames: Iterable[Frame], stills: Stills | None) -> Iterator[av.VideoFrame]:
+    convert = RgbToYuv("yuv420p", limited=True)
+    for frame in frames:
+        picture = convert(frame)
+        if stills is not None:
+            stills.see(picture)
+        yield picture
 
 
 def _h264_stream(
