@@ -124,6 +124,48 @@ def test_what_is_set_is_set_on_the_real_module(user):
     assert importlib.import_module("heavy").LIMIT == "another"
 
 
+def test_parts_named_within_their_own_package_are_put_off_where_they_stand_apart(tmp_path, monkeypatch):
+    whole = tmp_path / "apart"
+    (whole / "commands").mkdir(parents=True)
+    (whole / "__init__.py").write_text("from .users import ask\n")
+    (whole / "users.py").write_text("from .commands.tool import run\ndef ask(): return run(2)\n")
+    (whole / "commands" / "__init__.py").write_text("import sys\nsys.commands_were_imported = True\n")
+    (whole / "commands" / "tool.py").write_text("def run(value): return value + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    finder = postponed._Finder()
+    monkeypatch.setattr(postponed, "PUT_OFF", ("apart.commands",))
+    monkeypatch.setattr(postponed, "_APART", ("apart.commands",))
+    monkeypatch.setattr(postponed, "_FINDER", finder)
+    others = [each for each in sys.meta_path if not isinstance(each, postponed._Finder)]
+    monkeypatch.setattr(sys, "meta_path", [finder, *others])
+    apart = importlib.import_module("apart")
+    assert not hasattr(sys, "commands_were_imported")
+    assert apart.ask() == 3
+    assert sys.commands_were_imported
+    del sys.commands_were_imported
+    for name in [name for name in sys.modules if name.split(".")[0] == "apart"]:
+        del sys.modules[name]
+
+
+PROMPTS = [
+    "a dog",
+    " two  spaces ",
+    "a\ttab",
+    "fish &amp; chips",
+    "l\u2019\u00e9t\u00e9",
+    "\u00c3\u00a9t\u00e9",
+    "line\r\nend",
+    "\ufb01ne",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_prompts_are_cleaned_as_by_the_packages_that_are_put_off(prompt):
+    ftfy, regex = postponed.import_now("ftfy"), postponed.import_now("regex")
+    assert postponed._fix_text(prompt) == ftfy.fix_text(prompt)
+    assert postponed._sub(r"\s+", " ", prompt) == regex.sub(r"\s+", " ", prompt)
+
+
 CLIP = """
     import sys
     from pathlib import Path
@@ -138,6 +180,17 @@ CLIP = """
     list(engine.generate(plan(request, spec), spec))
     from vitascope.engine import postponed
     print(sorted(postponed._FINDER.real))
+
+    import inspect, torch
+    from vitascope.engine import meta_kernels
+    assert inspect.getmodule.__module__ == "inspect"  # another only while torch was imported
+    assert "torch._decomp" not in sys.modules
+    pictures, kernels = torch.empty(1, 3, 8, 8, device="meta"), torch.empty(4, 3, 3, 3, device="meta")
+    meta_kernels.import_all()
+    assert torch.nn.functional.conv2d(pictures, kernels).shape == (1, 4, 6, 6)
+    assert torch.randn(2, generator=torch.Generator().manual_seed(1)).shape == (2,)
+    assert torch.distributions.Normal(0.0, 1.0).mean == 0.0 and torch.export.Dim("size").__name__ == "size"
+
     import importlib.metadata
     distributions = importlib.metadata.packages_distributions()
     assert distributions["safetensors"] == ["safetensors"] and "nonsense" not in distributions
@@ -164,6 +217,26 @@ CLIP = """
     assert issubclass(transformers.UMT5EncoderModel, pipeline_wan.UMT5EncoderModel)
     assert transformers.utils.logging.get_verbosity() == transformers.logging.ERROR
 """
+
+COMPILED = """
+    import sys
+    from vitascope.catalog import locate
+    from vitascope.engine import open_engine
+
+    open_engine("diffusers", locate, device="cpu", threads=1)
+    import torch
+    assert "torch._decomp" not in sys.modules
+    made = torch.compile(lambda value, kernels: torch.nn.functional.conv2d(value, kernels), backend="eager")
+    assert made(torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3)).shape == (1, 4, 6, 6)
+    assert "torch._decomp" in sys.modules and sys.modules["torch._meta_registrations"].activate_meta
+"""
+
+
+def test_compilers_have_the_kernels_of_tensors_without_numbers():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(COMPILED)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_clip_of_the_embedded_model_needs_neither_compiler_nor_transformers():

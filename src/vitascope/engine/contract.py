@@ -241,11 +241,16 @@ def open_engine(
     is_first = f"{__package__}.engine" not in sys.modules  # else there may be models already, which go again
     with uncollected(keep=is_first):
         from .lazy_packages import make_lazy
+        from .modules_of_frames import told_by_frames
         from .postponed import postpone
 
         postpone()
         make_lazy()
-        from .engine import DiffusersEngine
+        with told_by_frames():
+            from .engine import DiffusersEngine
+        from .meta_kernels import import_with_users
+
+        import_with_users()
 
     return DiffusersEngine(
         locate,

@@ -54,7 +54,6 @@ from .embeddings import Embeddings
 from .families import generic
 from .keeper import Models, Placed
 from .kernel_times import KernelTimes
-from .leading import Leader
 from .loading import LoadedModel
 from .meter import Meter
 from .parallel import NOBODY, Together, choose
@@ -77,6 +76,7 @@ from .telling import (
 
 if TYPE_CHECKING:
     from .contract import Frames
+    from .leading import Leader
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +135,10 @@ class DiffusersEngine:
         self._choices = (device_choice, choose_threads(threads, num_sharing))
         self._find_loras = find_loras
         self._parallel = devices.parallel
-        self._leader = None
+        self._leader: Leader | None = None
         if others:
+            from .leading import Leader  # one device needs nothing of it
+
             setup = functools.partial(
                 Setup,
                 threads=torch.get_num_threads(),

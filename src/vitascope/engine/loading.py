@@ -16,7 +16,7 @@ from vitascope.domain.errors import ModelUnavailable
 from vitascope.domain.model_spec import Mode, ModelSpec
 from vitascope.domain.plan import Plan
 
-from . import bert
+from . import bert, meta_kernels
 from .activations import largest_extent, work_of
 from .attention import choose_attention, use
 from .background import apart
@@ -30,6 +30,9 @@ from .offloading import Offloading, pin
 from .placement import TILING, VALUE_BYTES, Placement, place
 from .sizes import Sizes, components_of, is_module, read_sizes, role_of
 from .slots import Slot, Slots, build_pipeline
+
+_PLAINLY_BUILT = {"WanTransformer3DModel", "AutoencoderKLWan", "BertModel"}
+"""Before their files are read, their tensors without numbers are made, and nothing is computed of them."""
 
 AS_BEFORE = "as in an earlier try at the job"
 """Why something is chosen that would be otherwise now."""
@@ -116,6 +119,8 @@ def load_model(
         ModelTooLarge: its weights have no room.
     """
     sizes = sizes or read_sizes(location, parts)
+    if not {component.class_name for component in sizes.components} <= _PLAINLY_BUILT:
+        meta_kernels.import_all()
     placement = placement or place(spec, sizes, measure(device))
     classes = {mode: _pipeline_class(name) for mode, name in spec.pipelines.items()}
     first = "text" if "text" in classes else next(iter(classes))

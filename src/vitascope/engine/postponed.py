@@ -14,6 +14,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
+import re
 import sys
 import threading
 import types
@@ -22,9 +23,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 COMPILER = "torch._dynamo"
+META_KERNELS = "torch._meta_registrations"
 _HUB_PARTS = ("hf_api", "file_download", "_snapshot_download", "repocard", "repocard_data")
 _HUB = tuple(f"huggingface_hub.{part}" for part in _HUB_PARTS)
-PUT_OFF = (COMPILER, "transformers", "peft", "requests", "onnxruntime", *_HUB)
+_NAMED_BY_TORCH = tuple(
+    f"torch.{part}" for part in ("export", "masked", "quantization", "nn.intrinsic", "distributions")
+)
+_COLLECTIVES = "torch.distributed._functional_collectives"
+_COMMANDS = "accelerate.commands"
+_OTHERS = ("transformers", "peft", "requests", "onnxruntime", "ftfy", "regex")
+PUT_OFF = (COMPILER, META_KERNELS, *_NAMED_BY_TORCH, _COLLECTIVES, _COMMANDS, *_OTHERS, *_HUB)
+
+_APART = (_COMMANDS,)
+"""Parts of packages from which others of the same package only take names while they are imported, too."""
+
+_AFTER = dict.fromkeys(("torch._decomp", "torch._prims", "torch._refs", COMPILER), META_KERNELS)
+"""What counts on one that is put off having been imported before it: torch imports each of these last, or with it."""
 
 
 class _StandIn(type):
@@ -98,10 +112,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        root = _root_of(fullname)
+        root = _root_of(fullname) or _AFTER.get(fullname, "")
         if not root or root in self.real:
             return None
-        if fullname != root and not _is_defining(fullname):
+        if not _root_of(fullname) or (fullname != root and not _is_defining(fullname)):
             self.load(root)
             return importlib.machinery.ModuleSpec(fullname, _Given(importlib.import_module(fullname)))
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -117,6 +131,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def load(self, root: str) -> None:
         """Import what was put off; what was taken from it before leads to it from now on."""
+        if (first := _AFTER.get(root)) is not None:
+            self.load(first)
         with self._lock:
             if root in self.real:
                 return
@@ -131,10 +147,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def when_imported(self, root: str, act: Callable[[], object]) -> None:
         with self._lock:
-            is_put_off = self in sys.meta_path and root not in self.real
-            if is_put_off:
+            is_to_come = self in sys.meta_path and root not in self.real
+            if is_to_come:
                 self._then.append((root, act))
-        if not is_put_off:
+        if not is_to_come:
             act()
 
 
@@ -183,6 +199,18 @@ def postpone() -> None:
         sys.meta_path.insert(0, _FINDER)
 
 
+def is_put_off(name: str) -> bool:
+    """Whether one of `PUT_OFF` is not imported yet."""
+    return _FINDER in sys.meta_path and name not in _FINDER.real
+
+
+def import_now(name: str) -> types.ModuleType:
+    """Import one of `PUT_OFF`, if it is not imported yet; waits for whoever is importing it."""
+    if _FINDER in sys.meta_path:
+        _FINDER.load(name)
+    return importlib.import_module(name)
+
+
 def when_imported(name: str, act: Callable[[], object]) -> None:
     """Do something with a module that is put off as soon as it is imported; at once where it is not put off.
 
@@ -203,22 +231,24 @@ def _is_dunder(name: str) -> bool:
 
 def _is_defining(wanted: str) -> bool:
     """Whether a module of another package asks while it is being imported: it needs names, and calls nothing."""
-    package = wanted.partition(".")[0]
+    root = _root_of(wanted)
+    package = root if root in _APART else wanted.partition(".")[0]
     frame = sys._getframe(1)
     while frame.f_back is not None and _only_hands_on(frame, package):
         frame = frame.f_back
-    return frame.f_code.co_name == "<module>" and _package_of(frame) not in ("__main__", package)
+    is_main = frame.f_globals.get("__name__") == "__main__"
+    return frame.f_code.co_name == "<module>" and not is_main and not _is_of(frame, package)
 
 
 def _only_hands_on(frame: types.FrameType, package: str) -> bool:
     """Whether this asks for another: Python's import, this module, and a package that imports its parts when they are named."""
     file = frame.f_code.co_filename
     is_ours = file == __file__ or file.startswith(("<frozen importlib", importlib.__file__))
-    return is_ours or (frame.f_code.co_name == "__getattr__" and _package_of(frame) == package)
+    return is_ours or (frame.f_code.co_name == "__getattr__" and _is_of(frame, package))
 
 
-def _package_of(frame: types.FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+def _is_of(frame: types.FrameType, package: str) -> bool:
+    return f"{frame.f_globals.get('__name__', '')}.".startswith(f"{package}.")
 
 
 def _known_of(name: str) -> dict[str, Any]:
@@ -233,6 +263,10 @@ def _known_of(name: str) -> dict[str, Any]:
         return {"WEIGHTS_NAME": "pytorch_model.bin", "SAFE_WEIGHTS_NAME": "model.safetensors"}
     if name == "peft.tuners.tuners_utils":  # looked for in every module at each forward
         return {"BaseTunerLayer": _never("peft", "tuners", "tuners_utils", "BaseTunerLayer")}
+    if name == "ftfy":
+        return {"fix_text": _fix_text}
+    if name == "regex":
+        return {"sub": _sub}
     if name not in PUT_OFF:
         return {}
     known: dict[str, Any] = {"PeftModel": _never(name, "PeftModel")} if name == "peft" else {}
@@ -251,6 +285,24 @@ def _never(root: str, *path: str) -> type:
             return isinstance(instance, functools.reduce(getattr, path, importlib.import_module(root)))  # type: ignore[arg-type]
 
     return Never(path[-1], (), {})
+
+
+def _fix_text(text: str, *arguments: Any, **named: Any) -> str:
+    """Mend a prompt as ftfy does, which finds nothing to mend in plain letters."""
+    if _is_plain(text) and "&" not in text and not arguments and not named:
+        return text
+    return str(import_now("ftfy").fix_text(text, *arguments, **named))
+
+
+def _sub(pattern: Any, replacement: Any, text: str, *arguments: Any, **named: Any) -> str:
+    """Replace as regex does, of which `re` knows what is asked for prompts of plain letters."""
+    if pattern == r"\s+" and _is_plain(text) and not arguments and not named:
+        return re.sub(pattern, replacement, text)
+    return str(import_now("regex").sub(pattern, replacement, text, *arguments, **named))
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _mark(how: str, function: Any) -> Any:
