@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import io
 import json
@@ -71,6 +72,25 @@ def signed(tmp_path_factory: pytest.TempPathFactory, credentials: Credentials) -
         "mp4": write(folder / "a.mp4", "mp4", credentials),
         "gif": write(folder / "a.gif", "gif", credentials),
     }
+
+
+@pytest.mark.parametrize("format", ["mp4", "gif"])
+def test_what_is_too_large_for_the_memory_is_signed_as_well(
+    tmp_path: Path, credentials: Credentials, format: OutputFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "_MOST_IN_MEMORY", 0)
+    content = write(tmp_path / "a", format, credentials)
+    assert state(content, format, credentials.certificates) == "valid"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_signed_again_ends_where_it_ends(tmp_path: Path, credentials: Credentials) -> None:
+    longer = dataclasses.replace(CLAIM, prompt="a dog " * 500)
+    (tmp_path / "a.mp4").write_bytes(write(tmp_path / "b.mp4", "mp4", credentials, longer))
+    provenance.sign_again(tmp_path / "a.mp4", "mp4", CLAIM, credentials)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert state(content) == "valid"
+    assert b"a dog a dog" not in content
 
 
 def state(content: bytes, format: OutputFormat = "mp4", certificates: str = "") -> str:

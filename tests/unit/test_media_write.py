@@ -14,6 +14,7 @@ from PIL import Image
 
 from vitascope import media
 from vitascope.domain.errors import StorageError, WriteFailed
+from vitascope.domain.video import sheet_frames
 
 HEIGHT, WIDTH = 48, 64
 
@@ -65,6 +66,37 @@ def test_enlarged_frames_are_written_as_well_with_less_search(tmp_path: Path) ->
     assert psnr(quick, clip) > psnr(whole, clip) - 0.5
     for name, subme in (("whole.mp4", b"subme=7"), ("quick.mp4", b"subme=2")):  # x264 tells its settings
         assert subme in (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (24, 32), (48, 64)])
+@pytest.mark.parametrize("format", ["mp4", "gif"])
+def test_frames_are_stretched_on_the_way_as_they_would_be_before(
+    tmp_path: Path, format: str, height: int, width: int
+) -> None:
+    clip = moving_square(5)
+    before = np.stack(list(media.fit_frames(clip, height=height, width=width, fit="scale")))
+    for name, frames, size in (("before", before, None), ("way", clip, (height, width))):
+        media.write_video(frames, tmp_path / name, fps=8, format=format, size=size)  # type: ignore[arg-type]
+    found, expected = (media.read_frames(tmp_path / name) for name in ("way", "before"))
+    assert found.shape == before.shape
+    # beyond the range of a channel the one cuts off before the picture is made, the other after
+    assert np.array_equal(found, expected) or psnr(found, expected) > 38
+
+
+def test_pictures_may_be_written_before_the_video_is_whole(tmp_path: Path) -> None:
+    passed: list[str] = []
+
+    def frames() -> Iterator[media.Frame]:
+        for index, frame in enumerate(moving_square(30)):
+            passed.append(str(index))
+            yield frame
+
+    stills = media.Stills(30, lambda: passed.append("shown"), lambda: passed.append("tiled"))
+    media.write_video(frames(), tmp_path / "a.mp4", fps=8, format="mp4", stills=stills)
+    assert [passed[passed.index(what) - 1] for what in ("shown", "tiled")] == [
+        "15",
+        str(sheet_frames(30)[-1]),
+    ]
 
 
 def test_mp4_plays_while_it_loads_and_starts_at_zero(tmp_path: Path) -> None:

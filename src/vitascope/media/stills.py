@@ -30,12 +30,20 @@ class Stills:
 
     Args:
         num_frames: of the video.
+        when_shown: called when the frame of the thumbnail has passed.
+        when_tiled: called when the last of the spritesheet's has.
     """
 
-    def __init__(self, num_frames: int) -> None:
+    def __init__(
+        self,
+        num_frames: int,
+        when_shown: Callable[[], None] | None = None,
+        when_tiled: Callable[[], None] | None = None,
+    ) -> None:
         self._num_frames, self._num_seen = num_frames, 0
         self._tiled = frozenset(sheet_frames(num_frames))
         self._shown = num_frames // 2
+        self._calls = ((self._shown, when_shown), (max(self._tiled), when_tiled))
         self._to_tile, self._to_thumbnail = (
             YuvToRgb(max_side=MAX_TILE_SIDE),
             YuvToRgb(max_side=MAX_THUMBNAIL_SIDE),
@@ -49,12 +57,15 @@ class Stills:
             self._tiles.append(Image.fromarray(self._to_tile(picture)))
         if self._num_seen == self._shown:
             self._thumbnail = Image.fromarray(self._to_thumbnail(picture))
+        for number, call in self._calls:
+            if number == self._num_seen and call is not None:
+                call()
         self._num_seen += 1
 
     def save_thumbnail(
         self, path: Path, *, xmp: bytes = b"", finish: Callable[[Path], None] | None = None
     ) -> tuple[int, int]:
-        """Write the frame in the middle as WebP, once all have passed.
+        """Write the frame in the middle as WebP, once it has passed.
 
         Args:
             path: the file, from where a storage takes it; replaced if it exists.
@@ -73,7 +84,7 @@ class Stills:
     def save_spritesheet(
         self, path: Path, *, xmp: bytes = b"", finish: Callable[[Path], None] | None = None
     ) -> tuple[int, int]:
-        """Write the tiles as JPEG, as `domain.video` says in which grid; otherwise as `save_thumbnail`."""
+        """Write the tiles as JPEG, once they have passed, as `domain.video` says in which grid; otherwise as `save_thumbnail`."""
         rows, columns = sheet_grid(self._num_frames)
         width, height = self._tiles[0].size
         sheet = Image.new("RGB", (columns * width, rows * height))

@@ -24,7 +24,7 @@ from vitascope.domain.request import OutputFormat
 from vitascope.domain.windows import MAX_GIF_FPS
 
 from .ahead import one_ahead
-from .frames import Frame, RgbToYuv, check_frame, to_av
+from .frames import Frame, Resizer, RgbToYuv, check_frame, to_av
 from .stills import Stills
 from .target import replacing
 
@@ -80,7 +80,7 @@ def write_video(
     is_enlarged: bool = False,
     is_kept: bool = True,
     stills: Stills | None = None,
-    when_seen: Callable[[], None] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Write frames to a file that is there whole or not at all.
 
@@ -99,7 +99,7 @@ def write_video(
         is_enlarged: the frames were made much smaller and hold no fine detail: an MP4 is written in half the time.
         is_kept: whether it stays there, and must survive a power cut.
         stills: sees all frames.
-        when_seen: called then, before the file is complete.
+        size: height and width to stretch frames to; their own by default.
 
     Raises:
         WriteFailed: the folder is missing or not writable, the disk is full, there are no frames, or the format
@@ -107,9 +107,10 @@ def write_video(
     """
     with replacing(path, is_kept=is_kept) as temporary:
         if format == "gif":
-            _write_gif(frames, temporary, fps, stills, when_seen)
+            fitted = frames if size is None else _stretched(frames, *size)
+            _write_gif(fitted, temporary, fps, stills)
         else:
-            _write_mp4(frames, temporary, fps, comment, is_enlarged, stills, when_seen)
+            _write_mp4(frames, temporary, fps, comment, is_enlarged, stills, size)
         if finish is not None:
             finish(temporary)
 
@@ -121,25 +122,26 @@ def _write_mp4(
     comment: str,
     is_enlarged: bool,
     stills: Stills | None,
-    when_seen: Callable[[], None] | None,
+    size: tuple[int, int] | None,
 ) -> None:
-    (height, width), frames = _size(frames)
+    own_size, frames = _size(frames)
+    height, width = size or own_size
     if height % 2 or width % 2:
         raise WriteFailed(f"an MP4 has even sides, not {width}x{height}", hint="choose an even size")
     with _container(path, "mp4", {"movflags": "+faststart"}) as container:
         if comment:
             container.metadata["comment"] = comment
         stream = _h264_stream(container, height, width, fps, is_enlarged)
-        with closing(one_ahead(_converted(frames, stills))) as pictures:
+        with closing(one_ahead(_converted(frames, (height, width), stills))) as pictures:
             for index, picture in enumerate(pictures):
                 _encode(container, stream, picture, index, Fraction(1, fps))
-        if when_seen is not None:
-            when_seen()
         _finish(container, stream)
 
 
-def _converted(frames: Iterable[Frame], stills: Stills | None) -> Iterator[av.VideoFrame]:
-    convert = RgbToYuv("yuv420p", limited=True)
+def _converted(
+    frames: Iterable[Frame], size: tuple[int, int], stills: Stills | None
+) -> Iterator[av.VideoFrame]:
+    convert = RgbToYuv("yuv420p", limited=True, size=size)
     for frame in frames:
         picture = convert(frame)
         if stills is not None:
@@ -161,13 +163,12 @@ def _h264_stream(
     return stream
 
 
-def _write_gif(
-    frames: Iterable[Frame],
-    path: Path,
-    fps: int,
-    stills: Stills | None,
-    when_seen: Callable[[], None] | None,
-) -> None:
+def _stretched(frames: Iterable[Frame], height: int, width: int) -> Iterator[Frame]:
+    resize = Resizer(height, width)
+    return (frame if frame.shape[:2] == (height, width) else resize(frame) for frame in frames)
+
+
+def _write_gif(frames: Iterable[Frame], path: Path, fps: int, stills: Stills | None) -> None:
     if fps > MAX_GIF_FPS:
         raise WriteFailed(
             f"a GIF shows at most {MAX_GIF_FPS} frames per second, not {fps}", hint="lower `fps`"
@@ -175,8 +176,6 @@ def _write_gif(
     (height, width), frames = _size(frames)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
         num_frames, palette = _palette(frames, spool, stills)
-        if when_seen is not None:
-            when_seen()
         starts = [_centiseconds(index, fps) for index in range(num_frames + 1)]
         last_delay = starts[-1] - starts[-2]  # the others follow from the next frame's start
         options = {"loop": "0", "final_delay": str(last_delay)}

@@ -270,7 +270,7 @@ class _Writer:
                 is_enlarged=is_enlarged(self._plan),
                 is_kept=not self._key,  # else the storage takes it from there
                 stills=None if pictures is None else pictures.stills,
-                when_seen=None if pictures is None else pictures.start,
+                size=(self._plan.height, self._plan.width),
             )
             video = _describe(self._out, self._plan, self._key)
             return video if pictures is None else pictures.of(video)
@@ -302,7 +302,15 @@ def _file_frames(clip: Clip, plan: Plan, inputs: Inputs, between: Between) -> Ge
         assert before is not None
         yield from given.continued_frames(plan, plan.continues)
         made = _following(clip, before[-1:], plan, between)
-    yield from media.fit_frames(made, height=plan.height, width=plan.width, fit=plan.fit)
+    if _is_fitted_by_writer(plan):
+        yield from made
+    else:
+        yield from media.fit_frames(made, height=plan.height, width=plan.width, fit=plan.fit)
+
+
+def _is_fitted_by_writer(plan: Plan) -> bool:
+    """Whether the file's frames are those of the model but for their size, and nothing is drawn on them: then it stretches them on the way."""
+    return plan.fit == "scale" and plan.watermark is None and plan.continues is None
 
 
 def _marked(
@@ -334,40 +342,39 @@ def _resampled(clip: Clip, plan: Plan, between: Between) -> Iterator[Frames]:
 
 
 class _Pictures:
-    """The pictures of a video, written beside it and signed as it is, while the video itself is still being finished."""
+    """The pictures of a video, written beside it and signed as it is, each as soon as its frames have passed."""
 
     def __init__(self, num_frames: int, out: Path, key: str, origin: _Origin) -> None:
-        self.stills = media.Stills(num_frames)
         self._key, self._origin = key, origin
         self._thumbnail, self._sheet = (out.with_suffix(end) for end in (THUMBNAIL_SUFFIX, SHEET_SUFFIX))
-        self._writing = Aside(self._write, "write-pictures")
-
-    def start(self) -> None:
-        """Begin, once all frames were seen."""
-        self._writing.start()
+        self._showing = Aside(self._write_thumbnail, "write-thumbnail")
+        self._tiling = Aside(self._write_sheet, "write-spritesheet")
+        self.stills = media.Stills(num_frames, self._showing.start, self._tiling.start)
 
     def of(self, video: Video) -> Video:
         """Wait for them; returns the video with them."""
-        thumbnail, sheet = self._writing.result()
+        thumbnail, sheet = self._showing.result(), self._tiling.result()
         return dataclasses.replace(video, thumbnail=thumbnail, spritesheet=sheet)
 
     def discard(self) -> None:
         """Leave nothing of them."""
-        if self._writing.is_alive():
-            self._writing.join()
+        for writing in (self._showing, self._tiling):
+            if writing.is_alive():
+                writing.join()
         for path in (self._thumbnail, self._sheet):
             path.unlink(missing_ok=True)
 
-    def _write(self) -> tuple[Picture, Picture]:
-        origin = self._origin
-        shown = self.stills.save_thumbnail(
-            self._thumbnail, xmp=origin.xmp, finish=lambda path: origin.sign(path, "webp")
+    def _write_thumbnail(self) -> Picture:
+        size = self.stills.save_thumbnail(
+            self._thumbnail, xmp=self._origin.xmp, finish=lambda path: self._origin.sign(path, "webp")
         )
-        tiled = self.stills.save_spritesheet(
-            self._sheet, xmp=origin.xmp, finish=lambda path: origin.sign(path, "jpeg")
+        return self._picture(self._thumbnail, THUMBNAIL_SUFFIX, "image/webp", size)
+
+    def _write_sheet(self) -> Picture:
+        size = self.stills.save_spritesheet(
+            self._sheet, xmp=self._origin.xmp, finish=lambda path: self._origin.sign(path, "jpeg")
         )
-        thumbnail = self._picture(self._thumbnail, THUMBNAIL_SUFFIX, "image/webp", shown)
-        return thumbnail, self._picture(self._sheet, SHEET_SUFFIX, "image/jpeg", tiled)
+        return self._picture(self._sheet, SHEET_SUFFIX, "image/jpeg", size)
 
     def _picture(self, path: Path, suffix: str, media_type: str, size: tuple[int, int]) -> Picture:
         key = str(PurePosixPath(self._key).with_suffix(suffix))
