@@ -180,7 +180,7 @@ def _manifest(claim: Claim, media_type: str, *, is_sealed: bool) -> dict[str, An
     }
 
 
-def _seal(file: BinaryIO) -> None:
+def _seal(file: io.BufferedRandom | io.BytesIO) -> None:
     file.flush()
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()

@@ -254,6 +254,12 @@ class ForClients(Base):
         return [] if row.status == JobStatus.RUNNING else storage_keys(row)
 
 
+#: Run for each new job: put together once, which takes longer than running them.
+_NEW_JOB = sa.insert(jobs).returning(jobs)
+_NUM_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(queue.is_queued)
+_NUM_QUEUED_OF = _NUM_QUEUED.where(jobs.c.key_id == sa.bindparam("of_key"))
+
+
 def insert_job(
     connection: sa.Connection,
     job_id: str,
@@ -287,7 +293,7 @@ def insert_job(
         "last_event": 1,
         "price": None if charge is None else ledger.hold(connection, key_id, charge),
     }
-    row = connection.execute(sa.insert(jobs).values(values).returning(jobs)).one()
+    row = connection.execute(_NEW_JOB, values).one()
     ledger.write_hold(connection, row, now)
     changes.add_event(connection, row, JobStatus.QUEUED.value, now)
     return row
@@ -301,12 +307,11 @@ def check_room(
     Raises:
         QueueFull: as many as allowed wait already.
     """
-    count = sa.select(sa.func.count()).select_from(jobs).where(queue.is_queued)
-    if connection.scalars(count).one() >= max_queued:
+    if connection.scalars(_NUM_QUEUED).one() >= max_queued:
         raise QueueFull(f"the queue is full: {max_queued} jobs are waiting")
     if max_queued_per_key is None:
         return
-    if connection.scalars(count.where(jobs.c.key_id == key_id)).one() >= max_queued_per_key:
+    if connection.scalars(_NUM_QUEUED_OF, {"of_key": key_id}).one() >= max_queued_per_key:
         raise QueueFull(f"as many jobs of this key are waiting as may: {max_queued_per_key}")
 
 

@@ -27,6 +27,19 @@ MAX_COMMANDS = 100
 _OPEN = [CommandStatus.QUEUED.value, CommandStatus.RUNNING.value]
 
 
+#: Asked before each job: put together once, which takes longer than running it.
+_NEXT_ERRAND = (
+    sa.select(commands.c.number)
+    .where(
+        commands.c.status == sa.literal(CommandStatus.QUEUED.value),
+        commands.c.worker_id == sa.bindparam("of_worker"),
+        commands.c.kind.in_(sa.bindparam("of_kinds", expanding=True)),
+    )
+    .order_by(commands.c.number)
+    .limit(1)
+)
+
+
 class ForCommands(Base):
     """Commands as operators and workers see them."""
 
@@ -100,18 +113,14 @@ class ForCommands(Base):
 
         Costs a read where there is none, so that an idle worker may ask often.
         """
-        is_next = (
-            (commands.c.status == CommandStatus.QUEUED.value)
-            & (commands.c.worker_id == worker_id)
-            & commands.c.kind.in_([kind.value for kind in kinds])
-        )
-        query = sa.select(commands.c.number).where(is_next).order_by(commands.c.number).limit(1)
+        asked = {"of_worker": worker_id, "of_kinds": [kind.value for kind in kinds]}
         with self._database.read() as connection:
-            number = connection.scalar(query)
+            number = connection.scalar(_NEXT_ERRAND, asked)
         if number is None:
             return None
         begun = {"status": CommandStatus.RUNNING.value, "started_at": self._now()}
-        update = sa.update(commands).where(commands.c.number == number, is_next).values(begun)
+        is_waiting = commands.c.status == CommandStatus.QUEUED.value
+        update = sa.update(commands).where(commands.c.number == number, is_waiting).values(begun)
         with self._database.write_soon() as connection:
             row = connection.execute(update.returning(commands)).one_or_none()
         return None if row is None else _errand_of(row)

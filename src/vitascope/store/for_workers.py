@@ -24,6 +24,17 @@ from .once import ONCE_KEPT
 from .rows import Lapsed, job_of, storage_keys, video_values
 from .tables import commands, deployment, idempotency, jobs, workers
 
+_PERCENT = sa.bindparam("percent", type_=sa.Integer)
+
+_RENEWED = changes.touching(lease_expires_at=sa.bindparam("until"), stood_seconds=sa.bindparam("stood"))
+_REPORTED = changes.touching(
+    progress=sa.case((jobs.c.progress < _PERCENT, _PERCENT), else_=jobs.c.progress),
+    stage=sa.bindparam("at_stage"),
+    last_event=changes.NEXT_EVENT,
+)
+_SHOWN = changes.touching(last_event=changes.NEXT_EVENT)
+_KEPT = changes.touching(details=sa.bindparam("kept"))
+
 
 class ForWorkers(Base):
     """Jobs as workers see them.
@@ -142,7 +153,7 @@ class ForWorkers(Base):
         with self._database.write_soon() as connection:
             now = self._lease_time(connection)
             expires_at = now + timedelta(seconds=lease_seconds)
-            row = changes.touch(connection, lease, lease_expires_at=expires_at, stood_seconds=stood_seconds)
+            row = changes.touch(connection, lease, _RENEWED, until=expires_at, stood=stood_seconds)
             changes.see_worker(connection, row.worker_id, now)
         return bool(row.cancel_requested)
 
@@ -155,10 +166,8 @@ class ForWorkers(Base):
             Whether the job shall stop.
         """
         percent = max(0, min(percent, 99))
-        risen = sa.case((jobs.c.progress < percent, percent), else_=jobs.c.progress)
-        values = {"progress": risen, "stage": stage, "last_event": changes.NEXT_EVENT}
         with self._database.write_soon() as connection:
-            row = changes.touch(connection, lease, **values)
+            row = changes.touch(connection, lease, _REPORTED, percent=percent, at_stage=stage)
             data = {"percent": row.progress, "stage": stage}
             changes.add_event(connection, row, history.PROGRESS, self._now(), data)
         return bool(row.cancel_requested)
@@ -173,7 +182,7 @@ class ForWorkers(Base):
             preview: a small WebP, as base64.
         """
         with self._database.write_soon() as connection:
-            row = changes.touch(connection, lease, last_event=changes.NEXT_EVENT)
+            row = changes.touch(connection, lease, _SHOWN)
             history.delete_previews(connection, row.number)
             data = {"percent": min(percent, 99), "stage": stage, "preview": preview}
             changes.add_event(connection, row, history.PREVIEW, self._now(), data)
@@ -189,7 +198,7 @@ class ForWorkers(Base):
     def _keep(self, lease: Lease, **details: Any) -> None:
         with self._database.write_soon() as connection:
             row = changes.held(connection, lease)
-            changes.touch(connection, lease, details={**(row.details or {}), **details})
+            changes.touch(connection, lease, _KEPT, kept={**(row.details or {}), **details})
 
     def succeed(
         self,

@@ -35,20 +35,27 @@ def events_after(connection: sa.Connection, cursors: Mapping[str, int], limit: i
     found: list[Event] = []
     ids = list(cursors)
     for start in range(0, len(ids), IDS_PER_QUERY):
-        some = jobs.c.id.in_(ids[start : start + IDS_PER_QUERY])
-        newest = sa.select(jobs.c.number, jobs.c.id, jobs.c.last_event).where(some).order_by(jobs.c.number)
-        for row in connection.execute(newest).all():
+        for row in connection.execute(_NEWEST, {"ids": ids[start : start + IDS_PER_QUERY]}).all():
             if len(found) == limit:
                 return found
             if row.last_event > cursors[row.id]:
-                query = _after(row.number, cursors[row.id]).limit(limit - len(found))
-                found += [event_of(row.id, event) for event in connection.execute(query)]
+                after = {"number": row.number, "after": cursors[row.id], "most": limit - len(found)}
+                found += [event_of(row.id, event) for event in connection.execute(_AFTER, after)]
     return found
 
 
-def _after(number: int, sequence: int) -> sa.Select[Any]:
-    is_newer = (events.c.job_number == number) & (events.c.sequence > sequence)
-    return sa.select(events).where(is_newer).order_by(events.c.sequence)
+#: Asked whenever something is written: put together once, which takes longer than running them.
+_NEWEST = (
+    sa.select(jobs.c.number, jobs.c.id, jobs.c.last_event)
+    .where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(jobs.c.number)
+)
+_AFTER = (
+    sa.select(events)
+    .where(events.c.job_number == sa.bindparam("number"), events.c.sequence > sa.bindparam("after"))
+    .order_by(events.c.sequence)
+    .limit(sa.bindparam("most"))
+)
 
 
 def to_prune(ended_before: datetime) -> sa.Select[Any]:
