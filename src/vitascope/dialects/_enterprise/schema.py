@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
+from vitascope.dialects import _http
 from vitascope.dialects._http import RenderError
 from vitascope.domain.access import Scope
 from vitascope.domain.schedulers import EIGHTEEN
@@ -20,7 +21,7 @@ from .routes import route_class
 Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
 
-class EnterpriseVideo(BaseModel):
+class EnterpriseVideo(_http.Described):
     """A finished video. stablediffusionapi's has no `proxy_links`, `meta` and `future_links`."""
 
     status: Literal["success"]
@@ -36,7 +37,7 @@ class EnterpriseVideo(BaseModel):
     tip: str | None = None
 
 
-class EnterpriseProcessing(BaseModel):
+class EnterpriseProcessing(_http.Described):
     """A video that is still being made."""
 
     status: Literal["processing"]
@@ -55,7 +56,7 @@ class EnterpriseProcessing(BaseModel):
     future_links: list[str]
 
 
-class EnterpriseFailure(BaseModel):
+class EnterpriseFailure(_http.Described):
     """A video that there will not be."""
 
     status: Literal["failed"]
@@ -65,7 +66,7 @@ class EnterpriseFailure(BaseModel):
     output: Literal[""]
 
 
-class EnterpriseProblem(BaseModel):
+class EnterpriseProblem(_http.Described):
     """What is wrong with a request."""
 
     status: Literal["error"]

@@ -2,6 +2,7 @@
 
 from .body import Upload, in_thread_if_large, json_object, read_body
 from .credentials import authenticate, caller_of
+from .described import Described
 from .desk import Desk, desk_of
 from .edge import Edge, RenderError
 from .errors import retry_headers, status_of
@@ -16,6 +17,7 @@ from .waiting import ended
 
 __all__ = [
     "MAX_INTEGER",
+    "Described",
     "Desk",
     "Edge",
     "Fields",

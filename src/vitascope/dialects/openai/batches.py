@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -52,7 +51,7 @@ _STATUS: dict[BatchStatus, Status] = {
 }
 
 
-class BatchError(BaseModel):
+class BatchError(_http.Described):
     """What is wrong with a line of the file."""
 
     code: str
@@ -61,14 +60,14 @@ class BatchError(BaseModel):
     param: str | None
 
 
-class BatchErrors(BaseModel):
+class BatchErrors(_http.Described):
     """All of them, or the first ones."""
 
     object: Literal["list"]
     data: list[BatchError]
 
 
-class RequestCounts(BaseModel):
+class RequestCounts(_http.Described):
     """How far it is."""
 
     total: int
@@ -76,7 +75,7 @@ class RequestCounts(BaseModel):
     failed: int
 
 
-class BatchObject(BaseModel):
+class BatchObject(_http.Described):
     """A batch and how far it is."""
 
     id: str
@@ -103,7 +102,7 @@ class BatchObject(BaseModel):
     metadata: dict[str, str] | None
 
 
-class BatchList(BaseModel):
+class BatchList(_http.Described):
     """Some batches, the newest first."""
 
     object: Literal["list"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -26,7 +25,7 @@ MAX_CHARACTERS = 2
 """Of one video, as the vendor documents it."""
 
 
-class CharacterObject(BaseModel):
+class CharacterObject(_http.Described):
     """A character."""
 
     id: str
@@ -35,7 +34,7 @@ class CharacterObject(BaseModel):
     created_at: int
 
 
-class CharacterDeleted(BaseModel):
+class CharacterDeleted(_http.Described):
     """A character that is gone."""
 
     id: str

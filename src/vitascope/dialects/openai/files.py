@@ -6,7 +6,6 @@ import re
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -32,7 +31,7 @@ MAX_LISTED = 10_000
 _FOLDERS = re.compile(r".*[/\\]", re.DOTALL)
 
 
-class FileObject(BaseModel):
+class FileObject(_http.Described):
     """A file, without what is in it."""
 
     id: str
@@ -46,7 +45,7 @@ class FileObject(BaseModel):
     status_details: None
 
 
-class FileList(BaseModel):
+class FileList(_http.Described):
     """Some files, by age."""
 
     object: Literal["list"]
@@ -56,7 +55,7 @@ class FileList(BaseModel):
     has_more: bool
 
 
-class FileDeleted(BaseModel):
+class FileDeleted(_http.Described):
     """A file that is gone."""
 
     id: str

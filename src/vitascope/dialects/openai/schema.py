@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
+from vitascope.dialects import _http
 from vitascope.domain.request import MAX_NUM_VIDEOS
 from vitascope.domain.video import VARIANTS
 
 from .parameters import FILE, PARAMETERS, REFERENCE
 
 
-class VideoError(BaseModel):
+class VideoError(_http.Described):
     """Why a video failed."""
 
     code: str
     message: str
 
 
-class VideoURL(BaseModel):
+class VideoURL(_http.Described):
     """Where anyone can fetch a finished file, for a while."""
 
     index: int
     url: str
 
 
-class VideoBase64(BaseModel):
+class VideoBase64(_http.Described):
     """A finished file."""
 
     index: int
@@ -36,7 +35,7 @@ class VideoBase64(BaseModel):
 VideoData = VideoURL | VideoBase64
 
 
-class Video(BaseModel):
+class Video(_http.Described):
     """A video and how far it is."""
 
     id: str
@@ -65,7 +64,7 @@ class Video(BaseModel):
     metadata: dict[str, Any]
 
 
-class VideoList(BaseModel):
+class VideoList(_http.Described):
     """Some videos, in order of arrival."""
 
     object: Literal["list"]
@@ -75,7 +74,7 @@ class VideoList(BaseModel):
     has_more: bool
 
 
-class VideoDeleted(BaseModel):
+class VideoDeleted(_http.Described):
     """A video that is gone."""
 
     id: str
@@ -83,7 +82,7 @@ class VideoDeleted(BaseModel):
     deleted: bool
 
 
-class Model(BaseModel):
+class Model(_http.Described):
     """A model that is served."""
 
     id: str
@@ -94,14 +93,14 @@ class Model(BaseModel):
     aliases: list[str]
 
 
-class ModelList(BaseModel):
+class ModelList(_http.Described):
     """All models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-class Problem(BaseModel):
+class Problem(_http.Described):
     """What is wrong."""
 
     message: str
@@ -110,7 +109,7 @@ class Problem(BaseModel):
     code: str | None
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(_http.Described):
     """Every answer that is not a success."""
 
     error: Problem
@@ -137,7 +136,7 @@ CREATE: dict[str, Any] = {
 }
 
 
-class GenerationMade(BaseModel):
+class GenerationMade(_http.Described):
     """A video that New API's clients have asked for."""
 
     id: str
@@ -151,7 +150,7 @@ class GenerationMade(BaseModel):
     size: str
 
 
-class GenerationMetadata(BaseModel):
+class GenerationMetadata(_http.Described):
     """What is made."""
 
     duration: float
@@ -161,7 +160,7 @@ class GenerationMetadata(BaseModel):
     seed: int
 
 
-class GenerationError(BaseModel):
+class GenerationError(_http.Described):
     """Why it failed; `type` is the text code of `/v1/videos`."""
 
     code: int
@@ -169,7 +168,7 @@ class GenerationError(BaseModel):
     type: str
 
 
-class Generation(BaseModel):
+class Generation(_http.Described):
     """A video as New API documents it."""
 
     task_id: str
@@ -182,7 +181,7 @@ class Generation(BaseModel):
     data: list[VideoData]
 
 
-class GenerationTask(BaseModel):
+class GenerationTask(_http.Described):
     """A video as New API's code shows it."""
 
     id: int
@@ -206,7 +205,7 @@ class GenerationTask(BaseModel):
     data: Video
 
 
-class WrappedGeneration(BaseModel):
+class WrappedGeneration(_http.Described):
     """What New API's code puts around it."""
 
     code: str
@@ -220,7 +219,7 @@ class GenerationProblem(Problem):
     error: Problem
 
 
-class WrappedProblem(BaseModel):
+class WrappedProblem(_http.Described):
     """Every answer that is not a success, where replies are wrapped."""
 
     code: str

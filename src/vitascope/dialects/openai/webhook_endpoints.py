@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -39,7 +38,7 @@ PRIVATE = {"cache-control": "no-store"}
 EventName = Literal["video.completed", "video.failed"]
 
 
-class WebhookEndpoint(BaseModel):
+class WebhookEndpoint(_http.Described):
     """A receiver that is told how all videos of an API key end."""
 
     id: str
@@ -62,7 +61,7 @@ class WebhookEndpointWithSecret(WebhookEndpoint):
     signing_secret: str
 
 
-class WebhookEndpointList(BaseModel):
+class WebhookEndpointList(_http.Described):
     """Some endpoints, the newest first."""
 
     object: Literal["list"]
@@ -72,7 +71,7 @@ class WebhookEndpointList(BaseModel):
     has_more: bool
 
 
-class WebhookEndpointDeleted(BaseModel):
+class WebhookEndpointDeleted(_http.Described):
     """An endpoint that is gone."""
 
     id: str
@@ -80,7 +79,7 @@ class WebhookEndpointDeleted(BaseModel):
     deleted: bool
 
 
-class WebhookEndpointTest(BaseModel):
+class WebhookEndpointTest(_http.Described):
     """What the receiver has answered to a sample."""
 
     object: Literal["webhook_endpoint.test"]
@@ -91,7 +90,7 @@ class WebhookEndpointTest(BaseModel):
     success: Literal[True]
 
 
-class WebhookEventTypes(BaseModel):
+class WebhookEventTypes(_http.Described):
     """What endpoints can be told."""
 
     object: Literal["list"]

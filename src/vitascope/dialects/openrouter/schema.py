@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 from .create import PASSTHROUGH, RATIOS, RESOLUTIONS, SLUG
 
 
-class OpenRouterUsage(BaseModel):
+class OpenRouterUsage(_http.Described):
     """What was charged: nothing."""
 
     cost: float
     is_byok: bool
 
 
-class OpenRouterJob(BaseModel):
+class OpenRouterJob(_http.Described):
     """A job and how far it is. What is not known yet is left out."""
 
     id: str
@@ -31,7 +31,7 @@ class OpenRouterJob(BaseModel):
     usage: OpenRouterUsage | None = None
 
 
-class OpenRouterModel(BaseModel):
+class OpenRouterModel(_http.Described):
     """What requests may say of a model."""
 
     id: str
@@ -53,20 +53,20 @@ class OpenRouterModel(BaseModel):
     allowed_passthrough_parameters: list[str]
 
 
-class OpenRouterModelList(BaseModel):
+class OpenRouterModelList(_http.Described):
     """All models."""
 
     data: list[OpenRouterModel]
 
 
-class OpenRouterDetails(BaseModel):
+class OpenRouterDetails(_http.Described):
     """What this server knows beyond the vendor's fields."""
 
     code: str
     parameter: str | None = None
 
 
-class OpenRouterProblem(BaseModel):
+class OpenRouterProblem(_http.Described):
     """What is wrong."""
 
     #: The status of HTTP once more.
@@ -75,7 +75,7 @@ class OpenRouterProblem(BaseModel):
     metadata: OpenRouterDetails
 
 
-class OpenRouterError(BaseModel):
+class OpenRouterError(_http.Described):
     """Every answer that is not a success."""
 
     error: OpenRouterProblem

@@ -8,17 +8,19 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from vitascope.dialects import _http
+
 from .create import SHAPES, SIZES
 from .names import MODELS, OLDER_MODELS
 
 
-class SoraTaskId(BaseModel):
+class SoraTaskId(_http.Described):
     """What to ask check-result for."""
 
     taskId: str  # noqa: N815
 
 
-class SoraCreated(BaseModel):
+class SoraCreated(_http.Described):
     """A task was made."""
 
     code: Literal[0]
@@ -26,14 +28,14 @@ class SoraCreated(BaseModel):
     data: SoraTaskId
 
 
-class SoraTaskMetadata(BaseModel):
+class SoraTaskMetadata(_http.Described):
     """What the vendor has here and this server has not."""
 
     remixTargetId: str | None  # noqa: N815
     characters: list[str]
 
 
-class SoraTask(BaseModel):
+class SoraTask(_http.Described):
     """How far a task is."""
 
     status: Literal["pending", "running", "succeeded", "failed"]
@@ -52,7 +54,7 @@ class SoraTask(BaseModel):
     metadata: SoraTaskMetadata
 
 
-class SoraChecked(BaseModel):
+class SoraChecked(_http.Described):
     """A task as it stands."""
 
     code: Literal[0]
@@ -60,14 +62,14 @@ class SoraChecked(BaseModel):
     data: SoraTask
 
 
-class SoraStanding(BaseModel):
+class SoraStanding(_http.Described):
     """What a key has."""
 
     left_credits: int
     is_vip: bool
 
 
-class SoraCredits(BaseModel):
+class SoraCredits(_http.Described):
     """What a key has left."""
 
     code: Literal[0]
@@ -75,7 +77,7 @@ class SoraCredits(BaseModel):
     data: SoraStanding
 
 
-class SoraError(BaseModel):
+class SoraError(_http.Described):
     """Every answer that is not a success; most come with HTTP 200."""
 
     #: Never 0.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 from .calls import Call
 
 
-class EnterpriseError(BaseModel):
+class EnterpriseError(_http.Described):
     """Every answer that is not a success; some paths send it with status 200."""
 
     status: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 
-class JobCredits(BaseModel):
+class JobCredits(_http.Described):
     """What a job costs."""
 
     #: Set aside when it was made.
@@ -17,7 +17,7 @@ class JobCredits(BaseModel):
     charged: int | None
 
 
-class Standing(BaseModel):
+class Standing(_http.Described):
     """Where a key stands that is or was counted."""
 
     credits: int
@@ -28,7 +28,7 @@ class Standing(BaseModel):
     is_on: bool
 
 
-class Credits(BaseModel):
+class Credits(_http.Described):
     """A key's credits."""
 
     key_id: str | None
@@ -36,7 +36,7 @@ class Credits(BaseModel):
     credits: Standing | None
 
 
-class Quote(BaseModel):
+class Quote(_http.Described):
     """What a request would cost, and how that is counted."""
 
     model: str
@@ -53,14 +53,14 @@ class Quote(BaseModel):
     is_enough: bool
 
 
-class AccountJobs(BaseModel):
+class AccountJobs(_http.Described):
     """Jobs that have not ended."""
 
     queued: int
     running: int
 
 
-class AccountLimits(BaseModel):
+class AccountLimits(_http.Described):
     """What the key may use at most; null is no limit of its own."""
 
     requests_per_minute: int | None
@@ -70,7 +70,7 @@ class AccountLimits(BaseModel):
     models: list[str]
 
 
-class Account(BaseModel):
+class Account(_http.Described):
     """What the key that asks may, has and uses."""
 
     #: Null where the server has no keys.
@@ -83,7 +83,7 @@ class Account(BaseModel):
     limits: AccountLimits
 
 
-class LedgerEntry(BaseModel):
+class LedgerEntry(_http.Described):
     """One side of a move, as an account of the key sees it."""
 
     number: int
@@ -99,7 +99,7 @@ class LedgerEntry(BaseModel):
     created_at: datetime
 
 
-class LedgerPage(BaseModel):
+class LedgerPage(_http.Described):
     """Entries, the newest first."""
 
     entries: list[LedgerEntry]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(_http.Described):
     """What is wrong. `parameter`, `rule` and `nearest` are there for an illegal parameter, `credits` and `balance` where these are too few."""
 
     code: str
@@ -20,7 +20,7 @@ class ErrorDetail(BaseModel):
     balance: int | None = None
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(_http.Described):
     """Every answer that is not a success."""
 
     error: ErrorDetail

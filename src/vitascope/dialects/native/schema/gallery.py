@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 from .requests import PAGE
 
 
-class GalleryVideo(BaseModel):
+class GalleryVideo(_http.Described):
     """A public video. Its addresses need no key until they expire."""
 
     #: Of its job, which only its owner can read.
@@ -33,7 +33,7 @@ class GalleryVideo(BaseModel):
     created_at: datetime
 
 
-class GalleryPage(BaseModel):
+class GalleryPage(_http.Described):
     """Public videos, the newest first."""
 
     videos: list[GalleryVideo]

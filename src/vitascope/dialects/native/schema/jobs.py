@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 from .credits import JobCredits
 
@@ -13,7 +13,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Mode = Literal["text", "image", "last_image", "video", "reference"]
 
 
-class Choice(BaseModel):
+class Choice(_http.Described):
     """What was chosen without being asked for, and why."""
 
     name: str
@@ -21,14 +21,14 @@ class Choice(BaseModel):
     reason: str
 
 
-class JobError(BaseModel):
+class JobError(_http.Described):
     """Why a job failed."""
 
     code: str
     message: str
 
 
-class FinishedPicture(BaseModel):
+class FinishedPicture(_http.Described):
     """A picture that was made of a video."""
 
     #: As the video's.
@@ -51,7 +51,7 @@ class Spritesheet(FinishedPicture):
     num_tiles: int
 
 
-class FailedVideo(BaseModel):
+class FailedVideo(_http.Described):
     """One of several videos that was not made, although others were."""
 
     index: int
@@ -59,7 +59,7 @@ class FailedVideo(BaseModel):
     message: str
 
 
-class FinishedVideo(BaseModel):
+class FinishedVideo(_http.Described):
     """A finished file."""
 
     #: Which of the job's videos it is, from 0.
@@ -83,7 +83,7 @@ class FinishedVideo(BaseModel):
     spritesheet: Spritesheet | None
 
 
-class Shot(BaseModel):
+class Shot(_http.Described):
     """One of several scenes."""
 
     prompt: str
@@ -93,7 +93,7 @@ class Shot(BaseModel):
     transition: Literal["continue", "cut"]
 
 
-class Watermark(BaseModel):
+class Watermark(_http.Described):
     """What is drawn on each frame."""
 
     kind: Literal["text", "image"]
@@ -102,7 +102,7 @@ class Watermark(BaseModel):
     opacity: float
 
 
-class Upscale(BaseModel):
+class Upscale(_http.Described):
     """The second pass, over the first result."""
 
     #: Of the file.
@@ -119,7 +119,7 @@ class Upscale(BaseModel):
     model: str
 
 
-class ImprovedSampling(BaseModel):
+class ImprovedSampling(_http.Described):
     """Denoising in rounds, each from the low frequencies of what the one before made."""
 
     #: Of the first video; each further one has the next.
@@ -127,7 +127,7 @@ class ImprovedSampling(BaseModel):
     iterations: int
 
 
-class Provenance(BaseModel):
+class Provenance(_http.Described):
     """What a file says of its origin; true only if `state` is `valid`."""
 
     #: `tampered` is not as it was signed; `none` was not signed.
@@ -149,14 +149,14 @@ class Provenance(BaseModel):
     message: str
 
 
-class Lora(BaseModel):
+class Lora(_http.Described):
     """An adapter, and how strong it is."""
 
     name: str
     scale: float
 
 
-class Job(BaseModel):
+class Job(_http.Described):
     """A job: what was asked for and how it is made, where it stands, and its file."""
 
     id: str
@@ -238,7 +238,7 @@ class Job(BaseModel):
     credits: JobCredits | None
 
 
-class Window(BaseModel):
+class Window(_http.Described):
     """One pass of the model."""
 
     num_frames: int
@@ -248,7 +248,7 @@ class Window(BaseModel):
     shot: int
 
 
-class Plan(BaseModel):
+class Plan(_http.Described):
     """How a request would be made."""
 
     model: str
@@ -283,7 +283,7 @@ class Plan(BaseModel):
     choices: list[Choice]
 
 
-class JobPage(BaseModel):
+class JobPage(_http.Described):
     """Some jobs, in order of arrival."""
 
     jobs: list[Job]

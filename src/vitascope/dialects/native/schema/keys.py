@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 
-class Key(BaseModel):
+class Key(_http.Described):
     """What is kept of an API key."""
 
     id: str
@@ -32,7 +32,7 @@ class NewKey(Key):
     key: str
 
 
-class KeyList(BaseModel):
+class KeyList(_http.Described):
     """All keys that ever were, oldest first."""
 
     keys: list[Key]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 from .jobs import Lora, Mode
 
 
-class Size(BaseModel):
+class Size(_http.Described):
     """A picture's size in pixels."""
 
     height: int
     width: int
 
 
-class FrameRule(BaseModel):
+class FrameRule(_http.Described):
     """Frame counts of one pass: multiple * k + offset."""
 
     multiple: int
@@ -27,7 +27,7 @@ class FrameRule(BaseModel):
     default: int
 
 
-class Bounds(BaseModel):
+class Bounds(_http.Described):
     """A number's default and range."""
 
     default: float
@@ -35,7 +35,7 @@ class Bounds(BaseModel):
     maximum: float
 
 
-class UpscaleRule(BaseModel):
+class UpscaleRule(_http.Described):
     """How a model makes a second pass over its own clips."""
 
     #: The model that makes it.
@@ -45,21 +45,21 @@ class UpscaleRule(BaseModel):
     strength: Bounds
 
 
-class StepClass(BaseModel):
+class StepClass(_http.Described):
     """A factor for up to so many denoising steps; null is any number."""
 
     max_steps: int | None
     factor: float
 
 
-class Price(BaseModel):
+class Price(_http.Described):
     """What a model's videos cost."""
 
     per_megapixel_second: float
     step_classes: list[StepClass]
 
 
-class AddedModel(BaseModel):
+class AddedModel(_http.Described):
     """A model, an adapter or an autoencoder that was added while the server runs."""
 
     id: str
@@ -73,13 +73,13 @@ class AddedModel(BaseModel):
     ready_at: datetime | None
 
 
-class AddedModelList(BaseModel):
+class AddedModelList(_http.Described):
     """What was added."""
 
     models: list[AddedModel]
 
 
-class ModelDescription(BaseModel):
+class ModelDescription(_http.Described):
     """A model and what it accepts."""
 
     id: str
@@ -128,7 +128,7 @@ class ModelDescription(BaseModel):
     loaded_on: list[str]
 
 
-class ModelPage(BaseModel):
+class ModelPage(_http.Described):
     """All models, the default one first."""
 
     models: list[ModelDescription]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 _TEXT = {"type": "string"}
 
@@ -34,7 +34,7 @@ USE_BUCKET: dict[str, Any] = {
 }
 
 
-class NamedBucket(BaseModel):
+class NamedBucket(_http.Described):
     """A bucket, without what opens it."""
 
     bucket: str
@@ -48,7 +48,7 @@ class NamedBucket(BaseModel):
     folder: str
 
 
-class VideoStorage(BaseModel):
+class VideoStorage(_http.Described):
     """Where new videos go."""
 
     #: Then there is no bucket but perhaps the one of the settings.

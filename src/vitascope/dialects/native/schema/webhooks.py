@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 
-class WebhookSecret(BaseModel):
+class WebhookSecret(_http.Described):
     """What webhooks are signed with; `expires_at` is set on the one that was replaced."""
 
     secret: str
@@ -16,14 +16,14 @@ class WebhookSecret(BaseModel):
     expires_at: datetime | None
 
 
-class WebhookSecrets(BaseModel):
+class WebhookSecrets(_http.Described):
     """The secrets that are good now, the current one first."""
 
     key_id: str
     secrets: list[WebhookSecret]
 
 
-class Endpoint(BaseModel):
+class Endpoint(_http.Described):
     """A receiver of all that happens to a key's jobs."""
 
     id: str
@@ -43,20 +43,20 @@ class NewEndpoint(Endpoint):
     secret: str
 
 
-class EndpointList(BaseModel):
+class EndpointList(_http.Described):
     """The key's endpoints, oldest first."""
 
     endpoints: list[Endpoint]
 
 
-class EndpointSecrets(BaseModel):
+class EndpointSecrets(_http.Described):
     """The secrets that are good now, the current one first."""
 
     endpoint_id: str
     secrets: list[WebhookSecret]
 
 
-class Attempt(BaseModel):
+class Attempt(_http.Described):
     """What came of sending a webhook once."""
 
     number: int
@@ -68,7 +68,7 @@ class Attempt(BaseModel):
     duration_ms: int
 
 
-class Delivery(BaseModel):
+class Delivery(_http.Described):
     """A webhook, and what became of it."""
 
     id: str
@@ -85,7 +85,7 @@ class Delivery(BaseModel):
     attempts: list[Attempt]
 
 
-class DeliveryPage(BaseModel):
+class DeliveryPage(_http.Described):
     """Some webhooks, by age."""
 
     deliveries: list[Delivery]

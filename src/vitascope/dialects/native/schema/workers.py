@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from vitascope.dialects import _http
 
 
-class CommandPart(BaseModel):
+class CommandPart(_http.Described):
     """How far a worker is with a command."""
 
     worker: str
@@ -20,7 +20,7 @@ class CommandPart(BaseModel):
     finished_at: datetime | None
 
 
-class Command(BaseModel):
+class Command(_http.Described):
     """What an operator wants of workers, and what came of it."""
 
     id: str
@@ -33,13 +33,13 @@ class Command(BaseModel):
     workers: list[CommandPart]
 
 
-class CommandList(BaseModel):
+class CommandList(_http.Described):
     """The commands of the last day, the newest first."""
 
     commands: list[Command]
 
 
-class ModelMemory(BaseModel):
+class ModelMemory(_http.Described):
     """What a loaded model takes."""
 
     #: Of its weights.
@@ -50,7 +50,7 @@ class ModelMemory(BaseModel):
     num_open: int
 
 
-class WorkerMemory(BaseModel):
+class WorkerMemory(_http.Described):
     """What a worker's engine has in memory, and counts since it was started."""
 
     models: dict[str, ModelMemory]
@@ -68,7 +68,7 @@ class WorkerMemory(BaseModel):
     out_of_memory: int
 
 
-class Worker(BaseModel):
+class Worker(_http.Described):
     """A worker that lives."""
 
     id: str
@@ -82,13 +82,13 @@ class Worker(BaseModel):
     started_at: datetime
 
 
-class WorkerList(BaseModel):
+class WorkerList(_http.Described):
     """All workers that live."""
 
     workers: list[Worker]
 
 
-class Queue(BaseModel):
+class Queue(_http.Described):
     """How much is waiting."""
 
     queued: int
