@@ -145,9 +145,12 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for act in then:
             act()
 
+    def puts_off(self, root: str) -> bool:
+        return self in sys.meta_path and root not in self.real
+
     def when_imported(self, root: str, act: Callable[[], object]) -> None:
         with self._lock:
-            is_to_come = self in sys.meta_path and root not in self.real
+            is_to_come = self.puts_off(root)
             if is_to_come:
                 self._then.append((root, act))
         if not is_to_come:
@@ -201,7 +204,7 @@ def postpone() -> None:
 
 def is_put_off(name: str) -> bool:
     """Whether one of `PUT_OFF` is not imported yet."""
-    return _FINDER in sys.meta_path and name not in _FINDER.real
+    return _FINDER.puts_off(name)
 
 
 def import_now(name: str) -> types.ModuleType:
@@ -222,7 +225,9 @@ def when_imported(name: str, act: Callable[[], object]) -> None:
 
 
 def _root_of(name: str) -> str:
-    return next((root for root in PUT_OFF if name == root or name.startswith(f"{root}.")), "")
+    while name and name not in PUT_OFF:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _is_dunder(name: str) -> bool:

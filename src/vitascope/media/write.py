@@ -24,7 +24,8 @@ from vitascope.domain.request import OutputFormat
 from vitascope.domain.windows import MAX_GIF_FPS
 
 from .ahead import one_ahead
-from .frames import Frame, Resizer, RgbToYuv, check_frame, to_av
+from .fit import fit_frames
+from .frames import Frame, RgbToYuv, check_frame, to_av
 from .stills import Stills
 from .target import replacing
 
@@ -107,8 +108,9 @@ def write_video(
     """
     with replacing(path, is_kept=is_kept) as temporary:
         if format == "gif":
-            fitted = frames if size is None else _stretched(frames, *size)
-            _write_gif(fitted, temporary, fps, stills)
+            if size is not None:
+                frames = fit_frames(frames, height=size[0], width=size[1], fit="scale")
+            _write_gif(frames, temporary, fps, stills)
         else:
             _write_mp4(frames, temporary, fps, comment, is_enlarged, stills, size)
         if finish is not None:
@@ -161,11 +163,6 @@ def _h264_stream(
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = _LIMITED_RANGE
     return stream
-
-
-def _stretched(frames: Iterable[Frame], height: int, width: int) -> Iterator[Frame]:
-    resize = Resizer(height, width)
-    return (frame if frame.shape[:2] == (height, width) else resize(frame) for frame in frames)
 
 
 def _write_gif(frames: Iterable[Frame], path: Path, fps: int, stills: Stills | None) -> None:
